@@ -1,0 +1,217 @@
+"""The folder that a training run leaves and the service opens.
+
+manifest.json describes it and holds the SHA-256 of every file that does not change. The catalogue
+does change; it carries its own integrity and is bound to the encoder by the encoder's id.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import Catalogue, CatalogueError
+from index.codes import Codes, check_codes
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ENCODER = "encoder.safetensors"
+CATALOGUE = "catalogue.sqlite"
+QUERIES = "queries.npz"
+
+
+class ArtifactError(ValueError):
+    """The artifact cannot be used. One line that names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format: int
+    created: str  # ISO 8601, UTC
+    encoder_id: str
+    bits: int
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    versions: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256; `publish` fills it in
+
+    def to_json(self) -> str:
+        """ValueError for a number that JSON does not have, such as NaN."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """ValueError that says what is missing or of the wrong type."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("is not a JSON object")
+        if values.get("format") != FORMAT:
+            raise ValueError(f"has format {values.get('format')!r}, this version reads {FORMAT}")
+        kinds = {"format": int, "bits": int, "created": str, "encoder_id": str, "classes": list}
+        for name in (each.name for each in fields(cls)):
+            kind = kinds.get(name, dict)
+            if not isinstance(values.get(name), kind):
+                raise ValueError(f"has no {name!r} of JSON type {kind.__name__}")
+        known = {each.name: values[each.name] for each in fields(cls)}
+        return cls(**{**known, "classes": tuple(values["classes"])})
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The held-out queries; their thumbnails lie in the catalogue."""
+
+    codes: Codes  # (n, bits/8)
+    labels: NDArray[np.int64]  # (n,) class indices
+    ids: NDArray[np.int64]  # (n,) in the catalogue
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose immutable files were verified."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def encoder_path(self) -> Path:
+        return self.path / ENCODER
+
+    def open_catalogue(self) -> Catalogue:
+        """The catalogue, verified. ArtifactError if it is damaged or of another encoder."""
+        try:
+            catalogue = Catalogue.open(self.path / CATALOGUE)
+        except CatalogueError as error:
+            raise ArtifactError(f"{error}; build the index again") from error
+        for name in ("encoder_id", "bits", "classes"):
+            found, wanted = getattr(catalogue, name), getattr(self.manifest, name)
+            if found != wanted:
+                catalogue.close()
+                raise ArtifactError(
+                    f"{catalogue.path}: its {name} is {found}, {MANIFEST} says {wanted}; "
+                    "build the index again"
+                )
+        return catalogue
+
+    def queries(self) -> Queries | None:
+        """The held-out queries; None where there are none."""
+        if QUERIES not in self.manifest.files:
+            return None
+        return load_queries(self.path / QUERIES, bits=self.manifest.bits)
+
+
+def encoder_id(path: Path) -> str:
+    """What names an encoder: the first 16 hexadecimal digits of its file's SHA-256."""
+    return _sha256(path)[:16]
+
+
+def save_queries(path: Path, queries: Queries) -> None:
+    """Write queries.npz. ValueError if the arrays do not fit together."""
+    _check_queries(queries)
+    np.savez_compressed(path, codes=queries.codes, labels=queries.labels, ids=queries.ids)
+
+
+def load_queries(path: Path, *, bits: int) -> Queries:
+    """Read queries.npz. ArtifactError names the fault."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            queries = Queries(arrays["codes"], arrays["labels"], arrays["ids"])
+        check_codes(queries.codes, bits=bits)
+        _check_queries(queries)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ArtifactError(f"{path}: no readable queries ({error}); build the index again") from error
+    return queries
+
+
+def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
+    """Turn the folder `staging` into the artifact `target`, all at once.
+
+    Both must lie on one file system. Hashes the immutable files, checks that manifest, encoder and
+    catalogue belong together, writes the manifest, forces everything to disk and renames.
+    ArtifactError if `target` exists or something does not fit; `staging` then stays as it is.
+    """
+    if target.exists():
+        raise ArtifactError(f"{target}: exists already; choose another folder")
+    names = [ENCODER, *([QUERIES] if (staging / QUERIES).exists() else [])]
+    files = {name: _sha256(_present(staging / name)) for name in names}
+    manifest = replace(manifest, files=files)
+    (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    artifact = open_artifact(staging)
+    artifact.queries()
+    artifact.open_catalogue().close()
+    for path in (*staging.iterdir(), staging):
+        _sync(path)
+    try:
+        staging.rename(target)
+    except OSError as error:
+        raise ArtifactError(f"{target}: {error.strerror}; choose another folder") from error
+    _sync(target.parent)
+    return Artifact(target, manifest)
+
+
+def open_artifact(path: Path) -> Artifact:
+    """The artifact in this folder, its manifest read and its immutable files verified."""
+    manifest = _read_manifest(_present(path / MANIFEST))
+    _present(path / CATALOGUE)
+    if ENCODER not in manifest.files or not manifest.files.keys() <= {ENCODER, QUERIES}:
+        raise ArtifactError(
+            f"{path / MANIFEST}: lists files {sorted(manifest.files)}, wanted {ENCODER} "
+            f"and perhaps {QUERIES}; build the index again"
+        )
+    for name, wanted in manifest.files.items():
+        if _sha256(_present(path / name)) != wanted:
+            raise ArtifactError(
+                f"{path / name}: is not the file the artifact was made with (its SHA-256 "
+                "differs); restore it or build the index again"
+            )
+    if not manifest.files[ENCODER].startswith(manifest.encoder_id):
+        raise ArtifactError(
+            f"{path / MANIFEST}: encoder id {manifest.encoder_id} is not that of {ENCODER}; "
+            "build the index again"
+        )
+    return Artifact(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}; build the index again") from error
+
+
+def _check_queries(queries: Queries) -> None:
+    check_codes(queries.codes)
+    for name in ("labels", "ids"):
+        values: NDArray[np.int64] = getattr(queries, name)
+        if values.shape != (len(queries.codes),) or values.dtype != np.int64:
+            raise ValueError(
+                f"{name} have type {values.dtype} and shape {values.shape}; "
+                f"wanted int64 ({len(queries.codes)},)"
+            )
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: is missing; name a folder that build_index.py made")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

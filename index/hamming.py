@@ -1,0 +1,137 @@
+"""Ranking by Hamming distance: FAISS behind a small interface."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.codes import Codes, check_codes
+
+Distances = NDArray[np.int32]
+Ids = NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """What ranks codes. Concurrent reads are safe; a change needs all others shut out.
+
+    Results are sorted by (distance, id), whatever the order of insertion, and ties at the cut go
+    to the lowest ids. `allowed` ranks among these ids only; ids that are not stored are ignored.
+    """
+
+    bits: int
+    exact: bool
+
+    def __len__(self) -> int: ...
+
+    def add(self, ids: Ids, codes: Codes) -> None:
+        """Store codes (n, bits/8) under ids (n,). ValueError, and no change, for an id twice."""
+
+    def remove(self, ids: Ids) -> int:
+        """Forget these ids; the number that were stored."""
+
+    def search(self, codes: Codes, k: int, *, allowed: Ids | None = None) -> tuple[Distances, Ids]:
+        """The k' = min(k, items to rank) nearest of each code: distances and ids, both (q, k')."""
+
+    def range_search(
+        self, codes: Codes, radius: int, *, allowed: Ids | None = None
+    ) -> list[tuple[Distances, Ids]]:
+        """All items at distance <= radius, one (distances, ids) for each code."""
+
+
+class FlatEngine:
+    """Exhaustive search, exact.
+
+    FAISS numbers codes by position and keeps the lowest positions among ties. Positions are
+    therefore kept in the order of ids, which makes its tie rule ours.
+    """
+
+    exact = True
+
+    def __init__(self, bits: int) -> None:
+        if bits < 8 or bits % 8:
+            raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
+        self.bits = bits
+        self._flat = faiss.IndexBinaryFlat(bits)
+        self._ids: Ids = np.empty(0, dtype=np.int64)  # ascending; _ids[p] is the id at position p
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, ids: Ids, codes: Codes) -> None:
+        ids, codes = _check_ids(ids), check_codes(codes, bits=self.bits)
+        if len(ids) != len(codes):
+            raise ValueError(f"{len(ids)} ids for {len(codes)} codes")
+        order = np.argsort(ids, kind="stable")
+        ids, codes = ids[order], codes[order]
+        merged = np.sort(np.concatenate([self._ids, ids]), kind="stable")
+        twice = merged[1:][merged[1:] == merged[:-1]]
+        if len(twice):
+            raise ValueError(f"id {twice[0]} is given twice or already stored")
+        if len(self._ids) and len(ids) and ids[0] < self._ids[-1]:
+            stored = self._flat.reconstruct_n(0, len(self))
+            codes = np.insert(stored, np.searchsorted(self._ids, ids), codes, axis=0)
+            self._flat = faiss.IndexBinaryFlat(self.bits)
+        self._flat.add(codes)
+        self._ids = merged
+
+    def remove(self, ids: Ids) -> int:
+        leaving = np.isin(self._ids, _check_ids(ids))
+        self._flat.remove_ids(np.flatnonzero(leaving))
+        self._ids = self._ids[~leaving]
+        return int(leaving.sum())
+
+    def search(self, codes: Codes, k: int, *, allowed: Ids | None = None) -> tuple[Distances, Ids]:
+        codes = check_codes(codes, bits=self.bits)
+        if k < 1:
+            raise ValueError(f"k is {k}; wanted at least 1")
+        count, parameters = self._selection(allowed)
+        k = min(k, count)
+        if k == 0 or len(codes) == 0:
+            return np.empty((len(codes), k), np.int32), np.empty((len(codes), k), np.int64)
+        distances, positions = self._flat.search(codes, k, params=parameters)
+        return distances, self._ids[positions]
+
+    def range_search(
+        self, codes: Codes, radius: int, *, allowed: Ids | None = None
+    ) -> list[tuple[Distances, Ids]]:
+        codes = check_codes(codes, bits=self.bits)
+        if radius < 0:
+            raise ValueError(f"radius is {radius}; wanted at least 0")
+        count, parameters = self._selection(allowed)
+        if count == 0 or len(codes) == 0:
+            return [(np.empty(0, np.int32), np.empty(0, np.int64)) for _ in codes]
+        limits, distances, positions = self._flat.range_search(
+            codes,
+            min(radius, self.bits) + 1,  # FAISS compares with <
+            params=parameters,
+        )
+        return [
+            _sorted(distances[start:end].astype(np.int32), self._ids[positions[start:end]])
+            for start, end in zip(limits[:-1].astype(int), limits[1:].astype(int), strict=True)
+        ]
+
+    def _selection(self, allowed: Ids | None) -> tuple[int, faiss.SearchParameters | None]:
+        """How many items to rank, and how FAISS is told which."""
+        if allowed is None:
+            return len(self), None
+        mask = np.isin(self._ids, _check_ids(allowed))
+        # FAISS takes one bit an item here and keeps the array alive; its type stubs say otherwise
+        selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # type: ignore[call-arg, arg-type]
+        return int(mask.sum()), faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+
+
+def _check_ids(ids: Ids) -> Ids:
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(f"ids have type {ids.dtype} and shape {ids.shape}; wanted integers (n,)")
+    return ids.astype(np.int64)
+
+
+def _sorted(distances: Distances, ids: Ids) -> tuple[Distances, Ids]:
+    order = np.lexsort((ids, distances))
+    return distances[order], ids[order]
+
+
+ENGINES: dict[str, Callable[[int], Engine]] = {"flat": FlatEngine}

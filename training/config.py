@@ -1,0 +1,176 @@
+"""Everything that decides a training run, in one frozen dataclass that goes into the manifest."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from training.nets.backbones import BACKBONES, map_size, smallest_image
+from training.rules import RULES, WHITENS
+
+DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
+
+
+class ConfigError(ValueError):
+    """A setting out of its range; the message names value and range."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Made by `configure`, which knows the values that depend on data set, backbone and rule."""
+
+    # What has a flag of its own.
+    backbone: str
+    rule: str
+    dataset: str | None
+    data: str | None
+    labels: str
+    epochs: int
+    finetune_epochs: int
+    image_size: int
+    seed: int
+    device: str
+    # What --set name=value reaches.
+    hebbian_lr: float
+    hebbian_adaptive: bool  # divide each layer's learning rate by √M
+    whiten: bool
+    weight_decay: float
+    head_lr: float
+    head_epochs: int
+    head_weight_decay: float
+    bits: int = 256
+    batch_size: int = 64
+    temperature: float = 0.02  # of SWTA's softmax
+    smoothing: float = 1e-2  # of the whitening's eigenvalues
+    finetune_lr: float = 1e-3
+    momentum: float = 0.9
+    dropout: float = 0.5
+
+    def fraction(self) -> float:
+        """The share of the training labels to use: 0 for none, 1 with a file of labels."""
+        if self.labels == "none":
+            return 0.0
+        return float(self.labels[:-1]) / 100 if self.labels.endswith("%") else 1.0
+
+    def labels_file(self) -> Path | None:
+        """The CSV file with the labels, if they come from one."""
+        return None if self.labels == "none" or self.labels.endswith("%") else Path(self.labels)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data set was found to need, or what the paper used for it."""
+
+    epochs: int
+    finetune_epochs: int
+    weight_decay: float
+    hpca_lr: float = 0.06
+    swta_lr: float = 1e-2
+    head_lr: float = 1e-3
+
+
+OWN_IMAGES = Recipe(4, 20, weight_decay=5e-2)
+RECIPES = {
+    "digits": Recipe(5, 10, weight_decay=1e-3, swta_lr=1e-1, head_lr=1e-2),
+    "cifar10": Recipe(20, 20, weight_decay=5e-2),
+    "cifar100": Recipe(20, 20, weight_decay=1e-2),
+    "tinyimagenet": Recipe(20, 20, weight_decay=5e-3),
+    "imagenet": Recipe(20, 20, weight_decay=1e-3),
+}
+
+
+def configure(chosen: dict[str, Any]) -> Config:
+    """The configuration with the values in `chosen` and suitable ones for the rest. Raises ConfigError."""
+    values: dict[str, Any] = {
+        "backbone": "conv6",
+        "rule": "hpca_fh",
+        "dataset": None if "data" in chosen else "digits",
+        "data": None,
+        "labels": "100%",
+        "seed": 0,
+        "device": "auto",
+    } | chosen
+    backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
+    _one_of("backbone", backbone, BACKBONES)
+    _one_of("rule", rule, [*RULES, "none"])
+    _one_of("dataset", dataset, [*DATASETS, None])
+    recipe = RECIPES.get(dataset, OWN_IMAGES)
+    size = BACKBONES[backbone].image_size
+    defaults = {
+        "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
+        "epochs": recipe.epochs,
+        "finetune_epochs": recipe.finetune_epochs,
+        "weight_decay": recipe.weight_decay,
+        "whiten": rule in WHITENS,
+        "hebbian_lr": recipe.swta_lr if rule in WHITENS else recipe.hpca_lr,
+        "hebbian_adaptive": rule not in WHITENS,
+        "head_lr": recipe.head_lr,
+        "head_epochs": values.get("finetune_epochs", recipe.finetune_epochs),
+        "head_weight_decay": recipe.weight_decay,
+    }
+    config = Config(**defaults | values)
+    _check(config)
+    return config
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`name=value` -> the name and the value in the field's type. Raises ConfigError."""
+    name, separator, value = text.partition("=")
+    types: dict[str, Any] = {field.name: field.type for field in fields(Config)}
+    if not separator or name not in types:
+        raise ConfigError(f"--set {text}: use name=value with one of {', '.join(types)}")
+    if types[name] is bool:
+        if value not in {"true", "false"}:
+            raise ConfigError(f"--set {text}: use true or false")
+        return name, value == "true"
+    try:
+        return name, types[name](value) if types[name] in {int, float} else value
+    except ValueError:
+        raise ConfigError(f"--set {text}: {value!r} is not a number") from None
+
+
+def _check(config: Config) -> None:
+    for name, lowest in _LOWEST.items():
+        if not getattr(config, name) >= lowest:
+            raise ConfigError(f"{name} {getattr(config, name)}: at least {lowest} is needed")
+    if config.labels.endswith("%"):
+        try:
+            share = config.fraction()
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            raise ConfigError(f"labels {config.labels}: use 1% to 100%, none, or a CSV file")
+    if config.bits % 8:
+        raise ConfigError(f"bits {config.bits}: use a multiple of 8")
+    if not config.dropout < 1:
+        raise ConfigError(f"dropout {config.dropout}: use 0 up to (not including) 1")
+    if map_size(config.backbone, config.image_size) < 1:
+        raise ConfigError(
+            f"image size {config.image_size}: {config.backbone} needs at least "
+            f"{smallest_image(config.backbone)} pixels (--image-size)"
+        )
+
+
+_LOWEST: dict[str, float] = {
+    "epochs": 0,
+    "finetune_epochs": 1,
+    "head_epochs": 1,
+    "image_size": 1,
+    "seed": 0,
+    "bits": 8,
+    "batch_size": 2,
+    "hebbian_lr": 0,
+    "temperature": 1e-6,
+    "smoothing": 0,
+    "finetune_lr": 0,
+    "head_lr": 0,
+    "momentum": 0,
+    "weight_decay": 0,
+    "head_weight_decay": 0,
+    "dropout": 0,
+}
+
+
+def _one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} {value!r}: use one of {', '.join(filter(None, allowed))}")

@@ -1,0 +1,333 @@
+"""One function per data set; each gives an ImageSet."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from index.catalogue import UNLABELLED
+from training.nets.images import ImageError, open_image, square_pixels
+
+# Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
+MEMORY_LIMIT = 4 << 30
+
+
+class DataError(ValueError):
+    """Something about the images or labels given; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with the labels that are known of them.
+
+    `labels` (n,) are class indices or UNLABELLED; `queries` (n,) marks the held-out images, None where they
+    are still to be drawn; `open(i)` gives image i in RGB. `validation_share` is the part of the training
+    images that the paper's protocol validates on, None for a user's own images.
+    """
+
+    name: str
+    where: str
+    root: Path | None
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    queries: NDArray[np.bool_] | None
+    open: Callable[[int], Image.Image]
+    validation_share: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, keep: NDArray[np.int64]) -> "ImageSet":
+        """The images at the positions `keep`."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in keep),
+            labels=self.labels[keep],
+            queries=None if self.queries is None else self.queries[keep],
+            open=lambda i: self.open(int(keep[i])),
+        )
+
+
+class Pixels(Protocol):
+    """uint8 images by position: a tensor, or something that decodes when asked."""
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        """(b,) -> (b, 3, S, S)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class PixelsOnDemand:
+    """Pixels of a set that does not fit into memory."""
+
+    def __init__(self, images: ImageSet, size: int) -> None:
+        self.images, self.size = images, size
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        return torch.stack(list(self.pool.map(self._one, positions.tolist())))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _one(self, position: int) -> Tensor:
+        return square_pixels(self.images.open(position), self.size)
+
+
+def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, str]]]:
+    """Decode everything once: the readable images, their pixels, and what was skipped and why."""
+    in_memory = 3 * size * size * len(images) <= MEMORY_LIMIT
+    pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
+
+    def decode(position: int) -> str | None:
+        try:
+            square = square_pixels(images.open(position), size)
+        except (ImageError, OSError) as error:
+            return str(error)
+        if in_memory:
+            pixels[position] = square
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(decode, range(len(images)))
+        faults = list(tqdm(outcomes, "reading images", len(images), delay=2, leave=False, unit="image"))
+    skipped = [
+        {"path": path, "reason": fault} for path, fault in zip(images.paths, faults, strict=True) if fault
+    ]
+    if len(skipped) == len(images):
+        raise DataError(
+            f"{images.where}: none of its {len(images)} files is a readable image"
+            f" (first: {skipped[0]['path']}: {skipped[0]['reason']})"
+        )
+    keep = np.flatnonzero([fault is None for fault in faults])
+    if skipped:
+        images = images.select(keep)
+        pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
+    return images, pixels if in_memory else PixelsOnDemand(images, size), skipped
+
+
+def batches(positions: NDArray[np.int64], size: int, seed: int | None = None) -> Iterator[Tensor]:
+    """Positions in groups of at most `size`, of almost equal length, shuffled if a seed is given.
+
+    Equal lengths matter: batch norm cannot learn from a last batch of one image.
+    """
+    if seed is not None:
+        positions = np.random.default_rng(seed).permutation(positions)
+    groups = np.array_split(positions, max(1, -(-len(positions) // size)))
+    return (torch.from_numpy(group) for group in groups)
+
+
+# --- the data sets ---------------------------------------------------------------------------------
+
+
+def digits() -> ImageSet:
+    """scikit-learn's handwritten digits: 1,797 grey images of 8 × 8 pixels, part of the package."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    return ImageSet(
+        name="digits",
+        where="digits",
+        root=None,
+        classes=tuple(str(name) for name in bunch.target_names),
+        paths=tuple(f"digits/{number:04d}" for number in range(len(grey))),
+        labels=bunch.target.astype(np.int64),
+        queries=None,
+        open=lambda i: Image.fromarray(grey[i]).convert("RGB"),
+    )
+
+
+def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
+    """A user's own images: `train/<class>/*` + `test/<class>/*`, `<class>/*`, or a flat folder.
+
+    With a CSV file (`path,label`, paths relative to `root`) the labels come from it alone.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; --data names the folder that holds your images")
+    files = _files(root, without=labels_file)
+    if not files:
+        raise DataError(f"{root}: the folder is empty; put images into it, or name another with --data")
+    has_parts = (root / "train").is_dir() and (root / "test").is_dir()
+    queries = None
+    if labels_file is not None:
+        names = _labels_from_csv(labels_file, root, files)
+    elif has_parts:
+        files = [path for path in files if path.parts[0] in {"train", "test"}]
+        names = [path.parts[1] if len(path.parts) > 2 else None for path in files]
+        queries = np.array([path.parts[0] == "test" for path in files])
+        for part, present in (("train", ~queries), ("test", queries)):
+            if not present.any():
+                raise DataError(f"{root / part}: the folder is empty; put <class>/* folders into it")
+    else:
+        names = [path.parts[0] if len(path.parts) > 1 else None for path in files]
+    return _from_files(root.name or str(root), root, files, names, queries)
+
+
+def cifar10(root: Path) -> ImageSet:
+    """CIFAR-10 through torchvision."""
+    from torchvision.datasets import CIFAR10
+
+    return _from_torchvision("cifar10", CIFAR10, root, "cifar-10-batches-py (from cifar-10-python.tar.gz)")
+
+
+def cifar100(root: Path) -> ImageSet:
+    """CIFAR-100 through torchvision."""
+    from torchvision.datasets import CIFAR100
+
+    return _from_torchvision("cifar100", CIFAR100, root, "cifar-100-python (from cifar-100-python.tar.gz)")
+
+
+def tinyimagenet(root: Path) -> ImageSet:
+    """Tiny ImageNet as its archive unpacks: `train/<wnid>/images/*`, `val/images/*` and their annotations."""
+    base = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
+    annotations = base / "val" / "val_annotations.txt"
+    if not (base / "train").is_dir() or not annotations.is_file():
+        raise DataError(
+            f"{root}: Tiny ImageNet is not there, and this program cannot download it; unpack "
+            f"tiny-imagenet-200.zip so that {base / 'train'} (<wnid>/images/*.JPEG) and {annotations} exist"
+        )
+    rows = (line.split("\t") for line in annotations.read_text().splitlines() if line)
+    validation = {Path("val", "images", row[0]): row[1] for row in rows}
+    train = [Path("train") / path for path in _files(base / "train") if path.suffix.lower() != ".txt"]
+    files = train + sorted(validation)
+    names = [path.parts[1] for path in train] + [validation[path] for path in sorted(validation)]
+    queries = np.arange(len(files)) >= len(train)
+    return replace(_from_files("tinyimagenet", base, files, names, queries), validation_share=0.1)
+
+
+def imagenet(root: Path) -> ImageSet:
+    """ImageNet in torchvision's ImageFolder layout: `train/<wnid>/*`, `val/<wnid>/*`."""
+    from torchvision.datasets import ImageFolder
+
+    for part in ("train", "val"):
+        if not (root / part).is_dir():
+            raise DataError(
+                f"{root}: ImageNet cannot be downloaded without an account; put its images into "
+                f"{root / 'train'}/<wnid>/*.JPEG and {root / 'val'}/<wnid>/*.JPEG"
+            )
+    parts = [ImageFolder(str(root / part)) for part in ("train", "val")]
+    files = [Path(path).relative_to(root) for part in parts for path, _ in part.samples]
+    names = [path.parts[1] for path in files]
+    queries = np.array([path.parts[0] == "val" for path in files])
+    # 1.2 M of the 1,281,167 training images are trained on.
+    share = 1 - 1_200_000 / 1_281_167
+    return replace(_from_files("imagenet", root, files, names, queries), validation_share=share)
+
+
+NAMED: dict[str, Callable[[Path], ImageSet]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "tinyimagenet": tinyimagenet,
+    "imagenet": imagenet,
+}
+
+
+# --- their parts -----------------------------------------------------------------------------------
+
+
+def _files(root: Path, without: Path | None = None) -> list[Path]:
+    """All files below `root` but hidden ones, relative to it, in a fixed order."""
+    excluded = without.resolve() if without else None
+    found = []
+    for folder_name, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = (Path(folder_name, name) for name in names if not name.startswith("."))
+        found += [path.relative_to(root) for path in paths if path.resolve() != excluded]
+    return sorted(found)
+
+
+def _from_files(
+    name: str,
+    root: Path,
+    files: list[Path],
+    names: list[str] | list[str | None],
+    queries: NDArray[np.bool_] | None,
+) -> ImageSet:
+    classes = tuple(sorted({label for label in names if label is not None}))
+    index_of = {label: number for number, label in enumerate(classes)}
+    return ImageSet(
+        name=name,
+        where=str(root),
+        root=root.resolve(),
+        classes=classes,
+        paths=tuple(path.as_posix() for path in files),
+        labels=np.array([UNLABELLED if label is None else index_of[label] for label in names], np.int64),
+        queries=queries,
+        open=partial(_open_file, root, files),
+    )
+
+
+def _open_file(root: Path, files: list[Path], position: int) -> Image.Image:
+    return open_image(root / files[position])
+
+
+def _labels_from_csv(path: Path, root: Path, files: list[Path]) -> list[str | None]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+            header = rows[0].keys() if rows else ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: the labels cannot be read ({error})") from error
+    if not {"path", "label"} <= set(header):
+        raise DataError(f"{path}: the first line must be 'path,label', and at least one image must follow")
+    labels = {Path(row["path"]): row["label"] for row in rows}
+    if len(labels) < len(rows):
+        twice = Counter(row["path"] for row in rows).most_common(1)[0][0]
+        raise DataError(f"{path}: {twice} is labelled more than once; keep one line for each image")
+    empty = [name for name, label in labels.items() if not label]
+    if empty:
+        raise DataError(f"{path}: {empty[0]} has an empty label; write one, or leave the line out")
+    unknown = sorted(set(labels) - set(files))
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown)} labels name no file below {root} (first: {unknown[0]}); "
+            "paths are relative to the --data folder"
+        )
+    return [labels.get(file) for file in files]
+
+
+def _from_torchvision(name: str, dataset: Callable[..., Any], root: Path, needed: str) -> ImageSet:
+    try:
+        parts = [_downloaded(dataset, root, train) for train in (True, False)]
+    except Exception as error:  # torchvision raises RuntimeError, URLError, OSError … for a failed download
+        raise DataError(
+            f"{root}: {name} is not there and could not be downloaded ({error}); put {needed} into {root}"
+        ) from error
+    arrays = np.concatenate([part.data for part in parts])
+    train_count = len(parts[0].data)
+    numbers = [*range(train_count), *range(len(parts[1].data))]
+    return ImageSet(
+        name=name,
+        where=str(root),
+        root=None,
+        classes=tuple(parts[0].classes),
+        paths=tuple(
+            f"{'train' if i < train_count else 'test'}/{number:05d}" for i, number in enumerate(numbers)
+        ),
+        labels=np.concatenate([part.targets for part in parts]).astype(np.int64),
+        queries=np.arange(len(arrays)) >= train_count,
+        open=lambda i: Image.fromarray(arrays[i]),
+        validation_share=0.2,
+    )
+
+
+def _downloaded(dataset: Callable[..., Any], root: Path, train: bool) -> Any:
+    try:
+        return dataset(str(root), train=train, download=False)
+    except RuntimeError:  # not there yet
+        return dataset(str(root), train=train, download=True)

@@ -1,0 +1,146 @@
+"""Learning from labels: the whole network end to end, then the hashing head; and codes without labels."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from training.nets.backbones import Network
+from training.nets.head import Head
+
+Batch = tuple[Tensor, Tensor]  # inputs (B, …), class indices (B,)
+
+
+class Classifier(nn.Module):
+    """A pre-trained network with dropout and a linear classifier on its hidden layer."""
+
+    def __init__(self, network: Network, hidden: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B, 3, S, S) -> logits (B, classes)."""
+        return self.linear(self.dropout(self.network(x)))
+
+
+class Supervised:
+    """SGD with Nesterov momentum on the cross-entropy of `model`; keeps the best validation epoch.
+
+    The learning rate stays for the first half of the epochs and then halves ten times slower than the
+    epochs run: for the paper's 20 epochs, every 2 from the 11th on.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, lr: float, momentum: float, weight_decay: float, epochs: int
+    ) -> None:
+        self.model = model
+        self.epochs = epochs
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr, momentum=momentum, nesterov=True, weight_decay=weight_decay
+        )
+        self.lr = lr
+        self.best_accuracy = -1.0
+        self.best_weights: dict[str, Tensor] | None = None
+
+    def epoch(self, number: int, batches: Iterable[Batch]) -> None:
+        """One pass over `batches`; epochs count from 0. Raises FloatingPointError for a non-finite loss."""
+        lr = self.lr * halvings(number, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        total = torch.zeros(())
+        for inputs, labels in batches:
+            loss = cross_entropy(self.model(inputs), labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total = total.to(loss.device) + loss.detach()
+        self.model.eval()
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"fine-tuning diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
+                f"(--set finetune_lr={lr / 10:g} or head_lr)"
+            )
+
+    def consider(self, accuracy: float) -> None:
+        """Keep the present weights if `accuracy` is the best so far."""
+        if accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+
+    def finish(self) -> None:
+        """Return to the best weights, if any were considered."""
+        if self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the model that a later run needs to go on."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "best_accuracy": self.best_accuracy,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best_accuracy, self.best_weights = state["best_accuracy"], state["best_weights"]
+
+
+def halvings(epoch: int, epochs: int) -> float:
+    """The learning rate's factor in epoch `epoch` (from 0) of `epochs`."""
+    late = epoch + 1 - epochs / 2
+    return 0.5 ** max(0, int(np.ceil(late / (epochs / 10) - 1e-9)))
+
+
+@torch.inference_mode()
+def accuracy(model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> float:
+    """Share of inputs whose highest logit is their class."""
+    correct, count = torch.zeros(()), 0
+    for inputs, labels in batches:
+        correct = correct.to(labels.device) + (model(inputs).argmax(1) == labels).sum()
+        count += len(labels)
+    return float(correct) / count
+
+
+def head_without_labels(features: NDArray[np.float32], bits: int, seed: int) -> tuple[Head, str]:
+    """A head from features (n, F) alone, and how it was made.
+
+    FAISS's ITQ (Gong & Lazebnik, 2011): PCA to `bits` dimensions, then the rotation whose signs lose least.
+    With no more than `bits` images there is no PCA: a random rotation stands in for both.
+    """
+    length = features.shape[1]
+    mean = features.mean(0)
+    if len(features) > bits and length >= bits:
+        itq = faiss.ITQTransform(length, bits, True)
+        itq.itq.seed = seed
+        itq.train(features)
+        affine = faiss.downcast_VectorTransform(itq.pca_then_itq)
+        weight = faiss.vector_to_array(affine.A).reshape(bits, length)
+        mean = faiss.vector_to_array(itq.mean)
+        method = "ITQ"
+    else:
+        rng = np.random.default_rng(seed)
+        weight = _random_rotation(rng, bits, length)
+        method = f"random rotation (ITQ needs more than {bits} images and features)"
+    head = Head(length, bits, 0)
+    with torch.no_grad():
+        head.hash.weight.copy_(torch.from_numpy(weight))
+        head.hash.bias.copy_(torch.from_numpy(-weight @ mean))
+    return head.eval(), method
+
+
+def _random_rotation(rng: np.random.Generator, bits: int, length: int) -> NDArray[np.float32]:
+    """Random directions (bits, length), orthonormal in groups of at most `length`."""
+    groups = [
+        np.linalg.qr(rng.standard_normal((length, min(bits, length))))[0].T for _ in range(-(-bits // length))
+    ]
+    return np.concatenate(groups)[:bits].astype(np.float32)

@@ -1,0 +1,144 @@
+"""The paper's convolutional networks, one table row each.
+
+Layers and their order: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
+
+IntPair = int | tuple[int, ...]
+
+
+def convolve(x: Tensor, w: Tensor, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
+    """A convolution; one matrix product where the kernel is the whole map, which is 5 × faster on a CPU."""
+    if x.shape[2:] == w.shape[2:] and padding in (0, (0, 0)):
+        return linear(x.flatten(1), w.flatten(1))[:, :, None, None]
+    return conv2d(x, w, None, stride, padding)
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d without bias, through `convolve`."""
+
+    padding: tuple[int, ...]
+
+    def __init__(self, channels: int, filters: int, kernel: int | tuple[int, int], **shape: Any) -> None:
+        super().__init__(channels, filters, kernel, bias=False, **shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, Q, H', W')."""
+        return convolve(x, self.weight, self.stride, self.padding)
+
+
+class Conv(NamedTuple):
+    """One convolution with its ReLU, batch norm and max pool (pool 1: none)."""
+
+    channels: int
+    kernel: int
+    padding: int = 0
+    pool: int = 1
+
+
+ConvFactory = Callable[..., Conv2d]  # called with (channels in, channels out, kernel, padding=)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a backbone is made of, and the input size that the paper feeds it."""
+
+    image_size: int
+    convolutions: tuple[Conv, ...]
+    norm_before_pool: bool = False
+    hidden: int = 4096
+
+
+def _vgg(*channels_or_pool: int | str) -> tuple[Conv, ...]:
+    layers: list[Conv] = []
+    for entry in channels_or_pool:
+        if isinstance(entry, int):
+            layers.append(Conv(entry, 3, padding=1))
+        else:
+            layers[-1] = layers[-1]._replace(pool=2)
+    return tuple(layers)
+
+
+BACKBONES: dict[str, Plan] = {
+    "conv6": Plan(32, (Conv(96, 5, pool=2), Conv(128, 3), Conv(192, 3, pool=2), Conv(256, 3))),
+    "conv10": Plan(
+        210,
+        (
+            Conv(96, 7, pool=3),
+            Conv(128, 3),
+            Conv(192, 3, pool=2),
+            Conv(192, 3),
+            Conv(256, 3, pool=2),
+            Conv(256, 3),
+            Conv(384, 3, pool=2),
+            Conv(512, 3),
+        ),
+    ),
+    "vgg11": Plan(
+        224,
+        _vgg(64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
+        norm_before_pool=True,
+    ),
+}
+
+
+def map_size(backbone: str, image_size: int) -> int:
+    """Side of the last feature map; below 1 the images are too small for the network."""
+    side = image_size
+    for conv in BACKBONES[backbone].convolutions:
+        side = (side + 2 * conv.padding - conv.kernel + 1) // conv.pool
+        if side < 1:
+            return 0
+    return side
+
+
+def smallest_image(backbone: str) -> int:
+    """The smallest image size, in pixels, that leaves a feature map of at least 1 × 1."""
+    return next(size for size in range(1, 1000) if map_size(backbone, size) >= 1)
+
+
+def feature_count(backbone: str, image_size: int) -> int:
+    """Length of the flattened convolutional features."""
+    return BACKBONES[backbone].convolutions[-1].channels * map_size(backbone, image_size) ** 2
+
+
+def features(backbone: str, conv: ConvFactory = Conv2d) -> nn.Sequential:
+    """The convolutional part: images (B, 3, S, S) -> feature maps (B, C, s, s)."""
+    plan = BACKBONES[backbone]
+    blocks, channels = [], 3
+    for layer in plan.convolutions:
+        filters = conv(channels, layer.channels, layer.kernel, padding=layer.padding)
+        norm = nn.BatchNorm2d(layer.channels)
+        pool = nn.MaxPool2d(layer.pool) if layer.pool > 1 else nn.Identity()
+        after = (norm, pool) if plan.norm_before_pool else (pool, norm)
+        blocks.append(nn.Sequential(filters, nn.ReLU(), *after))
+        channels = layer.channels
+    return nn.Sequential(*blocks)
+
+
+def hidden(backbone: str, image_size: int, conv: ConvFactory = Conv2d) -> nn.Sequential:
+    """The fully connected layer, as a convolution whose kernel is the whole map: (B, hidden, 1, 1)."""
+    plan, side = BACKBONES[backbone], map_size(backbone, image_size)
+    filters = conv(plan.convolutions[-1].channels, plan.hidden, side)
+    return nn.Sequential(filters, nn.ReLU(), nn.BatchNorm2d(plan.hidden))
+
+
+class Network(nn.Module):
+    """Convolutional features and the hidden layer: everything that is pre-trained without labels."""
+
+    def __init__(self, backbone: str, image_size: int, conv: ConvFactory = Conv2d) -> None:
+        super().__init__()
+        self.features = features(backbone, conv)
+        self.hidden = hidden(backbone, image_size, conv)
+        self.features.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B, 3, S, S) -> hidden activations (B, hidden)."""
+        return self.hidden(self.features(x)).flatten(1)

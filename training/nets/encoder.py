@@ -1,0 +1,183 @@
+"""The encoder: an image in, a binary code out. Saved as one safetensors file, weights and description."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from index.codes import Codes
+from training.nets import backbones
+from training.nets.head import Head
+from training.nets.images import square_pixels
+
+TILE = 32  # whitening works on TILE × TILE × 3 pixels: a 3,072² matrix
+
+
+@dataclass(frozen=True)
+class Description:
+    """What, beside the weights, makes an encoder."""
+
+    backbone: str
+    image_size: int
+    whiten: bool
+    bits: int
+    classes: int
+
+
+class Normalise(nn.Module):
+    """uint8 pixels -> network input: the training set's mean and deviation per channel, then ZCA if asked.
+
+    Whitening: x ← U (Λ + ε)^−½ Uᵀ (x − m) with UΛUᵀ the covariance of the standardised pixels.
+    Images above 32 px are resized to a multiple of 32, whitened in 32 × 32 tiles and resized back.
+    """
+
+    mean: Tensor
+    std: Tensor
+    tile_mean: Tensor
+    tile_filter: Tensor
+
+    def __init__(self, *, whiten: bool) -> None:
+        super().__init__()
+        self.whiten = whiten
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+        if whiten:
+            values = 3 * TILE * TILE
+            self.register_buffer("tile_mean", torch.zeros(values))
+            self.register_buffer("tile_filter", torch.eye(values))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> float32 (B, 3, S, S), channels last."""
+        x = self.standardise(pixels)
+        if self.whiten:
+            tiles, grid = to_tiles(x)
+            white = (tiles - self.tile_mean) @ self.tile_filter
+            x = from_tiles(white, grid, x.shape[-1])
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> float32 of zero mean and unit variance over the training set."""
+        return (pixels.float() / 255 - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Learn mean and deviation from one pass over uint8 batches (B, 3, S, S)."""
+        count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        for pixels in batches:
+            values = pixels.to(torch.float64) / 255
+            count += values[:, 0].numel()
+            total += values.sum((0, 2, 3)).cpu()
+            squares += values.square().sum((0, 2, 3)).cpu()
+        mean = total / count
+        self.mean.copy_(mean)
+        self.std.copy_((squares / count - mean.square()).clamp_min(1e-8).sqrt())
+
+    def fit_whitening(self, batches: Iterable[Tensor], *, smoothing: float) -> None:
+        """Learn the ZCA filter from one pass over uint8 batches; `fit` comes first."""
+        values = 3 * TILE * TILE
+        device = self.mean.device
+        count, total = 0, torch.zeros(values, dtype=torch.float64, device=device)
+        squares = torch.zeros(values, values, dtype=torch.float64, device=device)
+        for pixels in batches:
+            tiles, _ = to_tiles(self.standardise(pixels.to(device)))
+            count += len(tiles)
+            total += tiles.sum(0, dtype=torch.float64)
+            squares += tiles.T @ tiles  # float32 products, float64 sum over the batches
+        mean = total / count
+        eigenvalues, vectors = torch.linalg.eigh(squares / count - torch.outer(mean, mean))
+        scale = (eigenvalues.clamp_min(0) + smoothing).rsqrt()
+        self.tile_mean.copy_(mean)
+        self.tile_filter.copy_((vectors * scale) @ vectors.T)
+
+
+def to_tiles(x: Tensor) -> tuple[Tensor, int]:
+    """Square images (B, 3, S, S) -> tiles (B·g², 3·32·32) and the grid's side g."""
+    side = -(-x.shape[-1] // TILE) * TILE
+    if side != x.shape[-1]:
+        x = nn.functional.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+    grid = side // TILE
+    tiles = x.reshape(-1, 3, grid, TILE, grid, TILE).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(-1, 3 * TILE * TILE), grid
+
+
+def from_tiles(tiles: Tensor, grid: int, size: int) -> Tensor:
+    """The inverse of `to_tiles`, resized to size × size."""
+    x = tiles.reshape(-1, grid, grid, 3, TILE, TILE).permute(0, 3, 1, 4, 2, 5)
+    x = x.reshape(-1, 3, grid * TILE, grid * TILE)
+    if size != grid * TILE:
+        x = nn.functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+    return x
+
+
+class Encoder(nn.Module):
+    """Preprocessing, convolutional features and hashing head."""
+
+    def __init__(self, description: Description) -> None:
+        super().__init__()
+        self.description = description
+        self.normalise = Normalise(whiten=description.whiten)
+        self.features = backbones.features(description.backbone)
+        length = backbones.feature_count(description.backbone, description.image_size)
+        self.head = Head(length, description.bits, description.classes)
+        self.features.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def initial(cls, backbone: str = "conv6", *, seed: int = 0, bits: int = 256, classes: int = 0) -> Self:
+        """An untrained encoder with seeded random weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            size = backbones.BACKBONES[backbone].image_size
+            return cls(Description(backbone, size, whiten=False, bits=bits, classes=classes)).eval()
+
+    @property
+    def bits(self) -> int:
+        """Length of a code."""
+        return self.description.bits
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """An RGB image -> uint8 pixels (3, S, S)."""
+        return square_pixels(image, self.description.image_size)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Codes:
+        """uint8 pixels (n, 3, S, S) -> packed codes (n, bits / 8)."""
+        x = self.features(self.normalise(pixels))
+        bits = self.head.hash(x.flatten(1)) > 0
+        return np.packbits(bits.cpu().numpy(), axis=1)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The preprocessing in plain values, for people to read."""
+        return {
+            "colour": "RGB, transparency on white, EXIF orientation applied, first frame",
+            "image_size": self.description.image_size,
+            "resize": "centre square, bicubic",
+            "mean": self.normalise.mean.tolist(),
+            "std": self.normalise.std.tolist(),
+            "whitening": f"ZCA on {TILE} × {TILE} tiles" if self.description.whiten else None,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write weights and description; equal encoders give equal bytes."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        # One metadata key only: with several, safetensors writes them in an order that changes.
+        save_file(weights, path, metadata={"hebbsearch": json.dumps(asdict(self.description))})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote, on the CPU, ready to encode. Raises ValueError naming the file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                description = json.loads((file.metadata() or {})["hebbsearch"])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            encoder = cls(Description(**description))
+            encoder.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is not an encoder of this version: {error}") from error
+        return encoder.eval()

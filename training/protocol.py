@@ -1,0 +1,111 @@
+"""Who sees which label: held-out queries, validation, label regimes. All seeded, all stratified."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import UNLABELLED
+from training.data import DataError, ImageSet
+
+Indices = NDArray[np.int64]  # positions in an ImageSet
+
+# Below this many labels a tenth of them says too little to choose an epoch by.
+MIN_LABELS_TO_VALIDATE = 100
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of images by what they are used for.
+
+    `database` and `queries` are what is indexed and what is asked; `pretraining` is learned from without
+    labels; `training` and `validation` are the only labels that a training run sees.
+    """
+
+    queries: Indices
+    database: Indices
+    pretraining: Indices
+    training: Indices
+    validation: Indices
+
+
+def split(images: ImageSet, fraction: float, seed: int) -> Split:
+    """Divide `images`; `fraction` of the training part's labels are used (0: none, and no queries).
+
+    The named data sets have a validation part of their own, as in the paper. A user's own images are
+    validated on a tenth of the given labels, so that never more labels are used than `fraction` says.
+    Raises DataError naming a class that is too small.
+    """
+    labels = images.labels
+    everything = np.arange(len(labels))
+    if fraction == 0:
+        held_out = images.queries if images.queries is not None else np.zeros(len(labels), bool)
+        database = everything[~held_out]
+        nothing = everything[:0]
+        return Split(nothing, database, database, nothing, nothing)
+
+    _check_classes(images)
+    queries = images.queries
+    if queries is None:
+        queries = stratified(labels, 0.1, seed)
+    database = everything[~queries]
+    candidates = database[labels[database] != UNLABELLED]
+    pretraining = database
+    if images.validation_share:
+        held = stratified(labels[candidates], images.validation_share, seed)
+        validation, candidates = candidates[held], candidates[~held]
+        pretraining = candidates
+        training = candidates[label_subset(labels[candidates], fraction, seed)]
+    else:
+        given = candidates[label_subset(labels[candidates], fraction, seed)]
+        held = np.zeros(len(given), bool)
+        if len(given) >= MIN_LABELS_TO_VALIDATE:
+            held = stratified(labels[given], 0.1, seed)
+        training, validation = given[~held], given[held]
+    return Split(everything[queries], database, pretraining, training, validation)
+
+
+def stratified(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """A mask of about `share` of each class, at least one and never all; classes of one stay out."""
+    chosen = np.zeros(len(labels), bool)
+    for members in _members_by_class(labels, seed):
+        chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
+    return chosen
+
+
+def label_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """A mask of `fraction` of each class, at least one; a smaller fraction's is part of a larger one's."""
+    chosen = np.zeros(len(labels), bool)
+    for members in _members_by_class(labels, seed):
+        chosen[members[: max(1, round(fraction * len(members)))]] = True
+    return chosen
+
+
+def derived_seed(*keys: int) -> int:
+    """One seed from several numbers, such as (seed, stage, epoch)."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _members_by_class(labels: NDArray[np.int64], seed: int) -> list[Indices]:
+    """For each class its members in a random order that depends on seed and class alone."""
+    return [
+        np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
+        for label in np.unique(labels[labels != UNLABELLED])
+    ]
+
+
+def _check_classes(images: ImageSet) -> None:
+    searched = images.labels if images.queries is None else images.labels[~images.queries]
+    counts = np.bincount(searched[searched != UNLABELLED], minlength=len(images.classes))
+    if (counts > 0).sum() < 2:
+        found = f"one class ({images.classes[int(counts.argmax())]})" if counts.any() else "no labelled image"
+        raise DataError(
+            f"{images.where}: only {found} to learn from; add a second class, or use --labels none"
+        )
+    needed = 2 if images.queries is None else 1
+    small = [name for name, count in zip(images.classes, counts, strict=True) if count < needed]
+    if small:
+        raise DataError(
+            f"{images.where}: class {small[0]!r} has {'one' if needed == 2 else 'no'} image to learn from"
+            " (at least two are needed, one of them to ask with); add images or remove the class"
+        )

@@ -1,0 +1,125 @@
+"""Hebbian learning rules: pure functions of a layer's input, activations and weights.
+
+Every rule has the form rule(x, y, w, *, stride, padding, **hyper) -> dw with
+    x   (B, C, H, W)     layer input
+    y   (B, Q, H', W')   the activations that the rule learns from
+    w   (Q, C, kh, kw)   weights
+    dw  like w           the update for learning rate 1, aggregated over all P = B·H'·W' patches.
+
+In the formulas C (P, M) are the patches with M = C·kh·kw, B (Q, M) the weights, A (P, Q) the activations.
+Source: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867 (FastHebb).
+`swta` and `hpca` form each patch's own update and then aggregate: the fast rules are compared with them.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, unfold
+from torch.nn.grad import conv2d_weight
+
+IntPair = int | tuple[int, ...]
+
+
+def swta_fh(
+    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 0.02
+) -> Tensor:
+    """Soft winner-takes-all: ΔB = (D∘S)ᵀC − E∘B, S = softmax over neurons of A/T, D_pq = S_pq / Σ_p S_pq,
+    E_q = Σ_p (D∘S)_pq. A neuron that no patch excites (Σ_p S_pq = 0) stays where it is."""
+    s = torch.softmax(y / temperature, dim=1)
+    total = s.sum((0, 2, 3), keepdim=True)
+    ds = s * (s / total.clamp_min(torch.finfo(s.dtype).tiny))
+    return _patch_product(ds, x, w, stride, padding).sub_(ds.sum((0, 2, 3)).view(-1, 1, 1, 1) * w)
+
+
+def hpca_fh(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
+    """Hebbian PCA: ΔB = (AᵀC − tril(AᵀA) B) / P."""
+    a = y.movedim(1, -1).reshape(-1, len(w))  # (P, Q), a view if channels lie last
+    if _fully_connected(x, w, padding):
+        return _hpca_in_blocks(x.flatten(1), a, w.flatten(1)).view_as(w)
+    reconstruction = (a.T @ a).tril() @ w.flatten(1)
+    return _patch_product(y, x, w, stride, padding).sub_(reconstruction.view_as(w)).div_(len(a))
+
+
+def _patch_product(a: Tensor, x: Tensor, w: Tensor, stride: IntPair, padding: IntPair) -> Tensor:
+    """AᵀC in the shape of w: the weight gradient of a convolution, so that no patch matrix is ever made."""
+    if _fully_connected(x, w, padding):
+        return (a.flatten(1).T @ x.flatten(1)).view_as(w)
+    gradient: Tensor = conv2d_weight(x, w.shape, a, stride, padding)
+    return gradient
+
+
+def _fully_connected(x: Tensor, w: Tensor, padding: IntPair) -> bool:
+    """True where the kernel is the whole map: each image is one patch."""
+    return x.shape[2:] == w.shape[2:] and padding in (0, (0, 0))
+
+
+def _hpca_in_blocks(c: Tensor, a: Tensor, b: Tensor, block: int = 64) -> Tensor:
+    """The same update where Q² M would cost more than P Q M: neurons in blocks, each learning from the
+    residual R = C − Σ A_b B_b that the earlier blocks leave: ΔB_b = A_bᵀR − tril(A_bᵀA_b) B_b."""
+    residual, delta = c.clone(), torch.empty_like(b)
+    for start in range(0, len(b), block):
+        a_b, b_b = a[:, start : start + block], b[start : start + block]
+        delta_b = delta[start : start + block]
+        torch.mm(a_b.T, residual, out=delta_b)
+        delta_b.addmm_((a_b.T @ a_b).tril(), b_b, alpha=-1)
+        residual.addmm_(a_b, b_b, alpha=-1)
+    return delta.div_(len(c))
+
+
+def swta(
+    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 0.02
+) -> Tensor:
+    """Two-phase soft winner-takes-all: Δb_pq = s_pq (c_p − b_q) for each patch, then their mean weighted
+    with s_pq / Σ_p s_pq."""
+    patches = unfold(x, w.shape[2:], padding=padding, stride=stride).transpose(1, 2).flatten(0, 1)
+    scores = torch.softmax(y.flatten(2).transpose(1, 2).flatten(0, 1) / temperature, dim=1)
+    weights = torch.nan_to_num(scores / scores.sum(0))  # 0 / 0: nobody voted for this neuron
+    dw = torch.zeros(len(w), patches.shape[1], dtype=w.dtype, device=w.device)
+    for chunk in _chunks(len(patches), dw.numel()):
+        deltas = scores[chunk, :, None] * (patches[chunk, None, :] - w.flatten(1))  # (chunk, Q, M)
+        dw += (weights[chunk, :, None] * deltas).sum(0)
+    return dw.reshape(w.shape)
+
+
+def hpca(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
+    """Two-phase Hebbian PCA: Δb_pq = a_pq (c_p − Σ_{k≤q} a_pk b_k) for each patch, then their mean."""
+    patches = unfold(x, w.shape[2:], padding=padding, stride=stride).transpose(1, 2).flatten(0, 1)
+    responses = y.flatten(2).transpose(1, 2).flatten(0, 1)
+    dw = torch.zeros(len(w), patches.shape[1], dtype=w.dtype, device=w.device)
+    for chunk in _chunks(len(patches), dw.numel()):
+        reconstructions = (responses[chunk, :, None] * w.flatten(1)).cumsum(1)  # (chunk, Q, M)
+        dw += (responses[chunk, :, None] * (patches[chunk, None, :] - reconstructions)).sum(0)
+    return (dw / len(patches)).reshape(w.shape)
+
+
+def _chunks(patches: int, values_each: int, limit: int = 1 << 25) -> list[slice]:
+    """Slices of patches whose deltas stay below `limit` values."""
+    size = max(1, limit // values_each)
+    return [slice(start, start + size) for start in range(0, patches, size)]
+
+
+RULES: dict[str, Callable[..., Tensor]] = {
+    "swta": swta,
+    "swta_fh": swta_fh,
+    "hpca": hpca,
+    "hpca_fh": hpca_fh,
+}
+
+
+def rectified(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, padding: IntPair) -> Tensor:
+    """What most rules learn from: ReLU(c·b)."""
+    return projection.relu()
+
+
+def raised_cosine(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, padding: IntPair) -> Tensor:
+    """What SWTA's softmax sees: ((cos(c, b) + 1) / 2)², `projection` being c·b / ‖b‖. An empty patch
+    has cosine 0."""
+    squares = avg_pool2d(x.square().sum(1, keepdim=True), w.shape[2:], stride, padding, divisor_override=1)
+    norms = squares.sqrt().clamp_min(torch.finfo(x.dtype).eps)
+    return (projection / norms).add_(1).div_(2).square_()
+
+
+RESPONSES: dict[str, Callable[..., Tensor]] = {"swta": raised_cosine, "swta_fh": raised_cosine}
+COMPARES_DIRECTIONS = frozenset(RESPONSES)  # rules whose layers project on b / ‖b‖
+WHITENS = frozenset(RESPONSES)  # rules that need whitened input
