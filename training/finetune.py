@@ -123,7 +123,7 @@ def head_without_labels(features: NDArray[np.float32], bits: int, seed: int) -> 
         itq = faiss.ITQTransform(length, bits, True)
         itq.itq.seed = seed
         itq.train(features)
-        affine = faiss.downcast_VectorTransform(itq.pca_then_itq)
+        affine: Any = faiss.downcast_VectorTransform(itq.pca_then_itq)
         weight = faiss.vector_to_array(affine.A).reshape(bits, length)
         mean = faiss.vector_to_array(itq.mean)
         method = "ITQ"

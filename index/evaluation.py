@@ -1,0 +1,315 @@
+"""How good a ranking by Hamming distance is: average precision, precision at k, precision/recall.
+
+Codes collide, so most of a ranking is ties. With `ties="expected"` every figure is its exact
+expectation over random orders inside each group of equal distance; `"order"` takes the order of the
+database. Relevant = same label. Unlabelled items have no place here: leave them out.
+
+Arguments shared by all functions: query_codes (q, bits/8) and database_codes (n, bits/8), uint8;
+query_labels (q,) and database_labels (n,), integers from 0.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.codes import Codes, check_codes
+
+Labels = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Ties = Literal["expected", "order"]
+Denominator = Literal["min", "retrieved"]
+
+CELLS = 2**22  # distances held at a time: some 50 MB, and still hundreds of queries to a call
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Means over the queries, at every Hamming radius."""
+
+    radius: Counts  # (bits + 1,) 0 … bits, inclusive
+    precision: Floats  # (bits + 1,)
+    recall: Floats  # (bits + 1,)
+
+
+def average_precision(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+    *,
+    k: int | None = None,
+    ties: Ties = "expected",
+    denominator: Denominator = "min",
+) -> Floats:
+    """Average precision of each query (q,), NaN where no item of the database is relevant.
+
+    AP = Σ precision at each relevant item in the top k, divided by min(R, k), R = relevant items in
+    the database ("min"), or by the relevant items found in the top k ("retrieved"; 0 where none
+    is). k = None, or larger than the database, ranks all of it. ValueError for arguments that are
+    off.
+    """
+    rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
+    k = rankings.cut(k)
+    _check_choice("ties", ties, get_args(Ties))
+    _check_choice("denominator", denominator, get_args(Denominator))
+    parts = [np.empty(0)]
+    if ties == "order":
+        parts += [_ordered(ranks, k, denominator) for ranks in rankings.relevant_ranks()]
+    else:
+        harmonic = _harmonic(rankings.size)
+        for groups in rankings.groups(k):
+            expected = _expected if denominator == "min" else _expected_of_retrieved
+            parts.append(expected(groups, harmonic, k))
+    return np.concatenate(parts)
+
+
+def mean_average_precision(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+    *,
+    k: int | None = None,
+    ties: Ties = "expected",
+    denominator: Denominator = "min",
+) -> float:
+    """Mean of `average_precision` over the queries that have a relevant item. ValueError if none."""
+    values = average_precision(
+        query_codes,
+        query_labels,
+        database_codes,
+        database_labels,
+        k=k,
+        ties=ties,
+        denominator=denominator,
+    )
+    counted = values[~np.isnan(values)]
+    if not len(counted):
+        raise ValueError(f"none of {len(values)} queries has a relevant item in the database")
+    return float(counted.mean())
+
+
+def precision_at_k(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+    *,
+    k: int,
+    ties: Ties = "expected",
+) -> Floats:
+    """Share of relevant items among the top k of each query (q,). A smaller database is all of k."""
+    rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
+    k = rankings.cut(k)
+    _check_choice("ties", ties, get_args(Ties))
+    parts = [np.empty(0)]
+    if ties == "order":
+        found = rankings.relevant_ranks()
+        parts += [np.array([np.count_nonzero(ranks <= k) / k]) for ranks in found]
+    else:
+        parts += [groups.relevant_taken().sum(axis=1) / k for groups in rankings.groups(k)]
+    return np.concatenate(parts)
+
+
+def precision_recall_curve(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+) -> PrecisionRecall:
+    """Precision and recall of everything within each Hamming radius, 0 to bits.
+
+    Means over the queries that have a relevant item; ValueError if there is none. A query that
+    finds nothing within a radius counts there with precision 0, as in hash look-up.
+    """
+    rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
+    precision = recall = np.zeros(rankings.bits + 1)
+    queries = 0
+    for groups in rankings.groups(rankings.size):
+        items, relevant = groups.items.cumsum(axis=1), groups.relevant.cumsum(axis=1)
+        some = relevant[:, -1] > 0
+        items, relevant = items[some], relevant[some]
+        precision = precision + (relevant / np.maximum(items, 1)).sum(axis=0)
+        recall = recall + (relevant / relevant[:, -1:]).sum(axis=0)
+        queries += len(items)
+    if not queries:
+        raise ValueError("no query has a relevant item in the database")
+    return PrecisionRecall(np.arange(rankings.bits + 1), precision / queries, recall / queries)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rankings of some queries as groups of equal distance; arrays (queries, bits + 1)."""
+
+    items: Counts  # n of each group
+    relevant: Counts  # r
+    before: Counts  # N, items at smaller distances
+    relevant_before: Counts  # Rel
+    taken: Counts  # m, how many of the group lie in the top k: all, some (the cut group) or none
+
+    def relevant_taken(self) -> Floats:
+        """Expected relevant items of each group in the top k."""
+        return self.relevant * self.taken / np.maximum(self.items, 1)
+
+
+class _Rankings:
+    """The rankings of all queries, worked out a bounded number of distances at a time."""
+
+    def __init__(self, query_codes: Codes, query_labels: Labels, codes: Codes, labels: Labels):
+        self._codes = check_codes(codes)
+        self.size = len(codes)
+        self.bits = 8 * codes.shape[1]
+        if self.bits >= 2**14:
+            raise ValueError(f"codes have {self.bits} bits; wanted fewer than {2**14}")
+        self._queries = check_codes(query_codes, bits=self.bits)
+        self._labels = _check_labels("database_labels", labels, self.size)
+        self._query_labels = _check_labels("query_labels", query_labels, len(query_codes))
+
+    def cut(self, k: int | None) -> int:
+        if k is not None and k < 1:
+            raise ValueError(f"k is {k}; wanted at least 1, or None for the whole database")
+        return self.size if k is None else min(k, self.size)
+
+    def groups(self, k: int) -> Iterator[_Groups]:
+        for keys in self._distances():
+            # row by row: bincount widens its input, and one row stays in the cache
+            counts = np.array([np.bincount(row, minlength=2 * self.bits + 2) for row in keys])
+            relevant, other = counts[:, 0::2], counts[:, 1::2]
+            items = relevant + other
+            before = items.cumsum(axis=1) - items
+            yield _Groups(
+                items,
+                relevant,
+                before,
+                relevant.cumsum(axis=1) - relevant,
+                np.clip(k - before, 0, items),
+            )
+
+    def relevant_ranks(self) -> Iterator[Counts]:
+        """For each query the ranks, from 1, of its relevant items, ties in database order."""
+        positions = 2 * np.arange(self.size)
+        for keys in self._distances():
+            for row in keys:
+                # distance, then position, then relevance in one number: sorting it is several
+                # times faster than finding the order of the distances
+                ranked = row.astype(np.int64) // 2 * (2 * self.size) + positions + row % 2
+                ranked.sort()
+                yield np.flatnonzero(ranked % 2 == 0) + 1
+
+    def _distances(self) -> Iterator[NDArray[np.int16]]:
+        """Blocks (rows, n) of 2·distance + (1 where not relevant), one number to count."""
+        step = max(1, CELLS // max(self.size, 1))
+        for start in range(0, len(self._queries), step):
+            rows = slice(start, start + step)
+            keys = _hamming(self._queries[rows], self._codes).astype(np.int16)
+            keys *= 2
+            keys += self._query_labels[rows, None] != self._labels
+            yield keys
+
+
+def _hamming(queries: Codes, database: Codes) -> NDArray[np.int32]:
+    """All distances (q, n): numpy's XOR and table take ten times as long as FAISS here."""
+    distances = np.empty((len(queries), len(database)), dtype=np.int32)
+    faiss.hammings(
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(database),
+        *distances.shape,
+        queries.shape[1],
+        faiss.swig_ptr(distances),
+    )
+    return distances
+
+
+def _harmonic(n: int) -> NDArray[np.longdouble]:
+    """H_0 … H_n. Extended precision, because differences of neighbours are what is used."""
+    steps = np.arange(n + 1, dtype=np.longdouble)
+    steps[1:] = 1 / steps[1:]
+    return steps.cumsum()
+
+
+def _gain(relevant: Floats, items: Floats, relevant_before: Floats, s1: Floats, s2: Floats) -> Floats:
+    """Expected sum of the precisions at a group's relevant items, over its first m places.
+
+    Σ_{i=1..m} (r/n)(Rel + 1 + (i−1)(r−1)/(n−1)) / (N+i) = (r/n)((Rel+1)·s1 + (r−1)/(n−1)·s2)
+    with s1 = Σ 1/(N+i) and s2 = Σ (i−1)/(N+i): McSherry and Najork, "Computing information
+    retrieval performance measures efficiently in the presence of tied scores", ECIR 2008.
+    """
+    share = relevant / np.maximum(items, 1)
+    return share * ((relevant_before + 1) * s1 + (relevant - 1) / np.maximum(items - 1, 1) * s2)
+
+
+def _sums(groups: _Groups, harmonic: NDArray[np.longdouble]) -> tuple[Floats, Floats]:
+    """s1 = H_{N+m} − H_N and s2 = Σ (1 − (N+1)/(N+i)) = m − (N+1)·s1 of every group."""
+    s1 = harmonic[groups.before + groups.taken] - harmonic[groups.before]
+    s2 = groups.taken - (groups.before + 1) * s1
+    return s1.astype(np.float64), s2.astype(np.float64)
+
+
+def _expected(groups: _Groups, harmonic: NDArray[np.longdouble], k: int) -> Floats:
+    """Expected AP over min(R, k), (queries,)."""
+    s1, s2 = _sums(groups, harmonic)
+    gain = _gain(groups.relevant, groups.items, groups.relevant_before, s1, s2)
+    total = groups.relevant.sum(axis=1)
+    return np.where(total > 0, gain.sum(axis=1) / np.clip(total, 1, k), np.nan)
+
+
+def _expected_of_retrieved(groups: _Groups, harmonic: NDArray[np.longdouble], k: int) -> Floats:
+    """Expected AP over the relevant items found in the top k, (queries,).
+
+    Their number X is random inside the group that the cut falls in, where m of n items are looked
+    at: it is hypergeometric. Given X = x those m places are a group of their own, of m items with
+    x relevant.
+    """
+    s1, s2 = _sums(groups, harmonic)
+    gain = _gain(groups.relevant, groups.items, groups.relevant_before, s1, s2)
+    found = np.where(groups.taken > 0, groups.relevant, 0).sum(axis=1)
+    result = gain.sum(axis=1) / np.maximum(found, 1)
+    for cut in np.argwhere((groups.taken > 0) & (groups.taken < groups.items)):
+        row, group = cut
+        n, r, m = groups.items[row, group], groups.relevant[row, group], groups.taken[row, group]
+        before = groups.relevant_before[row, group]
+        x, probability = _hypergeometric(n, r, m)
+        inside = _gain(x, m, before, s1[row, group], s2[row, group])
+        total = gain[row, :group].sum() + inside
+        result[row] = (probability * total / np.maximum(before + x, 1)).sum()
+    return np.where(groups.relevant.sum(axis=1) > 0, result, np.nan)
+
+
+def _hypergeometric(n: int, r: int, m: int) -> tuple[Counts, Floats]:
+    """Possible numbers x of relevant items among m of n items with r relevant, and P(x).
+
+    From the ratios P(x+1)/P(x) = (r−x)(m−x) / ((x+1)(n−r−m+x+1)), which no factorial overflows.
+    """
+    x = np.arange(max(0, m - (n - r)), min(r, m) + 1)
+    low = x[:-1]
+    steps = np.log((r - low) * (m - low)) - np.log((low + 1) * (n - r - m + low + 1))
+    logs = np.concatenate([[0.0], steps.cumsum()])
+    weights = np.exp(logs - logs.max())
+    return x, weights / weights.sum()
+
+
+def _ordered(ranks: Counts, k: int, denominator: Denominator) -> Floats:
+    """AP (1,) of one ranking from the ranks of its relevant items, ascending from 1."""
+    top = ranks[ranks <= k]
+    precisions = np.arange(1, len(top) + 1) / top
+    divisor = min(len(ranks), k) if denominator == "min" else max(len(top), 1)
+    return np.array([precisions.sum() / divisor if len(ranks) else np.nan])
+
+
+def _check_labels(name: str, labels: Labels, n: int) -> Counts:
+    labels = np.asarray(labels)
+    if labels.shape != (n,) or (n and labels.dtype.kind not in "iu"):
+        raise ValueError(f"{name} have type {labels.dtype} and shape {labels.shape}; wanted integers ({n},)")
+    if n and labels.min() < 0:
+        raise ValueError(f"{name} hold {labels.min()}; leave unlabelled items out")
+    return labels.astype(np.int64)
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; wanted one of {', '.join(allowed)}")

@@ -1,0 +1,63 @@
+"""Shapes of the networks as the paper gives them."""
+
+import pytest
+import torch
+
+from training.nets.backbones import (
+    BACKBONES,
+    Conv2d,
+    Network,
+    convolve,
+    feature_count,
+    features,
+    map_size,
+    smallest_image,
+)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "shape"),
+    [
+        ("conv6", 32, (256, 3, 3)),
+        ("conv10", 210, (512, 3, 3)),
+        ("vgg11", 224, (512, 7, 7)),
+        ("vgg11", 32, (512, 1, 1)),
+    ],
+)
+def test_map_of_the_convolutional_part(backbone, size, shape):
+    with torch.no_grad():
+        maps = features(backbone).eval()(torch.zeros(1, 3, size, size))
+    assert maps.shape[1:] == shape
+    assert map_size(backbone, size) == shape[1]
+    assert feature_count(backbone, size) == shape[0] * shape[1] * shape[2]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_smallest_image_is_the_smallest_that_runs(backbone):
+    size = smallest_image(backbone)
+    with torch.no_grad():
+        assert features(backbone).eval()(torch.zeros(1, 3, size, size)).shape[-1] == 1
+        with pytest.raises(RuntimeError):
+            features(backbone).eval()(torch.zeros(1, 3, size - 1, size - 1))
+
+
+def test_norm_follows_the_pool_in_conv6_and_precedes_it_in_vgg11():
+    assert [type(part).__name__ for part in features("conv6")[0]] == [
+        "Conv2d", "ReLU", "MaxPool2d", "BatchNorm2d"]  # fmt: skip
+    assert [type(part).__name__ for part in features("vgg11")[0]] == [
+        "Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d"]  # fmt: skip
+
+
+def test_hidden_layer_sees_the_whole_map():
+    network = Network("conv6", 32)
+    assert network.hidden[0].weight.shape == (4096, 256, 3, 3)
+    assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 4096)
+
+
+@pytest.mark.parametrize(("size", "kernel", "padding"), [(5, 5, 0), (5, 3, 0), (5, 5, 1), (1, 1, 0)])
+def test_convolve_is_a_convolution(size, kernel, padding):
+    layer = Conv2d(4, 6, kernel, padding=padding)
+    x = torch.randn(3, 4, size, size)
+    expected = torch.nn.functional.conv2d(x, layer.weight, None, 1, padding)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(convolve(x, layer.weight, 1, padding), expected)

@@ -1,0 +1,157 @@
+"""Every kind of file people have, read into upright RGB."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.nets.images import (
+    BrokenImage,
+    NotAnImage,
+    TooManyPixels,
+    open_image,
+    square_pixels,
+    thumbnail,
+)
+
+
+def encoded(image, format="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def colour(width=6, height=4):
+    """Red left half, blue right half."""
+    image = Image.new("RGB", (width, height), "red")
+    image.paste("blue", (width // 2, 0, width, height))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "YCbCr"])
+def test_colours_survive_every_colour_mode(mode):
+    format = "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"
+    image = open_image(encoded(colour().convert(mode), format))
+    assert image.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(image), np.asarray(colour()), atol=3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO"])
+def test_common_formats(format):
+    image = open_image(encoded(colour(48, 32), format))
+    assert image.mode == "RGB"
+    left = image.getpixel((image.width // 8, image.height // 2))
+    assert left[0] > 200
+    assert max(left[1:]) < 60
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey(mode):
+    image = open_image(encoded(Image.new("L", (4, 4), 255).convert(mode)))
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    values = np.array([[0, 128 * 257, 65535]], np.uint16)
+    image = open_image(encoded(Image.fromarray(values)))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_floating_point():
+    image = open_image(encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)), "TIFF"))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    wide = open_image(encoded(Image.fromarray(np.array([[-5.0, 5.0]], np.float32)), "TIFF"))
+    assert [wide.getpixel((x, 0))[0] for x in range(2)] == [0, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_white(mode):
+    if mode == "P":
+        image = Image.new("P", (2, 2), 0)
+        image.putpalette([0, 0, 0, 255, 0, 0])
+        data = encoded(image, transparency=0)
+    else:
+        data = encoded(Image.new(mode, (2, 2), (0, 0, 0, 0) if mode == "RGBA" else (0, 0)))
+    assert open_image(data).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90° to show
+    image = open_image(encoded(colour(60, 40), "JPEG", exif=exif, quality=95))
+    assert image.size == (40, 60)
+    assert image.getpixel((20, 5))[0] > 200
+    assert image.getpixel((20, 55))[2] > 200
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_cost_the_image():
+    data = encoded(colour(60, 40), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 20)
+    assert open_image(data).size == (60, 40)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), name) for name in ("red", "blue")]
+    image = open_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"%PDF-1.4 ...", b"\0" * 1000])
+def test_not_an_image(data):
+    with pytest.raises(NotAnImage, match="not an image"):
+        open_image(data)
+
+
+def test_postscript_never_reaches_ghostscript():
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    assert Image.open(io.BytesIO(data)).format == "EPS"  # Pillow alone would take it
+    with pytest.raises(NotAnImage):
+        open_image(data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
+def test_truncated(format):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    data = encoded(noise, format)
+    with pytest.raises(BrokenImage, match=r"truncated|damaged"):
+        open_image(data[: len(data) // 2])
+
+
+def test_pixel_limit_counts_before_decoding():
+    header_only = encoded(Image.new("1", (5000, 5000)))[:60]
+    with pytest.raises(TooManyPixels, match=r"5000 × 5000 .* 1,000,000"):
+        open_image(header_only, max_pixels=1_000_000)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5), (200, 100)])
+def test_square_of_any_shape(size):
+    pixels = square_pixels(Image.new("RGB", size, (10, 20, 30)), 32)
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == torch.uint8
+    assert pixels[:, 16, 16].tolist() == [10, 20, 30]
+
+
+def test_square_is_the_centre():
+    image = Image.new("RGB", (90, 30), "black")
+    image.paste("white", (30, 0, 60, 30))
+    assert square_pixels(image, 30).min() == 255
+
+
+def test_thumbnail_is_small_without_metadata_and_exact_for_tiny_images():
+    exif = Image.Exif()
+    exif[0x010E] = "a secret"
+    large = colour(600, 300)
+    large.info["exif"] = exif.tobytes()
+    shown = Image.open(io.BytesIO(thumbnail(large)))
+    assert shown.format == "WEBP"
+    assert shown.size == (128, 64)
+    assert not shown.getexif()
+    tiny = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(thumbnail(tiny))).convert("RGB")), tiny)

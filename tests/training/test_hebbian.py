@@ -1,0 +1,90 @@
+"""The Hebbian layer beside a plain convolution, and the pre-training loop."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from training.hebbian import HebbianConv2d, NotFinite, Pretraining, plain_weights
+from training.nets.backbones import BACKBONES, Network
+from training.rules import RULES, rectified
+
+
+def images(count=4, size=32):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def hebbian(rule, backbone="conv6", size=32):
+    torch.manual_seed(0)
+    return Network(backbone, size, partial(HebbianConv2d, rule=rule))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_layer_has_the_state_of_a_convolution(rule):
+    layer, plain = HebbianConv2d(3, 5, 3, rule=rule), nn.Conv2d(3, 5, 3, bias=False)
+    layer(images())
+    assert layer.state_dict().keys() == plain.state_dict().keys()
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(plain.weight, layer.weight)
+
+
+@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+@pytest.mark.parametrize(("backbone", "size"), [("conv6", 32), ("vgg11", 32)])
+def test_plain_network_gives_the_same_output(rule, backbone, size):
+    network = hebbian(rule, backbone, size)
+    Pretraining(network, lr=0.01, adaptive=False).epoch([images(), images()])
+    plain = Network(backbone, size)
+    plain.load_state_dict(plain_weights(network))
+    with torch.no_grad():
+        expected, got = network.eval()(images(2, size)), plain.eval()(images(2, size))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert expected.abs().max() > 0.1
+
+
+def test_weights_start_uniform_within_one_over_root_m():
+    weight = HebbianConv2d(16, 64, 3, rule="hpca_fh").weight.detach()
+    bound = (16 * 9) ** -0.5
+    assert weight.abs().max() <= bound
+    assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_each_layer_learns_from_its_own_input(adaptive):
+    network = hebbian("hpca_fh")
+    first = network.features[0][0]
+    batch, before = images(), first.weight.detach().clone()
+    projection = nn.functional.conv2d(batch, before)
+    dw = RULES["hpca_fh"](batch, rectified(batch, projection, before, stride=1, padding=0), before)
+    Pretraining(network, lr=0.5, adaptive=adaptive).epoch([batch])
+    rate = 0.5 / 75**0.5 if adaptive else 0.5
+    torch.testing.assert_close(first.weight.detach(), before + rate * dw, rtol=1e-4, atol=1e-6)
+    assert all(not torch.equal(block[0].weight, old[0].weight) for block, old in
+               zip([*network.features, network.hidden], [*hebbian("hpca_fh").features, hebbian("hpca_fh").hidden],
+                   strict=True))  # fmt: skip
+
+
+def test_batch_norm_learns_statistics_only():
+    network = hebbian("hpca_fh")
+    Pretraining(network, lr=0.01, adaptive=False).epoch([images(), images()])
+    norm = network.features[0][3]
+    assert torch.equal(norm.weight, torch.ones(96))
+    assert torch.equal(norm.bias, torch.zeros(96))
+    assert not torch.equal(norm.running_var, torch.ones(96))
+
+
+def test_evaluation_mode_learns_nothing():
+    network = hebbian("swta_fh").eval()
+    network(images())
+    assert network.features[0][0].update is None
+
+
+def test_divergence_names_layer_rule_and_rate():
+    learning = Pretraining(hebbian("hpca_fh"), lr=1e30, adaptive=False)
+    with pytest.raises(NotFinite, match=r"features\.0\.0 .*hpca_fh.*1e\+30"):
+        learning.epoch([images()] * 3)
+
+
+def test_every_backbone_has_a_network():
+    for name, plan in BACKBONES.items():
+        assert len(Network(name, plan.image_size).features) == len(plan.convolutions)
