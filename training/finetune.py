@@ -72,7 +72,7 @@ class Supervised:
 
     def consider(self, accuracy: float) -> None:
         """Keep the present weights if `accuracy` is the best so far."""
-        if accuracy > self.best_accuracy:
+        if accuracy >= self.best_accuracy:  # of equals the later, which has seen more
             self.best_accuracy = accuracy
             self.best_weights = copy.deepcopy(self.model.state_dict())
 

@@ -49,6 +49,7 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
     if queries is None:
         queries = stratified(labels, 0.1, seed)
     database = everything[~queries]
+    queries = queries & (labels != UNLABELLED)  # a test image without a label can ask nothing
     candidates = database[labels[database] != UNLABELLED]
     pretraining = database
     if images.validation_share:

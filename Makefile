@@ -1,0 +1,46 @@
+# make run: install, train on the embedded data set, serve.   make test: lint, types, tests.
+PYTHON ?= python3
+PORT ?= 8000
+HOST ?= 127.0.0.1
+DEFAULT := artifacts/default
+ARTIFACT ?= $(DEFAULT)
+BIN := .venv/bin
+
+.PHONY: run test lint lock clean
+
+run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
+	@echo "hebbsearch serves $(ARTIFACT) at http://$(HOST):$(PORT) (Ctrl-C stops it)"
+	@HEBBSEARCH_ARTIFACT="$(ARTIFACT)" exec $(BIN)/uvicorn --factory service.app:create_app \
+		--host $(HOST) --port $(PORT)
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# An interrupted training goes on where it was.
+$(DEFAULT): | .venv/installed
+	@if [ -d $(DEFAULT).partial ]; then \
+		$(BIN)/python training/build_index.py --resume $(DEFAULT).partial; \
+	else \
+		$(BIN)/python training/build_index.py --backbone conv6 --rule hpca_fh --out $(DEFAULT); \
+	fi
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "hebbsearch needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# The exact versions of everything in pyproject.toml, for every platform. Needs uv.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+		--no-emit-index-url --no-annotate --quiet --output-file requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

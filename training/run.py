@@ -1,0 +1,302 @@
+"""One training run: its data, its model, and the stages one after the other, each of them resumable."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from training import data, protocol
+from training.config import Config, ConfigError
+from training.data import DataError, ImageSet
+from training.finetune import Classifier, Supervised, accuracy, head_without_labels
+from training.hebbian import HebbianConv2d, Pretraining, plain_weights
+from training.nets.backbones import BACKBONES, Network, feature_count
+from training.nets.encoder import Description, Encoder, Normalise
+from training.nets.head import Head
+from training.rules import COMPARES_DIRECTIONS
+
+log = logging.getLogger("hebbsearch")
+
+STAGES = ("pre-training", "fine-tuning", "hashing head")
+FEATURES_IN_MEMORY = 2 << 30
+ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
+
+
+class Model(nn.Module):
+    """All that a run learns. With no classes, only normalisation and network mean something."""
+
+    def __init__(self, config: Config, classes: int) -> None:
+        super().__init__()
+        self.normalise = Normalise(whiten=config.whiten)
+        network = Network(config.backbone, config.image_size)
+        self.classifier = Classifier(network, BACKBONES[config.backbone].hidden, classes, config.dropout)
+        self.head = Head(feature_count(config.backbone, config.image_size), config.bits, classes)
+
+    @property
+    def network(self) -> Network:
+        """The network that is pre-trained."""
+        return self.classifier.network
+
+
+class Run:
+    """Reads the images, divides them, and trains; `work` is the folder for checkpoints."""
+
+    def __init__(self, config: Config, work: Path) -> None:
+        self.config = config
+        self.checkpoint = work / "checkpoint.pt"
+        self.device = torch.device(choose_device(config.device))
+        found = load_images(config)
+        fraction = config.fraction() if found.classes else 0.0
+        self.images, self.pixels, self.skipped = data.read(found, config.image_size)
+        self.split = protocol.split(self.images, fraction, config.seed)
+        self.labels = torch.from_numpy(self.images.labels)
+        self.classes = self.images.classes if len(self.split.training) else ()
+        self.seconds: dict[str, float] = {}
+        self.validation: dict[str, list[float]] = {}  # accuracy after each epoch, by stage
+        torch.manual_seed(protocol.derived_seed(config.seed))
+        self.model = Model(config, len(self.classes)).to(self.device)
+
+    # --- the stages ---
+
+    def train(self) -> str:
+        """Run what is not done yet; returns how the codes were learned."""
+        saved = self.restore()
+        if saved is None:
+            self.fit_preprocessing()
+        if self.config.rule == "none":
+            if saved is None:
+                xavier(self.model.network)
+        elif saved is None or saved["stage"] == STAGES[0]:
+            self.pretrain(saved)
+            saved = None
+        if not self.classes:
+            return self.hash_without_labels()
+        if saved is None or saved["stage"] == STAGES[1]:
+            self.finetune(saved)
+            saved = None
+        self.train_head(saved)
+        return "supervised tanh head"
+
+    def fit_preprocessing(self) -> None:
+        """Mean, deviation and, if asked for, whitening of the pre-training images."""
+        positions = self.split.pretraining
+        self.model.normalise.fit(self.pixels[at] for at in data.batches(positions, 512))
+        if self.config.whiten:
+            steps = progress("whitening", data.batches(positions, 512), -(-len(positions) // 512))
+            self.model.normalise.fit_whitening(
+                (self.pixels[at] for at in steps), smoothing=self.config.smoothing
+            )
+
+    def pretrain(self, saved: dict[str, Any] | None) -> None:
+        """Hebbian learning from unlabelled images, then the plain network with what was learned."""
+        config = self.config
+        hyper = {"temperature": config.temperature} if config.rule in COMPARES_DIRECTIONS else {}
+        layer = partial(HebbianConv2d, rule=config.rule, hyper=hyper)
+        torch.manual_seed(protocol.derived_seed(config.seed, 1))
+        network = Network(config.backbone, config.image_size, layer).to(self.device)
+        if saved is not None:
+            network.load_state_dict(saved["training"])
+        learning = Pretraining(network, lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
+        epochs = self.epochs(STAGES[0], config.epochs, self.split.pretraining, saved, network.state_dict)
+        for _, groups in epochs:
+            learning.epoch(self.inputs(at) for at in groups)
+        self.model.network.load_state_dict(plain_weights(network))
+
+    def finetune(self, saved: dict[str, Any] | None) -> None:
+        """The whole network, end to end, on the labelled images."""
+        config, model = self.config, self.model.classifier
+        learning = self.supervised(model, config.finetune_lr, config.weight_decay, config.finetune_epochs)
+        self.supervise(STAGES[1], learning, self.inputs, saved)
+
+    def train_head(self, saved: dict[str, Any] | None) -> None:
+        """The hashing head on the network's features, which stay as they are."""
+        config, model = self.config, self.model.head
+        self.model.network.eval()
+        learning = self.supervised(model, config.head_lr, config.head_weight_decay, config.head_epochs)
+        self.supervise(STAGES[2], learning, self.remembered_features(), saved)
+
+    def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
+        """Supervised learning of `model` as the configuration has it."""
+        return Supervised(
+            model, lr=lr, momentum=self.config.momentum, weight_decay=weight_decay, epochs=epochs
+        )
+
+    def supervise(
+        self,
+        stage: str,
+        learning: Supervised,
+        inputs: Callable[[Tensor], Tensor],
+        saved: dict[str, Any] | None,
+    ) -> None:
+        """Learn from `inputs(positions)` of the labelled images, keeping the best validation epoch."""
+        training, validation = self.split.training, self.split.validation
+        if saved is not None:
+            learning.load_state_dict(saved["training"])
+
+        def labelled(groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+            return ((inputs(at), self.labels[at].to(self.device)) for at in groups)
+
+        for epoch, groups in self.epochs(stage, learning.epochs, training, saved, learning.state_dict):
+            learning.epoch(epoch, labelled(groups))
+            if len(validation):
+                score = accuracy(learning.model, labelled(data.batches(validation, 256)))
+                learning.consider(score)
+                self.validation.setdefault(stage, []).append(score)
+        learning.finish()
+
+    def hash_without_labels(self) -> str:
+        """A head from the features of (a sample of) the database."""
+        self.model.network.eval()
+        rng = np.random.default_rng(self.config.seed)
+        count = min(ITQ_IMAGES, len(self.split.database))
+        sample = np.sort(rng.choice(self.split.database, count, replace=False))
+        features = torch.cat([self.features(at) for at in data.batches(sample, 256)])
+        head, method = head_without_labels(features.cpu().numpy(), self.config.bits, self.config.seed)
+        self.model.head = head.to(self.device)
+        return method
+
+    # --- what they are made of ---
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """Normalised images (b, 3, S, S) on the device."""
+        with torch.no_grad():
+            return self.model.normalise(self.pixels[positions].to(self.device))
+
+    def features(self, positions: Tensor) -> Tensor:
+        """Flattened convolutional features (b, F) on the device."""
+        with torch.no_grad():
+            return self.model.network.features(self.inputs(positions)).flatten(1)
+
+    def remembered_features(self) -> Callable[[Tensor], Tensor]:
+        """`features` of the labelled images, computed once if they fit into memory."""
+        labelled = np.concatenate([self.split.training, self.split.validation])
+        if 4 * len(labelled) * self.model.head.hash.in_features > FEATURES_IN_MEMORY:
+            return self.features
+        steps = progress("features", data.batches(labelled, 256), -(-len(labelled) // 256))
+        known = torch.cat([self.features(at) for at in steps])
+        row_of = torch.zeros(len(self.images), dtype=torch.int64)
+        row_of[torch.from_numpy(labelled)] = torch.arange(len(labelled))
+        return lambda at: known[row_of[at].to(known.device)]
+
+    def epochs(
+        self,
+        stage: str,
+        count: int,
+        positions: NDArray[np.int64],
+        saved: dict[str, Any] | None,
+        state: Callable[[], dict[str, Any]],
+    ) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        """The epochs still to do, each with its batches; a checkpoint before the first and after each.
+
+        Seed, stage and epoch alone decide the order of the images and torch's random numbers, so that
+        an interrupted run ends as if nothing had happened.
+        """
+        first = 0 if saved is None else saved["epoch"]
+        if saved is None:
+            self.save(stage, 0, state())
+        start = time.monotonic() - self.seconds.get(stage, 0.0)
+        batches_each = -(-len(positions) // self.config.batch_size)
+        with tqdm(
+            desc=stage, total=count * batches_each, initial=first * batches_each, delay=2, disable=None,
+            unit="batch", leave=False,
+        ) as bar:  # fmt: skip
+            for epoch in range(first, count):
+                seed = protocol.derived_seed(self.config.seed, 2 + STAGES.index(stage), epoch)
+                torch.manual_seed(seed)
+                yield epoch, counted(data.batches(positions, self.config.batch_size, seed), bar)
+                self.seconds[stage] = time.monotonic() - start
+                self.save(stage, epoch + 1, state())
+                if bar.disable:  # no terminal: say it in a line
+                    log.info("%s: epoch %d of %d, %.0f s", stage, epoch + 1, count, self.seconds[stage])
+
+    def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
+        """Write the checkpoint; the old one stays until the new one is complete."""
+        temporary = self.checkpoint.with_suffix(".tmp")
+        state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
+        with temporary.open("wb") as file:
+            torch.save(state | {"seconds": self.seconds, "validation": self.validation}, file)
+        os.replace(temporary, self.checkpoint)
+
+    def restore(self) -> dict[str, Any] | None:
+        """Read the checkpoint, if there is one, into the model; returns the rest of it."""
+        if not self.checkpoint.exists():
+            return None
+        saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.seconds, self.validation = saved["seconds"], saved["validation"]
+        return saved
+
+    def encoder(self) -> Encoder:
+        """The encoder with what was learned, on the run's device."""
+        description = Description(
+            backbone=self.config.backbone,
+            image_size=self.config.image_size,
+            whiten=self.config.whiten,
+            bits=self.config.bits,
+            classes=len(self.classes),
+        )
+        encoder = Encoder(description)
+        encoder.normalise.load_state_dict(self.model.normalise.state_dict())
+        encoder.features.load_state_dict(self.model.network.features.state_dict())
+        encoder.head.load_state_dict(self.model.head.state_dict())
+        for name, tensor in encoder.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{name} is not finite after training with rule {self.config.rule}")
+        return encoder.eval().to(self.device)
+
+
+def load_images(config: Config) -> ImageSet:
+    """The images that the configuration names. Raises DataError."""
+    labels = config.labels_file()
+    if config.dataset in data.NAMED:
+        if labels is not None:
+            raise DataError(
+                f"{labels}: --dataset {config.dataset} has its own labels; use --labels 1% to 100%"
+            )
+        if config.data is None:
+            raise DataError(f"--dataset {config.dataset} needs --data DIR, where its files lie or shall lie")
+        return data.NAMED[config.dataset](Path(config.data))
+    if config.data is not None:
+        return data.folder(Path(config.data), labels)
+    if labels is not None:
+        raise DataError(f"{labels}: a file of labels needs --data DIR, the folder of the images it names")
+    return data.digits()
+
+
+def xavier(network: Network) -> None:
+    """Glorot and Bengio's initialisation of every convolution: the network that learned nothing."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+
+
+def choose_device(name: str) -> str:
+    """`auto` is a GPU if torch sees one. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from None
+    return name
+
+
+def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
+    """`steps` with a bar on the terminal if they take longer than two seconds."""
+    return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))
+
+
+def counted(groups: Iterator[Tensor], bar: "tqdm[Any]") -> Iterator[Tensor]:
+    """`groups`, each counted on `bar` when the next is asked for."""
+    for group in groups:
+        yield group
+        bar.update()
