@@ -125,7 +125,7 @@ def load_queries(path: Path, *, bits: int) -> Queries:
             queries = Queries(arrays["codes"], arrays["labels"], arrays["ids"])
         check_codes(queries.codes, bits=bits)
         _check_queries(queries)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise ArtifactError(f"{path}: no readable queries ({error}); build the index again") from error
     return queries
 
@@ -158,6 +158,13 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
 
 def open_artifact(path: Path) -> Artifact:
     """The artifact in this folder, its manifest read and its immutable files verified."""
+    try:
+        return _open(path)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename or path}: {error.strerror}; make it readable") from error
+
+
+def _open(path: Path) -> Artifact:
     manifest = _read_manifest(_present(path / MANIFEST))
     _present(path / CATALOGUE)
     if ENCODER not in manifest.files or not manifest.files.keys() <= {ENCODER, QUERIES}:
@@ -171,7 +178,7 @@ def open_artifact(path: Path) -> Artifact:
                 f"{path / name}: is not the file the artifact was made with (its SHA-256 "
                 "differs); restore it or build the index again"
             )
-    if not manifest.files[ENCODER].startswith(manifest.encoder_id):
+    if manifest.encoder_id != manifest.files[ENCODER][:16]:
         raise ArtifactError(
             f"{path / MANIFEST}: encoder id {manifest.encoder_id} is not that of {ENCODER}; "
             "build the index again"

@@ -1,7 +1,7 @@
 """The catalogue: items, labels, codes and thumbnails, the one source of truth.
 
-SQLite through SQLAlchemy Core. Only `_connect` and the functions below it know that it is SQLite,
-so that the same tables can move to PostgreSQL.
+SQLite through SQLAlchemy Core. Only `_open_mode`, `_engine`, `_connect` and the check on opening know
+that it is SQLite, so that the same tables can move to PostgreSQL.
 """
 
 import os
@@ -34,7 +34,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from index.codes import Codes
 
@@ -121,9 +121,9 @@ class Catalogue:
         self.path = path
         self._engine = engine
         with self._reading() as connection:
-            meta = dict(connection.execute(select(_meta.c.key, _meta.c.value)).tuples().all())
-            names = select(_classes.c.name).order_by(_classes.c.id)
-            self.classes: tuple[str, ...] = tuple(connection.scalars(names))
+            meta = {key: value for key, value in connection.execute(select(_meta.c.key, _meta.c.value))}
+            names = connection.scalars(select(_classes.c.name).order_by(_classes.c.id))
+            self.classes: tuple[str, ...] = tuple(names)
         if meta.get("schema") != str(SCHEMA):
             raise CatalogueError(f"{path}: has schema {meta.get('schema')}, this version reads {SCHEMA}")
         self.encoder_id: str = meta["encoder_id"]
@@ -131,18 +131,19 @@ class Catalogue:
 
     @classmethod
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:
-        """A new, empty catalogue. CatalogueError if the file exists."""
+        """A new, empty catalogue. CatalogueError if the file exists or cannot be made."""
         path = Path(path)
         if path.exists():
             raise CatalogueError(f"{path}: exists already")
         if bits < 8 or bits % 8:
             raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
-        meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0}
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"classes are {list(classes)}; wanted each name once")
+        meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0}
         engine = _engine(path, "mode=rwc")
-        with engine.begin() as connection:
+        with _naming(path), engine.begin() as connection:
             _metadata.create_all(connection)
-            rows = [{"key": k, "value": str(v)} for k, v in {**meta, "digest": 0}.items()]
-            connection.execute(insert(_meta), rows)
+            connection.execute(insert(_meta), [{"key": k, "value": str(v)} for k, v in meta.items()])
             if classes:
                 named = [{"id": i, "name": name} for i, name in enumerate(classes)]
                 connection.execute(insert(_classes), named)
@@ -152,7 +153,8 @@ class Catalogue:
     def open(cls, path: Path | str) -> Self:
         """An existing catalogue, verified: schema, structure, digest of labels and codes.
 
-        A folder that cannot be written to is read as it is; the catalogue is then read-only.
+        Where its folder cannot be written to, it is read as it is and cannot be changed.
+        CatalogueError says what is wrong.
         """
         path = Path(path)
         if not path.is_file():
@@ -161,9 +163,12 @@ class Catalogue:
         try:
             catalogue = cls(path, engine)
             catalogue._verify()
-        except BaseException:
+        except CatalogueError:
             engine.dispose()
             raise
+        except (KeyError, TypeError, ValueError, OverflowError, SQLAlchemyError) as error:
+            engine.dispose()
+            raise CatalogueError(f"{path}: is damaged ({error})") from error
         return catalogue
 
     @property
@@ -175,7 +180,8 @@ class Catalogue:
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """Store all items or none; their ids, ascending in the order given.
 
-        ValueError for a label, code or split that does not fit this catalogue.
+        Other writers wait while items are drawn; readers do not. ValueError for a label, code or
+        split that does not fit this catalogue.
         """
         rows, ids, digest = iter(items), list[int](), 0
         with self._writing() as connection:
@@ -296,7 +302,7 @@ class Catalogue:
             .order_by(_codes.c.item_id)
         )
         result = connection.execution_options(yield_per=READ).execute(query)
-        parts = [self._table(part) for part in result.tuples().partitions()]
+        parts = [self._table(part) for part in result.partitions()]
         parts.append(self._table([]))
         return CodeTable(
             np.concatenate([part.ids for part in parts]),
@@ -321,29 +327,32 @@ class Catalogue:
             for table in (_meta, _classes, _items, _codes):  # thumbnails: gigabytes to read
                 found = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
                 if found != "ok":
-                    raise CatalogueError(f"{self.path}: is damaged ({found})")
+                    raise CatalogueError(f"{self.path}: is damaged ({' '.join(str(found).split())})")
             if str(_digest(self._codes(connection))) != _value(connection, "digest"):
                 raise CatalogueError(f"{self.path}: labels or codes do not match their digest")
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A connection that sees one state of the catalogue throughout."""
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise CatalogueError(f"{self.path}: {error.orig}") from error
+        with _naming(self.path), self._engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """One transaction, alone: it takes the write lock before it reads anything."""
+        """One transaction, alone: growing the revision takes the write lock before anything is read."""
         grown = cast(cast(_meta.c.value, Integer) + 1, Text)
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
-                yield connection
-        except DBAPIError as error:
-            raise CatalogueError(f"{self.path}: {error.orig}") from error
+        with _naming(self.path), self._engine.begin() as connection:
+            connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
+            yield connection
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """The database's own errors, with the file they are about."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise CatalogueError(f"{path}: {error.orig}") from error
 
 
 def _value(connection: Connection, key: str) -> str:
@@ -391,15 +400,16 @@ def _open_mode(path: Path) -> str:
 
 def _engine(path: Path, mode: str) -> Engine:
     address = f"{path.resolve().as_uri()}?{mode}"
-    engine = create_engine("sqlite://", creator=lambda: _connect(address), poolclass=QueuePool)
+    new = mode == "mode=rwc"
+    engine = create_engine("sqlite://", creator=lambda: _connect(address, new), poolclass=QueuePool)
     # The driver would begin transactions late, and never for reading: begin them here instead.
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
 
 
-def _connect(address: str) -> sqlite3.Connection:
+def _connect(address: str, new: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
-    if "immutable" not in address:
+    if new:  # the file remembers; one opened later is not touched before it is known to be ours
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")

@@ -24,7 +24,7 @@ Counts = NDArray[np.int64]
 Ties = Literal["expected", "order"]
 Denominator = Literal["min", "retrieved"]
 
-CELLS = 2**22  # distances held at a time: some 50 MB, and still hundreds of queries to a call
+CELLS = 2**22  # distances held at a time: some 30 MB, however large the database
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def precision_at_k(
     parts = [np.empty(0)]
     if ties == "order":
         found = rankings.relevant_ranks()
-        parts += [np.array([np.count_nonzero(ranks <= k) / k]) for ranks in found]
+        parts += [np.array([np.count_nonzero(ranks <= k) / max(k, 1)]) for ranks in found]
     else:
-        parts += [groups.relevant_taken().sum(axis=1) / k for groups in rankings.groups(k)]
+        parts += [groups.relevant_taken().sum(axis=1) / max(k, 1) for groups in rankings.groups(k)]
     return np.concatenate(parts)
 
 
@@ -192,14 +192,15 @@ class _Rankings:
 
     def relevant_ranks(self) -> Iterator[Counts]:
         """For each query the ranks, from 1, of its relevant items, ties in database order."""
-        positions = 2 * np.arange(self.size)
+        largest = (self.bits + 1) * 2 * self.size
+        positions = np.arange(0, 2 * self.size, 2, dtype=np.min_scalar_type(-largest))
         for keys in self._distances():
             for row in keys:
-                # distance, then position, then relevance in one number: sorting it is several
+                # distance, then position, then relevance in one number: sorting that is several
                 # times faster than finding the order of the distances
-                ranked = row.astype(np.int64) // 2 * (2 * self.size) + positions + row % 2
+                ranked = (row >> 1) * positions.dtype.type(2 * self.size) + positions + (row & 1)
                 ranked.sort()
-                yield np.flatnonzero(ranked % 2 == 0) + 1
+                yield np.flatnonzero(ranked & 1 == 0) + 1
 
     def _distances(self) -> Iterator[NDArray[np.int16]]:
         """Blocks (rows, n) of 2·distance + (1 where not relevant), one number to count."""
@@ -215,7 +216,7 @@ class _Rankings:
 def _hamming(queries: Codes, database: Codes) -> NDArray[np.int32]:
     """All distances (q, n): numpy's XOR and table take ten times as long as FAISS here."""
     distances = np.empty((len(queries), len(database)), dtype=np.int32)
-    faiss.hammings(
+    faiss.hammings(  # type: ignore[attr-defined]  # missing in its type stubs
         faiss.swig_ptr(queries),
         faiss.swig_ptr(database),
         *distances.shape,
@@ -232,7 +233,13 @@ def _harmonic(n: int) -> NDArray[np.longdouble]:
     return steps.cumsum()
 
 
-def _gain(relevant: Floats, items: Floats, relevant_before: Floats, s1: Floats, s2: Floats) -> Floats:
+def _gain(
+    relevant: Counts,
+    items: Counts | np.int64,
+    relevant_before: Counts | np.int64,
+    s1: Floats | np.float64,
+    s2: Floats | np.float64,
+) -> Floats:
     """Expected sum of the precisions at a group's relevant items, over its first m places.
 
     Σ_{i=1..m} (r/n)(Rel + 1 + (i−1)(r−1)/(n−1)) / (N+i) = (r/n)((Rel+1)·s1 + (r−1)/(n−1)·s2)
@@ -255,7 +262,7 @@ def _expected(groups: _Groups, harmonic: NDArray[np.longdouble], k: int) -> Floa
     s1, s2 = _sums(groups, harmonic)
     gain = _gain(groups.relevant, groups.items, groups.relevant_before, s1, s2)
     total = groups.relevant.sum(axis=1)
-    return np.where(total > 0, gain.sum(axis=1) / np.clip(total, 1, k), np.nan)
+    return np.where(total > 0, gain.sum(axis=1) / np.maximum(np.minimum(total, k), 1), np.nan)
 
 
 def _expected_of_retrieved(groups: _Groups, harmonic: NDArray[np.longdouble], k: int) -> Floats:

@@ -1,5 +1,10 @@
 """Slow, plain oracles that the fast code is compared with. They share no code with it."""
 
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import combinations, groupby, product
+
 import numpy as np
 
 # --- learning rules --------------------------------------------------------------------------------
@@ -46,3 +51,67 @@ def hpca_patch_by_patch(x, y, w, *, stride=1, padding=0):
             delta[q] = a[q] * rest
         deltas.append(delta)
     return np.mean(deltas, axis=0).reshape(w.shape)
+
+
+# --- Hamming ranking -----------------------------------------------------------------------------
+
+
+def hamming_distance(a: bytes, b: bytes) -> int:
+    return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count()
+
+
+def ranking(
+    query: bytes, database: Mapping[int, bytes], allowed: Collection[int] | None = None
+) -> list[tuple[int, int]]:
+    """(distance, id) of all items, or of those allowed, nearest first, ties by id."""
+    return sorted(
+        (hamming_distance(query, code), item)
+        for item, code in database.items()
+        if allowed is None or item in allowed
+    )
+
+
+# --- Evaluation: every order inside the groups of equal distance ---------------------------------
+
+
+def relevance_orders(distances: Sequence[int], relevant: Sequence[bool]) -> Iterator[list[bool]]:
+    """Relevance along the ranking, for all orders of ties; each is equally likely."""
+    ranked = sorted(zip(distances, relevant, strict=True), key=lambda pair: pair[0])
+    groups = [[flag for _, flag in group] for _, group in groupby(ranked, key=lambda pair: pair[0])]
+    places = [combinations(range(len(group)), sum(group)) for group in groups]
+    for chosen in product(*places):
+        yield [place in at for at, group in zip(chosen, groups, strict=True) for place in range(len(group))]
+
+
+def average_precision(
+    distances: Sequence[int], relevant: Sequence[bool], k: int, *, ties: str, denominator: str
+) -> float:
+    """AP of one query; NaN where nothing is relevant."""
+    if not any(relevant):
+        return math.nan
+    values = [_average_precision(order, k, denominator) for order in _orders(distances, relevant, ties)]
+    return float(sum(values, Fraction(0)) / len(values))
+
+
+def precision(distances: Sequence[int], relevant: Sequence[bool], k: int, *, ties: str) -> float:
+    """Precision at k of one query."""
+    k = min(k, len(distances))
+    values = [Fraction(sum(order[:k]), k) for order in _orders(distances, relevant, ties)]
+    return float(sum(values, Fraction(0)) / len(values))
+
+
+def _orders(distances: Sequence[int], relevant: Sequence[bool], ties: str) -> list[list[bool]]:
+    if ties == "expected":
+        return list(relevance_orders(distances, relevant))
+    stable = sorted(range(len(distances)), key=lambda position: distances[position])
+    return [[relevant[position] for position in stable]]
+
+
+def _average_precision(order: Sequence[bool], k: int, denominator: str) -> Fraction:
+    hits, total = 0, Fraction(0)
+    for rank, flag in enumerate(order[:k], start=1):
+        if flag:
+            hits += 1
+            total += Fraction(hits, rank)
+    divisor = min(sum(order), k) if denominator == "min" else hits
+    return total / divisor if divisor else Fraction(0)

@@ -25,6 +25,9 @@ from training.nets.backbones import BACKBONES
 from training.rules import RULES
 from training.run import Run, choose_device
 
+# What an interrupted run may be given anew: what made it diverge.
+CHANGEABLE = {"hebbian_lr", "finetune_lr", "head_lr"}
+
 
 class OutputError(ValueError):
     """The place to write to cannot be used; the message says why and what to do."""
@@ -148,10 +151,14 @@ def run_command(arguments: list[str] | None = None) -> None:
     out, resume = flags.pop("out", None), flags.pop("resume", None)
     settings = dict(parse_setting(text) for text in flags.pop("set", []))
     if resume is not None:
-        if flags or settings or out is not None:
-            raise ConfigError("--resume goes alone: the interrupted run knows its own settings")
+        if flags or out is not None or not set(settings) <= CHANGEABLE:
+            raise ConfigError(
+                "--resume goes without other flags, since the run knows its own; "
+                f"only --set {', '.join(sorted(CHANGEABLE))} may change"
+            )
         work = Path(resume)
         config, target = resumed(work)
+        config = dataclasses.replace(config, **settings)
     else:
         config = configure(flags | settings)
         choose_device(config.device)
@@ -165,6 +172,8 @@ def run_command(arguments: list[str] | None = None) -> None:
         raise KeyboardInterrupt(
             f"stopped; go on with: python training/build_index.py --resume {work}"
         ) from None
+    except ArithmeticError as error:
+        raise ArithmeticError(f"{error}; go on from the last good epoch with --resume {work}") from error
     except (DataError, ConfigError):
         if resume is None:
             shutil.rmtree(work)  # nothing was learned yet
@@ -178,7 +187,7 @@ def main() -> None:
     try:
         run_command()
     except KeyboardInterrupt as stop:
-        sys.exit(f"build_index: {stop}" if str(stop) else 130)
+        fail(str(stop) or "stopped before it began", code=130)
     except (ConfigError, DataError, OutputError, ArithmeticError, artifact.ArtifactError) as error:
         fail(str(error))
     except OSError as error:
@@ -192,10 +201,10 @@ def explain(error: OSError) -> str:
     return str(error)
 
 
-def fail(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End with one line and an exit code."""
     print(f"build_index: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

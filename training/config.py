@@ -94,6 +94,8 @@ def configure(chosen: dict[str, Any]) -> Config:
     _one_of("backbone", backbone, BACKBONES)
     _one_of("rule", rule, [*RULES, "none"])
     _one_of("dataset", dataset, [*DATASETS, None])
+    if dataset == "digits" and values["data"] is not None:
+        raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
     recipe = RECIPES.get(dataset, OWN_IMAGES)
     size = BACKBONES[backbone].image_size
     defaults = {

@@ -94,6 +94,8 @@ def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, 
     pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
 
     def decode(position: int) -> str | None:
+        if not _is_unicode(images.paths[position]):
+            return "its name is not valid Unicode; rename it"
         try:
             square = square_pixels(images.open(position), size)
         except (ImageError, OSError) as error:
@@ -106,7 +108,9 @@ def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, 
         outcomes = pool.map(decode, range(len(images)))
         faults = list(tqdm(outcomes, "reading images", len(images), delay=2, leave=False, unit="image"))
     skipped = [
-        {"path": path, "reason": fault} for path, fault in zip(images.paths, faults, strict=True) if fault
+        {"path": path.encode(errors="replace").decode(), "reason": fault}
+        for path, fault in zip(images.paths, faults, strict=True)
+        if fault
     ]
     if len(skipped) == len(images):
         raise DataError(
@@ -249,6 +253,15 @@ def _files(root: Path, without: Path | None = None) -> list[Path]:
         paths = (Path(folder_name, name) for name in names if not name.startswith("."))
         found += [path.relative_to(root) for path in paths if path.resolve() != excluded]
     return sorted(found)
+
+
+def _is_unicode(path: str) -> bool:
+    """Whether the name can be stored as text: Linux allows any bytes in it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_files(

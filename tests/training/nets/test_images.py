@@ -38,7 +38,9 @@ def test_colours_survive_every_colour_mode(mode):
     np.testing.assert_allclose(np.asarray(image), np.asarray(colour()), atol=3)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO"])
+@pytest.mark.parametrize(
+    "format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO"]
+)
 def test_common_formats(format):
     image = open_image(encoded(colour(48, 32), format))
     assert image.mode == "RGB"

@@ -1,0 +1,347 @@
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.catalogue import UNLABELLED, Catalogue, CatalogueError, Item, NewItem
+
+CLASSES = ["cat", "dog"]
+
+
+def new_item(number: int, **changes: object) -> NewItem:
+    """Every seventh unlabelled, the others cat and dog in turn; distinct codes and thumbnails."""
+    code = np.frombuffer(number.to_bytes(4, "big"), dtype=np.uint8)
+    label = UNLABELLED if number % 7 == 0 else number % 2
+    item = NewItem(f"a/{number}.png", label, "database", number + 1, 20, b"thumb %d" % number, code)
+    return replace(item, **changes)
+
+
+def new_query(number: int, **changes: object) -> NewItem:
+    return new_item(number, split="query", code=None, **changes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "with space % #?.sqlite"
+
+
+@pytest.fixture
+def catalogue(path: Path) -> Iterator[Catalogue]:
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
+        yield catalogue
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    """A closed catalogue of twenty items and two queries."""
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
+        catalogue.add([new_item(number) for number in range(20)])
+        catalogue.add([new_query(20), new_query(21)])
+    return path
+
+
+def change(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
+    ids = catalogue.add([new_item(1), new_item(7), new_query(4)])
+    assert ids == sorted(set(ids))
+    expected = [
+        Item(ids[0], "a/1.png", "dog", "database", 2, 20),
+        Item(ids[1], "a/7.png", None, "database", 8, 20),
+        Item(ids[2], "a/4.png", "cat", "query", 5, 20),
+    ]
+    assert [catalogue.get(item_id) for item_id in ids] == expected
+    assert catalogue.get_many([ids[2], ids[0], ids[2]]) == [expected[2], expected[0], expected[2]]
+    assert catalogue.get_many([]) == []
+    assert [catalogue.thumbnail(item_id) for item_id in ids] == [b"thumb 1", b"thumb 7", b"thumb 4"]
+
+
+def test_more_items_than_fit_a_statement(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.catalogue.BATCH", 10)
+    monkeypatch.setattr("index.catalogue.READ", 7)
+    ids = catalogue.add(new_item(number) for number in range(25))
+    table = catalogue.codes()
+    assert ids == table.ids.tolist() == sorted(set(ids))
+    backwards = [item.path for item in catalogue.get_many(reversed(ids))]
+    assert backwards == [f"a/{number}.png" for number in reversed(range(25))]
+    assert table.codes.tolist() == [new_item(number).code.tolist() for number in range(25)]
+    assert table.labels.tolist() == [new_item(number).label for number in range(25)]
+
+
+def test_codes_are_those_of_the_database_split(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        table = catalogue.codes()
+    assert [array.dtype for array in (table.ids, table.labels, table.codes)] == [np.int64, np.int64, np.uint8]
+    assert (len(table.ids), table.labels.shape, table.codes.shape) == (20, (20,), (20, 4))
+    assert table.labels[0] == UNLABELLED
+
+
+def test_an_empty_catalogue(catalogue: Catalogue) -> None:
+    assert catalogue.codes().codes.shape == (0, 4)
+    assert set(catalogue.counts().values()) == {0}
+    assert catalogue.add([]) == []
+
+
+def test_counts(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.counts() == {"database": 20, "labelled": 17, "unlabelled": 3, "queries": 2}
+
+
+def test_description_and_revision_survive(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        assert (catalogue.encoder_id, catalogue.bits, catalogue.classes) == ("00ff", 32, ("cat", "dog"))
+        before = catalogue.revision
+        catalogue.add([new_item(30)])
+        after = catalogue.revision
+    assert after > before > 0
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.revision == after
+
+
+def test_a_catalogue_without_classes(path: Path) -> None:
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=[]) as catalogue:
+        catalogue.add([new_item(7)])
+        with pytest.raises(ValueError, match=r"a/1\.png: label is 1"):
+            catalogue.add([new_item(1)])
+    with Catalogue.open(path) as catalogue:
+        assert catalogue.classes == ()
+        assert catalogue.counts()["unlabelled"] == 1
+
+
+@pytest.mark.parametrize("unknown", [0, -1, 10**6, 2**63, 10**30])
+def test_an_unknown_id_is_a_key_error(filled: Path, unknown: int) -> None:
+    with Catalogue.open(filled) as catalogue:
+        for call in (catalogue.get, catalogue.thumbnail, lambda item_id: catalogue.get_many([1, item_id])):
+            with pytest.raises(KeyError, match=str(unknown)):
+                call(unknown)
+
+
+def test_ids_may_be_numpy_integers(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        ids = catalogue.codes().ids[:2]
+        assert [item.id for item in catalogue.get_many(ids)] == ids.tolist()
+        assert catalogue.thumbnail(ids[0]) == b"thumb 0"
+
+
+@pytest.mark.parametrize(
+    ("off", "fault"),
+    [
+        (new_item(5, label=2), "a/5.png: label is 2; wanted -1 or 0 to 1"),
+        (new_item(5, label=-2), "label is -2"),
+        (new_item(5, code=np.zeros(5, np.uint8)), "40-bit code; wanted 32 bits"),
+        (new_item(5, code=np.zeros(4)), "code"),
+        (new_item(5, code=None), "a/5.png: database items"),
+        (new_item(5, split="query"), "a/5.png: database items"),
+        (new_item(5, split="train"), "split is 'train'"),
+        (new_item(5, path="bad\udcff.png"), "surrogates"),
+    ],
+)
+def test_all_items_are_stored_or_none(catalogue: Catalogue, off: NewItem, fault: str) -> None:
+    catalogue.add([new_item(1)])
+    before = catalogue.counts(), catalogue.revision
+    with pytest.raises(ValueError, match=fault):
+        catalogue.add([new_item(2), off, new_item(3)])
+    assert (catalogue.counts(), catalogue.revision) == before
+    catalogue.add([new_item(4)])
+    catalogue.close()
+    Catalogue.open(catalogue.path).close()
+
+
+def test_an_error_while_items_are_made_stores_none(catalogue: Catalogue) -> None:
+    def items() -> Iterator[NewItem]:
+        yield new_item(1)
+        raise RuntimeError("camera on fire")
+
+    with pytest.raises(RuntimeError, match="fire"):
+        catalogue.add(items())
+    assert catalogue.counts()["database"] == 0
+
+
+def test_an_id_is_never_given_twice(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        last = max(catalogue.add([new_query(50)]))
+    for table, key in (("thumbnails", "item_id"), ("items", "id")):
+        change(filled, f"DELETE FROM {table} WHERE {key} = {last}")
+    with Catalogue.open(filled) as catalogue:
+        assert min(catalogue.add([new_item(51)])) > last
+
+
+def test_closed_it_is_one_file(filled: Path) -> None:
+    assert os.listdir(filled.parent) == [filled.name]
+    with Catalogue.open(filled) as catalogue:
+        catalogue.add([new_item(40)])
+        assert catalogue.get(1)
+    assert os.listdir(filled.parent) == [filled.name]
+
+
+def test_threads_read_while_another_writes(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue, ThreadPoolExecutor(8) as threads:
+
+        def read(number: int) -> int:
+            item = catalogue.get(1 + number % 20)
+            assert catalogue.thumbnail(item.id) == b"thumb %d" % (item.id - 1)
+            return len(catalogue.codes().ids)
+
+        sizes = [threads.submit(read, number) for number in range(60)]
+        for number in range(30, 40):
+            catalogue.add([new_item(number)])
+        assert {size.result() for size in sizes} <= set(range(20, 31))
+        assert len(catalogue.codes().ids) == 30
+
+
+def test_two_writers_lose_nothing(filled: Path) -> None:
+    with Catalogue.open(filled) as one, Catalogue.open(filled) as other, ThreadPoolExecutor(2) as threads:
+        before = one.revision
+
+        def write(catalogue: Catalogue, first: int) -> None:
+            for number in range(first, first + 10):
+                catalogue.add([new_item(number)])
+
+        for done in [threads.submit(write, one, 100), threads.submit(write, other, 200)]:
+            done.result()
+        assert one.revision == other.revision == before + 20
+        assert one.counts() == other.counts()
+    with Catalogue.open(filled) as catalogue:  # the digest took both in
+        assert catalogue.counts()["database"] == 40
+
+
+def test_a_killed_writer_leaves_what_it_committed(filled: Path) -> None:
+    script = """
+import os, sys
+from tests.index.test_catalogue import Catalogue, new_item
+catalogue = Catalogue.open(sys.argv[1])
+catalogue.add([new_item(60)])
+def then_die():
+    yield new_item(61)
+    os.kill(os.getpid(), 9)
+catalogue.add(then_die())
+"""
+    died = subprocess.run([sys.executable, "-c", script, str(filled)], check=False, capture_output=True)
+    assert died.returncode == -9, died.stderr
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.counts()["database"] == 21
+    assert os.listdir(filled.parent) == [filled.name]
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a read-only mount answers; permission bits do not stop a root user."""
+    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: mode != os.W_OK)
+
+
+def test_a_read_only_folder_is_read(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_only(monkeypatch)
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.counts()["database"] == 20
+        assert catalogue.thumbnail(1) == b"thumb 0"
+        assert os.listdir(filled.parent) == [filled.name]
+        with pytest.raises(CatalogueError, match="readonly"):
+            catalogue.add([new_item(70)])
+
+
+def test_a_read_only_open_log_is_refused(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled.with_name(filled.name + "-wal").write_bytes(b"left behind")
+    read_only(monkeypatch)
+    with pytest.raises(CatalogueError, match="was not closed"):
+        Catalogue.open(filled)
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ("UPDATE items SET label = 1 - label WHERE id = 5", "digest"),
+        ("UPDATE items SET label = NULL WHERE id = 5", "digest"),
+        ("UPDATE codes SET code = x'00000099' WHERE item_id = 5", "digest"),
+        ("UPDATE codes SET code = x'0099' WHERE item_id = 5", "has not 32 bits"),
+        ("UPDATE codes SET code = 7 WHERE item_id = 5", "damaged"),
+        ("UPDATE codes SET item_id = 21 WHERE item_id = 5", "digest"),
+        ("DELETE FROM codes WHERE item_id = 5", "digest"),
+        ("DELETE FROM items WHERE id = 5", "digest"),
+        ("UPDATE meta SET value = '9' WHERE key = 'schema'", "schema 9, this version reads 1"),
+        ("UPDATE meta SET value = 'many' WHERE key = 'bits'", "damaged"),
+        ("DELETE FROM meta WHERE key = 'encoder_id'", "damaged"),
+        ("DELETE FROM meta WHERE key = 'digest'", "damaged"),
+        ("DROP TABLE codes", "no such table"),
+    ],
+)
+def test_a_changed_catalogue_is_refused(filled: Path, statement: str, fault: str) -> None:
+    change(filled, statement)
+    with pytest.raises(CatalogueError, match=fault) as refused:
+        Catalogue.open(filled)
+    assert str(filled) in str(refused.value)
+
+
+def test_two_codes_that_change_places_are_noticed(filled: Path) -> None:
+    change(filled, "UPDATE codes SET item_id = 1000 WHERE item_id = 2")
+    change(filled, "UPDATE codes SET item_id = 2 WHERE item_id = 4")
+    change(filled, "UPDATE codes SET item_id = 4 WHERE item_id = 1000")
+    with pytest.raises(CatalogueError, match="digest"):
+        Catalogue.open(filled)
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"SQLite format 3\0" + bytes(5000)])
+def test_another_file_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(CatalogueError, match="with space"):
+        Catalogue.open(path)
+    assert path.read_bytes() == content
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_pages_end_in_a_catalogue_error(filled: Path, seed: int) -> None:
+    content = bytearray(filled.read_bytes())
+    rng = np.random.default_rng(seed)
+    for position in rng.integers(0, len(content), 300):
+        content[position] ^= 255
+    filled.write_bytes(content)
+    with pytest.raises(CatalogueError, match="with space"):
+        Catalogue.open(filled)
+
+
+def test_half_a_file_is_refused(filled: Path) -> None:
+    content = filled.read_bytes()
+    filled.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CatalogueError):
+        Catalogue.open(filled)
+
+
+def test_missing_and_existing_files_are_named(filled: Path, tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"none\.sqlite: no such catalogue"):
+        Catalogue.open(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()
+    with pytest.raises(CatalogueError, match="exists already"):
+        Catalogue.create(filled, encoder_id="00ff", bits=32, classes=[])
+    with pytest.raises(CatalogueError, match="unable to open"):
+        Catalogue.create(tmp_path / "no folder" / "c.sqlite", encoder_id="00ff", bits=32, classes=[])
+
+
+def test_create_refuses_what_makes_no_catalogue(path: Path) -> None:
+    with pytest.raises(ValueError, match="bits is 12"):
+        Catalogue.create(path, encoder_id="00ff", bits=12, classes=[])
+    with pytest.raises(ValueError, match="each name once"):
+        Catalogue.create(path, encoder_id="00ff", bits=8, classes=["cat", "cat"])
+    assert not path.exists()
+
+
+def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
+    from sqlalchemy.dialects import postgresql
+    from sqlalchemy.schema import CreateTable
+
+    from index import catalogue
+
+    tables = catalogue._metadata.sorted_tables
+    written = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables)
+    assert "id SERIAL NOT NULL" in written
+    assert "code BYTEA NOT NULL" in written

@@ -1,0 +1,250 @@
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from index import evaluation
+from index.codes import hamming
+from index.evaluation import (
+    average_precision,
+    mean_average_precision,
+    precision_at_k,
+    precision_recall_curve,
+)
+from tests import reference
+
+Arguments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+EVERY_RULE = [(ties, by) for ties in ("expected", "order") for by in ("min", "retrieved")]
+
+
+def small_case(seed: int, queries: int = 4) -> Arguments:
+    """Up to eight items on few distinct codes, so that nearly all of a ranking is ties."""
+    rng = np.random.default_rng(seed)
+    n, values = rng.integers(1, 9), np.array([0, 1, 7, 128], dtype=np.uint8)[: rng.integers(1, 5)]
+    return (
+        rng.choice(values, (queries, 1)),
+        rng.integers(0, 3, queries),
+        rng.choice(values, (n, 1)),
+        rng.integers(0, 3, n),
+    )
+
+
+def large_case(seed: int, queries: int = 20, n: int = 300, bits: int = 24) -> Arguments:
+    rng = np.random.default_rng(seed)
+    centres, labels, wanted = rng.random((5, bits)) < 0.5, rng.integers(0, 5, n), rng.integers(0, 5, queries)
+
+    def noisy(of: np.ndarray) -> np.ndarray:
+        return np.packbits(centres[of] ^ (rng.random((len(of), bits)) < 0.25), axis=1)
+
+    return noisy(wanted), wanted, noisy(labels), labels
+
+
+def brute(arguments: Arguments, of: Callable[[list[int], list[bool]], float]) -> list[float]:
+    query_codes, query_labels, codes, labels = arguments
+    distances = hamming(query_codes, codes).tolist()
+    return [of(row, (labels == label).tolist()) for row, label in zip(distances, query_labels, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize(("ties", "denominator"), EVERY_RULE)
+def test_average_precision_is_the_mean_over_all_orders(seed: int, ties: str, denominator: str) -> None:
+    arguments = small_case(seed)
+    n = len(arguments[2])
+    for k in (*range(1, n + 2), None):
+        expected = brute(
+            arguments,
+            lambda row, flags, k=k: reference.average_precision(
+                row, flags, k or len(row), ties=ties, denominator=denominator
+            ),
+        )
+        got = average_precision(*arguments, k=k, ties=ties, denominator=denominator)
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("ties", ["expected", "order"])
+def test_precision_is_the_mean_over_all_orders(seed: int, ties: str) -> None:
+    arguments = small_case(seed)
+    for k in range(1, len(arguments[2]) + 2):
+        expected = brute(arguments, lambda row, flags, k=k: reference.precision(row, flags, k, ties=ties))
+        np.testing.assert_allclose(precision_at_k(*arguments, k=k, ties=ties), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("denominator", ["min", "retrieved"])
+@pytest.mark.parametrize("k", [1, 10, 77, None])
+def test_many_random_orders_average_to_the_expectation(denominator: str, k: int | None) -> None:
+    query_codes, query_labels, codes, labels = arguments = large_case(1, queries=5, bits=8)
+    rng = np.random.default_rng(0)
+    total, squares, n = np.zeros(5), np.zeros(5), 2000
+    for _ in range(n):
+        order = rng.permutation(len(codes))
+        values = average_precision(
+            query_codes, query_labels, codes[order], labels[order], k=k, ties="order", denominator=denominator
+        )
+        total, squares = total + values, squares + values**2
+    error = np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0) / n)
+    got = average_precision(*arguments, k=k, denominator=denominator)
+    assert np.all(np.abs(got - total / n) <= 5 * error + 1e-12)
+
+
+@pytest.mark.parametrize("denominator", ["min", "retrieved"])
+@pytest.mark.parametrize("k", [1, 40, 300, None])
+def test_the_order_of_the_database_does_not_matter(denominator: str, k: int | None) -> None:
+    query_codes, query_labels, codes, labels = arguments = large_case(2)
+    order = np.argsort(labels, kind="stable")
+    moved = (query_codes, query_labels, codes[order], labels[order])
+    rule = {"k": k, "denominator": denominator}
+    assert np.array_equal(average_precision(*moved, **rule), average_precision(*arguments, **rule))
+    sorted_by_class = average_precision(*moved, ties="order", **rule)
+    assert not np.allclose(sorted_by_class, average_precision(*arguments, ties="order", **rule))
+
+
+def collapsed(n: int, relevant: int) -> Arguments:
+    """One code for all: the ranking is one group of ties."""
+    labels = (np.arange(n) >= relevant).astype(np.int64)
+    return np.zeros((1, 32), np.uint8), np.array([0]), np.zeros((n, 32), np.uint8), labels
+
+
+def first_places(k: int, x: int) -> Fraction:
+    """Σ_{i=1..k} (x/k)(1 + (i−1)(x−1)/(k−1)) / i, term by term."""
+    slope = Fraction(x - 1, max(k - 1, 1))
+    return sum((Fraction(x, k) * (1 + (i - 1) * slope) / i for i in range(1, k + 1)), Fraction(0))
+
+
+@pytest.mark.parametrize(("n", "relevant"), [(1, 1), (2, 1), (90, 9), (1000, 500)])
+def test_collapsed_codes_give_the_analytic_value(n: int, relevant: int) -> None:
+    expected = float(first_places(n, relevant) / relevant)
+    for denominator in ("min", "retrieved"):
+        got = mean_average_precision(*collapsed(n, relevant), denominator=denominator)
+        assert got == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 30, 119, 120])
+def test_collapsed_codes_with_a_cut_condition_on_what_is_found(k: int) -> None:
+    n, relevant = 120, 25
+    chances = {
+        x: Fraction(math.comb(relevant, x) * math.comb(n - relevant, k - x), math.comb(n, k))
+        for x in range(max(0, k - (n - relevant)), min(relevant, k) + 1)
+    }
+    expected = sum((p * first_places(k, x) / x for x, p in chances.items() if x), Fraction(0))
+    got = mean_average_precision(*collapsed(n, relevant), k=k, denominator="retrieved")
+    assert got == pytest.approx(float(expected), rel=1e-11)
+
+
+def test_a_late_group_keeps_its_precision() -> None:
+    """One relevant item, alone behind 200,000 others: AP = 1/200,001."""
+    codes = np.zeros((200_001, 1), np.uint8)
+    codes[-1] = 255
+    labels = np.arange(len(codes)) < len(codes) - 1
+    got = average_precision(codes[:1], np.array([0]), codes, labels.astype(np.int64))
+    np.testing.assert_allclose(got, [1 / 200_001], rtol=1e-10)
+
+
+def test_a_perfect_ranking_is_one_whatever_the_rule() -> None:
+    labels = np.repeat([0, 1], 5)
+    codes = np.where(labels == 0, 0, 255).astype(np.uint8)[:, None]
+    for ties, denominator in EVERY_RULE:
+        for k in (1, 3, 5, 10):
+            rule = {"k": k, "ties": ties, "denominator": denominator}
+            assert mean_average_precision(codes, labels, codes, labels, **rule) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("ties", "denominator"), EVERY_RULE)
+def test_queries_without_a_relevant_item_are_left_out_of_the_mean(ties: str, denominator: str) -> None:
+    query_codes, query_labels, codes, labels = large_case(3)
+    query_labels = query_labels.copy()
+    query_labels[::3] = 99
+    rule = {"k": 50, "ties": ties, "denominator": denominator}
+    values = average_precision(query_codes, query_labels, codes, labels, **rule)
+    assert np.array_equal(np.isnan(values), query_labels == 99)
+    mean = mean_average_precision(query_codes, query_labels, codes, labels, **rule)
+    assert mean == pytest.approx(np.nanmean(values))
+    kept = query_labels != 99
+    assert mean == mean_average_precision(query_codes[kept], query_labels[kept], codes, labels, **rule)
+
+
+def test_nothing_relevant_in_the_top_is_zero_not_missing() -> None:
+    codes, labels = np.array([[0], [255]], np.uint8), np.array([0, 1])
+    for ties, denominator in EVERY_RULE:
+        got = average_precision(codes[:1], labels[1:], codes, labels, k=1, ties=ties, denominator=denominator)
+        assert got.tolist() == [0.0]
+
+
+def test_work_in_blocks_equals_work_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = large_case(4)
+
+    def everything() -> list[np.ndarray]:
+        curve = precision_recall_curve(*arguments)
+        rankings = [average_precision(*arguments, k=70, ties=t, denominator=d) for t, d in EVERY_RULE]
+        return [*rankings, precision_at_k(*arguments, k=9), curve.precision, curve.recall]
+
+    at_once = everything()
+    monkeypatch.setattr(evaluation, "CELLS", 7 * len(arguments[2]))  # 20 queries: 7, 7 and 6
+    for one, other in zip(at_once, everything(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
+
+
+def test_the_curve_counts_everything_within_each_radius() -> None:
+    query_codes, query_labels, codes, labels = arguments = large_case(5)
+    query_labels[0] = 99  # without a relevant item: no part of the means
+    distances = hamming(query_codes, codes)[1:]
+    relevant = query_labels[1:, None] == labels
+    curve = precision_recall_curve(*arguments)
+    assert curve.radius.tolist() == list(range(25))
+    for radius, precision, recall in zip(curve.radius, curve.precision, curve.recall, strict=True):
+        within = distances <= radius
+        found = (within & relevant).sum(axis=1)
+        shares = [hit / all_ if all_ else 0 for hit, all_ in zip(found, within.sum(axis=1), strict=True)]
+        assert precision == pytest.approx(np.mean(shares))
+        assert recall == pytest.approx(np.mean(found / relevant.sum(axis=1)))
+    assert curve.recall[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"k": 0}, "k is 0; wanted at least 1"),
+        ({"ties": "random"}, "ties is 'random'; wanted one of expected, order"),
+        ({"denominator": "max"}, "denominator is 'max'; wanted one of min, retrieved"),
+    ],
+)
+def test_unknown_values_are_named_with_the_allowed_ones(change: dict[str, object], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        mean_average_precision(*large_case(0), **change)
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    query_codes, query_labels, codes, labels = large_case(0)
+    off = {
+        "24 bits; wanted 16|16 bits; wanted 24": (query_codes[:, :2], query_labels, codes, labels),
+        "query_labels have": (query_codes, query_labels[1:], codes, labels),
+        "database_labels have type float64": (query_codes, query_labels, codes, labels.astype(float)),
+        "database_labels hold -1; leave unlabelled": (query_codes, query_labels, codes, labels - 1),
+        "wanted uint8": (query_codes, query_labels, codes.astype(int), labels),
+    }
+    for fault, arguments in off.items():
+        for measure in (mean_average_precision, precision_recall_curve):
+            with pytest.raises(ValueError, match=fault):
+                measure(*arguments)
+
+
+def test_nothing_to_average_is_said() -> None:
+    query_codes, query_labels, codes, labels = large_case(0)
+    for arguments in (
+        (query_codes, query_labels + 100, codes, labels),
+        (query_codes[:0], query_labels[:0], codes, labels),
+        (query_codes, query_labels, codes[:0], labels[:0]),
+    ):
+        assert np.isnan(average_precision(*arguments)).all()
+        for measure in (mean_average_precision, precision_recall_curve):
+            with pytest.raises(ValueError, match="relevant item in the database"):
+                measure(*arguments)
+
+
+@pytest.mark.parametrize("ties", ["expected", "order"])
+def test_an_empty_database_has_no_precision(ties: str) -> None:
+    query_codes, query_labels, codes, labels = large_case(0)
+    got = precision_at_k(query_codes, query_labels, codes[:0], labels[:0], k=5, ties=ties)
+    assert got.tolist() == [0.0] * len(query_codes)

@@ -1,0 +1,291 @@
+"""The command as people run it: a process, its files, its exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index import artifact
+from index.evaluation import mean_average_precision
+from training.nets.encoder import Encoder
+
+COMMAND = Path(__file__).parents[2] / "training" / "build_index.py"
+QUICK = ["--epochs", "1", "--finetune-epochs", "2", "--image-size", "28"]
+
+
+def build(folder, *arguments, code=0):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(COMMAND), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def refused(folder, *arguments):
+    """The one line that a refused command says."""
+    lines = build(folder, *arguments, code=2).stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def stripes(path, horizontal, seed, size=28):
+    """A picture of noisy stripes: two classes that a small network can tell apart."""
+    rng = np.random.default_rng(seed)
+    wave = np.sin(np.arange(size) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6)) * 90 + 128
+    picture = np.broadcast_to(wave[:, None] if horizontal else wave, (size, size))
+    noisy = (picture[..., None] + rng.normal(0, 20, (size, size, 3))).clip(0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noisy).save(path)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(60):
+        stripes(root / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number)
+    (root / "across" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    done = build(folder, "--data", str(pictures), *QUICK)
+    return folder / "artifacts" / "run-001", done
+
+
+def test_command_leaves_an_artifact_and_says_where(built):
+    path, done = built
+    opened = artifact.open_artifact(path)
+    manifest = opened.manifest
+    assert "artifacts/run-001" in done.stdout
+    assert f"mAP {manifest.metrics['map']:.4f}" in done.stdout
+    assert "broken.png" in done.stdout
+    assert not path.with_name("run-001.partial").exists()
+    assert manifest.classes == ("across", "down")
+    assert manifest.config["rule"] == "hpca_fh"
+    assert [entry["path"] for entry in manifest.data["skipped"]] == ["across/broken.png"]
+    assert (manifest.data["database"], manifest.data["queries"]) == (54, 6)
+    assert manifest.data["training_labels"] == 54
+
+
+def test_catalogue_holds_every_image_once(built, pictures):
+    opened = artifact.open_artifact(built[0])
+    with opened.open_catalogue() as catalogue:
+        table = catalogue.codes()
+        database = catalogue.get_many(table.ids.tolist())
+        queries = catalogue.get_many(opened.queries().ids.tolist())
+    files = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png")} - {
+        "across/broken.png"
+    }
+    assert {item.path for item in database} | {item.path for item in queries} == files
+    assert len(database) + len(queries) == len(files)
+    assert all(item.path.startswith(item.label) for item in database)
+    assert {item.split for item in queries} == {"query"}
+    assert database[0].width == 28
+
+
+def test_codes_are_those_of_the_saved_encoder(built, pictures):
+    from training.nets.images import open_image
+
+    opened = artifact.open_artifact(built[0])
+    encoder = Encoder.load(opened.encoder_path)
+    with opened.open_catalogue() as catalogue:
+        table = catalogue.codes()
+        paths = [item.path for item in catalogue.get_many(table.ids.tolist())]
+    for path, code in zip(paths[:5], table.codes[:5], strict=True):
+        pixels = encoder.prepare(open_image(pictures / path))[None]
+        differing = np.unpackbits(encoder.encode(pixels)[0] ^ code).sum()
+        assert differing <= 1  # a unit at zero may fall either way in a batch of another size
+
+
+def test_reported_map_is_that_of_the_artifact(built):
+    opened = artifact.open_artifact(built[0])
+    queries = opened.queries()
+    with opened.open_catalogue() as catalogue:
+        table = catalogue.codes()
+    expected = mean_average_precision(queries.codes, queries.labels, table.codes, table.labels)
+    assert opened.manifest.metrics["map"] == pytest.approx(expected)
+
+
+def test_same_seed_same_codes_and_the_next_number(built, pictures):
+    path, _ = built
+    build(path.parents[1], "--data", str(pictures), *QUICK)
+    first, second = (artifact.open_artifact(path.with_name(name)) for name in ("run-001", "run-002"))
+    assert first.manifest.encoder_id == second.manifest.encoder_id
+    with first.open_catalogue() as one, second.open_catalogue() as two:
+        np.testing.assert_array_equal(one.codes().codes, two.codes().codes)
+    build(path.parents[1], "--data", str(pictures), *QUICK, "--seed", "1")
+    assert artifact.open_artifact(path.with_name("run-003")).manifest.encoder_id != first.manifest.encoder_id
+
+
+@pytest.mark.parametrize("rule", ["swta_fh", "none"])
+def test_other_rules_and_few_labels(pictures, tmp_path, rule):
+    build(tmp_path, "--data", str(pictures), *QUICK, "--rule", rule, "--labels", "20%", "--out", "here")
+    manifest = artifact.open_artifact(tmp_path / "here").manifest
+    assert manifest.data["training_labels"] == 10
+    assert manifest.data["labelled"] == 54
+    assert (manifest.preprocessing["whitening"] is not None) == (rule == "swta_fh")
+
+
+def test_labels_for_some(pictures, tmp_path):
+    labels = tmp_path / "labels.csv"
+    chosen = sorted(path.relative_to(pictures) for path in pictures.rglob("?.png"))
+    labels.write_text("path,label\n" + "".join(f"{path},{path.parent}\n" for path in chosen))
+    build(tmp_path, "--data", str(pictures), *QUICK, "--labels", str(labels), "--out", "here")
+    about = artifact.open_artifact(tmp_path / "here").manifest.data
+    assert about["labelled"] + about["queries"] == len(chosen) == 10
+    assert about["unlabelled"] == 50
+
+
+def test_no_labels(pictures, tmp_path):
+    done = build(tmp_path, "--data", str(pictures / "across"), *QUICK, "--out", "here")
+    opened = artifact.open_artifact(tmp_path / "here")
+    assert "no mAP" in done.stdout
+    assert opened.queries() is None
+    assert opened.manifest.classes == ()
+    assert "random rotation" in opened.manifest.data["codes"]
+    assert "map" not in opened.manifest.metrics
+
+
+@pytest.fixture
+def interrupted(pictures, tmp_path):
+    """A run stopped with Ctrl-C after its first epochs."""
+    arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "40", "--image-size", "28"]
+    process = subprocess.Popen(
+        [sys.executable, str(COMMAND), *arguments, "--out", "stopped"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith("fine-tuning: epoch 3"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130
+    return tmp_path, arguments, message
+
+
+def test_interrupted_run_goes_on_to_the_same_codes(interrupted):
+    folder, arguments, message = interrupted
+    assert "--resume stopped.partial" in message
+    assert "Traceback" not in message
+    assert not (folder / "stopped").exists()
+    assert "unfinished run" in refused(folder, *arguments, "--out", "stopped")
+    build(folder, "--resume", "stopped.partial")
+    build(folder, *arguments, "--out", "straight")
+    resumed, straight = (artifact.open_artifact(folder / name) for name in ("stopped", "straight"))
+    assert resumed.manifest.encoder_id == straight.manifest.encoder_id
+    assert not (folder / "stopped.partial").exists()
+
+
+def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
+    arguments = ["--data", str(pictures), *QUICK, "--out", "here", "--set", "hebbian_lr=1e30"]
+    message = refused(tmp_path, *arguments)
+    assert "non-finite" in message
+    assert "hpca_fh" in message
+    assert "1e+30" in message
+    assert not (tmp_path / "here").exists()
+    assert "--resume here.partial" in message
+    build(tmp_path, "--resume", "here.partial", "--set", "hebbian_lr=0.01")
+    assert artifact.open_artifact(tmp_path / "here").manifest.config["hebbian_lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backbone", "resnet"], r"invalid choice: 'resnet'"),
+        (["--rule", "oja"], r"invalid choice: 'oja'"),
+        (["--epochs", "many"], r"invalid int value: 'many'"),
+        (["--colour", "red"], r"unrecognized arguments: --colour red"),
+        (["--labels", "0%"], r"labels 0%: use 1% to 100%"),
+        (["--set", "colour=red"], r"--set colour=red: use name=value"),
+        (["--device", "tpu9"], r"device tpu9: not usable here"),
+        (["--data", "gone"], r"gone: no such folder"),
+        (["--data", "empty"], r"empty: the folder is empty"),
+        (["--data", "one"], r"one: only one class \(a\)"),
+        (["--data", "single"], r"single: class 'b' has one image"),
+        (["--data", "text"], r"text: none of its 2 files is a readable image"),
+        (["--dataset", "imagenet"], r"--dataset imagenet needs --data DIR"),
+        (["--dataset", "imagenet", "--data", "empty"], r"put its images into"),
+        (["--labels", "gone.csv", "--data", "one"], r"gone\.csv: the labels cannot be read"),
+        (["--labels", "gone.csv"], r"needs --data DIR"),
+        (["--out", "one"], r"one exists; name another folder"),
+        (["--out", "file.txt/deeper"], r"file\.txt"),
+        (["--resume", "one"], r"one: no interrupted run"),
+        (["--resume", "one", "--epochs", "3"], r"--resume goes without other flags"),
+        (["--resume", "one", "--set", "bits=128"], r"--resume .* --set .*hebbian_lr"),
+        (["--image-size", "8"], r"image size 8: conv6 needs at least"),
+        (["--dataset", "digits", "--data", "one"], r"digits .*--data"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, says, capsys, monkeypatch):
+    from training.build_index import main
+
+    for name in ("one/a/1", "one/a/2", "single/a/1", "single/a/2", "single/b/1"):
+        stripes(tmp_path / f"{name}.png", True, 0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("hello")
+    for name in ("text/a/1.txt", "text/b/1.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("hello")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["build_index", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert re.search(says, line), line
+    assert [
+        path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "artifacts"
+    ] == []
+
+
+def test_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
+    import errno
+
+    import torch
+
+    from training.build_index import main
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(sys, "argv", ["build_index", "--data", str(pictures), *QUICK, "--out", "here"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "no space left on the disk" in capsys.readouterr().err
+
+
+def test_manifest_is_plain_json(built):
+    manifest = json.loads((built[0] / "manifest.json").read_text())
+    assert manifest["config"]["seed"] == 0
+    assert set(manifest["versions"]) >= {"python", "torch", "faiss-cpu", "hebbsearch", "device"}
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme(tmp_path):
+    build(tmp_path, "--backbone", "vgg11", "--rule", "swta_fh")
+    assert artifact.open_artifact(tmp_path / "artifacts" / "run-001").manifest.metrics["map"] > 0.9

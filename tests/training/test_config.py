@@ -1,0 +1,64 @@
+"""Defaults, ranges and --set."""
+
+import pytest
+
+from training.config import ConfigError, configure, parse_setting
+
+
+def test_defaults_come_from_data_set_backbone_and_rule():
+    digits = configure({})
+    assert (digits.backbone, digits.rule, digits.dataset, digits.image_size) == (
+        "conv6", "hpca_fh", "digits", 32)  # fmt: skip
+    assert not digits.whiten
+    assert configure({"rule": "swta_fh"}).whiten
+    assert configure({"backbone": "conv10"}).image_size == 162  # the smallest it can see
+    assert configure({"backbone": "vgg11", "data": "x"}).image_size == 224
+    paper = configure({"dataset": "cifar10", "data": "x"})
+    assert (paper.epochs, paper.finetune_epochs, paper.weight_decay) == (20, 20, 5e-2)
+
+
+def test_chosen_values_win():
+    config = configure({"epochs": 3, "image_size": 48, "whiten": True, "head_epochs": 7})
+    assert (config.epochs, config.image_size, config.whiten, config.head_epochs) == (3, 48, True, 7)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"backbone": "resnet"}, "backbone 'resnet': use one of conv6, conv10, vgg11"),
+        ({"rule": "oja"}, "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, none"),
+        ({"dataset": "mnist"}, "dataset 'mnist': use one of digits"),
+        ({"labels": "0%"}, "labels 0%: use 1% to 100%"),
+        ({"labels": "101%"}, "labels 101%"),
+        ({"labels": "nan%"}, "labels nan%"),
+        ({"labels": "few%"}, "labels few%"),
+        ({"epochs": -1}, "epochs -1: at least 0"),
+        ({"bits": 100}, "bits 100: use a multiple of 8"),
+        ({"dropout": 1.0}, "dropout 1.0"),
+        ({"hebbian_lr": float("nan")}, "hebbian_lr nan"),
+        ({"image_size": 10}, "image size 10: conv6 needs at least"),
+    ],
+)
+def test_values_out_of_range_are_named(chosen, says):
+    with pytest.raises(ConfigError, match=says):
+        configure(chosen)
+
+
+def test_settings_are_read_in_their_type():
+    assert parse_setting("bits=128") == ("bits", 128)
+    assert parse_setting("hebbian_lr=1e-3") == ("hebbian_lr", 1e-3)
+    assert parse_setting("whiten=true") == ("whiten", True)
+
+
+@pytest.mark.parametrize("text", ["bits", "colour=red", "bits=many", "whiten=maybe", "=3"])
+def test_unknown_settings_are_refused(text):
+    with pytest.raises(ConfigError, match=f"--set {text}"):
+        parse_setting(text)
+
+
+def test_labels():
+    assert configure({"labels": "1%"}).fraction() == 0.01
+    assert configure({"labels": "none"}).fraction() == 0
+    assert configure({"labels": "some.csv"}).fraction() == 1
+    assert str(configure({"labels": "some.csv"}).labels_file()) == "some.csv"
+    assert configure({"labels": "5%"}).labels_file() is None

@@ -1,0 +1,269 @@
+"""What people have: folders of every layout, files of labels, the named data sets' layouts."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from index.catalogue import UNLABELLED
+from training import data
+from training.data import DataError
+
+
+def put(path, colour="red", size=(12, 10)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def names(images):
+    return {
+        path: "-" if label == UNLABELLED else images.classes[label]
+        for path, label in zip(images.paths, images.labels, strict=True)
+    }
+
+
+def test_digits_are_all_there():
+    images = data.digits()
+    assert len(images) == 1797
+    assert images.classes == tuple("0123456789")
+    assert images.open(0).size == (8, 8)
+    assert images.queries is None
+
+
+def test_class_folders(tmp_path):
+    put(tmp_path / "cat" / "1.png")
+    put(tmp_path / "cat" / "deep" / "2.png")
+    put(tmp_path / "dog" / "1.png")
+    put(tmp_path / "loose.png")
+    put(tmp_path / ".hidden" / "x.png")
+    put(tmp_path / "dog" / ".x.png")
+    images = data.folder(tmp_path)
+    assert names(images) == {
+        "cat/1.png": "cat", "cat/deep/2.png": "cat", "dog/1.png": "dog", "loose.png": "-"}  # fmt: skip
+    assert images.queries is None
+    assert images.root == tmp_path
+
+
+def test_train_and_test_folders(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            put(tmp_path / part / name / "1.png")
+    put(tmp_path / "train" / "loose.png")
+    put(tmp_path / "elsewhere" / "x.png")
+    images = data.folder(tmp_path)
+    assert names(images) == {
+        "test/cat/1.png": "cat", "test/dog/1.png": "dog",
+        "train/cat/1.png": "cat", "train/dog/1.png": "dog", "train/loose.png": "-"}  # fmt: skip
+    assert images.queries.tolist() == [True, True, False, False, False]
+
+
+def test_flat_folder_has_no_classes(tmp_path):
+    put(tmp_path / "a.png")
+    put(tmp_path / "b.png")
+    images = data.folder(tmp_path)
+    assert images.classes == ()
+    assert images.labels.tolist() == [UNLABELLED] * 2
+
+
+def test_labels_from_a_file_replace_the_folders_names(tmp_path):
+    put(tmp_path / "x" / "1.png")
+    put(tmp_path / "x" / "2.png")
+    put(tmp_path / "3.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\nx/1.png,owl\n3.png,eel\n")
+    images = data.folder(tmp_path, labels)
+    assert names(images) == {"x/1.png": "owl", "x/2.png": "-", "3.png": "eel"}  # the file itself is no item
+    assert images.classes == ("eel", "owl")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path,label\nx.png,owl\ngone.png,owl\n", r"1 labels name no file below .*first: gone\.png"),
+        ("file,class\nx.png,owl\n", "the first line must be 'path,label'"),
+        ("path,label\n", "at least one image"),
+        ("", "the first line must be"),
+        ("path,label\nx.png,owl\nx.png,eel\n", r"x\.png is labelled more than once"),
+        ("path,label\nx.png,\n", r"x\.png has an empty label"),
+        ("path,label\nx.png\n", r"x\.png has an empty label"),
+        ("path,label\n../secret.png,owl\n", r"name no file below .*first: \.\./secret\.png"),
+    ],
+)
+def test_bad_labels_file(tmp_path, text, says):
+    put(tmp_path / "x.png")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"labels\.csv: .*{says}"):
+        data.folder(tmp_path, tmp_path / "labels.csv")
+
+
+def test_labels_file_that_cannot_be_read(tmp_path):
+    put(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"gone\.csv: the labels cannot be read"):
+        data.folder(tmp_path, tmp_path / "gone.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(DataError, match=r"bytes\.csv: the labels cannot be read"):
+        data.folder(tmp_path, tmp_path / "bytes.csv")
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(DataError, match=r"gone: no such folder"):
+        data.folder(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"the folder is empty"):
+        data.folder(tmp_path)
+    (tmp_path / "test").mkdir()
+    put(tmp_path / "train" / "cat" / "1.png")
+    with pytest.raises(DataError, match=r"test: the folder is empty"):
+        data.folder(tmp_path)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two good images of each class, one truncated, one that is text."""
+    for name, colour in (("a", "red"), ("b", "blue")):
+        for number in (1, 2):
+            put(tmp_path / name / f"{number}.png", colour)
+    (tmp_path / "a" / "0.png").write_bytes((tmp_path / "a" / "1.png").read_bytes()[:50])
+    (tmp_path / "notes.txt").write_text("hello")
+    return data.folder(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
+    monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
+    images, pixels, skipped = data.read(mixed, 8)
+    assert isinstance(pixels, torch.Tensor) == (limit > 0)
+    assert [entry["path"] for entry in skipped] == ["a/0.png", "notes.txt"]
+    assert "damaged" in skipped[0]["reason"]
+    assert "not an image" in skipped[1]["reason"]
+    assert images.paths == ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    chosen = pixels[torch.tensor([3, 0])]
+    assert chosen.shape == (2, 3, 8, 8)
+    assert chosen[0, :, 4, 4].tolist() == [0, 0, 255]
+    assert chosen[1, :, 4, 4].tolist() == [255, 0, 0]
+    assert len(pixels) == 4
+    assert images.open(3).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_name_that_is_no_text_is_skipped(tmp_path):
+    put(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "1.png").rename(os.fsencode(tmp_path) + b"/a/\xff.png")
+    put(tmp_path / "a" / "2.png")
+    images, _, skipped = data.read(data.folder(tmp_path), 8)
+    assert images.paths == ("a/2.png",)
+    assert skipped == [{"path": "a/?.png", "reason": "its name is not valid Unicode; rename it"}]
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"none of its 1 files is a readable image .*x\.txt"):
+        data.read(data.folder(tmp_path), 8)
+
+
+def test_batches_are_of_equal_length_and_complete():
+    sizes = [len(batch) for batch in data.batches(np.arange(129), 64)]
+    assert sizes == [43, 43, 43]  # never a last batch of one
+    shuffled = torch.cat(list(data.batches(np.arange(129), 64, seed=1)))
+    assert sorted(shuffled.tolist()) == list(range(129))
+    assert shuffled.tolist() != list(range(129))
+    assert torch.equal(shuffled, torch.cat(list(data.batches(np.arange(129), 64, seed=1))))
+
+
+# --- the named data sets, in small folders of their layout -------------------------------------------
+
+
+def cifar_files(root, name):
+    """A CIFAR of 20 training and 10 test images in the format of its archive."""
+    rng = np.random.default_rng(0)
+
+    def write(path, count):
+        key = b"labels" if name == "cifar10" else b"fine_labels"
+        values = {
+            b"data": rng.integers(0, 256, (count, 3072), np.uint8),
+            key: [i % 10 for i in range(count)],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps({k.decode(): v for k, v in values.items()}))
+
+    if name == "cifar10":
+        for number in range(1, 6):
+            write(root / "cifar-10-batches-py" / f"data_batch_{number}", 4)
+        write(root / "cifar-10-batches-py" / "test_batch", 10)
+        meta, classes = root / "cifar-10-batches-py" / "batches.meta", {"label_names": list("abcdefghij")}
+    else:
+        write(root / "cifar-100-python" / "train", 20)
+        write(root / "cifar-100-python" / "test", 10)
+        meta, classes = root / "cifar-100-python" / "meta", {"fine_label_names": list("abcdefghij")}
+    meta.write_bytes(pickle.dumps(classes))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar(tmp_path, name, monkeypatch):
+    from torchvision.datasets import cifar
+
+    cifar_files(tmp_path, name)
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: True)  # these are not the real files
+    images = data.NAMED[name](tmp_path)
+    assert len(images) == 30
+    assert images.queries.sum() == 10
+    assert images.classes == tuple("abcdefghij")
+    trained = [0, 1, 2, 3] * 5 if name == "cifar10" else [*range(10), *range(10)]
+    assert images.labels.tolist() == [*trained, *range(10)]
+    assert images.paths[0] == "train/00000"
+    assert images.paths[-1] == "test/00009"
+    assert images.open(0).size == (32, 32)
+    assert images.validation_share == 0.2
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_that_cannot_be_downloaded_says_what_to_put_where(tmp_path, name, monkeypatch):
+    from torchvision.datasets import cifar
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
+    with pytest.raises(
+        DataError, match=rf"{name} is not there.*no network.*put cifar-10+-.* into {tmp_path}"
+    ):
+        data.NAMED[name](tmp_path)
+
+
+def test_tiny_imagenet(tmp_path):
+    base = tmp_path / "tiny-imagenet-200"
+    for wnid in ("n01", "n02"):
+        for number in range(2):
+            put(base / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
+        (base / "train" / wnid / f"{wnid}_boxes.txt").write_text("n01_0.JPEG\t0\t0\t9\t9\n")
+    put(base / "val" / "images" / "val_0.JPEG")
+    put(base / "val" / "images" / "val_1.JPEG")
+    (base / "val" / "val_annotations.txt").write_text(
+        "val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"
+    )
+    images = data.NAMED["tinyimagenet"](tmp_path)
+    assert names(images)["val/images/val_0.JPEG"] == "n02"
+    assert names(images)["train/n01/images/n01_1.JPEG"] == "n01"
+    assert images.queries.tolist() == [False] * 4 + [True] * 2
+    assert images.open(0).size == (12, 10)
+
+
+def test_imagenet(tmp_path):
+    for part in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            put(tmp_path / part / wnid / f"{wnid}.JPEG")
+    images = data.NAMED["imagenet"](tmp_path)
+    assert names(images) == {
+        "train/n01/n01.JPEG": "n01", "train/n02/n02.JPEG": "n02",
+        "val/n01/n01.JPEG": "n01", "val/n02/n02.JPEG": "n02"}  # fmt: skip
+    assert images.queries.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("tinyimagenet", "val_annotations"), ("imagenet", r"train.*wnid")]
+)
+def test_folders_that_are_not_there_are_named(tmp_path, name, says):
+    with pytest.raises(DataError, match=says):
+        data.NAMED[name](tmp_path)
