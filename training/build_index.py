@@ -173,7 +173,7 @@ def run_command(arguments: list[str] | None = None) -> None:
             f"stopped; go on with: python training/build_index.py --resume {work}"
         ) from None
     except ArithmeticError as error:
-        raise ArithmeticError(f"{error}; go on from the last good epoch with --resume {work}") from error
+        raise ArithmeticError(f"{error}; --resume {work} goes on from its last epoch") from error
     except (DataError, ConfigError):
         if resume is None:
             shutil.rmtree(work)  # nothing was learned yet

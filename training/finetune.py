@@ -64,7 +64,8 @@ class Supervised:
             self.optimizer.step()
             total = total.to(loss.device) + loss.detach()
         self.model.eval()
-        if not torch.isfinite(total):
+        finite = torch.isfinite(total) and all(torch.isfinite(p).all() for p in self.model.parameters())
+        if not finite:
             raise FloatingPointError(
                 f"fine-tuning diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
                 f"(--set finetune_lr={lr / 10:g} or head_lr)"

@@ -150,7 +150,7 @@ def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
 
 def test_name_that_is_no_text_is_skipped(tmp_path):
     put(tmp_path / "a" / "1.png")
-    (tmp_path / "a" / "1.png").rename(os.fsencode(tmp_path) + b"/a/\xff.png")
+    os.rename(tmp_path / "a" / "1.png", os.fsencode(tmp_path) + b"/a/\xff.png")
     put(tmp_path / "a" / "2.png")
     images, _, skipped = data.read(data.folder(tmp_path), 8)
     assert images.paths == ("a/2.png",)
