@@ -18,7 +18,7 @@ from typing import NoReturn
 import torch
 
 from index import artifact
-from training.config import DATASETS, Config, ConfigError, configure, parse_setting
+from training.config import DATASETS, Config, ConfigError, configure, parse_setting, settings_help
 from training.data import DataError
 from training.export import export
 from training.nets.backbones import BACKBONES
@@ -66,11 +66,12 @@ def report(built: artifact.Artifact) -> Iterator[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    names = (field.name for field in dataclasses.fields(Config))
+    settings = "\n".join(f"  {name:22}{what}" for name, what in settings_help().items())
     command = OneLineParser(
         prog="build_index",
         description="Learn features from images, turn the images into binary codes, and index them.",
-        epilog=f"--set reaches every value of a run: {', '.join(names)}",
+        epilog=f"names for --set (the values of a run are in its manifest):\n{settings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = partial(command.add_argument, default=argparse.SUPPRESS)
     add("--backbone", choices=list(BACKBONES), help="network (default: conv6)")

@@ -1,9 +1,9 @@
 """Everything that decides a training run, in one frozen dataclass that goes into the manifest."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from training.nets.backbones import BACKBONES, map_size, smallest_image
 from training.rules import RULES, WHITENS
@@ -30,21 +30,21 @@ class Config:
     image_size: int
     seed: int
     device: str
-    # What --set name=value reaches.
-    hebbian_lr: float
-    hebbian_adaptive: bool  # divide each layer's learning rate by √M
-    whiten: bool
-    weight_decay: float
-    head_lr: float
-    head_epochs: int
-    head_weight_decay: float
-    bits: int = 256
-    batch_size: int = 64
-    temperature: float = 0.02  # of SWTA's softmax
-    smoothing: float = 1e-2  # of the whitening's eigenvalues
-    finetune_lr: float = 1e-3
-    momentum: float = 0.9
-    dropout: float = 0.5
+    # What --set name=value reaches, with what --help says of it.
+    hebbian_lr: Annotated[float, "learning rate of the rule"]
+    hebbian_adaptive: Annotated[bool, "divide each layer's learning rate by √M, its inputs"]
+    whiten: Annotated[bool, "ZCA whitening of the input"]
+    weight_decay: Annotated[float, "L2 of the fine-tuning"]
+    head_lr: Annotated[float, "learning rate of the hashing head"]
+    head_epochs: Annotated[int, "epochs of the hashing head"]
+    head_weight_decay: Annotated[float, "L2 of the hashing head"]
+    bits: Annotated[int, "length of a code"] = 256
+    batch_size: Annotated[int, "images a step"] = 64
+    temperature: Annotated[float, "T of SWTA's softmax"] = 0.02
+    smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
+    finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
+    momentum: Annotated[float, "of fine-tuning and head"] = 0.9
+    dropout: Annotated[float, "before the classifier, in fine-tuning"] = 0.5
 
     def fraction(self) -> float:
         """The share of the training labels to use: 0 for none, 1 with a file of labels."""
@@ -118,10 +118,16 @@ def configure(chosen: dict[str, Any]) -> Config:
     return config
 
 
+def settings_help() -> dict[str, str]:
+    """Every value that --set alone reaches, and what it is."""
+    hints = get_type_hints(Config, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """`name=value` -> the name and the value in the field's type. Raises ConfigError."""
     name, separator, value = text.partition("=")
-    types: dict[str, Any] = {field.name: field.type for field in fields(Config)}
+    types = get_type_hints(Config)
     if not separator or name not in types:
         raise ConfigError(f"--set {text}: use name=value with one of {', '.join(types)}")
     if types[name] is bool:

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,7 +106,7 @@ def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, 
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = pool.map(decode, range(len(images)))
-        faults = list(tqdm(outcomes, "reading images", len(images), delay=2, leave=False, unit="image"))
+        faults = list(progress("reading images", outcomes, len(images)))
     skipped = [
         {"path": path.encode(errors="replace").decode(), "reason": fault}
         for path, fault in zip(images.paths, faults, strict=True)
@@ -133,6 +133,11 @@ def batches(positions: NDArray[np.int64], size: int, seed: int | None = None) ->
         positions = np.random.default_rng(seed).permutation(positions)
     groups = np.array_split(positions, max(1, -(-len(positions) // size)))
     return (torch.from_numpy(group) for group in groups)
+
+
+def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
+    """`steps` with a bar on the terminal if they take longer than two seconds."""
+    return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))
 
 
 # --- the data sets ---------------------------------------------------------------------------------

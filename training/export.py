@@ -23,7 +23,7 @@ from training import data
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import thumbnail
-from training.run import Run, progress
+from training.run import Run
 
 
 def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artifact:
@@ -55,7 +55,7 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
 
 def encode(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Codes:
     """Codes of the images at `positions` (n, bits / 8)."""
-    groups = progress("encoding", data.batches(positions, 256), -(-len(positions) // 256))
+    groups = data.progress("encoding", data.batches(positions, 256), -(-len(positions) // 256))
     return np.concatenate([encoder.encode(run.pixels[at].to(run.device)) for at in groups])
 
 
@@ -93,7 +93,7 @@ def items(
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from progress("thumbnails", pool.map(row, range(len(positions))), len(positions))
+        yield from data.progress("thumbnails", pool.map(row, range(len(positions))), len(positions))
 
 
 def manifest(

@@ -91,7 +91,7 @@ class Run:
         positions = self.split.pretraining
         self.model.normalise.fit(self.pixels[at] for at in data.batches(positions, 512))
         if self.config.whiten:
-            steps = progress("whitening", data.batches(positions, 512), -(-len(positions) // 512))
+            steps = data.progress("whitening", data.batches(positions, 512), -(-len(positions) // 512))
             self.model.normalise.fit_whitening(
                 (self.pixels[at] for at in steps), smoothing=self.config.smoothing
             )
@@ -181,7 +181,7 @@ class Run:
         labelled = np.concatenate([self.split.training, self.split.validation])
         if 4 * len(labelled) * self.model.head.hash.in_features > FEATURES_IN_MEMORY:
             return self.features
-        steps = progress("features", data.batches(labelled, 256), -(-len(labelled) // 256))
+        steps = data.progress("features", data.batches(labelled, 256), -(-len(labelled) // 256))
         known = torch.cat([self.features(at) for at in steps])
         row_of = torch.zeros(len(self.images), dtype=torch.int64)
         row_of[torch.from_numpy(labelled)] = torch.arange(len(labelled))
@@ -288,11 +288,6 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from None
     return name
-
-
-def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
-    """`steps` with a bar on the terminal if they take longer than two seconds."""
-    return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))
 
 
 def counted(groups: Iterator[Tensor], bar: "tqdm[Any]") -> Iterator[Tensor]:
