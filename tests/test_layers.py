@@ -1,0 +1,67 @@
+"""Who may import whom. The walls of the house, held by a test."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("index", "training", "service")
+ALLOWED = {
+    "index": ("index",),
+    "training.nets": ("index.codes", "training.nets"),
+    "training": ("index", "training"),
+    "service": ("index", "training.nets", "service"),
+}
+MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_keeps_to_its_room(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    room = next(room for room in ("training.nets", *ALLOWED) if name.startswith(room))
+    for module in imported(path):
+        if module.split(".")[0] in ROOMS:
+            within = any(f"{module}.".startswith(f"{allowed}.") for allowed in ALLOWED[room])
+            assert within, f"{name} imports {module}"
+
+
+def test_packages_are_empty():
+    assert all(not path.read_text() for path in MODULES if path.name == "__init__.py")
+
+
+def test_no_module_of_training_shadows_another():
+    """`python training/build_index.py` puts training/ first on sys.path."""
+    names = {path.stem for path in (ROOT / "training").glob("*.py")} - {"__init__"}
+    taken = set(sys.stdlib_module_names) | set(ROOMS) | {"datasets", "torch", "faiss", "numpy", "PIL", "tqdm"}
+    assert not names & taken
+
+
+def loaded_after(statement):
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_service_loads_no_training_but_the_networks():
+    modules = [name for name in loaded_after("import service.app") if name.startswith("training.")]
+    assert modules
+    assert all(f"{name}.".startswith("training.nets.") for name in modules)
+
+
+def test_index_loads_no_torch():
+    modules = loaded_after(
+        "import index.codes, index.catalogue, index.hamming, index.evaluation, index.artifact"
+    )
+    assert not [name for name in modules if name.split(".")[0] in {"torch", "training", "service"}]
