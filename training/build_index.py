@@ -17,7 +17,8 @@ from typing import NoReturn
 
 import torch
 
-from index import artifact
+from index.artifact import MANIFEST, Artifact, ArtifactError
+from index.catalogue import CatalogueError
 from training.config import DATASETS, Config, ConfigError, configure, parse_setting, settings_help
 from training.data import DataError
 from training.export import export
@@ -33,7 +34,7 @@ class OutputError(ValueError):
     """The place to write to cannot be used; the message says why and what to do."""
 
 
-def build(config: Config, target: Path, work: Path) -> artifact.Artifact:
+def build(config: Config, target: Path, work: Path) -> Artifact:
     """Train as `config` says, working in the folder `work`, and publish the artifact at `target`."""
     (work / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
     run = Run(config, work)
@@ -43,13 +44,13 @@ def build(config: Config, target: Path, work: Path) -> artifact.Artifact:
     return built
 
 
-def report(built: artifact.Artifact) -> Iterator[str]:
+def report(built: Artifact) -> Iterator[str]:
     """What the command says at its end."""
     about, metrics = built.manifest.data, built.manifest.metrics
     for skipped in about["skipped"][:5]:
         yield f"skipped {skipped['path']}: {skipped['reason']}"
     if len(about["skipped"]) > 5:
-        yield f"skipped {len(about['skipped']) - 5} more, all listed in {built.path / artifact.MANIFEST}"
+        yield f"skipped {len(about['skipped']) - 5} more, all listed in {built.path / MANIFEST}"
     yield (
         f"{built.path}: {about['database']} images indexed, "
         f"codes of {built.manifest.bits} bits ({about['codes']})"
@@ -189,7 +190,7 @@ def main() -> None:
         run_command()
     except KeyboardInterrupt as stop:
         fail(str(stop) or "stopped before it began", code=130)
-    except (ConfigError, DataError, OutputError, ArithmeticError, artifact.ArtifactError) as error:
+    except (ConfigError, DataError, OutputError, ArithmeticError, ArtifactError, CatalogueError) as error:
         fail(str(error))
     except OSError as error:
         fail(explain(error))
@@ -197,8 +198,8 @@ def main() -> None:
 
 def explain(error: OSError) -> str:
     """One line for what the operating system refused."""
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk ({error.filename or 'while writing'}); free some and use --resume"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return f"{error.strerror}; make room on the disk, then go on with --resume (see --help)"
     return str(error)
 
 

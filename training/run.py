@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,14 @@ class Run:
         """Write the checkpoint; the old one stays until the new one is complete."""
         temporary = self.checkpoint.with_suffix(".tmp")
         state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
-        with temporary.open("wb") as file:
-            torch.save(state | {"seconds": self.seconds, "validation": self.validation}, file)
+        # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
+        buffer = BytesIO()
+        torch.save(state | {"seconds": self.seconds, "validation": self.validation}, buffer)
+        try:
+            temporary.write_bytes(buffer.getbuffer())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         os.replace(temporary, self.checkpoint)
 
     def restore(self) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from index.codes import Codes
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         """Write weights and description; equal encoders give equal bytes."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         # One metadata key only: with several, safetensors writes them in an order that changes.
-        save_file(weights, path, metadata={"hebbsearch": json.dumps(asdict(self.description))})
+        path.write_bytes(save(weights, metadata={"hebbsearch": json.dumps(asdict(self.description))}))
 
     @classmethod
     def load(cls, path: Path) -> Self:
