@@ -205,6 +205,7 @@ class Run:
         if saved is None:
             self.save(stage, 0, state())
         start = time.monotonic() - self.seconds.get(stage, 0.0)
+        said = time.monotonic()
         batches_each = -(-len(positions) // self.config.batch_size)
         with tqdm(
             desc=stage, total=count * batches_each, initial=first * batches_each, delay=2, disable=None,
@@ -216,7 +217,9 @@ class Run:
                 yield epoch, counted(data.batches(positions, self.config.batch_size, seed), bar)
                 self.seconds[stage] = time.monotonic() - start
                 self.save(stage, epoch + 1, state())
-                if bar.disable:  # no terminal: say it in a line
+                last = epoch + 1 == count
+                if bar.disable and (last or time.monotonic() - said > 10):  # no terminal: say it in lines
+                    said = time.monotonic()
                     log.info("%s: epoch %d of %d, %.0f s", stage, epoch + 1, count, self.seconds[stage])
 
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_no_labels(pictures, tmp_path):
 
 @pytest.fixture
 def interrupted(pictures, tmp_path):
-    """A run stopped with Ctrl-C after its first epochs."""
+    """A run stopped with Ctrl-C in its second stage."""
     arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "40", "--image-size", "28"]
     process = subprocess.Popen(
         [sys.executable, str(COMMAND), *arguments, "--out", "stopped"],
@@ -178,7 +179,8 @@ def interrupted(pictures, tmp_path):
         text=True,
     )
     for line in process.stderr:
-        if line.startswith("fine-tuning: epoch 3"):
+        if line.startswith("pre-training: epoch 3"):
+            time.sleep(1)  # some epochs into the fine-tuning
             process.send_signal(signal.SIGINT)
             break
     _, message = process.communicate(timeout=120)

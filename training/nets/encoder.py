@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -178,6 +178,6 @@ class Encoder(nn.Module):
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             encoder = cls(Description(**description))
             encoder.load_state_dict(weights)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is not an encoder of this version: {error}") from error
         return encoder.eval()

@@ -42,9 +42,12 @@ def open_image(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.I
     """
     stream = BytesIO(source if isinstance(source, bytes) else source.read_bytes())
     Image.init()
+    formats = sorted(set(Image.ID) - _REFUSED_FORMATS)
     try:
-        image = Image.open(stream, formats=sorted(set(Image.ID) - _REFUSED_FORMATS))
+        image = Image.open(stream, formats=formats)
     except UnidentifiedImageError:
+        if _begins_like(stream.getvalue()[:16], formats):
+            raise BrokenImage("the image is truncated or damaged (its header is not complete)") from None
         raise NotAnImage("not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)") from None
     except Exception as error:  # a damaged header can raise anything from within a format's parser
         raise BrokenImage(f"the image's header is damaged ({_reason(error)})") from None
@@ -83,6 +86,12 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
     out = BytesIO()
     small.save(out, "WEBP", quality=80, method=2, lossless=max(image.size) <= 64)
     return out.getvalue()
+
+
+def _begins_like(prefix: bytes, formats: list[str]) -> bool:
+    """Whether the first bytes are those of one of the formats."""
+    accepts = (Image.OPEN[name][1] for name in formats if name in Image.OPEN)
+    return len(prefix) == 16 and any(accept is not None and accept(prefix) is True for accept in accepts)
 
 
 def _upright(image: Image.Image) -> Image.Image:

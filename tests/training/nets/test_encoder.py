@@ -92,3 +92,9 @@ def test_another_file_is_refused_by_name(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors"):
         Encoder.load(tmp_path / "other.safetensors")
+
+
+def test_damaged_file_is_refused_by_name(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(ValueError, match=r"cut\.safetensors"):
+        Encoder.load(tmp_path / "cut.safetensors")

@@ -121,6 +121,13 @@ def test_truncated(format):
         open_image(data[: len(data) // 2])
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+@pytest.mark.parametrize("length", [16, 24, 36])
+def test_cut_in_the_header(format, length):
+    with pytest.raises(BrokenImage):
+        open_image(encoded(colour(64, 48), format)[:length])
+
+
 def test_pixel_limit_counts_before_decoding():
     header_only = encoded(Image.new("1", (5000, 5000)))[:60]
     with pytest.raises(TooManyPixels, match=r"5000 × 5000 .* 1,000,000"):

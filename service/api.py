@@ -1,0 +1,317 @@
+"""The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from service.schemas import (
+    Evaluation,
+    EvaluationParameters,
+    Health,
+    Image,
+    Readiness,
+    Result,
+    SearchAnswer,
+    SearchParameters,
+    problems,
+    too_large,
+)
+from service.searcher import Answer, NoOriginal, NothingToMeasure, Searcher, UnknownLabel
+from service.settings import Settings
+from training.nets.images import ImageError, NotAnImage
+
+T = TypeVar("T")
+
+router = APIRouter()
+
+# What a browser shows as a picture and never runs. Any other original is a download.
+SAFE_TYPES = {
+    ".avif": "image/avif",
+    ".bmp": "image/bmp",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".webp": "image/webp",
+}
+DOWNLOAD = "application/octet-stream"
+
+HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
+
+SEARCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "One image in any format that Pillow reads.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        **SearchParameters.model_json_schema()["properties"],
+                    },
+                },
+                "example": {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]},
+            },
+            "image/*": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "(the bytes of cat.png)",
+            },
+        },
+    }
+}
+
+
+async def _searcher(request: Request) -> Searcher:
+    searcher: Searcher = request.app.state.searcher
+    return searcher
+
+
+Service = Annotated[Searcher, Depends(_searcher)]
+
+
+@router.post(
+    "/search",
+    summary="Find the indexed images nearest to an image",
+    openapi_extra=SEARCH_BODY,
+    responses=problems(
+        {
+            400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
+            413: too_large(10_000_000),
+            415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
+            422: "k: Input should be less than or equal to 1000, not 5000",
+        }
+    ),
+)
+async def search(
+    request: Request, searcher: Service, query: Annotated[SearchParameters, Query()]
+) -> SearchAnswer:
+    """Send the image as the multipart field `image` or as the raw request body.
+
+    `k`, `max_distance` and `label` are query parameters or form fields.
+    """
+    image, form = await _read_image(request)
+    asked = _merged(query, form)
+
+    def work() -> Answer:
+        return searcher.search(image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
+
+    try:
+        answer = await to_thread.run_sync(work, limiter=request.state.searching)
+    except NotAnImage as error:
+        raise HTTPException(415, str(error)) from None
+    except (ImageError, UnknownLabel) as error:
+        raise HTTPException(422, str(error)) from None
+    return SearchAnswer(
+        code=answer.code.tobytes().hex(),
+        results=[
+            Result(
+                id=match.id,
+                label=match.label,
+                distance=match.distance,
+                similarity=match.similarity,
+                thumbnail=_address(request, match.id, "thumbnail"),
+            )
+            for match in answer.matches
+        ],
+        exact=answer.exact,
+        ties_at_cut=answer.ties_at_cut,
+    )
+
+
+@router.get(
+    "/eval/map",
+    summary="Mean average precision of the held-out queries",
+    responses=problems(
+        {
+            409: "this index was made without labels, so that nobody knows which answers are right; …",
+            422: "ties: Input should be 'expected' or 'order', not 'random'",
+        }
+    ),
+)
+async def eval_map(
+    request: Request, searcher: Service, query: Annotated[EvaluationParameters, Query()]
+) -> Evaluation:
+    """Measured against the index as it is now, and remembered until the index changes."""
+
+    def work() -> Evaluation:
+        return searcher.evaluate(k=query.k, ties=query.ties, denominator=query.denominator)
+
+    try:
+        return await to_thread.run_sync(work, limiter=request.state.evaluating)
+    except NothingToMeasure as error:
+        raise HTTPException(409, str(error)) from None
+
+
+UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a valid integer, not 'x'"}
+
+
+@router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
+def image(item_id: int, request: Request, searcher: Service) -> Image:
+    """Indexed images and held-out queries."""
+    item = _found(searcher.catalogue.get, item_id)
+    try:
+        searcher.original(item_id)
+        original = _address(request, item_id, "original")
+    except NoOriginal:
+        original = None
+    return Image(
+        id=item.id,
+        path=item.path,
+        label=item.label,
+        split=item.split,
+        width=item.width,
+        height=item.height,
+        thumbnail=_address(request, item_id, "thumbnail"),
+        original=original,
+    )
+
+
+@router.get(
+    "/images/{item_id}/thumbnail",
+    summary="A small WebP of an image",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "The thumbnail is the one that If-None-Match names."},
+        **problems(UNKNOWN_ID),
+    },
+)
+def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
+    """Revalidated by its ETag: another artifact at the same address has other images under the same ids."""
+    content = _found(searcher.catalogue.thumbnail, item_id)
+    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="image/webp", headers=headers)
+
+
+@router.get(
+    "/images/{item_id}/original",
+    summary="The indexed file itself",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in sorted({*SAFE_TYPES.values(), DOWNLOAD})
+            }
+        },
+        **problems({**UNKNOWN_ID, 404: "the original file is no longer there; there is only the thumbnail"}),
+    },
+)
+def original(item_id: int, searcher: Service) -> FileResponse:
+    """Only while the file still lies in the indexed folder."""
+    try:
+        path = _found(searcher.original, item_id)
+    except NoOriginal as error:
+        raise HTTPException(404, str(error)) from None
+    kind = SAFE_TYPES.get(path.suffix.lower())
+    if kind is not None:
+        return FileResponse(path, media_type=kind)
+    return FileResponse(path, media_type=DOWNLOAD, filename=path.name)
+
+
+@router.get("/health/live", summary="The process answers")
+async def live() -> Health:
+    """Whether to leave the process running."""
+    return Health()
+
+
+@router.get(
+    "/health/ready",
+    summary="Queries are answered",
+    responses=problems(
+        {500: "the service failed at this request and its log says why; other requests are answered"}
+    ),
+)
+def ready(searcher: Service) -> Readiness:
+    """Encodes a tiny image and searches it: whether to send requests here."""
+    return Readiness(items=searcher.check())
+
+
+def _address(request: Request, item_id: int, what: str) -> str:
+    return f"{request.scope.get('root_path', '')}/images/{item_id}/{what}"
+
+
+def _found(look_up: Callable[[int], T], item_id: int) -> T:
+    try:
+        return look_up(item_id)
+    except KeyError:
+        raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
+
+
+async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """The image's bytes, and the other form fields if it came in a form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        return _checked(await request.body(), request), {}
+    try:
+        form = await request.form(max_files=1)
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        reason = error.detail.rstrip(".")
+        raise HTTPException(400, f"the form cannot be read ({reason}); {HOW_TO_SEND}") from None
+    try:
+        return _checked(await _image_in(form), request), _fields(form)
+    finally:
+        await form.close()
+
+
+async def _image_in(form: FormData) -> bytes:
+    images = form.getlist("image")
+    if len(images) != 1:
+        raise HTTPException(422, f"the form has {len(images) or 'no'} fields 'image'; {HOW_TO_SEND}")
+    if not isinstance(images[0], UploadFile):
+        raise HTTPException(422, f"the form field 'image' is text, not a file; {HOW_TO_SEND}")
+    return await images[0].read()
+
+
+def _checked(image: bytes, request: Request) -> bytes:
+    limit = _settings(request).max_image_bytes
+    if not image:
+        raise HTTPException(422, f"there is no image, or an empty one; {HOW_TO_SEND}")
+    if len(image) > limit:
+        raise HTTPException(413, too_large(limit))
+    return image
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: form.get(name) for name in form if name != "image"}
+    if "label" in fields:
+        fields["label"] = form.getlist("label")
+    return fields
+
+
+def _merged(query: SearchParameters, fields: dict[str, Any]) -> SearchParameters:
+    """Parameters from the query string and the form together; giving both is fine if they agree."""
+    try:
+        form = SearchParameters.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**each, "loc": ("form", *each["loc"])} for each in error.errors()]
+        ) from None
+    for name in query.model_fields_set & form.model_fields_set:
+        in_query, in_form = getattr(query, name), getattr(form, name)
+        if in_query != in_form:
+            raise HTTPException(
+                422, f"{name} is {in_query} in the address and {in_form} in the form; give one of them"
+            )
+    return query.model_copy(update=form.model_dump(exclude_unset=True))

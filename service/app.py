@@ -1,0 +1,233 @@
+"""The application: settings, lifespan, limits, headers, and every error as a problem that says what to do.
+
+Run it with `uvicorn --factory service.app:create_app`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from anyio import CapacityLimiter, move_on_after
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from pydantic import ValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from index.artifact import ArtifactError
+from service.api import router
+from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large
+from service.searcher import Searcher
+from service.settings import PREFIX, Settings
+
+STATIC = Path(__file__).parent / "static"
+FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers, other fields
+LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",  # blob: the chosen image; data: the icon
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+# FastAPI's own page starts itself from a script inside it.
+DOCS_POLICY = CONTENT_SECURITY_POLICY.replace(
+    "script-src 'self'; style-src 'self'",
+    "script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'",
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service for an artifact; without `settings` they come from the environment.
+
+    An artifact that cannot be served raises ArtifactError; where nobody passed settings, as under
+    uvicorn, it ends the process with one line that names the fault.
+    """
+    if settings is None:
+        try:
+            return create_app(_settings_from_environment())
+        except (ArtifactError, OSError) as error:
+            raise SystemExit(str(error)) from None
+    searcher = Searcher.open(settings.artifact, max_pixels=settings.max_pixels)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        threads = torch.get_num_threads()
+        # One thread for each search: a team of them is slower for one image, and fights the other searches.
+        torch.set_num_threads(1)
+        yield {
+            "searching": CapacityLimiter(settings.concurrency),
+            "evaluating": CapacityLimiter(1),  # who waits for it must not hold threads that others need
+        }
+        torch.set_num_threads(threads)
+        searcher.close()
+
+    app = FastAPIOffline(  # its /docs brings its scripts along instead of asking another host
+        title="hebbsearch",
+        summary="Image search that learned from unlabelled pictures.",
+        version=version("hebbsearch"),
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.searcher = searcher
+    app.state.settings = settings
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes)
+    app.add_middleware(DefaultHeaders)
+    app.include_router(router)
+    app.add_api_route("/", _page, include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return app
+
+
+def _settings_from_environment() -> Settings:
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment has the artifact
+    except ValidationError as error:
+        faults = (
+            f"{PREFIX}{str(fault['loc'][0]).upper()}: "
+            + (
+                "is not set; name a folder that build_index.py made"
+                if fault["type"] == "missing"
+                else f"{fault['msg']}, not {fault['input']!r}"
+            )
+            for fault in error.errors()
+        )
+        raise SystemExit("; ".join(faults)) from None
+
+
+async def _page() -> FileResponse:
+    return FileResponse(STATIC / "index.html")
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+def _problem(status: int, detail: str, headers: Any = None) -> Response:
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_MEDIA_TYPE)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:  # the router's own words say too little
+        detail = {
+            404: "there is nothing at this address; /docs lists the addresses there are",
+            405: f"{request.method} is not possible here, only {(error.headers or {}).get('Allow')}",
+        }.get(error.status_code, detail)
+    return _problem(error.status_code, detail, error.headers)
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _problem(422, "; ".join(_explained(fault) for fault in error.errors()))
+
+
+def _explained(fault: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in fault["loc"][1:])
+    if fault["type"] == "extra_forbidden":
+        return f"{name[:80]}: there is no such parameter; /docs lists those there are"
+    return f"{name}: {fault['msg']}, not {str(fault['input'])[:80]!r}"
+
+
+async def _on_disconnect(_: Request, __: Exception) -> Response:
+    return _problem(400, "the connection ended before the whole image had arrived")
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    return _problem(
+        500, "the service failed at this request and its log says why; other requests are answered"
+    )
+
+
+# --- middleware ------------------------------------------------------------------------------------
+
+
+class DefaultHeaders:
+    """Headers for every response that does not set them itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Referrer-Policy", "no-referrer")
+                headers.setdefault("Cache-Control", "no-cache")  # always asked again, often answered 304
+                policy = DOCS_POLICY if scope["path"] == "/docs" else CONTENT_SECURITY_POLICY
+                headers.setdefault("Content-Security-Policy", policy)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class BodyLimit:
+    """Refuses a body that is larger than the image limit and a form around it.
+
+    Its announced length decides first; without one, the bytes are counted as they come in. The refusal
+    is an exception inside the application, which answers it like any other. The answer goes out at
+    once; then a bounded part of the rest is read and thrown away before the connection closes, because
+    closing on a client that still sends would lose the answer on its way.
+    """
+
+    def __init__(self, app: ASGIApp, image_limit: int) -> None:
+        self.app = app
+        self.image_limit = image_limit
+        self.limit = image_limit + FORM_OVERHEAD
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        announced = Headers(scope=scope).get("content-length", "0")
+        received = 0
+        refused = False
+
+        async def receive_limited() -> Message:
+            nonlocal received, refused
+            refused = int(announced) > self.limit
+            if not refused:
+                message = await receive()
+                received += len(message.get("body", b""))
+                refused = received > self.limit
+            if refused:
+                raise HTTPException(413, too_large(self.image_limit), {"Connection": "close"})
+            return message
+
+        async def send_and_linger(message: Message) -> None:
+            if refused and message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                await self._discard(receive)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        return await self.app(scope, receive_limited, send_and_linger)
+
+    async def _discard(self, receive: Receive) -> None:
+        discarded = 0
+        with move_on_after(LINGER):
+            while discarded < 2 * self.limit:
+                message = await receive()
+                if not message.get("more_body", False):
+                    return
+                discarded += len(message["body"])

@@ -1,0 +1,318 @@
+"""Encoder, catalogue and engine together: what the service can do, without HTTP.
+
+Everything here blocks and may be called from many threads at a time.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from index.artifact import Artifact, ArtifactError, open_artifact
+from index.catalogue import UNLABELLED, CodeTable
+from index.codes import Codes
+from index.evaluation import Denominator, Ties, average_precision
+from index.hamming import Engine, FlatEngine
+from service.schemas import ClassScore, Definition, Evaluation, ScoreSummary
+from training.nets.encoder import Encoder
+from training.nets.images import open_image
+
+LISTED = 20  # labels that an error message names at most
+EVALUATIONS = 64  # results kept: whoever asks for every k must not fill the memory
+
+
+class UnknownLabel(ValueError):
+    """A label that no item can have; the message names those there are."""
+
+
+class NothingToMeasure(ValueError):
+    """Without labelled queries and items there is no mAP; the message says what is missing."""
+
+
+class NoOriginal(LookupError):
+    """The original file cannot be given out; the message says why."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One item near the query."""
+
+    id: int
+    label: str | None
+    distance: int
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found, sorted by (distance, id)."""
+
+    code: Codes  # (1, bits/8)
+    matches: tuple[Match, ...]
+    exact: bool
+    ties_at_cut: int  # eligible items at the distance of the last match, the matches included
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The index at one revision of the catalogue. Replaced, never changed: no reader sees half of it."""
+
+    revision: int
+    table: CodeTable
+    engine: Engine
+
+    def labels_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Class indices (n,) of stored ids (n,)."""
+        return self.table.labels[np.searchsorted(self.table.ids, ids)]
+
+
+class Searcher:
+    """An open artifact, ready to search."""
+
+    def __init__(self, artifact: Artifact, *, max_pixels: int) -> None:
+        self.artifact = artifact
+        self._max_pixels = max_pixels
+        self._encoder = _load_encoder(artifact)
+        self._queries = artifact.queries()
+        self.catalogue = artifact.open_catalogue()
+        self._refreshing = threading.Lock()
+        self._evaluating = threading.Lock()
+        self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
+        self._latest = self._take_snapshot()
+
+    @classmethod
+    def open(cls, path: Path, *, max_pixels: int) -> Self:
+        """Open and verify the artifact in this folder. ArtifactError names the file at fault."""
+        return cls(open_artifact(path), max_pixels=max_pixels)
+
+    def close(self) -> None:
+        """Release the catalogue."""
+        self.catalogue.close()
+
+    def encode(self, image: bytes) -> Codes:
+        """The code (1, bits/8) of an image file. Raises ImageError."""
+        pixels = self._encoder.prepare(open_image(image, max_pixels=self._max_pixels))
+        return self._encoder.encode(pixels[None])
+
+    def search(
+        self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()
+    ) -> Answer:
+        """The k nearest items, within `max_distance`, that carry one of `labels` (none given: any item).
+
+        Raises ImageError and UnknownLabel.
+        """
+        snapshot = self.snapshot()
+        allowed = self._allowed(snapshot, labels)
+        code = self.encode(image)
+        distances, ids = (found[0] for found in snapshot.engine.search(code, k, allowed=allowed))
+        if max_distance is not None:
+            near = distances <= max_distance
+            distances, ids = distances[near], ids[near]
+        ties = 0
+        if len(ids):
+            last = int(distances[-1])
+            up_to_last, _ = snapshot.engine.range_search(code, last, allowed=allowed)[0]
+            ties = int((up_to_last == last).sum())
+        return Answer(code, self._matches(snapshot, distances, ids), snapshot.engine.exact, ties)
+
+    def check(self) -> int:
+        """Encode a tiny image and search with it; the number of indexed items."""
+        tiny = BytesIO()
+        Image.new("RGB", (1, 1)).save(tiny, "PNG")
+        self.search(tiny.getvalue(), k=1)
+        return len(self.snapshot().engine)
+
+    def evaluate(
+        self, *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
+    ) -> Evaluation:
+        """mAP of the held-out queries against the index as it is now. Raises NothingToMeasure.
+
+        The same question is computed once for each revision of the catalogue.
+        """
+        snapshot = self.snapshot()
+        key = (snapshot.revision, k, ties, denominator)
+        with self._evaluating:
+            if key not in self._evaluations:
+                if len(self._evaluations) >= EVALUATIONS:
+                    self._evaluations.clear()
+                self._evaluations[key] = self._measure(snapshot, k, ties, denominator)
+            return self._evaluations[key]
+
+    def original(self, item_id: int) -> Path:
+        """The indexed file itself. KeyError for an unknown id, NoOriginal with the reason."""
+        item = self.catalogue.get(item_id)
+        folder = self.artifact.manifest.data.get("root")
+        if folder is None:
+            raise NoOriginal("this index was not made from a folder of files; there is only the thumbnail")
+        try:
+            root = Path(folder).resolve(strict=True)
+            path = (root / item.path).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError):  # missing, unreadable, a loop of links
+            raise NoOriginal("the original file is no longer there; there is only the thumbnail") from None
+        if not path.is_relative_to(root):
+            raise NoOriginal("the original file lies outside the indexed folder and is not given out")
+        if not path.is_file():
+            raise NoOriginal("the original is not a file any more; there is only the thumbnail")
+        return path
+
+    def snapshot(self) -> Snapshot:
+        """The index as the catalogue is now."""
+        if self._latest.revision != self.catalogue.revision:
+            with self._refreshing:
+                if self._latest.revision != self.catalogue.revision:
+                    self._latest = self._take_snapshot()
+        return self._latest
+
+    def _take_snapshot(self) -> Snapshot:
+        revision = self.catalogue.revision  # read first: a change in between only means one more refresh
+        table = self.catalogue.codes()
+        engine = FlatEngine(self.catalogue.bits)
+        engine.add(table.ids, table.codes)
+        return Snapshot(revision, table, engine)
+
+    def _allowed(self, snapshot: Snapshot, labels: Sequence[str]) -> NDArray[np.int64] | None:
+        if not labels:
+            return None
+        known = {name: label for label, name in enumerate(self.catalogue.classes)}
+        for label in labels:
+            if label not in known:
+                raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(self.catalogue.classes)}")
+        wanted = [known[label] for label in labels]
+        return snapshot.table.ids[np.isin(snapshot.table.labels, wanted)]
+
+    def _matches(
+        self, snapshot: Snapshot, distances: NDArray[np.int32], ids: NDArray[np.int64]
+    ) -> tuple[Match, ...]:
+        bits = self.catalogue.bits
+        rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
+        return tuple(
+            Match(item_id, self._label(label), distance, 1 - distance / bits)
+            for item_id, distance, label in rows
+        )
+
+    def _label(self, label: int) -> str | None:
+        return None if label == UNLABELLED else self.catalogue.classes[label]
+
+    def _measure(self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator) -> Evaluation:
+        if self._queries is None:
+            raise NothingToMeasure(
+                "this index was made without labels, so that nobody knows which answers are right; "
+                "build one with labelled images to measure it"
+            )
+        queries, table = self._queries, snapshot.table
+        asked, ranked = queries.labels != UNLABELLED, table.labels != UNLABELLED
+        if not asked.any() or not ranked.any():
+            lacking = "held-out query" if ranked.any() else "indexed image"
+            raise NothingToMeasure(f"no {lacking} has a label, so that no answer can be called right")
+        labels = queries.labels[asked]
+        scores = average_precision(
+            queries.codes[asked],
+            labels,
+            table.codes[ranked],
+            table.labels[ranked],
+            k=k,
+            ties=ties,
+            denominator=denominator,
+        )
+        scored = ~np.isnan(scores)
+        if not scored.any():
+            raise NothingToMeasure("no indexed image has the label of any held-out query")
+        manifest, data = self.artifact.manifest, self.artifact.manifest.data
+        definition = Definition(
+            text="",
+            queries=int(scored.sum()),
+            dropped_queries=len(queries.labels) - int(scored.sum()),
+            items=int(ranked.sum()),
+            unlabelled_items=int((~ranked).sum()),
+            k=k,
+            ties=ties,
+            denominator=denominator,
+            encoder_id=manifest.encoder_id,
+            artifact=self.artifact.path.resolve().name,
+            rule=manifest.config.get("rule"),
+            backbone=manifest.config.get("backbone"),
+            labels=_regime(data),
+            dataset=data.get("name"),
+            bits=manifest.bits,
+            created=manifest.created,
+        )
+        return Evaluation(
+            map=float(scores[scored].mean()),
+            aps=_summary(scores[scored]),
+            per_class=[
+                _class_score(name, scores[scored & (labels == label)], table.labels == label)
+                for label, name in enumerate(self.catalogue.classes)
+            ],
+            definition=definition.model_copy(update={"text": _in_words(definition, data)}),
+        )
+
+
+def _load_encoder(artifact: Artifact) -> Encoder:
+    try:
+        encoder = Encoder.load(artifact.encoder_path)
+    except ValueError as error:
+        raise ArtifactError(f"{error}; build the index again") from error
+    if encoder.bits != artifact.manifest.bits:
+        raise ArtifactError(
+            f"{artifact.encoder_path}: makes codes of {encoder.bits} bits, the manifest says "
+            f"{artifact.manifest.bits}; build the index again"
+        )
+    return encoder
+
+
+def _known(classes: Sequence[str]) -> str:
+    if not classes:
+        return "this index has no labels"
+    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    return f"known are {', '.join(classes[:LISTED])}{more}"
+
+
+def _summary(scores: NDArray[np.float64]) -> ScoreSummary:
+    p10, median, p90 = np.quantile(scores, [0.1, 0.5, 0.9]).tolist()
+    return ScoreSummary(mean=float(scores.mean()), std=float(scores.std()), p10=p10, median=median, p90=p90)
+
+
+def _class_score(label: str, scores: NDArray[np.float64], members: NDArray[np.bool_]) -> ClassScore:
+    aps = float(scores.mean()) if len(scores) else None
+    return ClassScore(label=label, aps=aps, queries=len(scores), items=int(members.sum()))
+
+
+def _regime(data: dict[str, Any]) -> str | None:
+    """The label regime; of a file of labels only its name, not where it lay."""
+    labels = data.get("labels")
+    return None if labels is None else Path(labels).name
+
+
+def _in_words(definition: Definition, data: dict[str, Any]) -> str:
+    depth = "the whole ranking" if definition.k is None else f"the first {definition.k:,} of the ranking"
+    ties = {
+        "expected": "groups of equal distance count with the exact expectation over their random orders",
+        "order": "groups of equal distance are ranked by id",
+    }[definition.ties]
+    divisor = {
+        "min": "the relevant images" + ("" if definition.k is None else " or the cut-off, if smaller"),
+        "retrieved": "the relevant images found in that part",
+    }[definition.denominator]
+    sentences = [
+        f"Mean over {definition.queries:,} held-out queries of the average precision of {depth} of "
+        f"{definition.items:,} labelled images by Hamming distance of {definition.bits}-bit codes.",
+        f"An image is relevant if it has the query's label; {ties}; each precision sum is divided by "
+        f"{divisor}.",
+    ]
+    if definition.dropped_queries:
+        sentences.append(f"{definition.dropped_queries:,} queries without a relevant image are left out.")
+    if definition.unlabelled_items:
+        sentences.append(
+            f"{definition.unlabelled_items:,} indexed images have no label and are not ranked here."
+        )
+    if training := data.get("training_labels"):
+        validation = data.get("validation_labels") or 0
+        chosen = f", and {validation:,} more chose its best epoch" if validation else ""
+        sentences.append(f"Training saw {training:,} labels{chosen}.")
+    return " ".join(sentences)

@@ -1,0 +1,21 @@
+"""The service's settings: read once, from environment variables that begin with HEBBSEARCH_."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "HEBBSEARCH_"
+
+
+class Settings(BaseSettings):
+    """HEBBSEARCH_ARTIFACT is required; the rest has defaults."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    artifact: Path  # folder that build_index.py made
+    max_image_bytes: int = Field(default=10_000_000, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    # Searches at the same time; the rest wait. A decoded image takes up to 4 bytes a pixel, often twice.
+    concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)

@@ -1,0 +1,281 @@
+"""The routes over real HTTP."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from index.artifact import Artifact
+from index.codes import from_hex
+from service.app import create_app
+from service.schemas import Evaluation, SearchAnswer
+from service.searcher import Searcher
+from service.settings import Settings
+from tests.conftest import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
+
+ITEMS = len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
+
+
+@pytest.fixture(scope="module")
+def http(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server) as client:
+        yield client
+
+
+@pytest.fixture
+def picture(artifact: Artifact) -> bytes:
+    return (Path(artifact.manifest.data["root"]) / "class1" / "004.png").read_bytes()
+
+
+def answer(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refusal(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    detail: str = problem["detail"]
+    return detail
+
+
+def test_search(http: httpx.Client, picture: bytes) -> None:
+    found = answer(http.post("/search", files={"image": picture}))
+    assert found.keys() == {"code", "results", "exact", "ties_at_cut"}
+    assert from_hex(found["code"], 256).shape == (1, 32)
+    assert found["exact"] is True
+    assert len(found["results"]) == 10
+    for result in found["results"]:
+        assert result.keys() == {"id", "label", "distance", "similarity", "thumbnail"}
+        assert result["similarity"] == pytest.approx(1 - result["distance"] / 256)
+        assert http.get(result["thumbnail"]).headers["content-type"] == "image/webp"
+    order = [(result["distance"], result["id"]) for result in found["results"]]
+    assert order == sorted(order)
+    assert (0, 25) in order, "the indexed file itself"
+
+
+def test_form_raw_body_and_query_parameters_agree(http: httpx.Client, picture: bytes) -> None:
+    fields = {"k": "5", "max_distance": "30", "label": ["square", "circle"]}
+    form = http.post("/search", files={"image": picture}, data=fields)
+    query = http.post("/search", files={"image": ("x", picture, "text/html")}, params=fields)
+    both = http.post("/search", files={"image": picture}, data={"k": 5}, params=fields)
+    raw = http.post("/search", content=picture, params=fields)
+    # What curl --data-binary sends unless told otherwise.
+    curl = {"content-type": "application/x-www-form-urlencoded"}
+    bare = http.post("/search", content=picture, params=fields, headers=curl)
+    assert answer(form) == answer(query) == answer(both) == answer(raw) == answer(bare)
+    results = answer(form)["results"]
+    assert len(results) == 5
+    assert {result["label"] for result in results} <= {"square", "circle"}
+    assert all(result["distance"] <= 30 for result in results)
+
+
+def test_unlabelled_items_are_found(http: httpx.Client, picture: bytes) -> None:
+    results = answer(http.post("/search?k=1000", content=picture))["results"]
+    assert len(results) == ITEMS
+    assert sum(result["label"] is None for result in results) == UNLABELLED_ITEMS
+
+
+def test_nothing_near_enough(http: httpx.Client) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    file = BytesIO()
+    noise.save(file, "PNG")
+    found = answer(http.post("/search?max_distance=0", content=file.getvalue()))
+    assert (found["results"], found["ties_at_cut"]) == ([], 0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (300, 200)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])
+def test_any_image_is_a_query(http: httpx.Client, size: tuple[int, int], mode: str) -> None:
+    file = BytesIO()
+    Image.new("L", size, 77).convert(mode).save(file, "TIFF")
+    assert len(answer(http.post("/search?k=1", content=file.getvalue()))["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"k": "0"}, "k: Input should be greater than or equal to 1"),
+        ({"k": "1001"}, "k: Input should be less than or equal to 1000"),
+        ({"k": "ten"}, "k: .*integer.*'ten'"),
+        ({"max_distance": "-1"}, "max_distance: "),
+        ({"max_distance": "257"}, "max_distance: .*256"),
+        ({"label": "hexagon"}, "'hexagon' is unknown; known are circle, square"),
+        ({"limit": "5"}, "limit: there is no such parameter"),
+    ],
+)
+def test_bad_parameters(http: httpx.Client, picture: bytes, parameters: dict[str, str], says: str) -> None:
+    in_query = refusal(http.post("/search", content=picture, params=parameters), 422)
+    in_form = refusal(http.post("/search", files={"image": picture}, data=parameters), 422)
+    for detail in (in_query, in_form):
+        assert re.search(says, detail), detail
+
+
+def test_parameters_that_contradict(http: httpx.Client, picture: bytes) -> None:
+    for name, one, other in (("k", "3", "4"), ("max_distance", "3", "4"), ("label", "circle", "square")):
+        response = http.post("/search", files={"image": picture}, data={name: one}, params={name: other})
+        assert f"{name} is " in refusal(response, 422)
+
+
+def test_eval_map(http: httpx.Client) -> None:
+    found = answer(http.get("/eval/map"))
+    assert found.keys() == {"map", "aps", "per_class", "definition"}
+    assert 0 < found["map"] < 1
+    assert found["aps"].keys() == {"mean", "std", "p10", "median", "p90"}
+    assert [each["label"] for each in found["per_class"]] == list(CLASSES)
+    assert found["definition"].keys() == {
+        *("text", "queries", "dropped_queries", "items", "unlabelled_items", "k", "ties", "denominator"),
+        *("encoder_id", "artifact", "rule", "backbone", "labels", "dataset", "bits", "created"),
+    }
+    assert answer(http.get("/eval/map")) == found
+    other = answer(http.get("/eval/map?k=3&ties=order&denominator=retrieved"))
+    definition = other["definition"]
+    assert (definition["k"], definition["ties"], definition["denominator"]) == (3, "order", "retrieved")
+    assert other["map"] != found["map"]
+
+
+@pytest.mark.parametrize("query", ["k=0", "k=-3", "k=x", "ties=random", "denominator=max", "top=3"])
+def test_bad_eval_parameters(http: httpx.Client, query: str) -> None:
+    assert query.partition("=")[0] in refusal(http.get(f"/eval/map?{query}"), 422)
+
+
+def test_no_labels_no_map(unlabelled_artifact: Artifact, picture: bytes) -> None:
+    with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
+        assert "without labels" in refusal(httpx.get(f"{address}/eval/map"), 409)
+        assert answer(httpx.get(f"{address}/health/ready"))["items"] == ITEMS
+        results = answer(httpx.post(f"{address}/search", content=picture))["results"]
+        assert {result["label"] for result in results} == {None}
+
+
+def test_image(http: httpx.Client, artifact: Artifact) -> None:
+    assert answer(http.get("/images/25")) == {
+        "id": 25,
+        "path": "class1/004.png",
+        "label": "square",
+        "split": "database",
+        "width": 24,
+        "height": 24,
+        "thumbnail": "/images/25/thumbnail",
+        "original": "/images/25/original",
+    }
+    queries = artifact.queries()
+    assert queries is not None
+    assert answer(http.get(f"/images/{queries.ids[0]}"))["split"] == "query"
+    assert answer(http.get("/images/61"))["label"] is None
+
+
+@pytest.mark.parametrize("what", ["", "/thumbnail", "/original"])
+def test_unknown_image(http: httpx.Client, what: str) -> None:
+    for item_id in (0, -1, 99_999, 2**63, 10**30):
+        assert "there is no image" in refusal(http.get(f"/images/{item_id}{what}"), 404)
+    assert "item_id" in refusal(http.get(f"/images/x{what}"), 422)
+    assert refusal(http.get(f"/images/..%2f..%2fetc%2fpasswd{what}"), 404)
+
+
+def test_thumbnail_is_cached_until_it_changes(http: httpx.Client) -> None:
+    first = http.get("/images/25/thumbnail")
+    assert Image.open(BytesIO(first.content)).size == (24, 24)
+    assert first.headers["cache-control"] == "no-cache"
+    again = http.get("/images/25/thumbnail", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = http.get("/images/26/thumbnail", headers={"if-none-match": first.headers["etag"]})
+    assert other.status_code == 200
+
+
+def test_original(http: httpx.Client, picture: bytes) -> None:
+    response = http.get("/images/25/original")
+    assert (response.content, response.headers["content-type"]) == (picture, "image/png")
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_original_of_an_odd_type_is_a_download(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<script>alert(1)</script>")
+    monkeypatch.setattr(Searcher, "original", lambda *_: page)
+    with serve_here(create_app(Settings(artifact=artifact.path))) as address:
+        headers = httpx.get(f"{address}/images/1/original").headers
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["content-disposition"].startswith("attachment")
+
+
+def test_missing_original(unlabelled_artifact: Artifact) -> None:
+    file = Path(unlabelled_artifact.manifest.data["root"]) / "class0" / "000.png"
+    file.rename(file.with_suffix(".away"))
+    try:
+        with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
+            assert answer(httpx.get(f"{address}/images/1"))["original"] is None
+            assert "no longer there" in refusal(httpx.get(f"{address}/images/1/original"), 404)
+            assert httpx.get(f"{address}/images/1/thumbnail").status_code == 200
+    finally:
+        file.with_suffix(".away").rename(file)
+
+
+def test_health(http: httpx.Client) -> None:
+    assert answer(http.get("/health/live")) == {"status": "live"}
+    assert answer(http.get("/health/ready")) == {"status": "ready", "items": ITEMS}
+
+
+def test_documentation_has_examples(http: httpx.Client) -> None:
+    assert http.get("/docs").status_code == 200
+    document = answer(http.get("/openapi.json"))
+    assert set(document["paths"]) == {
+        *("/search", "/eval/map", "/health/live", "/health/ready"),
+        *("/images/{item_id}", "/images/{item_id}/thumbnail", "/images/{item_id}/original"),
+    }
+    schemas = document["components"]["schemas"]
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"], path
+            for status, response in operation["responses"].items():
+                for kind, content in response.get("content", {}).items():
+                    name = content["schema"].get("$ref", "").rpartition("/")[2]
+                    binary = content["schema"].get("format") == "binary"
+                    assert binary or "example" in content or schemas[name]["examples"], (path, status, kind)
+    for content in document["paths"]["/search"]["post"]["requestBody"]["content"].values():
+        assert content["example"]
+
+
+def test_nothing_blocks_the_event_loop(
+    artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = set()
+
+    def watched(name: str) -> None:
+        method = getattr(Searcher, name)
+
+        def watching(*args: Any, **kwargs: Any) -> Any:
+            with pytest.raises(RuntimeError):  # there is no loop in a worker thread
+                asyncio.get_running_loop()
+            called.add(name)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(Searcher, name, watching)
+
+    app = create_app(Settings(artifact=artifact.path))
+    names = {"search", "evaluate", "check", "original", "encode"}
+    for name in names:
+        watched(name)
+    with serve_here(app) as address:
+        answer(httpx.post(f"{address}/search", content=picture))
+        for path in ("eval/map", "health/ready", "images/1"):
+            answer(httpx.get(f"{address}/{path}"))
+    assert called == names
+
+
+def test_example_in_the_schema_is_a_valid_answer() -> None:
+    for model in (SearchAnswer, Evaluation):
+        (example,) = model.model_json_schema()["examples"]
+        assert json.loads(model.model_validate(example).model_dump_json()) == example

@@ -1,0 +1,267 @@
+"""Limits, errors, start and headers: what surrounds the routes."""
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from index.artifact import Artifact, ArtifactError
+from service.app import create_app
+from service.searcher import Searcher
+from service.settings import Settings
+from tests.conftest import build_artifact, command, environment, serve_here
+
+LIMIT = 10_000_000
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def http(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server) as client:
+        yield client
+
+
+@pytest.fixture
+def picture(artifact: Artifact) -> bytes:
+    return (Path(artifact.manifest.data["root"]) / "class1" / "004.png").read_bytes()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that announces its size and breaks off where its pixels begin."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+FORM = {"content-type": "multipart/form-data; boundary=b"}
+BAD: dict[str, tuple[int, str, Callable[[httpx.Client, bytes], httpx.Response]]] = {
+    "text": (415, "not an image", lambda http, _: http.post("/search", content=b"hello" * 99)),
+    "script": (
+        415,
+        "not an image",
+        lambda http, _: http.post("/search", content=b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    ),
+    "pickle": (415, "not an image", lambda http, _: http.post("/search", files={"image": b"\x80\x04K\x01."})),
+    "truncated": (422, "truncated", lambda http, good: http.post("/search", content=good[:-40])),
+    "header only": (422, "", lambda http, good: http.post("/search", content=good[:20])),
+    "garbled": (422, "", lambda http, good: http.post("/search", content=good[:60] + b"x" * 60)),
+    "no pixels": (422, "", lambda http, _: http.post("/search", content=png_header(8, 8))),
+    "huge": (422, "50,000,000", lambda http, _: http.post("/search", content=png_header(60_000, 60_000))),
+    "no body": (422, "no image", lambda http, _: http.post("/search")),
+    "empty file": (422, "empty", lambda http, _: http.post("/search", files={"image": b""})),
+    "other field": (422, "no fields 'image'", lambda http, good: http.post("/search", files={"photo": good})),
+    "text field": (
+        422,
+        "not a file",
+        lambda http, _: http.post("/search", data={"image": "x"}, files={"a": b""}),
+    ),
+    "two images": (
+        400,
+        "cannot be read",
+        lambda http, good: http.post("/search", files=[("image", good)] * 2),
+    ),
+    "no boundary": (
+        *(400, "oundary"),
+        lambda http, _: http.post("/search", content=b"x", headers={"content-type": "multipart/form-data"}),
+    ),
+    "no form": (400, "cannot be read", lambda http, _: http.post("/search", content=b"x", headers=FORM)),
+    "cut form": (422, "no fields", lambda http, _: http.post("/search", content=b"--b\r\n", headers=FORM)),
+    "odd field": (
+        *(422, "no such parameter"),
+        lambda http, good: http.post("/search", files={"image": good}, data={"../../etc": "\0"}),
+    ),
+    "too large": (413, "10,000,000", lambda http, _: http.post("/search", content=b"x" * (LIMIT + 1))),
+    "far too large": (413, "10,000,000", lambda http, _: http.post("/search", content=b"x" * (3 * LIMIT))),
+    "too large in a form": (
+        *(413, "10,000,000"),
+        lambda http, _: http.post("/search", files={"image": b"x" * (LIMIT + 1)}),
+    ),
+    "too large, length unknown": (
+        *(413, "10,000,000"),
+        lambda http, _: http.post("/search", content=(bytes(MEGABYTE) for _ in range(12))),
+    ),
+    "wrong method": (405, "GET is not possible here, only POST", lambda http, _: http.get("/search")),
+    "no such address": (404, "/docs", lambda http, _: http.get("/favicon.ico")),
+    "no such file": (404, "/docs", lambda http, _: http.get("/static/..%2fapp.py")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_and_the_next_request_answered(
+    http: httpx.Client, picture: bytes, name: str
+) -> None:
+    status, says, send = BAD[name]
+    response = send(http, picture)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert says in problem["detail"]
+    assert "Traceback" not in response.text
+    assert len(http.post("/search", content=picture).json()["results"]) == 10
+
+
+def test_an_image_of_exactly_the_limit_is_read(http: httpx.Client, picture: bytes) -> None:
+    full = picture + bytes(LIMIT - len(picture))  # decoders stop at the end of the image
+    assert http.post("/search", content=full).status_code == 200
+    assert http.post("/search", files={"image": full}).status_code == 200
+
+
+def connect(server: str) -> socket.socket:
+    address = urlsplit(server)
+    return socket.create_connection((address.hostname, address.port), timeout=20)
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """What the server sends until it closes; a reset ends it too."""
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def test_an_announced_gigabyte_is_refused_unread(server: str) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nx")
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"application/problem+json" in answer
+
+
+def test_who_sends_everything_before_reading_gets_the_refusal_too(server: str) -> None:
+    with connect(server) as connection:
+        head = f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: {3 * LIMIT // 2}\r\n\r\n"
+        connection.sendall(head.encode() + bytes(3 * LIMIT // 2))
+        assert until_closed(connection).startswith(b"HTTP/1.1 413")
+
+
+def test_an_endless_body_is_cut_off(server: str) -> None:
+    chunk = b"100000\r\n" + bytes(MEGABYTE) + b"\r\n"
+    sent = 0
+    with connect(server) as connection:
+        connection.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            while sent < 200:
+                connection.sendall(chunk)
+                sent += 1
+        except OSError:  # closed by the server, while we were still sending
+            pass
+    assert sent < 100
+
+
+def test_a_client_that_leaves_harms_nobody(server: str, http: httpx.Client, picture: bytes) -> None:
+    for head in (
+        b"Content-Length: 5000",
+        b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000",
+    ):
+        with connect(server) as connection:
+            connection.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n--b\r\n")
+    assert http.post("/search", content=picture).status_code == 200
+
+
+def test_limits_can_be_set(artifact: Artifact, picture: bytes) -> None:
+    settings = Settings(artifact=artifact.path, max_image_bytes=len(picture), max_pixels=24 * 24)
+    with serve_here(create_app(settings)) as address:
+        assert httpx.post(f"{address}/search", content=picture).status_code == 200
+        assert httpx.post(f"{address}/search", content=picture + b"x").status_code == 413
+        tall = httpx.post(f"{address}/search", content=png_header(24, 25))
+        assert tall.status_code == 422
+        assert "limit of 576" in tall.json()["detail"]
+
+
+def test_a_bug_shows_no_inside(artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_here(create_app(Settings(artifact=artifact.path))) as address:
+        with monkeypatch.context() as patch:
+            patch.setattr(Searcher, "search", lambda *_, **__: 1 / 0)
+            for response in (
+                httpx.post(f"{address}/search", content=picture),
+                httpx.get(f"{address}/health/ready"),
+            ):
+                assert response.status_code == 500
+                assert response.headers["content-type"] == "application/problem+json"
+                assert "ZeroDivision" not in response.text
+        assert httpx.post(f"{address}/search", content=picture).status_code == 200
+
+
+def test_headers(http: httpx.Client) -> None:
+    page = http.get("/").headers
+    assert page["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page["content-security-policy"]
+    assert "unsafe" not in page["content-security-policy"]
+    for path in ("/", "/static/app.js", "/images/1", "/images/1/thumbnail", "/nowhere"):
+        assert http.get(path).headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_asks_no_other_host() -> None:
+    static = Path(__file__).parents[2] / "service" / "static"
+    for file in static.iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "//" not in text.replace("// ", ""), file.name
+    page = (static / "index.html").read_text()
+    assert "<style" not in page
+    assert " style=" not in page
+    assert " on" not in page.replace(" one", "")
+    script = (static / "app.js").read_text()
+    for way_in in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert way_in not in script
+
+
+# --- start -----------------------------------------------------------------------------------------
+
+
+def start(path: Path | None, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Start the service that cannot start."""
+    return subprocess.run(
+        command(0), env=environment(path, **settings), capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    artifact = build_artifact(tmp_path)
+    with (artifact.path / "queries.npz").open("ab") as file:
+        file.write(b"x")
+    return artifact.path
+
+
+def test_does_not_start_without_a_whole_artifact(damaged: Path, tmp_path: Path) -> None:
+    for run, says in (
+        (start(None), "HEBBSEARCH_ARTIFACT: is not set"),
+        (start(tmp_path / "nowhere"), str(tmp_path / "nowhere" / "manifest.json")),
+        (start(damaged), str(damaged / "queries.npz")),
+        (start(damaged, max_pixels="many"), "HEBBSEARCH_MAX_PIXELS: "),
+    ):
+        assert run.returncode != 0
+        assert says in run.stderr
+        assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+def test_explicit_settings_raise(damaged: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"queries\.npz"):
+        create_app(Settings(artifact=damaged))
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        create_app(Settings(artifact=tmp_path))
+
+
+def test_service_loads_no_training_but_nets() -> None:
+    code = "import json, sys, service.app; print(json.dumps([*sys.modules]))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = json.loads(run.stdout)
+    ours = [name for name in loaded if name.startswith("training.")]
+    assert ours
+    assert all(name == "training.nets" or name.startswith("training.nets.") for name in ours)
+    assert not {"sklearn", "torchvision"} & set(loaded)

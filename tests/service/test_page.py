@@ -1,0 +1,179 @@
+"""The page in a real browser, against the real service."""
+
+import base64
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from index.artifact import Artifact
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import serve_here
+
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        reason = "no Chromium here: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    """The page, opened. Ends with a failure if the browser complained of anything but a refused search."""
+    yield from opened(browser, server)
+
+
+def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
+    context = browser.new_context(**options)  # type: ignore[arg-type]
+    page = context.new_page()
+    complaints: list[str] = []
+    outside: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
+    page.goto(address)
+    yield page
+    context.close()
+    assert [text for text in complaints if "status of 4" not in text] == []
+    assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
+
+
+@pytest.fixture
+def picture(artifact: Artifact) -> Path:
+    return Path(artifact.manifest.data["root"]) / "class2" / "007.png"
+
+
+def give(page: Page, kind: str, data: bytes, name: str = "mine.png") -> None:
+    """Drop or paste a file anywhere on the page, as a browser reports it."""
+    page.evaluate(
+        """([kind, name, data]) => {
+            const transfer = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, {type: "image/png"}));
+            const options = {bubbles: true, cancelable: true};
+            document.body.dispatchEvent(kind === "paste"
+                ? new ClipboardEvent("paste", {...options, clipboardData: transfer})
+                : new DragEvent(kind, {...options, dataTransfer: transfer}));
+        }""",
+        [kind, name, base64.b64encode(data).decode()],
+    )
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_give_an_image_and_see_its_neighbours(page: Page, picture: Path, kind: str) -> None:
+    expect(page.locator("#status")).to_contain_text("the 63 in the index")
+    give(page, kind, picture.read_bytes())
+    neighbours = page.locator("#results .about")
+    expect(neighbours).to_have_count(24)
+    expect(neighbours.first).to_contain_text("<b>cross</b>")  # text, not markup
+    expect(neighbours.first).to_contain_text("0 bits · 100.0 %")
+    expect(page.locator("#results b")).to_have_count(0)
+    expect(page.locator("#name")).to_have_text("mine.png")
+    expect(page.locator("#status")).to_contain_text("24 nearest of 63 images")
+    for image in (page.locator("#picture"), page.locator("#results img").first):
+        expect(image).to_have_js_property("naturalWidth", 24)
+        expect(image).to_have_class("pixels")
+
+
+def test_pick_filter_and_count(page: Page, picture: Path) -> None:
+    page.set_input_files("#file", picture)
+    page.get_by_role("checkbox", name="square").check()
+    page.select_option("#k", "12")
+    neighbours = page.locator("#results .about strong")
+    expect(neighbours).to_have_count(12)
+    expect(page.locator("#title")).to_have_text("The nearest with these labels")
+    assert set(neighbours.all_text_contents()) == {"square"}
+
+
+def test_more_like_this_and_back(page: Page, picture: Path) -> None:
+    page.set_input_files("#file", picture)
+    third = page.locator("#results button:has(.about)").nth(2)
+    expect(third).to_be_visible()
+    third.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_contain_text("image ")
+    expect(page.locator("#results .about").first).to_contain_text("0 bits")
+    expect(page.locator("#title")).to_be_focused()  # the keyboard stays among the results
+    page.go_back()
+    expect(page.locator("#name")).to_have_text("007.png")
+    page.go_back()
+    expect(page.locator("#invitation")).to_be_visible()
+
+
+def test_samples_to_start_from(page: Page) -> None:
+    samples = page.locator("#results button")
+    expect(samples).to_have_count(18)
+    samples.first.click()
+    expect(page.locator("#results .about")).to_have_count(24)
+
+
+def test_what_the_answers_are_worth(page: Page) -> None:
+    expect(page.locator("#measure")).to_contain_text("over 12 held-out queries")
+    page.locator("summary").click()
+    expect(page.locator("#words")).to_contain_text("exact expectation over their random orders")
+    expect(page.locator("#classes li")).to_have_count(3)
+
+
+def test_a_refusal_is_explained_and_the_next_image_answered(page: Page, picture: Path) -> None:
+    give(page, "drop", b"this is no picture", "notes.txt")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("Not an image in a known format")
+    expect(page.locator("#results button")).to_have_count(0)
+    give(page, "drop", picture.read_bytes())
+    expect(page.locator("#results .about")).to_have_count(24)
+    expect(alert).to_be_hidden()
+
+
+def test_keyboard_reaches_the_file_dialogue(page: Page) -> None:
+    expect(page.locator("#score")).to_be_visible()
+    focused = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        focused.append(page.evaluate("document.activeElement.id"))
+    assert "file" in focused
+    assert "k" in focused
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone(browser: Browser, server: str, picture: Path, scheme: str) -> None:
+    for page in opened(browser, server, viewport={"width": 360, "height": 740}, color_scheme=scheme):
+        page.set_input_files("#file", picture)
+        expect(page.locator("#results .about")).to_have_count(24)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        red = int(ground.removeprefix("rgb(").partition(",")[0])
+        assert (red > 200) == (scheme == "light")
+
+
+def test_without_labels_the_page_says_why(
+    browser: Browser, unlabelled_artifact: Artifact, picture: Path
+) -> None:
+    with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
+        for page in opened(browser, address):
+            expect(page.locator("#measure")).to_contain_text(
+                "Not measured. This index was made without labels"
+            )
+            expect(page.locator("#labels")).to_be_hidden()
+            page.set_input_files("#file", picture)
+            expect(page.locator("#results .about").first).to_contain_text("no label")
+            expect(page.locator("#title")).to_have_text("Nearest images")
+
+
+def test_documentation_needs_no_other_host(browser: Browser, server: str) -> None:
+    for page in opened(browser, server):
+        page.get_by_role("link", name="API").click()
+        expect(page.get_by_text("Find the indexed images nearest to an image")).to_be_visible()

@@ -1,0 +1,222 @@
+"""The searcher against plain numpy, without HTTP."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import service.searcher
+from index.artifact import Artifact, ArtifactError
+from index.catalogue import UNLABELLED, Catalogue, NewItem
+from index.codes import hamming
+from index.evaluation import Denominator, Ties, average_precision
+from service.searcher import NoOriginal, NothingToMeasure, Searcher, UnknownLabel
+from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, build_artifact
+from training.nets.images import TooManyPixels
+
+LIMIT = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def searcher(artifact: Artifact) -> Iterator[Searcher]:
+    searcher = Searcher(artifact, max_pixels=LIMIT)
+    yield searcher
+    searcher.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Artifact:
+    """An artifact that a test may change."""
+    return build_artifact(tmp_path)
+
+
+def file_of(searcher: Searcher, item_id: int) -> bytes:
+    return searcher.original(item_id).read_bytes()
+
+
+def reference(searcher: Searcher, image: bytes, labels: tuple[str, ...] = ()) -> list[tuple[int, int]]:
+    """All eligible (distance, id), sorted."""
+    table = searcher.catalogue.codes()
+    wanted = [CLASSES.index(label) for label in labels] or [UNLABELLED, 0, 1, 2]
+    distances = hamming(searcher.encode(image), table.codes)[0].tolist()
+    rows = zip(distances, table.ids.tolist(), table.labels.tolist(), strict=True)
+    return sorted((distance, item_id) for distance, item_id, label in rows if label in wanted)
+
+
+@pytest.mark.parametrize("labels", [(), ("square",), ("circle", "<b>cross</b>")])
+@pytest.mark.parametrize("k", [1, 7, 1000])
+@pytest.mark.parametrize("max_distance", [None, 0, 12])
+def test_search_equals_brute_force(
+    searcher: Searcher, labels: tuple[str, ...], k: int, max_distance: int | None
+) -> None:
+    for item_id in (1, 25, 62):
+        image = file_of(searcher, item_id)
+        answer = searcher.search(image, k=k, max_distance=max_distance, labels=labels)
+        eligible = reference(searcher, image, labels)
+        near = [row for row in eligible if max_distance is None or row[0] <= max_distance]
+        assert [(match.distance, match.id) for match in answer.matches] == near[:k]
+        last = answer.matches[-1].distance if answer.matches else None
+        assert answer.ties_at_cut == sum(distance == last for distance, _ in eligible)
+
+
+def test_matches_say_what_they_are(searcher: Searcher) -> None:
+    matches = searcher.search(file_of(searcher, 1), k=1000).matches
+    for match in matches:
+        item = searcher.catalogue.get(match.id)
+        assert (match.label, match.similarity) == (item.label, 1 - match.distance / 256)
+    assert sum(match.label is None for match in matches) == UNLABELLED_ITEMS
+    assert len(matches) == len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
+
+
+def test_an_indexed_file_finds_itself(searcher: Searcher) -> None:
+    for item_id in (1, 30, 61):
+        nearest = searcher.search(file_of(searcher, item_id), k=1000, max_distance=0).matches
+        assert item_id in [match.id for match in nearest]
+
+
+def test_unknown_label(searcher: Searcher, unlabelled_artifact: Artifact) -> None:
+    with pytest.raises(UnknownLabel, match="'hexagon' is unknown; known are circle, square, <b>cross</b>"):
+        searcher.search(file_of(searcher, 1), k=1, labels=["circle", "hexagon"])
+    other = Searcher(unlabelled_artifact, max_pixels=LIMIT)
+    with pytest.raises(UnknownLabel, match="has no labels"):
+        other.search(file_of(searcher, 1), k=1, labels=["circle"])
+    other.close()
+
+
+def test_too_many_pixels(artifact: Artifact) -> None:
+    searcher = Searcher(artifact, max_pixels=24 * 24 - 1)
+    with pytest.raises(TooManyPixels, match="24 × 24"):
+        searcher.search(file_of(searcher, 1), k=1)
+    searcher.close()
+
+
+def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
+    searcher = Searcher(own, max_pixels=LIMIT)
+    image = file_of(searcher, 5)
+    before = searcher.evaluate()
+    with Catalogue.open(own.path / "catalogue.sqlite") as catalogue:
+        new = NewItem("x.png", 1, "database", 1, 1, b"", searcher.encode(image)[0])
+        (new_id,) = catalogue.add([new])
+    found = searcher.search(image, k=1000, max_distance=0).matches
+    assert new_id in [match.id for match in found]
+    after = searcher.evaluate()
+    assert after.definition.items == before.definition.items + 1
+    assert after.map != before.map
+    searcher.close()
+
+
+@pytest.mark.parametrize("denominator", ["min", "retrieved"])
+@pytest.mark.parametrize("ties", ["expected", "order"])
+@pytest.mark.parametrize("k", [None, 5])
+def test_evaluation_is_that_of_index(
+    searcher: Searcher, k: int | None, ties: Ties, denominator: Denominator
+) -> None:
+    queries, table = searcher.artifact.queries(), searcher.catalogue.codes()
+    assert queries is not None
+    labelled = table.labels >= 0
+    scores = average_precision(
+        queries.codes,
+        queries.labels,
+        table.codes[labelled],
+        table.labels[labelled],
+        k=k,
+        ties=ties,
+        denominator=denominator,
+    )
+    found = searcher.evaluate(k=k, ties=ties, denominator=denominator)
+    assert found.map == found.aps.mean == pytest.approx(scores.mean(), abs=1e-12)
+    assert found.aps.std == pytest.approx(scores.std(), abs=1e-12)
+    assert found.aps.median == pytest.approx(np.median(scores), abs=1e-12)
+    assert found.aps.p10 <= found.aps.median <= found.aps.p90
+    for label, each in enumerate(found.per_class):
+        assert each.label == CLASSES[label]
+        assert each.aps == pytest.approx(scores[queries.labels == label].mean(), abs=1e-12)
+        assert (each.queries, each.items) == (QUERIES_PER_CLASS, PER_CLASS)
+
+
+def test_definition(searcher: Searcher) -> None:
+    definition = searcher.evaluate(k=5).definition
+    assert (definition.queries, definition.dropped_queries) == (len(CLASSES) * QUERIES_PER_CLASS, 0)
+    assert (definition.items, definition.unlabelled_items) == (len(CLASSES) * PER_CLASS, UNLABELLED_ITEMS)
+    assert definition.labels == "labels.csv", "where the file lay is nobody's business"
+    assert (definition.rule, definition.backbone, definition.bits) == ("none", "conv6", 256)
+    assert definition.encoder_id == searcher.artifact.manifest.encoder_id
+    assert definition.artifact == "artifact"
+    for part in ("12 held-out queries", "first 5", "60 labelled images", "3 indexed images have no label"):
+        assert part in definition.text
+
+
+def test_evaluated_once_under_concurrency(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(kwargs)
+        time.sleep(0.1)  # long enough for all threads to arrive
+        return average_precision(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.searcher, "average_precision", counted)
+    threads = [threading.Thread(target=searcher.evaluate, kwargs={"k": 17 + i % 2}) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(call["k"] for call in calls) == [17, 18]
+
+
+def test_evaluations_kept_are_bounded(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.searcher, "EVALUATIONS", 3)
+    for k in range(1, 9):
+        assert searcher.evaluate(k=k).definition.k == k
+    assert len(searcher._evaluations) <= 3
+
+
+def test_nothing_to_measure(unlabelled_artifact: Artifact) -> None:
+    searcher = Searcher(unlabelled_artifact, max_pixels=LIMIT)
+    with pytest.raises(NothingToMeasure, match="without labels"):
+        searcher.evaluate()
+    searcher.close()
+
+
+def test_original_stays_in_its_folder(own: Artifact, tmp_path: Path) -> None:
+    searcher = Searcher(own, max_pixels=LIMIT)
+    path = searcher.original(1)
+    assert path.is_relative_to(tmp_path / "images")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    path.unlink()
+    with pytest.raises(NoOriginal, match="no longer there"):
+        searcher.original(1)
+    path.symlink_to(secret)
+    with pytest.raises(NoOriginal, match="outside"):
+        searcher.original(1)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(NoOriginal, match="no longer there"):
+        searcher.original(1)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(NoOriginal, match="not a file"):
+        searcher.original(1)
+    with pytest.raises(KeyError):
+        searcher.original(10_000)
+    searcher.close()
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "nul\0.png"])
+def test_original_does_not_trust_the_catalogue(own: Artifact, tmp_path: Path, path: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    searcher = Searcher(own, max_pixels=LIMIT)
+    code = searcher.catalogue.codes().codes[0]
+    (item_id,) = searcher.catalogue.add([NewItem(path, 0, "database", 1, 1, b"", code)])
+    with pytest.raises(NoOriginal):
+        searcher.original(item_id)
+    searcher.close()
+
+
+def test_wrong_encoder_is_refused(own: Artifact) -> None:
+    (own.path / "encoder.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError, match=r"encoder\.safetensors"):
+        Searcher.open(own.path, max_pixels=LIMIT)
