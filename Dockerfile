@@ -1,6 +1,6 @@
 # Serves an artifact that lies at /artifact:
 #   docker build -t hebbsearch .
-#   docker run -p 8000:8000 -v "$PWD/artifacts/NAME:/artifact:ro" hebbsearch
+#   docker run -p 8000:8000 -v "$PWD/artifacts/run-001:/artifact:ro" hebbsearch
 # The user 10001 must be able to read it. Each step is one plain command that can be tried without an engine.
 
 # 1. Python. OpenMP and everything else that is not Python comes inside the wheels.
@@ -8,22 +8,18 @@ FROM python:3.11-slim
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 
-# 2. torch in the locked version, but in its CPU build: without gigabytes of CUDA libraries.
-COPY requirements.lock ./
-RUN pip install --no-deps -c requirements.lock --index-url https://download.pytorch.org/whl/cpu torch torchvision
-
-# 3. The project and what it needs, in the locked versions and without the tools of development.
-COPY pyproject.toml README.md LICENSE ./
+# 2. The project with its locked dependencies, without those that only the tests need.
+COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY index index
 COPY training training
 COPY service service
-RUN pip install -c requirements.lock .
+RUN pip install --constraint requirements.lock .
 
-# 4. Not root, and nothing of the image is writable for it.
+# 3. Not root, and nothing of the image is writable for it.
 RUN useradd --system --uid 10001 --no-create-home hebbsearch
 USER 10001
 
-# 5. The service.
+# 4. The service.
 ENV HEBBSEARCH_ARTIFACT=/artifact
 VOLUME /artifact
 EXPOSE 8000

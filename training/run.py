@@ -89,13 +89,10 @@ class Run:
 
     def fit_preprocessing(self) -> None:
         """Mean, deviation and, if asked for, whitening of the pre-training images."""
-        positions = self.split.pretraining
-        self.model.normalise.fit(self.pixels[at] for at in data.batches(positions, 512))
+        normalise = self.model.normalise
+        normalise.fit(self.all_pixels("mean and deviation"))
         if self.config.whiten:
-            steps = data.progress("whitening", data.batches(positions, 512), -(-len(positions) // 512))
-            self.model.normalise.fit_whitening(
-                (self.pixels[at] for at in steps), smoothing=self.config.smoothing
-            )
+            normalise.fit_whitening(self.all_pixels("whitening"), smoothing=self.config.smoothing)
 
     def pretrain(self, saved: dict[str, Any] | None) -> None:
         """Hebbian learning from unlabelled images, then the plain network with what was learned."""
@@ -171,6 +168,12 @@ class Run:
         """Normalised images (b, 3, S, S) on the device."""
         with torch.no_grad():
             return self.model.normalise(self.pixels[positions].to(self.device))
+
+    def all_pixels(self, what: str) -> Iterator[Tensor]:
+        """One pass over the uint8 pixels of the pre-training images."""
+        positions = self.split.pretraining
+        groups = data.batches(positions, 512)
+        return (self.pixels[at] for at in data.progress(what, groups, -(-len(positions) // 512)))
 
     def features(self, positions: Tensor) -> Tensor:
         """Flattened convolutional features (b, F) on the device."""
