@@ -23,8 +23,9 @@ from training.config import DATASETS, Config, ConfigError, configure, parse_sett
 from training.data import DataError
 from training.export import export
 from training.nets.backbones import BACKBONES
+from training.nets.images import ImageError
 from training.rules import RULES
-from training.run import Run, choose_device
+from training.run import CheckpointError, Run, choose_device
 
 # What an interrupted run may be given anew: what made it diverge.
 CHANGEABLE = {"hebbian_lr", "finetune_lr", "head_lr"}
@@ -32,6 +33,18 @@ CHANGEABLE = {"hebbian_lr", "finetune_lr", "head_lr"}
 
 class OutputError(ValueError):
     """The place to write to cannot be used; the message says why and what to do."""
+
+
+USER_ERRORS = (
+    ArithmeticError,  # divergence
+    ArtifactError,
+    CatalogueError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ImageError,  # a file that changed while the run was reading it
+    OutputError,
+)
 
 
 def build(config: Config, target: Path, work: Path) -> Artifact:
@@ -190,7 +203,7 @@ def main() -> None:
         run_command()
     except KeyboardInterrupt as stop:
         fail(str(stop) or "stopped before it began", code=130)
-    except (ConfigError, DataError, OutputError, ArithmeticError, ArtifactError, CatalogueError) as error:
+    except USER_ERRORS as error:
         fail(str(error))
     except OSError as error:
         fail(explain(error))

@@ -1,5 +1,6 @@
 """One training run: its data, its model, and the stages one after the other, each of them resumable."""
 
+import hashlib
 import logging
 import os
 import time
@@ -30,6 +31,10 @@ log = logging.getLogger("hebbsearch")
 STAGES = ("pre-training", "fine-tuning", "hashing head")
 FEATURES_IN_MEMORY = 2 << 30
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
+
+
+class CheckpointError(ValueError):
+    """An interrupted run cannot go on; the message says why and what to do."""
 
 
 class Model(nn.Module):
@@ -231,7 +236,8 @@ class Run:
         state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
         # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
         buffer = BytesIO()
-        torch.save(state | {"seconds": self.seconds, "validation": self.validation}, buffer)
+        state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint()}
+        torch.save(state, buffer)
         try:
             temporary.write_bytes(buffer.getbuffer())
         except OSError:
@@ -243,10 +249,26 @@ class Run:
         """Read the checkpoint, if there is one, into the model; returns the rest of it."""
         if not self.checkpoint.exists():
             return None
-        saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(saved["model"])
-        self.seconds, self.validation = saved["seconds"], saved["validation"]
+        try:
+            saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.seconds, self.validation = saved["seconds"], saved["validation"]
+        except Exception as error:  # a damaged file can raise anything from within torch's reader
+            raise CheckpointError(
+                f"{self.checkpoint}: the checkpoint cannot be read ({str(error).splitlines()[0]}); "
+                "remove it and --resume begins anew"
+            ) from error
+        if saved["images"] != self.fingerprint():
+            raise CheckpointError(
+                f"{self.images.where}: the images or labels are not those that the run was started with, so "
+                "that queries could have been learned from; put them back or start a new run"
+            )
         return saved
+
+    def fingerprint(self) -> str:
+        """What names the images and labels, in their order."""
+        names = "\0".join(self.images.paths).encode()
+        return hashlib.sha256(names + self.images.labels.tobytes()).hexdigest()
 
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""

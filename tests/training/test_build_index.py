@@ -194,7 +194,15 @@ def test_interrupted_run_goes_on_to_the_same_codes(interrupted):
     assert "Traceback" not in message
     assert not (folder / "stopped").exists()
     assert "unfinished run" in refused(folder, *arguments, "--out", "stopped")
-    shutil.copytree(folder / "stopped.partial", folder / "other.partial")
+    for name in ("other", "damaged", "changed"):
+        shutil.copytree(folder / "stopped.partial", folder / f"{name}.partial")
+    (folder / "damaged.partial" / "checkpoint.pt").write_bytes(b"PK\3\4 no more")
+    assert "checkpoint cannot be read" in refused(folder, "--resume", "damaged.partial")
+    shutil.copytree(arguments[1], folder / "fewer")
+    (folder / "fewer" / "down" / "0.png").unlink()
+    config = folder / "changed.partial" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"data": str(folder / "fewer")}))
+    assert "not those that the run was started with" in refused(folder, "--resume", "changed.partial")
     build(folder, "--resume", "stopped.partial")
     build(folder, *arguments, "--out", "straight")
     build(folder, "--resume", "other.partial", "--set", "head_lr=0.5")
