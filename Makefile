@@ -5,11 +5,16 @@ HOST ?= 127.0.0.1
 DEFAULT := artifacts/default
 ARTIFACT ?= $(DEFAULT)
 BIN := .venv/bin
+# Threads that wait asleep: on a busy machine spinning ones make training many times slower.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: run test lint lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
-	@echo "hebbsearch serves $(ARTIFACT) at http://$(HOST):$(PORT) (Ctrl-C stops it)"
+	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
+		s.bind(('$(HOST)', $(PORT)))" 2>/dev/null || \
+		{ echo "port $(PORT) of $(HOST) is taken; choose another: make run PORT=$$(($(PORT) + 1))"; exit 1; }
+	@echo "hebbsearch: $(ARTIFACT) at http://$(HOST):$(PORT) (Ctrl-C stops it)"
 	@HEBBSEARCH_ARTIFACT="$(ARTIFACT)" exec $(BIN)/uvicorn --factory service.app:create_app \
 		--host $(HOST) --port $(PORT)
 

@@ -25,6 +25,20 @@ CATALOGUE = "catalogue.sqlite"
 QUERIES = "queries.npz"
 
 
+# What the service shows of `data` and `config`, each possibly missing.
+_TEXT, _COUNT = (str, type(None)), (int, type(None))
+STATED: dict[str, dict[str, tuple[type, ...]]] = {
+    "data": {
+        "name": _TEXT,
+        "root": _TEXT,
+        "labels": _TEXT,
+        "training_labels": _COUNT,
+        "validation_labels": _COUNT,
+    },
+    "config": {"rule": _TEXT, "backbone": _TEXT},
+}
+
+
 class ArtifactError(ValueError):
     """The artifact cannot be used. One line that names the file and the way out."""
 
@@ -50,7 +64,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """ValueError that says what is missing or of the wrong type."""
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
         if not isinstance(values, dict):
             raise ValueError("is not a JSON object")
         if values.get("format") != FORMAT:
@@ -60,6 +77,10 @@ class Manifest:
             kind = kinds.get(name, dict)
             if not isinstance(values.get(name), kind):
                 raise ValueError(f"has no {name!r} of JSON type {kind.__name__}")
+        for part, wanted in STATED.items():
+            for name, types in wanted.items():
+                if not isinstance(values[part].get(name), types):
+                    raise ValueError(f"has {part}.{name} of a wrong type: {values[part].get(name)!r:.40}")
         known = {each.name: values[each.name] for each in fields(cls)}
         return cls(**{**known, "classes": tuple(values["classes"])})
 

@@ -328,6 +328,7 @@ class Catalogue:
                 found = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
                 if found != "ok":
                     raise CatalogueError(f"{self.path}: is damaged ({' '.join(str(found).split())})")
+            int(_value(connection, "revision"))
             if str(_digest(self._codes(connection))) != _value(connection, "digest"):
                 raise CatalogueError(f"{self.path}: labels or codes do not match their digest")
 

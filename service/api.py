@@ -264,6 +264,8 @@ async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
             raise
         reason = error.detail.rstrip(".")
         raise HTTPException(400, f"the form cannot be read ({reason}); {HOW_TO_SEND}") from None
+    except (UnicodeError, LookupError, ValueError) as error:  # a charset that does not exist, or does not fit
+        raise HTTPException(400, f"the form cannot be read ({error}); {HOW_TO_SEND}") from None
     try:
         return _checked(await _image_in(form), request), _fields(form)
     finally:

@@ -21,7 +21,7 @@ from index.evaluation import Denominator, Ties, average_precision
 from index.hamming import Engine, FlatEngine
 from service.schemas import ClassScore, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
-from training.nets.images import open_image
+from training.nets.images import looks_like_an_image, open_image
 
 LISTED = 20  # labels that an error message names at most
 EVALUATIONS = 64  # results kept: whoever asks for every k must not fill the memory
@@ -159,6 +159,9 @@ class Searcher:
             raise NoOriginal("the original file lies outside the indexed folder and is not given out")
         if not path.is_file():
             raise NoOriginal("the original is not a file any more; there is only the thumbnail")
+        # An artifact says itself where its images lie: nothing but an image is ever given out.
+        if not looks_like_an_image(path):
+            raise NoOriginal("the original is not an image any more; there is only the thumbnail")
         return path
 
     def snapshot(self) -> Snapshot:

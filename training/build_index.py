@@ -19,7 +19,16 @@ import torch
 
 from index.artifact import MANIFEST, Artifact, ArtifactError
 from index.catalogue import CatalogueError
-from training.config import DATASETS, Config, ConfigError, configure, parse_setting, settings_help
+from training.config import (
+    DATASETS,
+    Config,
+    ConfigError,
+    check,
+    configure,
+    from_json,
+    parse_setting,
+    settings_help,
+)
 from training.data import DataError
 from training.export import export
 from training.nets.backbones import BACKBONES
@@ -76,6 +85,7 @@ def report(built: Artifact) -> Iterator[str]:
         )
     else:
         yield "no mAP: there are no labels to measure with"
+    yield f"serve it with: make run ARTIFACT={built.path}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,11 +163,18 @@ def resumed(folder: Path) -> tuple[Config, Path]:
     """Configuration and target of the interrupted run in `folder`. Raises OutputError."""
     try:
         values = json.loads((folder / "config.json").read_text())
-        if folder.suffix != ".partial":
-            raise ValueError("its name does not end in .partial")
-        return Config(**values), folder.with_suffix("")
-    except (OSError, ValueError, TypeError) as error:
-        raise OutputError(f"{folder}: no interrupted run to go on with ({error})") from error
+        config = from_json(values)
+    except OSError as error:
+        raise OutputError(f"{folder}: no interrupted run to go on with ({error.strerror})") from error
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise OutputError(f"{folder / 'config.json'}: not the settings of a run ({reason})") from error
+    if folder.suffix != ".partial":
+        raise OutputError(f"{folder}: no interrupted run to go on with; the names of those end in .partial")
+    target = folder.with_suffix("")
+    if target.exists():
+        raise OutputError(f"{target} exists already; rename it, or remove {folder}")
+    return config, target
 
 
 def run_command(arguments: list[str] | None = None) -> None:
@@ -174,6 +191,7 @@ def run_command(arguments: list[str] | None = None) -> None:
         work = Path(resume)
         config, target = resumed(work)
         config = dataclasses.replace(config, **settings)
+        check(config)
     else:
         config = configure(flags | settings)
         choose_device(config.device)
@@ -189,9 +207,9 @@ def run_command(arguments: list[str] | None = None) -> None:
         ) from None
     except ArithmeticError as error:
         raise ArithmeticError(f"{error}; --resume {work} goes on from its last epoch") from error
-    except (DataError, ConfigError):
-        if resume is None:
-            shutil.rmtree(work)  # nothing was learned yet
+    except Exception:
+        if resume is None and not any(work.glob("checkpoint.*")):
+            shutil.rmtree(work, ignore_errors=True)  # nothing was learned yet
         raise
     for line in report(built):
         print(line)
@@ -212,7 +230,7 @@ def main() -> None:
 def explain(error: OSError) -> str:
     """One line for what the operating system refused."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"{error.strerror}; make room on the disk, then go on with --resume (see --help)"
+        return f"{error.strerror}; make room on the disk and start again, with --resume if a .partial is left"
     return str(error)
 
 

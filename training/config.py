@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from training.nets.backbones import BACKBONES, map_size, smallest_image
+from pydantic import TypeAdapter
+
+from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
 from training.rules import RULES, WHITENS
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
+
+
+MOST_BITS = 4096
+HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
 
 
 class ConfigError(ValueError):
@@ -114,7 +120,16 @@ def configure(chosen: dict[str, Any]) -> Config:
         "head_weight_decay": recipe.head_weight_decay,
     }
     config = Config(**defaults | values)
-    _check(config)
+    check(config)
+    return config
+
+
+def from_json(values: Any) -> Config:
+    """The configuration that a run wrote down. Raises ValueError for a wrong type or range."""
+    config = TypeAdapter(Config).validate_python(values)
+    _one_of("backbone", config.backbone, BACKBONES)
+    _one_of("rule", config.rule, [*RULES, "none"])
+    check(config)
     return config
 
 
@@ -140,7 +155,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: {value!r} is not a number") from None
 
 
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
+    """Raise ConfigError for a value out of its range."""
     for name, lowest in _LOWEST.items():
         if not lowest <= getattr(config, name) < _TOO_LARGE:
             raise ConfigError(
@@ -153,14 +169,24 @@ def _check(config: Config) -> None:
             share = 0.0
         if not 0 < share <= 1:
             raise ConfigError(f"labels {config.labels}: use 1% to 100%, none, or a CSV file")
-    if config.bits % 8:
-        raise ConfigError(f"bits {config.bits}: use a multiple of 8")
+    elif config.labels.replace(".", "").isdigit():
+        raise ConfigError(f"labels {config.labels}: for a share write {config.labels}%")
+    if config.bits % 8 or config.bits > MOST_BITS:
+        raise ConfigError(f"bits {config.bits}: use a multiple of 8 up to {MOST_BITS}")
+    if config.seed >= 2**31:
+        raise ConfigError(f"seed {config.seed}: use a number below {2**31}")
     if not config.dropout < 1:
         raise ConfigError(f"dropout {config.dropout}: use 0 up to (not including) 1")
     if map_size(config.backbone, config.image_size) < 1:
         raise ConfigError(
             f"image size {config.image_size}: {config.backbone} needs at least "
             f"{smallest_image(config.backbone)} pixels (--image-size)"
+        )
+    hidden = 4 * BACKBONES[config.backbone].hidden * feature_count(config.backbone, config.image_size)
+    if hidden > HIDDEN_LIMIT:
+        raise ConfigError(
+            f"image size {config.image_size}: {config.backbone}'s fully connected layer would take "
+            f"{hidden / 2**30:.0f} GiB; use smaller images, or vgg11, which reduces them more"
         )
 
 
@@ -172,10 +198,10 @@ _LOWEST: dict[str, float] = {
     "image_size": 1,
     "seed": 0,
     "bits": 8,
-    "batch_size": 2,
+    "batch_size": 3,  # a batch of one has no variance to normalise by
     "hebbian_lr": 0,
     "temperature": 1e-6,
-    "smoothing": 0,
+    "smoothing": 1e-9,
     "finetune_lr": 0,
     "head_lr": 0,
     "momentum": 0,

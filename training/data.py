@@ -1,6 +1,7 @@
 """One function per data set; each gives an ImageSet."""
 
 import csv
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,8 @@ from training.nets.images import ImageError, open_image, square_pixels
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
 MEMORY_LIMIT = 4 << 30
+
+log = logging.getLogger("hebbsearch")
 
 
 class DataError(ValueError):
@@ -168,22 +171,34 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data names the folder that holds your images")
+    if not _is_unicode(str(root)):
+        shown = str(root).encode(errors="replace").decode()
+        raise DataError(f"{shown}: the folder's name is not valid Unicode; rename it")
     files = _files(root, without=labels_file)
     if not files:
         raise DataError(f"{root}: the folder is empty; put images into it, or name another with --data")
-    has_parts = (root / "train").is_dir() and (root / "test").is_dir()
+    parts = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
     queries = None
-    if labels_file is not None:
-        names = _labels_from_csv(labels_file, root, files)
-    elif has_parts:
-        files = [path for path in files if path.parts[0] in {"train", "test"}]
+    if "train" in parts and "test" in parts:
+        chosen = {parts["train"], parts["test"]}
+        ignored = sum(path.parts[0] not in chosen for path in files)
+        if ignored:
+            log.warning("%s: %d files outside train and test are ignored", root, ignored)
+        files = [path for path in files if path.parts[0] in chosen]
         names = [path.parts[1] if len(path.parts) > 2 else None for path in files]
-        queries = np.array([path.parts[0] == "test" for path in files])
+        queries = np.array([path.parts[0] == parts["test"] for path in files], bool)
         for part, present in (("train", ~queries), ("test", queries)):
             if not present.any():
-                raise DataError(f"{root / part}: the folder is empty; put <class>/* folders into it")
+                raise DataError(f"{root / parts[part]}: the folder is empty; put <class>/* folders into it")
+    elif "train" in parts:
+        raise DataError(
+            f"{root}: there is a folder {parts['train']!r} but none named 'test' beside it; rename the one "
+            f"with the queries to 'test', or use --data {root / parts['train']}"
+        )
     else:
         names = [path.parts[0] if len(path.parts) > 1 else None for path in files]
+    if labels_file is not None:  # the folders still say what is held out, but no longer what is what
+        names = _labels_from_csv(labels_file, root, files)
     return _from_files(root.name or str(root), root, files, names, queries)
 
 
@@ -251,12 +266,17 @@ NAMED: dict[str, Callable[[Path], ImageSet]] = {
 
 def _files(root: Path, without: Path | None = None) -> list[Path]:
     """All files below `root` but hidden ones, relative to it, in a fixed order."""
-    excluded = without.resolve() if without else None
-    found = []
-    for folder_name, subfolders, names in os.walk(root):
+    excluded = os.path.realpath(without) if without else None
+    found, visited = [], set()
+    for folder_name, subfolders, names in os.walk(root, followlinks=True):
+        here = os.path.realpath(folder_name)
+        if here in visited:  # a link that leads back
+            subfolders.clear()
+            continue
+        visited.add(here)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths = (Path(folder_name, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(root) for path in paths if path.resolve() != excluded]
+        found += [path.relative_to(root) for path in paths if os.path.realpath(path) != excluded]
     return sorted(found)
 
 
@@ -297,15 +317,17 @@ def _open_file(root: Path, files: list[Path], position: int) -> Image.Image:
 def _labels_from_csv(path: Path, root: Path, files: list[Path]) -> list[str | None]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-            header = rows[0].keys() if rows else ()
+            lines = csv.DictReader(file, skipinitialspace=True)
+            header = {(name or "").strip().lower(): name for name in lines.fieldnames or ()}
+            rows = [row for row in lines if "".join(map(str, filter(None, row.values()))).strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the labels cannot be read ({error})") from error
-    if not {"path", "label"} <= set(header):
+    if not {"path", "label"} <= header.keys() or not rows:
         raise DataError(f"{path}: the first line must be 'path,label', and at least one image must follow")
-    labels = {Path(row["path"]): row["label"] for row in rows}
+    cells = [((row[header["path"]] or "").strip(), (row[header["label"]] or "").strip()) for row in rows]
+    labels = {Path(name): label for name, label in cells}
     if len(labels) < len(rows):
-        twice = Counter(row["path"] for row in rows).most_common(1)[0][0]
+        twice = Counter(Path(name) for name, _ in cells).most_common(1)[0][0]
         raise DataError(f"{path}: {twice} is labelled more than once; keep one line for each image")
     empty = [name for name, label in labels.items() if not label]
     if empty:

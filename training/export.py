@@ -20,9 +20,10 @@ from index.catalogue import UNLABELLED, Catalogue, NewItem
 from index.codes import Codes
 from index.evaluation import mean_average_precision
 from training import data
+from training.data import DataError
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
-from training.nets.images import thumbnail
+from training.nets.images import ImageError, thumbnail
 from training.run import Run
 
 
@@ -81,7 +82,13 @@ def items(
 
     def row(number: int) -> NewItem:
         position = int(positions[number])
-        image = run.images.open(position)
+        try:
+            image = run.images.open(position)
+        except (ImageError, OSError) as error:
+            raise DataError(
+                f"{run.images.paths[position]}: changed while the run was reading it ({error}); "
+                "put it back and go on with --resume"
+            ) from error
         return NewItem(
             path=run.images.paths[position],
             label=int(run.images.labels[position]) if run.classes else UNLABELLED,

@@ -24,7 +24,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden, classes)
+        self.linear = nn.Linear(hidden, classes) if classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) -> logits (B, classes)."""
@@ -45,7 +45,12 @@ class Supervised:
         self.epochs = epochs
         # fused: one pass over the weights instead of five, 8 × faster for a wide layer on a CPU.
         self.optimizer = torch.optim.SGD(
-            model.parameters(), lr, momentum=momentum, nesterov=True, weight_decay=weight_decay, fused=True
+            model.parameters(),
+            lr,
+            momentum=momentum,
+            nesterov=momentum > 0,
+            weight_decay=weight_decay,
+            fused=True,
         )
         self.lr = lr
         self.best_accuracy = -1.0

@@ -106,7 +106,9 @@ def _check_classes(images: ImageSet) -> None:
     needed = 2 if images.queries is None else 1
     small = [name for name, count in zip(images.classes, counts, strict=True) if count < needed]
     if small:
+        hint = "two are needed, one of them to ask with; " if needed == 2 else ""
+        count = "one" if counts[images.classes.index(small[0])] else "no readable"
         raise DataError(
-            f"{images.where}: class {small[0]!r} has {'one' if needed == 2 else 'no'} image to learn from"
-            " (at least two are needed, one of them to ask with); add images or remove the class"
+            f"{images.where}: class {small[0]!r} has {count} image to learn from"
+            f" ({hint}add images or remove the class)"
         )

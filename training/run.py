@@ -64,6 +64,12 @@ class Run:
         fraction = config.fraction() if found.classes else 0.0
         self.images, self.pixels, self.skipped = data.read(found, config.image_size)
         self.split = protocol.split(self.images, fraction, config.seed)
+        if len(self.split.pretraining) < 2:
+            raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
+        if not found.classes and config.labels.endswith("%") and config.labels != "100%":
+            log.warning(
+                "%s: there are no labels, so that --labels %s means nothing", found.where, config.labels
+            )
         self.labels = torch.from_numpy(self.images.labels)
         self.classes = self.images.classes if len(self.split.training) else ()
         self.seconds: dict[str, float] = {}
@@ -239,7 +245,10 @@ class Run:
         state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint()}
         torch.save(state, buffer)
         try:
-            temporary.write_bytes(buffer.getbuffer())
+            with temporary.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -251,14 +260,17 @@ class Run:
             return None
         try:
             saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(saved["model"])
-            self.seconds, self.validation = saved["seconds"], saved["validation"]
+            same_images = saved["images"] == self.fingerprint()
+            if same_images:
+                self.model.load_state_dict(saved["model"])
+                self.seconds, self.validation = saved["seconds"], saved["validation"]
         except Exception as error:  # a damaged file can raise anything from within torch's reader
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckpointError(
-                f"{self.checkpoint}: the checkpoint cannot be read ({str(error).splitlines()[0]}); "
+                f"{self.checkpoint}: the checkpoint cannot be read ({reason}); "
                 "remove it and --resume begins anew"
             ) from error
-        if saved["images"] != self.fingerprint():
+        if not same_images:
             raise CheckpointError(
                 f"{self.images.where}: the images or labels are not those that the run was started with, so "
                 "that queries could have been learned from; put them back or start a new run"
@@ -319,7 +331,8 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        if torch.zeros(1, device=name).item() != 0:  # also refuses devices that hold no values
+            raise RuntimeError("it does not compute")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from None
     return name

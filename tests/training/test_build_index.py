@@ -243,10 +243,16 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
         (["--labels", "gone.csv"], r"needs --data DIR"),
         (["--out", "one"], r"one exists; name another folder"),
         (["--out", "file.txt/deeper"], r"file\.txt"),
-        (["--resume", "one"], r"one: no interrupted run"),
+        (["--resume", "one"], r"one: no interrupted run to go on with \(No such file"),
         (["--resume", "one", "--epochs", "3"], r"--resume goes without other flags"),
         (["--resume", "one", "--set", "bits=128"], r"--resume .* --set .*hebbian_lr"),
         (["--image-size", "8"], r"image size 8: conv6 needs at least"),
+        (["--image-size", "3000"], r"image size 3000: conv6's fully connected layer would take"),
+        (["--labels", "5"], r"labels 5: for a share write 5%"),
+        (["--seed", "3000000000"], r"seed 3000000000"),
+        (["--set", "bits=16384"], r"bits 16384"),
+        (["--device", "meta"], r"device meta: not usable here"),
+        (["--data", "single/b"], r"one image is not enough"),
         (["--dataset", "digits", "--data", "one"], r"digits .*--data"),
     ],
 )
@@ -280,10 +286,41 @@ def test_disk_without_room_is_one_line(pictures, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
     line = refused(tmp_path, "--data", str(pictures), *QUICK, "--out", "here", preexec_fn=limit)
-    assert "File too large; make room on the disk, then go on with --resume" in line
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
+    assert "File too large; make room on the disk and start again" in line
+    assert list(tmp_path.iterdir()) == []  # nothing was learned yet, nothing is left
+
+
+def test_file_that_goes_while_the_run_reads_is_named(pictures, tmp_path, monkeypatch):
+    from training import run as training_run
+    from training.build_index import main
+
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    learn = training_run.Run.train
+
+    def train_and_lose(self):
+        (folder / "down" / "2.png").write_bytes(b"gone")
+        return learn(self)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training_run.Run, "train", train_and_lose)
+    monkeypatch.setattr(sys, "argv", ["build_index", "--data", "pictures", *QUICK, "--out", "here"])
+    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr("training.build_index.fail", lambda text, code=2: said.append(text) or sys.exit(code))
+        main()
+    assert re.search(r"down/2\.png: changed while the run was reading it .*--resume", said[0])
+    shutil.copy(pictures / "down" / "2.png", folder / "down" / "2.png")
+    monkeypatch.setattr(training_run.Run, "train", learn)
     build(tmp_path, "--resume", "here.partial")
-    assert artifact.open_artifact(tmp_path / "here").manifest.metrics["map"] > 0
+    assert artifact.open_artifact(tmp_path / "here").manifest.data["queries"] == 6
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"backbone": "x"}', '{"labels": 5}', "null"])
+def test_damaged_settings_of_a_run_are_named(tmp_path, text):
+    (tmp_path / "x.partial").mkdir()
+    (tmp_path / "x.partial" / "config.json").write_text(text)
+    assert "not the settings of a run" in refused(tmp_path, "--resume", "x.partial")
 
 
 def test_manifest_is_plain_json(built):

@@ -60,6 +60,46 @@ def test_train_and_test_folders(tmp_path):
     assert images.queries.tolist() == [True, True, False, False, False]
 
 
+def test_labels_file_keeps_the_test_folder_apart(tmp_path):
+    for part in ("Train", "Test"):
+        for number in range(2):
+            put(tmp_path / part / f"{number}.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\nTrain/0.png,owl\nTest/0.png,owl\nTrain/1.png,eel\n")
+    images = data.folder(tmp_path, labels)
+    assert names(images) == {
+        "Test/0.png": "owl", "Test/1.png": "-", "Train/0.png": "owl", "Train/1.png": "eel"}  # fmt: skip
+    assert images.queries.tolist() == [True, True, False, False]
+
+
+def test_train_without_test_is_no_class(tmp_path):
+    put(tmp_path / "train" / "cat" / "1.png")
+    put(tmp_path / "val" / "cat" / "1.png")
+    with pytest.raises(DataError, match="none named 'test' beside it"):
+        data.folder(tmp_path)
+
+
+def test_links_are_followed_once(tmp_path):
+    put(tmp_path / "elsewhere" / "1.png")
+    put(tmp_path / "all" / "dog" / "1.png")
+    (tmp_path / "all" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "all" / "dog" / "again").symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "dog" / "self.png").symlink_to("self.png")
+    images = data.folder(tmp_path / "all")
+    assert names(images) == {"cat/1.png": "cat", "dog/1.png": "dog", "dog/self.png": "dog"}
+    kept, _, skipped = data.read(images, 8)
+    assert kept.paths == ("cat/1.png", "dog/1.png")
+    assert skipped[0]["path"] == "dog/self.png"
+
+
+def test_cells_are_read_as_people_write_them(tmp_path):
+    put(tmp_path / "x.png")
+    put(tmp_path / "y, z.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_bytes(b'\xef\xbb\xbfLabel, Path\r\nowl, ./x.png\r\n \r\n owl ,"y, z.png"\r\n')
+    assert names(data.folder(tmp_path, labels)) == {"x.png": "owl", "y, z.png": "owl"}
+
+
 def test_flat_folder_has_no_classes(tmp_path):
     put(tmp_path / "a.png")
     put(tmp_path / "b.png")

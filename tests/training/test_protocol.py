@@ -126,5 +126,5 @@ def test_too_little_to_learn_from(labels, says):
 
 def test_class_that_only_the_queries_have():
     images = replace(image_set([0, 0, 1, 1, 2]), queries=np.array([False, False, False, False, True]))
-    with pytest.raises(DataError, match="class 'class 2' has no image to learn from"):
+    with pytest.raises(DataError, match="class 'class 2' has no readable image to learn from"):
         split(images, 1.0, seed=0)

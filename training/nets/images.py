@@ -1,22 +1,29 @@
 """From a file or bytes to an upright RGB image, a square of pixels, a thumbnail.
 
 Training, indexing and serving all read images through this one file, so that the same picture gives the
-same pixels everywhere.
+same pixels everywhere, and so that untrusted bytes meet one guard.
 """
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Our own limit is checked before anything is decoded; Pillow's would only warn at another number.
-Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS = 200_000_000
+# Our own limit is checked first; this one also holds where Pillow opens an image inside an image.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-# EPS starts Ghostscript, the others only name a format without decoding it: none may see untrusted bytes.
-_REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "WMF"}
+# Formats whose readers decode pixels and nothing else. Left out on purpose: EPS starts Ghostscript; IPTC,
+# ICNS, FPX, MIC and DCX hold other images, EPS among them; ICO decodes before its size is known.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
+    "WEBP",
+)  # fmt: skip
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
 
 class ImageError(ValueError):
@@ -36,39 +43,37 @@ class TooManyPixels(ImageError):
 
 
 def open_image(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the first frame of any format Pillow reads as upright RGB.
+    """Decode the first frame of an image in one of FORMATS as upright RGB.
 
     Raises NotAnImage, TooManyPixels (before decoding) or BrokenImage; OSError if a file cannot be read.
     """
-    stream = BytesIO(source if isinstance(source, bytes) else source.read_bytes())
-    Image.init()
-    formats = sorted(set(Image.ID) - _REFUSED_FORMATS)
-    try:
-        image = Image.open(stream, formats=formats)
-    except UnidentifiedImageError:
-        if _begins_like(stream.getvalue()[:16], formats):
-            raise BrokenImage("the image is truncated or damaged (its header is not complete)") from None
-        raise NotAnImage("not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)") from None
-    except Exception as error:  # a damaged header can raise anything from within a format's parser
-        raise BrokenImage(f"the image's header is damaged ({_reason(error)})") from None
-    width, height = image.size
-    if width * height > max_pixels:
-        raise TooManyPixels(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
-    try:
-        image.load()
-        return to_rgb(_upright(image))
-    except Exception as error:  # as above: decoders raise OSError, SyntaxError, struct.error, zlib.error …
-        raise BrokenImage(f"the image is truncated or damaged ({_reason(error)})") from None
+    if isinstance(source, bytes):
+        return _decode(BytesIO(source), max_pixels)
+    if source.exists() and not source.is_file():  # a pipe or a device would never end
+        raise NotAnImage("not a regular file")
+    with source.open("rb") as stream:
+        return _decode(stream, max_pixels)
+
+
+def looks_like_an_image(path: Path) -> bool:
+    """Whether the file begins like one of FORMATS; nothing is decoded."""
+    with path.open("rb") as stream:
+        try:
+            _identify(stream)
+        except ImageError:
+            return False
+    return True
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any Pillow mode: 16 bits scaled to 8, transparency laid on white."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        image = _eight_bits(image)
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba)
+        return white
     return image.convert("RGB")
 
 
@@ -88,10 +93,44 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
     return out.getvalue()
 
 
-def _begins_like(prefix: bytes, formats: list[str]) -> bool:
-    """Whether the first bytes are those of one of the formats."""
-    accepts = (Image.OPEN[name][1] for name in formats if name in Image.OPEN)
+def _decode(stream: BinaryIO, max_pixels: int) -> Image.Image:
+    image = _identify(stream)
+    for width, height in (image.size, _tile_size(image)):
+        if width * height > max_pixels:
+            raise TooManyPixels(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
+    try:
+        image.load()
+        return to_rgb(_upright(image))
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error …
+        raise BrokenImage(f"the image is truncated or damaged ({_reason(error)})") from None
+
+
+def _identify(stream: BinaryIO) -> Image.Image:
+    """The image as Pillow knows it from its header."""
+    Image.init()
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(_reason(error)) from None
+    except UnidentifiedImageError:
+        stream.seek(0)
+        if _begins_like_an_image(stream.read(16)):
+            raise BrokenImage("the image is truncated or damaged (its header is not complete)") from None
+        known = ", ".join(name for name in FORMATS if name not in {"DIB", "QOI", "SGI"})
+        raise NotAnImage(f"not an image in a known format ({known})") from None
+    except Exception as error:  # a damaged header can raise anything from within a format's parser
+        raise BrokenImage(f"the image's header is damaged ({_reason(error)})") from None
+
+
+def _begins_like_an_image(prefix: bytes) -> bool:
+    accepts = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
     return len(prefix) == 16 and any(accept is not None and accept(prefix) is True for accept in accepts)
+
+
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles, which may be larger than the image and are decoded whole."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -101,12 +140,16 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    low, high = (0.0, 65535.0) if image.mode.startswith("I") else (0.0, 1.0)
-    if values.min() < low or values.max() > high:  # no convention fits: use the image's own range
-        low, high = values.min(), values.max()
-    return Image.fromarray(((values - low) * (255 / (high - low))).round().astype(np.uint8))
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values (H, W) of 16 bits, or floating point 0 … 1; any other range is stretched."""
+    if values.dtype.kind in "ui" and values.min() >= 0 and values.max() <= 65535:
+        return (values >> 8).astype(np.uint8)
+    scaled = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    if values.dtype.kind != "f" or scaled.min() < 0 or scaled.max() > 1:
+        scaled -= scaled.min()
+        scaled /= max(float(scaled.max()), 1e-30)  # a constant image is black
+    scaled *= 255
+    return scaled.round(out=scaled).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:

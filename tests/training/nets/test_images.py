@@ -1,6 +1,8 @@
 """Every kind of file people have, read into upright RGB."""
 
 import io
+import os
+import struct
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def test_colours_survive_every_colour_mode(mode):
 
 
 @pytest.mark.parametrize(
-    "format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO"]
+    "format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "PCX"]
 )
 def test_common_formats(format):
     image = open_image(encoded(colour(48, 32), format))
@@ -106,11 +108,57 @@ def test_not_an_image(data):
         open_image(data)
 
 
-def test_postscript_never_reaches_ghostscript():
-    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    assert Image.open(io.BytesIO(data)).format == "EPS"  # Pillow alone would take it
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+def iptc(payload):
+    """An IPTC envelope around another image, which Pillow's reader would open with any format."""
+
+    def field(record, dataset, data):
+        return bytes([0x1C, record, dataset]) + len(data).to_bytes(2, "big") + data
+
+    size = (
+        field(3, 20, b"\0\x0a") + field(3, 30, b"\0\x0a") + field(3, 60, b"\x01\0") + field(3, 120, b"\x01")
+    )
+    return size + field(8, 10, payload)
+
+
+@pytest.mark.parametrize("data", [POSTSCRIPT, iptc(POSTSCRIPT)])
+def test_nothing_starts_ghostscript(data, tmp_path, monkeypatch):
+    trace = tmp_path / "ran"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {trace}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(NotAnImage):
         open_image(data)
+    assert not trace.exists()
+
+
+def test_image_inside_an_icon_is_not_decoded_unseen():
+    with pytest.raises(NotAnImage):
+        open_image(encoded(colour(32, 32), "ICO"))
+
+
+def test_tiles_larger_than_the_image_count():
+    tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: 2000, 323: 2000, 324: 146, 325: 1000}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(1004)
+    with pytest.raises(TooManyPixels, match="2000 × 2000"):
+        open_image(tiff, max_pixels=1000)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(NotAnImage, match="not a regular file"):
+        open_image(tmp_path / "pipe.png")
+
+
+def test_floating_point_without_numbers():
+    values = np.array([[np.nan, np.inf, 0.0, 1.0]], np.float32)
+    image = open_image(encoded(Image.fromarray(values), "TIFF"))
+    assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 0, 255]
+    constant = open_image(encoded(Image.fromarray(np.full((2, 2), 7.0, np.float32)), "TIFF"))
+    assert constant.getpixel((0, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])

@@ -1,0 +1,157 @@
+"""The stages inside one process: what each changes, and which images it may see."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.test_build_index import stripes
+from training.config import configure
+from training.data import batches
+from training.export import encode
+from training.hebbian import HebbianConv2d
+from training.run import Run
+
+
+class Watched:
+    """Pixels that note which images were asked for."""
+
+    def __init__(self, pixels):
+        self.pixels, self.seen = pixels, set()
+
+    def __getitem__(self, positions):
+        self.seen |= set(positions.tolist())
+        return self.pixels[positions]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(240):
+        stripes(root / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number)
+    return root
+
+
+@pytest.fixture
+def run(pictures, tmp_path):
+    def make(**chosen):
+        values = {
+            "data": str(pictures),
+            "image_size": 28,
+            "epochs": 1,
+            "finetune_epochs": 2,
+            "head_epochs": 2,
+        }
+        made = Run(configure(values | chosen), tmp_path)
+        made.pixels = Watched(made.pixels)
+        return made
+
+    return make
+
+
+def weights(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(module, before):
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh", "none"])
+def test_training_never_looks_at_a_query(run, rule):
+    made = run(rule=rule)
+    made.train()
+    assert made.pixels.seen == set(made.split.database.tolist())
+    assert len(made.split.validation) > 0
+    encode(made, made.encoder(), made.split.queries)
+    assert made.pixels.seen == set(range(240))
+
+
+def test_each_stage_sees_only_its_images(run):
+    made = run(labels="50%")
+    made.fit_preprocessing()
+    assert made.pixels.seen == set(made.split.pretraining.tolist())
+    made.pixels.seen.clear()
+    made.finetune(None)
+    learned = set(made.split.training.tolist()) | set(made.split.validation.tolist())
+    assert made.pixels.seen == learned
+    assert len(learned) == 108  # half of the 216 that are not queries
+    made.pixels.seen.clear()
+    made.train_head(None)
+    assert made.pixels.seen == learned
+
+
+def test_validation_chooses_the_epoch_by_its_own_images(run):
+    made = run(finetune_epochs=3)
+    made.fit_preprocessing()
+    made.finetune(None)
+    model = made.model.classifier.eval()
+    with torch.no_grad():
+        guesses = torch.cat([model(made.inputs(at)).argmax(1) for at in batches(made.split.validation, 256)])
+    truth = torch.from_numpy(made.images.labels[made.split.validation])
+    assert float((guesses == truth).float().mean()) == pytest.approx(max(made.validation["fine-tuning"]))
+
+
+def test_pretrained_weights_reach_the_network(run, monkeypatch):
+    layers = []
+    made_layer = HebbianConv2d.__init__
+
+    def remember(self, *arguments, **options):
+        made_layer(self, *arguments, **options)
+        layers.append(self)
+
+    monkeypatch.setattr(HebbianConv2d, "__init__", remember)
+    made = run()
+    made.fit_preprocessing()
+    made.pretrain(None)
+    learned = [block[0].weight for block in [*made.model.network.features, made.model.network.hidden]]
+    assert len(layers) == len(learned) == 5
+    for layer, weight in zip(layers, learned, strict=True):
+        assert torch.equal(layer.filters(), weight)
+
+
+def test_fine_tuning_reaches_the_first_layer(run):
+    made = run()
+    made.fit_preprocessing()
+    before = weights(made.model.network)
+    made.train()
+    pretrained = run(finetune_epochs=1)
+    assert "features.0.0.weight" in changed(made.model.network, before)
+    pretrained.finetune(None)
+    assert {"features.0.0.weight", "hidden.0.weight"} <= changed(pretrained.model.network, before)
+
+
+def test_head_leaves_the_network_as_it_is(run):
+    made = run()
+    made.fit_preprocessing()
+    network, head = weights(made.model.network), weights(made.model.head)
+    made.train_head(None)
+    assert changed(made.model.network, network) == set()  # batch norm's statistics included
+    assert changed(made.model.head, head) == set(head)
+
+
+def test_same_seed_same_model_and_another_seed_another(run):
+    models = []
+    for seed in (0, 0, 1):
+        made = run(seed=seed)
+        made.checkpoint.unlink(missing_ok=True)
+        made.train()
+        models.append(weights(made.model.head))
+    assert torch.equal(models[0]["hash.weight"], models[1]["hash.weight"])
+    assert not torch.equal(models[0]["hash.weight"], models[2]["hash.weight"])
+
+
+def test_features_are_the_same_remembered_or_not(run, monkeypatch):
+    made = run()
+    made.fit_preprocessing()
+    made.model.network.eval()
+    at = torch.from_numpy(made.split.training[:5])
+    remembered = made.remembered_features()(at)
+    monkeypatch.setattr("training.run.FEATURES_IN_MEMORY", 0)
+    torch.testing.assert_close(made.remembered_features()(at), remembered, rtol=1e-4, atol=1e-5)
+
+
+def test_without_labels_everything_is_indexed(run):
+    made = run(labels="none")
+    assert made.train().startswith("random rotation")
+    assert np.array_equal(made.split.database, np.arange(240))
+    assert made.classes == ()
