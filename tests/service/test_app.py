@@ -75,6 +75,15 @@ BAD: dict[str, tuple[int, str, Callable[[httpx.Client, bytes], httpx.Response]]]
         *(400, "oundary"),
         lambda http, _: http.post("/search", content=b"x", headers={"content-type": "multipart/form-data"}),
     ),
+    "unknown charset": (
+        400,
+        "cannot be read",
+        lambda http, _: http.post(
+            "/search",
+            content=b'--b\r\nContent-Disposition: form-data; name="k"\r\n\r\n5\r\n--b--\r\n',
+            headers={"content-type": "multipart/form-data; boundary=b; charset=undefined"},
+        ),
+    ),
     "no form": (400, "cannot be read", lambda http, _: http.post("/search", content=b"x", headers=FORM)),
     "cut form": (422, "no fields", lambda http, _: http.post("/search", content=b"--b\r\n", headers=FORM)),
     "odd field": (

@@ -205,6 +205,15 @@ def test_original_stays_in_its_folder(own: Artifact, tmp_path: Path) -> None:
     searcher.close()
 
 
+def test_only_images_are_given_out(own: Artifact) -> None:
+    searcher = Searcher(own, max_pixels=LIMIT)
+    path = searcher.original(1)
+    path.write_text("root:x:0:0")
+    with pytest.raises(NoOriginal, match="not an image any more"):
+        searcher.original(1)
+    searcher.close()
+
+
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "nul\0.png"])
 def test_original_does_not_trust_the_catalogue(own: Artifact, tmp_path: Path, path: str) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")

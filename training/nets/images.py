@@ -94,7 +94,7 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
 
 
 def _decode(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    image = _identify(stream)
+    image = _identify(stream, max_pixels)
     for width, height in (image.size, _tile_size(image)):
         if width * height > max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
@@ -105,13 +105,13 @@ def _decode(stream: BinaryIO, max_pixels: int) -> Image.Image:
         raise BrokenImage(f"the image is truncated or damaged ({_reason(error)})") from None
 
 
-def _identify(stream: BinaryIO) -> Image.Image:
+def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image as Pillow knows it from its header."""
     Image.init()
     try:
         return Image.open(stream, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(_reason(error)) from None
+    except Image.DecompressionBombError:
+        raise TooManyPixels(f"the image has far more pixels than the limit of {max_pixels:,}") from None
     except UnidentifiedImageError:
         stream.seek(0)
         if _begins_like_an_image(stream.read(16)):
