@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
 from service.schemas import (
@@ -101,6 +101,7 @@ async def search(
 
     `k`, `max_distance` and `label` are query parameters or form fields.
     """
+    _each_once(request.query_params)
     image, form = await _read_image(request)
     asked = _merged(query, form)
 
@@ -295,7 +296,15 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
+def _each_once(given: ImmutableMultiDict[str, Any]) -> None:
+    """Refuse one parameter with two values; only `label` may be repeated."""
+    for name in given:
+        if name not in {"label", "image"} and len(set(given.getlist(name))) > 1:
+            raise HTTPException(422, f"{name[:80]} is given more than once, with different values; give one")
+
+
 def _fields(form: FormData) -> dict[str, Any]:
+    _each_once(form)
     fields: dict[str, Any] = {name: form.get(name) for name in form if name != "image"}
     if "label" in fields:
         fields["label"] = form.getlist("label")

@@ -84,6 +84,12 @@ BAD: dict[str, tuple[int, str, Callable[[httpx.Client, bytes], httpx.Response]]]
             headers={"content-type": "multipart/form-data; boundary=b; charset=undefined"},
         ),
     ),
+    "k twice": (422, "more than once", lambda http, good: http.post("/search?k=3&k=5", content=good)),
+    "k twice in the form": (
+        422,
+        "more than once",
+        lambda http, good: http.post("/search", files={"image": good}, data={"k": ["3", "5"]}),
+    ),
     "no form": (400, "cannot be read", lambda http, _: http.post("/search", content=b"x", headers=FORM)),
     "cut form": (422, "no fields", lambda http, _: http.post("/search", content=b"--b\r\n", headers=FORM)),
     "odd field": (
