@@ -138,6 +138,11 @@ def batches(positions: NDArray[np.int64], size: int, seed: int | None = None) ->
     return (torch.from_numpy(group) for group in groups)
 
 
+def each_batch(what: str, positions: NDArray[np.int64], size: int) -> Iterator[Tensor]:
+    """One pass over `positions` in their order, in `batches`, with a progress bar named `what`."""
+    return progress(what, batches(positions, size), -(-len(positions) // size))
+
+
 def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
     """`steps` with a bar on the terminal if they take longer than two seconds."""
     return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))

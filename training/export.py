@@ -56,7 +56,7 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
 
 def encode(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Codes:
     """Codes of the images at `positions` (n, bits / 8)."""
-    groups = data.progress("encoding", data.batches(positions, 256), -(-len(positions) // 256))
+    groups = data.each_batch("encoding", positions, 256)
     return np.concatenate([encoder.encode(run.pixels[at].to(run.device)) for at in groups])
 
 

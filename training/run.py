@@ -63,6 +63,7 @@ class Run:
         found = load_images(config)
         fraction = config.fraction() if found.classes else 0.0
         self.images, self.pixels, self.skipped = data.read(found, config.image_size)
+        self.fingerprint = fingerprint(self.images)
         self.split = protocol.split(self.images, fraction, config.seed)
         if len(self.split.pretraining) < 2:
             raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
@@ -182,9 +183,7 @@ class Run:
 
     def all_pixels(self, what: str) -> Iterator[Tensor]:
         """One pass over the uint8 pixels of the pre-training images."""
-        positions = self.split.pretraining
-        groups = data.batches(positions, 512)
-        return (self.pixels[at] for at in data.progress(what, groups, -(-len(positions) // 512)))
+        return (self.pixels[at] for at in data.each_batch(what, self.split.pretraining, 512))
 
     def features(self, positions: Tensor) -> Tensor:
         """Flattened convolutional features (b, F) on the device."""
@@ -196,8 +195,7 @@ class Run:
         labelled = np.concatenate([self.split.training, self.split.validation])
         if 4 * len(labelled) * self.model.head.hash.in_features > FEATURES_IN_MEMORY:
             return self.features
-        steps = data.progress("features", data.batches(labelled, 256), -(-len(labelled) // 256))
-        known = torch.cat([self.features(at) for at in steps])
+        known = torch.cat([self.features(at) for at in data.each_batch("features", labelled, 256)])
         row_of = torch.zeros(len(self.images), dtype=torch.int64)
         row_of[torch.from_numpy(labelled)] = torch.arange(len(labelled))
         return lambda at: known[row_of[at].to(known.device)]
@@ -242,7 +240,7 @@ class Run:
         state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
         # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
         buffer = BytesIO()
-        state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint()}
+        state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
         torch.save(state, buffer)
         try:
             with temporary.open("wb") as file:
@@ -260,7 +258,7 @@ class Run:
             return None
         try:
             saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            same_images = saved["images"] == self.fingerprint()
+            same_images = saved["images"] == self.fingerprint
             if same_images:
                 self.model.load_state_dict(saved["model"])
                 self.seconds, self.validation = saved["seconds"], saved["validation"]
@@ -276,11 +274,6 @@ class Run:
                 "that queries could have been learned from; put them back or start a new run"
             )
         return saved
-
-    def fingerprint(self) -> str:
-        """What names the images and labels, in their order."""
-        names = "\0".join(self.images.paths).encode()
-        return hashlib.sha256(names + self.images.labels.tobytes()).hexdigest()
 
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""
@@ -299,6 +292,12 @@ class Run:
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"{name} is not finite after training with rule {self.config.rule}")
         return encoder.eval().to(self.device)
+
+
+def fingerprint(images: ImageSet) -> str:
+    """What names the images and labels, in their order."""
+    names = "\0".join(images.paths).encode()
+    return hashlib.sha256(names + images.labels.tobytes()).hexdigest()
 
 
 def load_images(config: Config) -> ImageSet:
