@@ -24,7 +24,7 @@ Counts = NDArray[np.int64]
 Ties = Literal["expected", "order"]
 Denominator = Literal["min", "retrieved"]
 
-CELLS = 2**22  # distances held at a time: some 30 MB, however large the database
+CELLS = 2**20  # distances held at a time: 4 MB, about what a cache holds, however large the database
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,24 @@ class _Groups:
 
 
 class _Rankings:
-    """The rankings of all queries, worked out a bounded number of distances at a time."""
+    """The rankings of all queries, worked out a bounded number of distances at a time.
+
+    The database lies sorted by label here, so that a query's relevant items are one stretch of it and
+    no label is ever compared with another.
+    """
 
     def __init__(self, query_codes: Codes, query_labels: Labels, codes: Codes, labels: Labels):
-        self._codes = check_codes(codes)
+        codes = check_codes(codes)
         self.size = len(codes)
         self.bits = 8 * codes.shape[1]
         if self.bits >= 2**14:
             raise ValueError(f"codes have {self.bits} bits; wanted fewer than {2**14}")
         self._queries = check_codes(query_codes, bits=self.bits)
-        self._labels = _check_labels("database_labels", labels, self.size)
-        self._query_labels = _check_labels("query_labels", query_labels, len(query_codes))
+        labels = _check_labels("database_labels", labels, self.size)
+        wanted = _check_labels("query_labels", query_labels, len(query_codes))
+        self._order = np.argsort(labels, kind="stable")  # the position in the database of each column
+        self._codes, labels = codes[self._order], labels[self._order]
+        self._first, self._end = labels.searchsorted(wanted, "left"), labels.searchsorted(wanted, "right")
 
     def cut(self, k: int | None) -> int:
         if k is not None and k < 1:
@@ -176,11 +183,14 @@ class _Rankings:
         return self.size if k is None else min(k, self.size)
 
     def groups(self, k: int) -> Iterator[_Groups]:
-        for keys in self._distances():
-            # row by row: bincount widens its input, and one row stays in the cache
-            counts = np.array([np.bincount(row, minlength=2 * self.bits + 2) for row in keys])
-            relevant, other = counts[:, 0::2], counts[:, 1::2]
-            items = relevant + other
+        for distances, stretches in self._distances():
+            rows = zip(distances, stretches, strict=True)
+            items, relevant = np.moveaxis(
+                # row by row: bincount widens its input, and one row stays in the cache
+                np.array([(self._counts(row), self._counts(row[stretch])) for row, stretch in rows]),
+                1,
+                0,
+            )
             before = items.cumsum(axis=1) - items
             yield _Groups(
                 items,
@@ -193,24 +203,28 @@ class _Rankings:
     def relevant_ranks(self) -> Iterator[Counts]:
         """For each query the ranks, from 1, of its relevant items, ties in database order."""
         largest = (self.bits + 1) * 2 * self.size
-        positions = np.arange(0, 2 * self.size, 2, dtype=np.min_scalar_type(-largest))
-        for keys in self._distances():
-            for row in keys:
-                # distance, then position, then relevance in one number: sorting that is several
-                # times faster than finding the order of the distances
-                ranked = (row >> 1) * positions.dtype.type(2 * self.size) + positions + (row & 1)
+        key = np.min_scalar_type(-largest).type
+        # distance, then position, then relevance in one number: sorting that is several times faster
+        # than finding the order of the distances
+        places = 2 * self._order.astype(key) + key(1)
+        for distances, stretches in self._distances():
+            for row, stretch in zip(distances, stretches, strict=True):
+                ranked = row * key(2 * self.size) + places
+                ranked[stretch] -= key(1)
                 ranked.sort()
                 yield np.flatnonzero(ranked & 1 == 0) + 1
 
-    def _distances(self) -> Iterator[NDArray[np.int16]]:
-        """Blocks (rows, n) of 2·distance + (1 where not relevant), one number to count."""
+    def _counts(self, distances: NDArray[np.int32]) -> Counts:
+        """Items at each distance (bits + 1,)."""
+        return np.bincount(distances, minlength=self.bits + 1)
+
+    def _distances(self) -> Iterator[tuple[NDArray[np.int32], list[slice]]]:
+        """Blocks of distances (rows, n), with the stretch of relevant columns of each row."""
         step = max(1, CELLS // max(self.size, 1))
         for start in range(0, len(self._queries), step):
             rows = slice(start, start + step)
-            keys = _hamming(self._queries[rows], self._codes).astype(np.int16)
-            keys *= 2
-            keys += self._query_labels[rows, None] != self._labels
-            yield keys
+            bounds = zip(self._first[rows], self._end[rows], strict=True)
+            yield _hamming(self._queries[rows], self._codes), [slice(*pair) for pair in bounds]
 
 
 def _hamming(queries: Codes, database: Codes) -> NDArray[np.int32]:
