@@ -1,10 +1,12 @@
 """The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
 
 import hashlib
-from collections.abc import Callable
+from asyncio import wrap_future
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
-from anyio import to_thread
+from anyio import CapacityLimiter, WouldBlock, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -24,7 +26,7 @@ from service.schemas import (
     problems,
     too_large,
 )
-from service.searcher import Answer, NoOriginal, NothingToMeasure, Searcher, UnknownLabel
+from service.searcher import Answer, NoOriginal, NothingToMeasure, Question, Searcher, UnknownLabel
 from service.settings import Settings
 from training.nets.images import ImageError, NotAnImage
 
@@ -47,6 +49,8 @@ SAFE_TYPES = {
 DOWNLOAD = "application/octet-stream"
 
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
+
+BUSY = "{} searches are under way or waiting, as many as the service takes; try again in a second"
 
 SEARCH_BODY = {
     "requestBody": {
@@ -91,6 +95,7 @@ Service = Annotated[Searcher, Depends(_searcher)]
             413: too_large(10_000_000),
             415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
             422: "k: Input should be less than or equal to 1000, not 5000",
+            503: BUSY.format(128),
         }
     ),
 )
@@ -105,15 +110,17 @@ async def search(
     image, form = await _read_image(request)
     asked = _merged(query, form)
 
-    def work() -> Answer:
-        return searcher.search(image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
+    def prepare() -> Question:
+        return searcher.prepare(image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
 
-    try:
-        answer = await to_thread.run_sync(work, limiter=request.state.searching)
-    except NotAnImage as error:
-        raise HTTPException(415, str(error)) from None
-    except (ImageError, UnknownLabel) as error:
-        raise HTTPException(422, str(error)) from None
+    with _place(request):
+        try:
+            question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
+        except NotAnImage as error:
+            raise HTTPException(415, str(error)) from None
+        except (ImageError, UnknownLabel) as error:
+            raise HTTPException(422, str(error)) from None
+        answer: Answer = await wrap_future(request.state.batches.ask(question))
     return SearchAnswer(
         code=answer.code.tobytes().hex(),
         results=[
@@ -251,6 +258,21 @@ def _found(look_up: Callable[[int], T], item_id: int) -> T:
         return look_up(item_id)
     except KeyError:
         raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
+
+
+@contextmanager
+def _place(request: Request) -> Iterator[None]:
+    """One of the places that there are for searches; 503 at once where all are taken."""
+    places: CapacityLimiter = request.state.places
+    borrower = object()
+    try:
+        places.acquire_on_behalf_of_nowait(borrower)
+    except WouldBlock:
+        raise HTTPException(503, BUSY.format(int(places.total_tokens)), {"Retry-After": "1"}) from None
+    try:
+        yield
+    finally:
+        places.release_on_behalf_of(borrower)
 
 
 async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from anyio import CapacityLimiter, move_on_after
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,12 +24,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError
 from service.api import router
+from service.batching import Batcher
 from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large
 from service.searcher import Searcher
 from service.settings import PREFIX, Settings
 
 STATIC = Path(__file__).parent / "static"
 FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers, other fields
+LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -67,14 +68,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        threads = torch.get_num_threads()
-        # One thread for each search: a team of them is slower for one image, and fights the other searches.
-        torch.set_num_threads(1)
+        batches = Batcher(searcher.answer, largest=LARGEST_BATCH)
         yield {
-            "searching": CapacityLimiter(settings.concurrency),
+            "places": CapacityLimiter(settings.queue),
+            "decoding": CapacityLimiter(settings.concurrency),
+            "batches": batches,
             "evaluating": CapacityLimiter(1),  # who waits for it must not hold threads that others need
         }
-        torch.set_num_threads(threads)
+        batches.close()
         searcher.close()
 
     app = FastAPIOffline(  # its /docs brings its scripts along instead of asking another host

@@ -4,6 +4,7 @@ Everything here blocks and may be called from many threads at a time.
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from index.artifact import Artifact, ArtifactError, open_artifact
 from index.catalogue import UNLABELLED, CodeTable
@@ -37,6 +40,16 @@ class NothingToMeasure(ValueError):
 
 class NoOriginal(LookupError):
     """The original file cannot be given out; the message says why."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query that is known to be good: its image is decoded, its labels exist."""
+
+    pixels: Tensor  # uint8 (3, S, S)
+    k: int
+    max_distance: int | None
+    labels: tuple[int, ...]  # class indices, ascending; none: any item
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,10 @@ class Snapshot:
         """Class indices (n,) of stored ids (n,)."""
         return self.table.labels[np.searchsorted(self.table.ids, ids)]
 
+    def ids_of(self, labels: Sequence[int]) -> NDArray[np.int64] | None:
+        """Ids (n,) of the items with one of these class indices; None, and no limit, if there are none."""
+        return self.table.ids[np.isin(self.table.labels, labels)] if labels else None
+
 
 class Searcher:
     """An open artifact, ready to search."""
@@ -95,31 +112,36 @@ class Searcher:
         """Release the catalogue."""
         self.catalogue.close()
 
-    def encode(self, image: bytes) -> Codes:
-        """The code (1, bits/8) of an image file. Raises ImageError."""
+    def prepare(
+        self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()
+    ) -> Question:
+        """What `answer` needs to find the k nearest items within `max_distance` that carry one of `labels`
+        (none given: any item). Raises ImageError and UnknownLabel."""
         pixels = self._encoder.prepare(open_image(image, max_pixels=self._max_pixels))
-        return self._encoder.encode(pixels[None])
+        return Question(pixels, k, max_distance, self._indices(labels))
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """Encode all queries together and rank together those that ask alike."""
+        snapshot = self.snapshot()
+        codes = self._encoder.encode(torch.stack([question.pixels for question in questions]))
+        alike: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
+        for row, question in enumerate(questions):
+            alike[question.k, question.labels].append(row)
+        answers: dict[int, Answer] = {}
+        for (k, labels), rows in alike.items():
+            allowed = snapshot.ids_of(labels)
+            found = zip(rows, *snapshot.engine.search(codes[rows], k, allowed=allowed), strict=True)
+            for row, distances, ids in found:
+                radius = questions[row].max_distance
+                near = slice(None if radius is None else int(np.searchsorted(distances, radius, "right")))
+                answers[row] = self._answer(snapshot, codes[row], distances[near], ids[near], allowed)
+        return [answers[row] for row in range(len(questions))]
 
     def search(
         self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()
     ) -> Answer:
-        """The k nearest items, within `max_distance`, that carry one of `labels` (none given: any item).
-
-        Raises ImageError and UnknownLabel.
-        """
-        snapshot = self.snapshot()
-        allowed = self._allowed(snapshot, labels)
-        code = self.encode(image)
-        distances, ids = (found[0] for found in snapshot.engine.search(code, k, allowed=allowed))
-        if max_distance is not None:
-            near = distances <= max_distance
-            distances, ids = distances[near], ids[near]
-        ties = 0
-        if len(ids):
-            last = int(distances[-1])
-            up_to_last, _ = snapshot.engine.range_search(code, last, allowed=allowed)[0]
-            ties = int((up_to_last == last).sum())
-        return Answer(code, self._matches(snapshot, distances, ids), snapshot.engine.exact, ties)
+        """`prepare` and `answer` of one query."""
+        return self.answer([self.prepare(image, k=k, max_distance=max_distance, labels=labels)])[0]
 
     def check(self) -> int:
         """Encode a tiny image and search with it; the number of indexed items."""
@@ -179,25 +201,32 @@ class Searcher:
         engine.add(table.ids, table.codes)
         return Snapshot(revision, table, engine)
 
-    def _allowed(self, snapshot: Snapshot, labels: Sequence[str]) -> NDArray[np.int64] | None:
-        if not labels:
-            return None
+    def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
         known = {name: label for label, name in enumerate(self.catalogue.classes)}
         for label in labels:
             if label not in known:
                 raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(self.catalogue.classes)}")
-        wanted = [known[label] for label in labels]
-        return snapshot.table.ids[np.isin(snapshot.table.labels, wanted)]
+        return tuple(sorted({known[label] for label in labels}))
 
-    def _matches(
-        self, snapshot: Snapshot, distances: NDArray[np.int32], ids: NDArray[np.int64]
-    ) -> tuple[Match, ...]:
-        bits = self.catalogue.bits
+    def _answer(
+        self,
+        snapshot: Snapshot,
+        code: NDArray[np.uint8],
+        distances: NDArray[np.int32],
+        ids: NDArray[np.int64],
+        allowed: NDArray[np.int64] | None,
+    ) -> Answer:
+        """The matches at `distances` with `ids`, sorted, and how many of the `allowed` tie at the last."""
+        bits, engine, ties = self.catalogue.bits, snapshot.engine, 0
+        if len(ids):
+            up_to_last, _ = engine.range_search(code[None], int(distances[-1]), allowed=allowed)[0]
+            ties = int((up_to_last == distances[-1]).sum())
         rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
-        return tuple(
+        matches = tuple(
             Match(item_id, self._label(label), distance, 1 - distance / bits)
             for item_id, distance, label in rows
         )
+        return Answer(code[None], matches, engine.exact, ties)
 
     def _label(self, label: int) -> str | None:
         return None if label == UNLABELLED else self.catalogue.classes[label]

@@ -17,5 +17,7 @@ class Settings(BaseSettings):
     artifact: Path  # folder that build_index.py made
     max_image_bytes: int = Field(default=10_000_000, ge=1)
     max_pixels: int = Field(default=50_000_000, ge=1)
-    # Searches at the same time; the rest wait. A decoded image takes up to 4 bytes a pixel, often twice.
+    # Searches under way or waiting; more are turned away with 503. Each may hold max_image_bytes.
+    queue: int = Field(default=128, ge=1)
+    # Images decoded at the same time. A decoded image takes up to 4 bytes a pixel, often twice.
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)

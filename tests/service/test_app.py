@@ -5,8 +5,11 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,9 +18,10 @@ import pytest
 
 from index.artifact import Artifact, ArtifactError
 from service.app import create_app
-from service.searcher import Searcher
+from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests.conftest import build_artifact, command, environment, serve_here
+from training.nets.encoder import Encoder
 
 LIMIT = 10_000_000
 MEGABYTE = 2**20
@@ -133,6 +137,40 @@ def test_an_image_of_exactly_the_limit_is_read(http: httpx.Client, picture: byte
     assert http.post("/search", files={"image": full}).status_code == 200
 
 
+def test_a_full_service_says_so_and_recovers(
+    artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, answer = threading.Event(), Searcher.answer
+
+    def gated(self: Searcher, questions: Sequence[Question]) -> list[Answer]:
+        assert gate.wait(20)
+        return answer(self, questions)
+
+    monkeypatch.setattr(Searcher, "answer", gated)
+    app = create_app(Settings(artifact=artifact.path, queue=3))
+    with serve_here(app) as address, ThreadPoolExecutor(8) as clients:
+        url = f"{address}/search"
+        sent = [clients.submit(httpx.post, url, content=picture, timeout=30) for _ in range(8)]
+        refused = [future.result() for future in islice(as_completed(sent), 5)]
+        gate.set()
+        answered = [future.result() for future in sent]
+        for response in refused:
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert "3 searches are under way" in response.json()["detail"]
+        assert sorted(response.status_code for response in answered) == [200] * 3 + [503] * 5
+        assert httpx.post(url, content=b"no image").status_code == 415
+        assert [httpx.post(url, content=picture).status_code for _ in range(4)] == [200] * 4
+
+
+def test_many_clients_get_the_answers_of_one(http: httpx.Client, artifact: Artifact) -> None:
+    pictures = sorted(Path(artifact.manifest.data["root"]).rglob("*.png"))[:40]
+    files = [picture.read_bytes() for picture in pictures]
+    alone = [http.post("/search", content=file).json() for file in files]
+    with ThreadPoolExecutor(16) as clients:
+        together = list(clients.map(lambda file: http.post("/search", content=file).json(), files * 3))
+    assert together == alone * 3
+
+
 def connect(server: str) -> socket.socket:
     address = urlsplit(server)
     return socket.create_connection((address.hostname, address.port), timeout=20)
@@ -201,7 +239,7 @@ def test_limits_can_be_set(artifact: Artifact, picture: bytes) -> None:
 def test_a_bug_shows_no_inside(artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_here(create_app(Settings(artifact=artifact.path))) as address:
         with monkeypatch.context() as patch:
-            patch.setattr(Searcher, "search", lambda *_, **__: 1 / 0)
+            patch.setattr(Encoder, "encode", lambda *_: 1 / 0)
             for response in (
                 httpx.post(f"{address}/search", content=picture),
                 httpx.get(f"{address}/health/ready"),

@@ -41,7 +41,7 @@ def reference(searcher: Searcher, image: bytes, labels: tuple[str, ...] = ()) ->
     """All eligible (distance, id), sorted."""
     table = searcher.catalogue.codes()
     wanted = [CLASSES.index(label) for label in labels] or [UNLABELLED, 0, 1, 2]
-    distances = hamming(searcher.encode(image), table.codes)[0].tolist()
+    distances = hamming(searcher.search(image, k=1).code, table.codes)[0].tolist()
     rows = zip(distances, table.ids.tolist(), table.labels.tolist(), strict=True)
     return sorted((distance, item_id) for distance, item_id, label in rows if label in wanted)
 
@@ -60,6 +60,24 @@ def test_search_equals_brute_force(
         assert [(match.distance, match.id) for match in answer.matches] == near[:k]
         last = answer.matches[-1].distance if answer.matches else None
         assert answer.ties_at_cut == sum(distance == last for distance, _ in eligible)
+
+
+def test_questions_answered_together_are_answered_as_alone(searcher: Searcher) -> None:
+    asked = [
+        {"k": k, "max_distance": max_distance, "labels": labels}
+        for k in (1, 7, 1000)
+        for max_distance in (None, 0, 12)
+        for labels in ((), ("square",), ("circle", "square"), ("square", "circle"))
+    ]
+    images = [file_of(searcher, 1 + number) for number in range(len(asked))]
+    alone = [searcher.search(image, **each) for image, each in zip(images, asked, strict=True)]
+    together = searcher.answer(
+        [searcher.prepare(image, **each) for image, each in zip(images, asked, strict=True)]
+    )
+    assert len({answer.code.tobytes() for answer in alone}) > 20, "the queries must be told apart"
+    for one, other in zip(alone, together, strict=True):
+        assert one.code.tolist() == other.code.tolist()
+        assert (one.matches, one.ties_at_cut) == (other.matches, other.ties_at_cut)
 
 
 def test_matches_say_what_they_are(searcher: Searcher) -> None:
@@ -98,7 +116,7 @@ def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
     image = file_of(searcher, 5)
     before = searcher.evaluate()
     with Catalogue.open(own.path / "catalogue.sqlite") as catalogue:
-        new = NewItem("x.png", 1, "database", 1, 1, b"", searcher.encode(image)[0])
+        new = NewItem("x.png", 1, "database", 1, 1, b"", searcher.search(image, k=1).code[0])
         (new_id,) = catalogue.add([new])
     found = searcher.search(image, k=1000, max_distance=0).matches
     assert new_id in [match.id for match in found]
