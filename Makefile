@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Threads that wait asleep: on a busy machine spinning ones make training many times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test lint lock clean
+.PHONY: run test bench lint lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
@@ -41,6 +41,10 @@ $(DEFAULT): | .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
+
+# Every benchmark; about ten minutes, on a machine with nothing else to do.
+bench: .venv/installed
+	$(BIN)/python -m tests.benchmarks
 
 # The exact versions of everything in pyproject.toml, for every platform. Needs uv.
 lock:

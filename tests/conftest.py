@@ -39,6 +39,7 @@ CLASSES = ("circle", "square", "<b>cross</b>")  # the last would break a page th
 PER_CLASS = 20
 QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
+APP = "service.app:create_app"
 
 
 def draw(label: int, seed: int) -> Image.Image:
@@ -176,12 +177,12 @@ def server(artifact: Artifact) -> Iterator[str]:
 
 
 @contextmanager
-def serve(path: Path, **settings: str) -> Iterator[str]:
-    """Run the service in a process of its own until it is ready; its address."""
+def serve(path: Path | None, app: str = APP, **settings: str) -> Iterator[str]:
+    """Run the service in a process of its own, from when it is ready; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(command(port), env=environment(path, **settings))
+    process = subprocess.Popen(command(port, app), env=environment(path, **settings))
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(address, process)
@@ -212,10 +213,10 @@ def serve_here(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
-def command(port: int) -> list[str]:
+def command(port: int, app: str = APP) -> list[str]:
     """What a user would type."""
     options = ["--port", str(port), "--log-level", "warning"]
-    return [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", *options]
+    return [sys.executable, "-m", "uvicorn", "--factory", app, *options]
 
 
 def environment(path: Path | None, **settings: str) -> dict[str, str]:
