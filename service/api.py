@@ -244,9 +244,10 @@ async def live() -> Health:
         {500: "the service failed at this request and its log says why; other requests are answered"}
     ),
 )
-def ready(searcher: Service) -> Readiness:
+async def ready(request: Request, searcher: Service) -> Readiness:
     """Encodes a tiny image and searches it: whether to send requests here."""
-    return Readiness(items=searcher.check())
+    await wrap_future(request.state.batches.ask(await to_thread.run_sync(searcher.probe)))
+    return Readiness(items=await to_thread.run_sync(searcher.__len__))
 
 
 def _address(request: Request, item_id: int, what: str) -> str:

@@ -59,6 +59,8 @@ class Batcher(Generic[Question, Answer]):
             return
         try:
             answers = self._answer([question for question, _ in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:
             if len(batch) == 1:
                 batch[0][1].set_exception(error)

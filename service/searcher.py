@@ -143,11 +143,14 @@ class Searcher:
         """`prepare` and `answer` of one query."""
         return self.answer([self.prepare(image, k=k, max_distance=max_distance, labels=labels)])[0]
 
-    def check(self) -> int:
-        """Encode a tiny image and search with it; the number of indexed items."""
+    def probe(self) -> Question:
+        """A tiny image: whoever gets an answer to it knows that the service works."""
         tiny = BytesIO()
         Image.new("RGB", (1, 1)).save(tiny, "PNG")
-        self.search(tiny.getvalue(), k=1)
+        return self.prepare(tiny.getvalue(), k=1)
+
+    def __len__(self) -> int:
+        """Indexed items."""
         return len(self.snapshot().engine)
 
     def evaluate(

@@ -81,3 +81,10 @@ def test_close_answers_what_waits(doubling: Doubling) -> None:
     doubling.gate.set()
     batcher.close()
     assert [future.result(0) for future in futures] == [2 * number for number in range(9)]
+
+
+def test_a_missing_answer_is_an_error_and_not_a_wait() -> None:
+    forgetful: Batcher[int, int] = Batcher(lambda numbers: [], largest=4)
+    with pytest.raises(RuntimeError, match="0 answers to 1 questions"):
+        forgetful.ask(1).result(10)
+    forgetful.close()
