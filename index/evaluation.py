@@ -12,19 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
+from index.hamming import CELLS, all_distances
 
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Ties = Literal["expected", "order"]
 Denominator = Literal["min", "retrieved"]
-
-CELLS = 2**20  # distances held at a time: 4 MB, about what a cache holds, however large the database
 
 
 @dataclass(frozen=True)
@@ -224,20 +222,7 @@ class _Rankings:
         for start in range(0, len(self._queries), step):
             rows = slice(start, start + step)
             bounds = zip(self._first[rows], self._end[rows], strict=True)
-            yield _hamming(self._queries[rows], self._codes), [slice(*pair) for pair in bounds]
-
-
-def _hamming(queries: Codes, database: Codes) -> NDArray[np.int32]:
-    """All distances (q, n): numpy's XOR and table take ten times as long as FAISS here."""
-    distances = np.empty((len(queries), len(database)), dtype=np.int32)
-    faiss.hammings(  # type: ignore[attr-defined]  # missing in its type stubs
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(database),
-        *distances.shape,
-        queries.shape[1],
-        faiss.swig_ptr(distances),
-    )
-    return distances
+            yield all_distances(self._queries[rows], self._codes), [slice(*pair) for pair in bounds]
 
 
 def _harmonic(n: int) -> NDArray[np.longdouble]:

@@ -128,13 +128,9 @@ class Searcher:
         for row, question in enumerate(questions):
             alike[question.k, question.labels].append(row)
         answers: dict[int, Answer] = {}
-        for (k, labels), rows in alike.items():
-            allowed = snapshot.ids_of(labels)
-            found = zip(rows, *snapshot.engine.search(codes[rows], k, allowed=allowed), strict=True)
-            for row, distances, ids in found:
-                radius = questions[row].max_distance
-                near = slice(None if radius is None else int(np.searchsorted(distances, radius, "right")))
-                answers[row] = self._answer(snapshot, codes[row], distances[near], ids[near], allowed)
+        for rows in alike.values():
+            ranked = self._rank(snapshot, codes[rows], [questions[row] for row in rows])
+            answers |= zip(rows, ranked, strict=True)
         return [answers[row] for row in range(len(questions))]
 
     def search(
@@ -211,25 +207,30 @@ class Searcher:
                 raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(self.catalogue.classes)}")
         return tuple(sorted({known[label] for label in labels}))
 
-    def _answer(
-        self,
-        snapshot: Snapshot,
-        code: NDArray[np.uint8],
-        distances: NDArray[np.int32],
-        ids: NDArray[np.int64],
-        allowed: NDArray[np.int64] | None,
-    ) -> Answer:
-        """The matches at `distances` with `ids`, sorted, and how many of the `allowed` tie at the last."""
-        bits, engine, ties = self.catalogue.bits, snapshot.engine, 0
-        if len(ids):
-            up_to_last, _ = engine.range_search(code[None], int(distances[-1]), allowed=allowed)[0]
-            ties = int((up_to_last == distances[-1]).sum())
+    def _rank(self, snapshot: Snapshot, codes: Codes, questions: Sequence[Question]) -> list[Answer]:
+        """Answers to questions that agree in k and labels."""
+        engine, allowed = snapshot.engine, snapshot.ids_of(questions[0].labels)
+        distances, ids = engine.search(codes, questions[0].k, allowed=allowed)
+        limits = (question.max_distance for question in questions)
+        radii = np.array([engine.bits if limit is None else limit for limit in limits])
+        found = (distances <= radii[:, None]).sum(axis=1)  # the first of each row, which is sorted
+        last = np.array([row[n - 1] if n else -1 for row, n in zip(distances, found, strict=True)])
+        nearer = (distances < last[:, None]).sum(axis=1)
+        ties = engine.count(codes, last, allowed=allowed) - nearer
+        return [
+            Answer(code[None], self._matches(snapshot, row[:n], row_ids[:n]), engine.exact, int(tied))
+            for code, row, row_ids, n, tied in zip(codes, distances, ids, found, ties, strict=True)
+        ]
+
+    def _matches(
+        self, snapshot: Snapshot, distances: NDArray[np.int32], ids: NDArray[np.int64]
+    ) -> tuple[Match, ...]:
+        bits = self.catalogue.bits
         rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
-        matches = tuple(
+        return tuple(
             Match(item_id, self._label(label), distance, 1 - distance / bits)
             for item_id, distance, label in rows
         )
-        return Answer(code[None], matches, engine.exact, ties)
 
     def _label(self, label: int) -> str | None:
         return None if label == UNLABELLED else self.catalogue.classes[label]

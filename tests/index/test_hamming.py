@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from index import hamming
 from index.hamming import ENGINES, Engine
 from tests.reference import ranking
 
@@ -69,6 +70,27 @@ def test_range_search_finds_all_within_the_radius(make: Make, seed: int) -> None
                 expected = ranking(query.tobytes(), held, None if allowed is None else set(allowed.tolist()))
                 got = list(zip(distances.tolist(), ids.tolist(), strict=True))
                 assert got == [pair for pair in expected if pair[0] <= radius]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_count_says_how_many_lie_within_each_radius(
+    make: Make, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hamming, "CELLS", 7 * 10)  # seven items at a time
+    rng = np.random.default_rng(seed)
+    engine, held = filled(make, rng, 5)
+    queries, radii = random_codes(rng, 10, 5), rng.integers(-1, 20, 10)
+    for allowed in (None, rng.choice(1000, 500, replace=False), np.array([], np.int64)):
+        some = None if allowed is None else set(allowed.tolist())
+        expected = [
+            sum(distance <= radius for distance, _ in ranking(query.tobytes(), held, some))
+            for query, radius in zip(queries, radii, strict=True)
+        ]
+        assert engine.count(queries, radii, allowed=allowed).tolist() == expected
+    assert engine.count(queries[:0], radii[:0]).tolist() == []
+    assert make(8).count(queries[:2, :1], radii[:2]).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="one for each of 10 codes"):
+        engine.count(queries, radii[:9])
 
 
 def test_the_order_of_insertion_does_not_matter(make: Make) -> None:
