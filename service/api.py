@@ -115,12 +115,11 @@ async def search(
 
     with _place(request):
         try:
-            question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
+            answer: Answer = await wrap_future(request.state.batches.ask(prepare))
         except NotAnImage as error:
             raise HTTPException(415, str(error)) from None
         except (ImageError, UnknownLabel) as error:
             raise HTTPException(422, str(error)) from None
-        answer: Answer = await wrap_future(request.state.batches.ask(question))
     return SearchAnswer(
         code=answer.code.tobytes().hex(),
         results=[
@@ -246,7 +245,7 @@ async def live() -> Health:
 )
 async def ready(request: Request, searcher: Service) -> Readiness:
     """Encodes a tiny image and searches it: whether to send requests here."""
-    await wrap_future(request.state.batches.ask(await to_thread.run_sync(searcher.probe)))
+    await wrap_future(request.state.batches.ask(searcher.probe))
     return Readiness(items=await to_thread.run_sync(searcher.__len__))
 
 

@@ -68,10 +68,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        batches = Batcher(searcher.answer, largest=LARGEST_BATCH)
+        batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=settings.concurrency)
         yield {
             "places": CapacityLimiter(settings.queue),
-            "decoding": CapacityLimiter(settings.concurrency),
             "batches": batches,
             "evaluating": CapacityLimiter(1),  # who waits for it must not hold threads that others need
         }

@@ -4,10 +4,10 @@ Nobody ever waits for a batch to fill: a lone question is answered at once, and 
 the larger the batches become.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from queue import Empty, SimpleQueue
-from threading import Thread
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock, Semaphore
 from typing import Generic, TypeVar
 
 Question = TypeVar("Question")
@@ -15,47 +15,51 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Question, Answer]):
-    """Answers the questions of many threads in one thread of its own, at most `largest` at a time."""
+    """Prepares questions, `threads` at the same time, and answers together those that are ready.
 
-    def __init__(self, answer: Callable[[Sequence[Question]], Sequence[Answer]], *, largest: int) -> None:
+    No thread is set apart for answering: whoever has prepared a question and finds that nobody answers
+    does so for all that wait, as long as any do. A lone question so stays in one thread.
+    """
+
+    def __init__(
+        self, answer: Callable[[Sequence[Question]], Sequence[Answer]], *, largest: int, threads: int
+    ) -> None:
         self._answer = answer
         self._largest = largest
-        self._waiting: SimpleQueue[tuple[Question, Future[Answer]] | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="batches", daemon=True)
-        self._thread.start()
+        self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
+        self._preparing = Semaphore(threads)
+        self._answering = Lock()
+        self._pool = ThreadPoolExecutor(threads + 1, "search")  # one answers, the others prepare
 
-    def ask(self, question: Question) -> Future[Answer]:
-        """The answer to come; cancelled before its turn, the question is never looked at."""
+    def ask(self, prepare: Callable[[], Question]) -> Future[Answer]:
+        """The answer to come, or what `prepare` raised. Cancelled in time, nothing is done for it."""
         future: Future[Answer] = Future()
-        self._waiting.put((question, future))
+        self._pool.submit(self._work, prepare, future)
         return future
 
     def close(self) -> None:
         """Answer what waits, then stop."""
-        self._waiting.put(None)
-        self._thread.join()
+        self._pool.shutdown()
 
-    def _run(self) -> None:
-        open_for_more = True
-        while open_for_more:
-            batch, open_for_more = self._next_batch()
-            self._settle([(question, future) for question, future in batch if _begins(future)])
-
-    def _next_batch(self) -> tuple[list[tuple[Question, Future[Answer]]], bool]:
-        """The first that waits and all that wait behind it; False after `close`."""
-        batch: list[tuple[Question, Future[Answer]]] = []
-        while len(batch) < self._largest:
+    def _work(self, prepare: Callable[[], Question], future: Future[Answer]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            with self._preparing:
+                question = prepare()
+        except Exception as error:
+            future.set_exception(error)
+            return
+        self._waiting.append((question, future))
+        # Looking again after letting go: whoever came in between has left its question to this thread.
+        while self._waiting and self._answering.acquire(blocking=False):
             try:
-                entry = self._waiting.get(block=not batch)
-            except Empty:
-                break
-            if entry is None:
-                return batch, False
-            batch.append(entry)
-        return batch, True
+                self._settle([self._waiting.popleft() for _ in range(self._largest) if self._waiting])
+            finally:
+                self._answering.release()
 
     def _settle(self, batch: list[tuple[Question, Future[Answer]]]) -> None:
-        if not batch:
+        if not batch:  # somebody else was faster
             return
         try:
             answers = self._answer([question for question, _ in batch])
@@ -70,8 +74,3 @@ class Batcher(Generic[Question, Answer]):
             return
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
-
-
-def _begins(future: Future[Answer]) -> bool:
-    """Whether the answer is still wanted; from now on it cannot be cancelled."""
-    return future.set_running_or_notify_cancel()
