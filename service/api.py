@@ -244,9 +244,8 @@ async def live() -> Health:
     ),
 )
 async def ready(request: Request, searcher: Service) -> Readiness:
-    """Encodes a tiny image and searches it: whether to send requests here."""
-    await wrap_future(request.state.batches.ask(searcher.probe))
-    return Readiness(items=await to_thread.run_sync(searcher.__len__))
+    """Encodes a tiny image and searches it, past all that wait: whether to send requests here."""
+    return Readiness(items=await to_thread.run_sync(searcher.check, limiter=request.state.probing))
 
 
 def _address(request: Request, item_id: int, what: str) -> str:

@@ -72,7 +72,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield {
             "places": CapacityLimiter(settings.queue),
             "batches": batches,
-            "evaluating": CapacityLimiter(1),  # who waits for it must not hold threads that others need
+            # Who waits for one of these must not hold threads that others need.
+            "evaluating": CapacityLimiter(1),
+            "probing": CapacityLimiter(1),
         }
         batches.close()
         searcher.close()

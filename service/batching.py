@@ -4,10 +4,10 @@ Nobody ever waits for a batch to fill: a lone question is answered at once, and 
 the larger the batches become.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock, Semaphore
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Generic, TypeVar
 
 Question = TypeVar("Question")
@@ -15,10 +15,9 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Question, Answer]):
-    """Prepares questions, `threads` at the same time, and answers together those that are ready.
+    """Prepares questions in `threads` threads and answers in one, at most `largest` together.
 
-    No thread is set apart for answering: whoever has prepared a question and finds that nobody answers
-    does so for all that wait, as long as any do. A lone question so stays in one thread.
+    One thread only: OpenMP keeps a team of threads for each thread that ever computed.
     """
 
     def __init__(
@@ -26,46 +25,51 @@ class Batcher(Generic[Question, Answer]):
     ) -> None:
         self._answer = answer
         self._largest = largest
-        self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
-        self._preparing = Semaphore(threads)
-        self._answering = Lock()
-        self._pool = ThreadPoolExecutor(threads + 1, "search")  # one answers, the others prepare
+        self._prepared: SimpleQueue[tuple[Question, Future[Answer]] | None] = SimpleQueue()
+        self._preparing = ThreadPoolExecutor(threads, "prepare")
+        self._answering = Thread(target=self._run, name="answer", daemon=True)
+        self._answering.start()
 
     def ask(self, prepare: Callable[[], Question]) -> Future[Answer]:
         """The answer to come, or what `prepare` raised. Cancelled in time, nothing is done for it."""
         future: Future[Answer] = Future()
-        self._pool.submit(self._work, prepare, future)
+        self._preparing.submit(self._prepare, prepare, future)
         return future
 
     def close(self) -> None:
         """Answer what waits, then stop."""
-        self._pool.shutdown()
+        self._preparing.shutdown()
+        self._prepared.put(None)
+        self._answering.join()
 
-    def _work(self, prepare: Callable[[], Question], future: Future[Answer]) -> None:
+    def _prepare(self, prepare: Callable[[], Question], future: Future[Answer]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            with self._preparing:
-                question = prepare()
-        except Exception as error:
+            self._prepared.put((prepare(), future))
+        except BaseException as error:  # whatever it is, somebody waits for it
             future.set_exception(error)
-            return
-        self._waiting.append((question, future))
-        # Looking again after letting go: whoever came in between has left its question to this thread.
-        while self._waiting and self._answering.acquire(blocking=False):
-            try:
-                self._settle([self._waiting.popleft() for _ in range(self._largest) if self._waiting])
-            finally:
-                self._answering.release()
+
+    def _run(self) -> None:
+        while (entry := self._prepared.get()) is not None:
+            batch = [entry]
+            while len(batch) < self._largest:
+                try:
+                    entry = self._prepared.get_nowait()
+                except Empty:
+                    break
+                if entry is None:  # the last batch
+                    self._prepared.put(None)
+                    break
+                batch.append(entry)
+            self._settle(batch)
 
     def _settle(self, batch: list[tuple[Question, Future[Answer]]]) -> None:
-        if not batch:  # somebody else was faster
-            return
         try:
             answers = self._answer([question for question, _ in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")
-        except Exception as error:
+        except BaseException as error:
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
             else:  # only whoever asked what cannot be answered shall hear of it

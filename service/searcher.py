@@ -139,14 +139,11 @@ class Searcher:
         """`prepare` and `answer` of one query."""
         return self.answer([self.prepare(image, k=k, max_distance=max_distance, labels=labels)])[0]
 
-    def probe(self) -> Question:
-        """A tiny image: whoever gets an answer to it knows that the service works."""
+    def check(self) -> int:
+        """Encode a tiny image and search with it; the number of indexed items."""
         tiny = BytesIO()
         Image.new("RGB", (1, 1)).save(tiny, "PNG")
-        return self.prepare(tiny.getvalue(), k=1)
-
-    def __len__(self) -> int:
-        """Indexed items."""
+        self.search(tiny.getvalue(), k=1)
         return len(self.snapshot().engine)
 
     def evaluate(

@@ -265,7 +265,7 @@ def test_nothing_blocks_the_event_loop(
         monkeypatch.setattr(Searcher, name, watching)
 
     app = create_app(Settings(artifact=artifact.path))
-    names = {"prepare", "answer", "evaluate", "probe", "original"}
+    names = {"prepare", "answer", "evaluate", "check", "original"}
     for name in names:
         watched(name)
     with serve_here(app) as address:
