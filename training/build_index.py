@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 from index.artifact import MANIFEST, Artifact, ArtifactError
 from index.catalogue import CatalogueError
 from training.config import (
     DATASETS,
+    PRECISIONS,
     Config,
     ConfigError,
     check,
@@ -30,11 +29,12 @@ from training.config import (
     settings_help,
 )
 from training.data import DataError
+from training.device import choose_device, choose_precision, set_up_process
 from training.export import export
 from training.nets.backbones import BACKBONES
 from training.nets.images import ImageError
 from training.rules import RULES
-from training.run import CheckpointError, Run, choose_device
+from training.run import CheckpointError, Run
 
 # What an interrupted run may be given anew: what made it diverge.
 CHANGEABLE = {"hebbian_lr", "finetune_lr", "head_lr"}
@@ -113,6 +113,11 @@ def parser() -> argparse.ArgumentParser:
     add("--image-size", type=int, metavar="PX", help="network input (default: the backbone's; digits: 32)")
     add("--seed", type=int, metavar="N", help="of everything random (default: 0)")
     add("--device", metavar="NAME", help="auto, cpu, cuda … (default: auto, a GPU if there is one)")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the training (default: auto, bf16 where the device is faster in it, else fp32)",
+    )
     add("--out", metavar="DIR", help="the new artifact's folder (default: artifacts/run-001, -002 …)")
     add("--resume", metavar="DIR", help="go on with an interrupted run (its folder ends in .partial)")
     add("--set", metavar="NAME=VALUE", action="append", help="any other value of a run, see below")
@@ -194,11 +199,10 @@ def run_command(arguments: list[str] | None = None) -> None:
         check(config)
     else:
         config = configure(flags | settings)
-        choose_device(config.device)
+    set_up_process(choose_precision(config.precision, choose_device(config.device)))
+    if resume is None:
         target, work = new_folder(out)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    # Sharp softmaxes produce denormal numbers, which are many times slower; before any thread starts.
-    torch.set_flush_denormal(True)
     try:
         built = build(config, target, work)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from training.nets.backbones import BACKBONES, feature_count, map_size, smallest
 from training.rules import RULES, WHITENS
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
-
+PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 
 MOST_BITS = 4096
 HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
@@ -36,6 +36,7 @@ class Config:
     image_size: int
     seed: int
     device: str
+    precision: str
     # What --set name=value reaches, with what --help says of it.
     hebbian_lr: Annotated[float, "learning rate of the rule"]
     hebbian_adaptive: Annotated[bool, "divide each layer's learning rate by √M, its inputs"]
@@ -98,11 +99,13 @@ def configure(chosen: dict[str, Any]) -> Config:
         "labels": "100%",
         "seed": 0,
         "device": "auto",
+        "precision": "auto",
     } | chosen
     backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
     _one_of("backbone", backbone, BACKBONES)
     _one_of("rule", rule, [*RULES, "none"])
     _one_of("dataset", dataset, [*DATASETS, None])
+    _one_of("precision", values["precision"], PRECISIONS)
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
     recipe = RECIPES.get(dataset, OWN_IMAGES)
@@ -129,6 +132,7 @@ def from_json(values: Any) -> Config:
     config = TypeAdapter(Config).validate_python(values)
     _one_of("backbone", config.backbone, BACKBONES)
     _one_of("rule", config.rule, [*RULES, "none"])
+    _one_of("precision", config.precision, PRECISIONS)
     check(config)
     return config
 

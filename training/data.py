@@ -3,9 +3,9 @@
 import csv
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from training.nets.images import ImageError, open_image, square_pixels
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
 MEMORY_LIMIT = 4 << 30
+GROUPS_AHEAD = 2  # batches that are decoded while one is used
 
 log = logging.getLogger("hebbsearch")
 
@@ -75,20 +76,55 @@ class Pixels(Protocol):
 
 
 class PixelsOnDemand:
-    """Pixels of a set that does not fit into memory."""
+    """Pixels of a set that does not fit into memory, decoded by all cores."""
 
     def __init__(self, images: ImageSet, size: int) -> None:
         self.images, self.size = images, size
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def __getitem__(self, positions: Tensor) -> Tensor:
-        return torch.stack(list(self.pool.map(self._one, positions.tolist())))
+        return next(self.ahead([positions]))[1]
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def ahead(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each group of positions with its pixels; the next groups are decoded while one is used."""
+        waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
+        try:
+            for positions in groups:
+                waiting.append((positions, [self.pool.submit(self._one, at) for at in positions.tolist()]))
+                if len(waiting) > GROUPS_AHEAD:
+                    yield self._gathered(*waiting.popleft())
+            while waiting:
+                yield self._gathered(*waiting.popleft())
+        finally:  # whoever stops early wants no more of it
+            for _, images in waiting:
+                for image in images:
+                    image.cancel()
+
+    def _gathered(self, positions: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
+        return positions, torch.stack([image.result() for image in images])
+
     def _one(self, position: int) -> Tensor:
         return square_pixels(self.images.open(position), self.size)
+
+
+def place(pixels: Pixels, device: torch.device) -> Pixels:
+    """The pixels on the device, if they take no more than half of its free memory; else as they are."""
+    if device.type != "cuda" or not isinstance(pixels, Tensor):
+        return pixels
+    free, _ = torch.cuda.mem_get_info(device)
+    return pixels.to(device) if pixels.numel() <= free / 2 else pixels
+
+
+def stream(pixels: Pixels, groups: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each group of positions with its uint8 pixels on the device; nothing waits for the device."""
+    read = pixels.ahead(groups) if isinstance(pixels, PixelsOnDemand) else ((at, pixels[at]) for at in groups)
+    for positions, found in read:
+        if device.type == "cuda" and not found.is_cuda:
+            found = found.pin_memory()  # only then the copy goes on beside the computation
+        yield positions, found.to(device, non_blocking=True)
 
 
 def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, str]]]:
@@ -127,20 +163,25 @@ def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, 
     return images, pixels if in_memory else PixelsOnDemand(images, size), skipped
 
 
-def batches(positions: NDArray[np.int64], size: int, seed: int | None = None) -> Iterator[Tensor]:
+def batches(
+    positions: NDArray[np.int64], size: int, seed: int | None = None, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
     """Positions in groups of at most `size`, of almost equal length, shuffled if a seed is given.
 
-    Equal lengths matter: batch norm cannot learn from a last batch of one image.
+    Equal lengths matter: batch norm cannot learn from a last batch of one image. All positions go to the
+    device at once.
     """
     if seed is not None:
         positions = np.random.default_rng(seed).permutation(positions)
-    groups = np.array_split(positions, max(1, -(-len(positions) // size)))
-    return (torch.from_numpy(group) for group in groups)
+    count = max(1, -(-len(positions) // size))
+    return iter(torch.from_numpy(positions).to(device).tensor_split(count))
 
 
-def each_batch(what: str, positions: NDArray[np.int64], size: int) -> Iterator[Tensor]:
+def each_batch(
+    what: str, positions: NDArray[np.int64], size: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
     """One pass over `positions` in their order, in `batches`, with a progress bar named `what`."""
-    return progress(what, batches(positions, size), -(-len(positions) // size))
+    return progress(what, batches(positions, size, device=device), -(-len(positions) // size))
 
 
 def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:

@@ -56,8 +56,9 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
 
 def encode(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Codes:
     """Codes of the images at `positions` (n, bits / 8)."""
-    groups = data.each_batch("encoding", positions, 256)
-    return np.concatenate([encoder.encode(run.pixels[at].to(run.device)) for at in groups])
+    groups = data.each_batch("encoding", positions, 256, run.home)
+    streamed = data.stream(run.pixels, groups, run.device)
+    return np.concatenate([encoder.encode(pixels) for _, pixels in streamed])
 
 
 def measure(run: Run, database: Codes, queries: Codes) -> dict[str, float]:
@@ -66,7 +67,8 @@ def measure(run: Run, database: Codes, queries: Codes) -> dict[str, float]:
     ranked = labels[split.database] != UNLABELLED
     codes_and_labels = (queries, labels[split.queries], database[ranked], labels[split.database][ranked])
     run.model.eval()
-    batches = ((run.inputs(at), run.labels[at].to(run.device)) for at in data.batches(split.queries, 256))
+    images = run.normalised(run.groups(split.queries))  # in 32 bits, as the service encodes
+    batches = ((x, run.labels[at].to(run.device)) for at, x in images)
     return {
         "map": mean_average_precision(*codes_and_labels),
         "map_at_100": mean_average_precision(*codes_and_labels, k=100),
@@ -117,7 +119,7 @@ def manifest(
         classes=run.classes,
         config=dataclasses.asdict(config),
         preprocessing=encoder.preprocessing(),
-        versions=versions() | {"device": describe(run.device)},
+        versions=versions() | {"device": describe(run.device), "precision": run.precision},
         data={
             "name": run.images.name,
             "root": None if run.images.root is None else str(run.images.root),

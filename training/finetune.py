@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from training.nets.backbones import Network
+from training.nets.backbones import Linear, Network
 from training.nets.head import Head
 
 Batch = tuple[Tensor, Tensor]  # inputs (B, …), class indices (B,)
@@ -24,7 +24,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden, classes) if classes else nn.Identity()
+        self.linear = Linear(hidden, classes) if classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) -> logits (B, classes)."""
@@ -64,7 +64,7 @@ class Supervised:
         self.model.train()
         total = torch.zeros(())
         for inputs, labels in batches:
-            loss = cross_entropy(self.model(inputs), labels)
+            loss = cross_entropy(self.model(inputs).float(), labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()

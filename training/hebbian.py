@@ -1,14 +1,15 @@
 """The layer that runs a learning rule, and the pre-training that feeds it batches."""
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.nets.backbones import Conv2d, Network, convolve
-from training.rules import COMPARES_DIRECTIONS, RESPONSES, RULES, rectified
+from training.rules import COMPARES_DIRECTIONS, RESPONSES, RULES
 
 
 class NotFinite(ArithmeticError):
@@ -38,30 +39,28 @@ class HebbianConv2d(Conv2d):
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def norms(self) -> Tensor | None:
-        """Norms ‖b‖ (Q, 1, 1, 1) that the layer divides by; None for rules that project on b itself."""
-        if self.rule not in COMPARES_DIRECTIONS:
-            return None
-        norms = self.weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.weight.dtype).eps)
-        return norms.view(-1, 1, 1, 1)
-
     def filters(self) -> Tensor:
-        """The filters with which a plain convolution gives this layer's output."""
-        norms = self.norms()
-        return self.weight if norms is None else self.weight / norms
+        """The filters with which a plain convolution gives this layer's projections: b, for SWTA b/‖b‖."""
+        if self.rule not in COMPARES_DIRECTIONS:
+            return self.weight
+        norms = self.weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.weight.dtype).eps)
+        return self.weight / norms.view(-1, 1, 1, 1)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> projections c·b (SWTA: c·b/‖b‖), (B, Q, H', W')."""
-        projection = convolve(x, self.weight, self.stride, self.padding)
-        norms = self.norms()
-        if norms is not None:
-            projection = projection / norms.transpose(0, 1)
+        """(B, C, H, W) -> ReLU(c·b) (SWTA: of c·b/‖b‖), (B, Q, H', W').
+
+        Rectified here, where it costs no second map; the network's own ReLU leaves it as it is.
+        """
+        shape = {"stride": self.stride, "padding": self.padding}
+        projection = convolve(x, self.filters().to(x.dtype), **shape)
+        respond = RESPONSES.get(self.rule) if self.training else None
+        response = respond(x, projection, self.weight, **shape) if respond else None
+        output = projection.relu_()
         if self.training:
-            shape = {"stride": self.stride, "padding": self.padding}
-            y = RESPONSES.get(self.rule, rectified)(x, projection, self.weight, **shape)
+            y = output if response is None else response
             self.update = RULES[self.rule](x, y, self.weight, **shape, **self.hyper)
-        return projection
+        return output
 
 
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -71,6 +70,45 @@ def plain_weights(network: nn.Module) -> dict[str, Tensor]:
         if isinstance(layer, HebbianConv2d):
             state[f"{name}.weight"] = layer.filters().detach()
     return state
+
+
+class Replayed:
+    """A step on a GPU, recorded once for each shape of batch and then replayed as one CUDA graph.
+
+    A batch of small images is some hundred kernels, each faster run than launched. The first steps run as
+    they are, so that libraries choose their algorithms and allocate outside the recording.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable[[Tensor], None]) -> None:
+        self._step = step
+        self._seen: Counter[torch.Size] = Counter()
+        self._recorded: dict[torch.Size, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
+
+    def __call__(self, batch: Tensor) -> None:
+        if batch.shape not in self._recorded:
+            self._seen[batch.shape] += 1
+            if self._seen[batch.shape] <= self.WARM_UP:
+                return self._beside(batch)
+            self._recorded[batch.shape] = self._record(batch)
+        inputs, graph = self._recorded[batch.shape]
+        inputs.copy_(batch)
+        graph.replay()
+
+    def _beside(self, batch: Tensor) -> None:
+        """Run the step on a stream of its own, as recording does."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._step(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _record(self, batch: Tensor) -> tuple[Tensor, torch.cuda.CUDAGraph]:
+        inputs, graph = batch.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step(inputs)
+        return inputs, graph
 
 
 class Pretraining:
@@ -87,19 +125,27 @@ class Pretraining:
             name: lr / math.sqrt(layer.weight[0].numel()) if adaptive else lr
             for name, layer in self.layers.items()
         }
+        on_gpu = next(network.parameters()).is_cuda
+        self.step: Callable[[Tensor], None] = Replayed(self.learn) if on_gpu else self.learn
 
-    @torch.no_grad()
     def epoch(self, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S). Raises NotFinite."""
         for number, batch in enumerate(batches):
-            self.network(batch)
-            for name, layer in self.layers.items():
-                assert layer.update is not None  # the forward pass above set it
-                layer.weight.add_(layer.update, alpha=self.steps[name])
-                layer.update = None
-            if number % 100 == 0:  # a look at the weights waits for the device: not after every batch
+            self.step(batch)
+            if (
+                number % 100 == 0 and not batch.is_cuda
+            ):  # on a GPU a look at the weights waits for all of them
                 self.check()
         self.check()
+
+    @torch.no_grad()
+    def learn(self, batch: Tensor) -> None:
+        """One forward pass, and every layer moves by its update."""
+        self.network(batch)
+        for name, layer in self.layers.items():
+            assert layer.update is not None  # the forward pass above set it
+            layer.weight.add_(layer.update, alpha=self.steps[name])
+            layer.update = None
 
     def check(self) -> None:
         """Raise NotFinite if any weight is infinite or NaN."""

@@ -5,6 +5,8 @@ Every rule has the form rule(x, y, w, *, stride, padding, **hyper) -> dw with
     y   (B, Q, H', W')   the activations that the rule learns from
     w   (Q, C, kh, kw)   weights
     dw  like w           the update for learning rate 1, aggregated over all P = B·H'·W' patches.
+x and y may be bfloat16 beside 32-bit weights: products of patches are then taken in bfloat16 (and summed in
+32 bits by the hardware), everything of the size of the weights in the weights' own precision.
 
 In the formulas C (P, M) are the patches with M = C·kh·kw, B (Q, M) the weights, A (P, Q) the activations.
 Source: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867 (FastHebb).
@@ -25,28 +27,33 @@ def swta_fh(
     x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 0.02
 ) -> Tensor:
     """Soft winner-takes-all: ΔB = (D∘S)ᵀC − E∘B, S = softmax over neurons of A/T, D_pq = S_pq / Σ_p S_pq,
-    E_q = Σ_p (D∘S)_pq. A neuron that no patch excites (Σ_p S_pq = 0) stays where it is."""
-    s = torch.softmax(y / temperature, dim=1)
-    total = s.sum((0, 2, 3), keepdim=True)
-    ds = s * (s / total.clamp_min(torch.finfo(s.dtype).tiny))
-    return _patch_product(ds, x, w, stride, padding).sub_(ds.sum((0, 2, 3)).view(-1, 1, 1, 1) * w)
+    E_q = Σ_p (D∘S)_pq. A neuron that no patch excites (Σ_p S_pq = 0) stays where it is.
+
+    D's divisor is the same for all patches: it is taken out of both sums and divides what is like w."""
+    # With channels last the softmax runs along memory, three times faster than across it.
+    s = torch.softmax(y.movedim(1, -1).to(w.dtype) / temperature, dim=-1).movedim(-1, 1)
+    total = s.sum((0, 2, 3)).clamp_min_(torch.finfo(w.dtype).tiny)
+    squares = s.square_()
+    pull = squares.sum((0, 2, 3))
+    dw = _patch_product(squares.to(x.dtype), x, w, stride, padding)
+    return dw.sub_(pull.view(-1, 1, 1, 1) * w).div_(total.view(-1, 1, 1, 1))
 
 
 def hpca_fh(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
     """Hebbian PCA: ΔB = (AᵀC − tril(AᵀA) B) / P."""
     a = y.movedim(1, -1).reshape(-1, len(w))  # (P, Q), a view if channels lie last
     if _fully_connected(x, w, padding):
-        return _hpca_in_blocks(x.flatten(1), a, w.flatten(1)).view_as(w)
-    reconstruction = (a.T @ a).tril() @ w.flatten(1)
+        return _hpca_in_blocks(x.flatten(1).to(w.dtype), a.to(w.dtype), w.flatten(1)).view_as(w)
+    reconstruction = (a.T @ a).to(w.dtype).tril_() @ w.flatten(1)
     return _patch_product(y, x, w, stride, padding).sub_(reconstruction.view_as(w)).div_(len(a))
 
 
 def _patch_product(a: Tensor, x: Tensor, w: Tensor, stride: IntPair, padding: IntPair) -> Tensor:
-    """AᵀC in the shape of w: the weight gradient of a convolution, so that no patch matrix is ever made."""
+    """AᵀC like w: the weight gradient of a convolution, so that no patch matrix is ever made."""
     if _fully_connected(x, w, padding):
-        return (a.flatten(1).T @ x.flatten(1)).view_as(w)
+        return (a.flatten(1).T @ x.flatten(1)).view_as(w).to(w.dtype)
     gradient: Tensor = conv2d_weight(x, w.shape, a, stride, padding)
-    return gradient
+    return gradient.to(w.dtype)
 
 
 def _fully_connected(x: Tensor, w: Tensor, padding: IntPair) -> bool:
@@ -107,19 +114,17 @@ RULES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def rectified(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, padding: IntPair) -> Tensor:
-    """What most rules learn from: ReLU(c·b)."""
-    return projection.relu()
-
-
 def raised_cosine(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, padding: IntPair) -> Tensor:
-    """What SWTA's softmax sees: ((cos(c, b) + 1) / 2)², `projection` being c·b / ‖b‖. An empty patch
-    has cosine 0."""
-    squares = avg_pool2d(x.square().sum(1, keepdim=True), w.shape[2:], stride, padding, divisor_override=1)
-    norms = squares.sqrt().clamp_min(torch.finfo(x.dtype).eps)
-    return (projection / norms).add_(1).div_(2).square_()
+    """What SWTA's softmax sees: ((cos(c, b) + 1) / 2)², `projection` being c·b / ‖b‖; like w in precision,
+    since the temperature magnifies its differences. An empty patch has cosine 0."""
+    squares = x.to(w.dtype).square().sum(1, keepdim=True)
+    norms = avg_pool2d(squares, w.shape[2:], stride, padding, divisor_override=1).sqrt_()
+    norms.clamp_min_(torch.finfo(w.dtype).eps)
+    half = torch.full((), 0.5, dtype=w.dtype, device=w.device)
+    return torch.addcdiv(half, projection.to(w.dtype), norms, value=0.5).square_()
 
 
+# What a rule learns from where it is not the layer's output ReLU(c·b).
 RESPONSES: dict[str, Callable[..., Tensor]] = {"swta": raised_cosine, "swta_fh": raised_cosine}
 COMPARES_DIRECTIONS = frozenset(RESPONSES)  # rules whose layers project on b / ‖b‖
 WHITENS = frozenset(RESPONSES)  # rules that need whitened input

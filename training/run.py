@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import data, protocol
-from training.config import Config, ConfigError
+from training.config import Config
 from training.data import DataError, ImageSet
+from training.device import activation_type, choose_device, choose_precision
 from training.finetune import Classifier, Supervised, accuracy, head_without_labels
 from training.hebbian import HebbianConv2d, Pretraining, plain_weights
 from training.nets.backbones import BACKBONES, Network, feature_count
@@ -59,10 +60,15 @@ class Run:
     def __init__(self, config: Config, work: Path) -> None:
         self.config = config
         self.checkpoint = work / "checkpoint.pt"
-        self.device = torch.device(choose_device(config.device))
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        self.dtype = activation_type(self.precision)
         found = load_images(config)
         fraction = config.fraction() if found.classes else 0.0
-        self.images, self.pixels, self.skipped = data.read(found, config.image_size)
+        self.images, pixels, self.skipped = data.read(found, config.image_size)
+        self.pixels = data.place(pixels, self.device)
+        # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
+        self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
         self.fingerprint = fingerprint(self.images)
         self.split = protocol.split(self.images, fraction, config.seed)
         if len(self.split.pretraining) < 2:
@@ -71,7 +77,7 @@ class Run:
             log.warning(
                 "%s: there are no labels, so that --labels %s means nothing", found.where, config.labels
             )
-        self.labels = torch.from_numpy(self.images.labels)
+        self.labels = torch.from_numpy(self.images.labels).to(self.home)
         self.classes = self.images.classes if len(self.split.training) else ()
         self.seconds: dict[str, float] = {}
         self.validation: dict[str, list[float]] = {}  # accuracy after each epoch, by stage
@@ -118,7 +124,7 @@ class Run:
         learning = Pretraining(network, lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
         epochs = self.epochs(STAGES[0], config.epochs, self.split.pretraining, saved, network.state_dict)
         for _, groups in epochs:
-            learning.epoch(self.inputs(at) for at in groups)
+            learning.epoch(inputs for _, inputs in self.inputs(groups))
         self.model.network.load_state_dict(plain_weights(network))
 
     def finetune(self, saved: dict[str, Any] | None) -> None:
@@ -144,21 +150,21 @@ class Run:
         self,
         stage: str,
         learning: Supervised,
-        inputs: Callable[[Tensor], Tensor],
+        inputs: Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]],
         saved: dict[str, Any] | None,
     ) -> None:
-        """Learn from `inputs(positions)` of the labelled images, keeping the best validation epoch."""
+        """Learn from the `inputs` of the labelled images, keeping the best validation epoch."""
         training, validation = self.split.training, self.split.validation
         if saved is not None:
             learning.load_state_dict(saved["training"])
 
         def labelled(groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-            return ((inputs(at), self.labels[at].to(self.device)) for at in groups)
+            return ((x, self.labels[at].to(self.device, non_blocking=True)) for at, x in inputs(groups))
 
         for epoch, groups in self.epochs(stage, learning.epochs, training, saved, learning.state_dict):
             learning.epoch(epoch, labelled(groups))
             if len(validation):
-                score = accuracy(learning.model, labelled(data.batches(validation, 256)))
+                score = accuracy(learning.model, labelled(self.groups(validation)))
                 learning.consider(score)
                 self.validation.setdefault(stage, []).append(score)
         learning.finish()
@@ -169,36 +175,48 @@ class Run:
         rng = np.random.default_rng(self.config.seed)
         count = min(ITQ_IMAGES, len(self.split.database))
         sample = np.sort(rng.choice(self.split.database, count, replace=False))
-        features = torch.cat([self.features(at) for at in data.batches(sample, 256)])
-        head, method = head_without_labels(features.cpu().numpy(), self.config.bits, self.config.seed)
+        features = torch.cat([features for _, features in self.features(self.groups(sample))])
+        head, method = head_without_labels(features.float().cpu().numpy(), self.config.bits, self.config.seed)
         self.model.head = head.to(self.device)
         return method
 
     # --- what they are made of ---
 
-    def inputs(self, positions: Tensor) -> Tensor:
-        """Normalised images (b, 3, S, S) on the device."""
-        with torch.no_grad():
-            return self.model.normalise(self.pixels[positions].to(self.device))
+    def groups(self, positions: NDArray[np.int64]) -> Iterator[Tensor]:
+        """Positions in their order, in groups for a forward pass."""
+        return data.batches(positions, 256, device=self.home)
 
     def all_pixels(self, what: str) -> Iterator[Tensor]:
         """One pass over the uint8 pixels of the pre-training images."""
-        return (self.pixels[at] for at in data.each_batch(what, self.split.pretraining, 512))
+        groups = data.each_batch(what, self.split.pretraining, 512, self.home)
+        return (pixels for _, pixels in data.stream(self.pixels, groups, self.device))
 
-    def features(self, positions: Tensor) -> Tensor:
-        """Flattened convolutional features (b, F) on the device."""
-        with torch.no_grad():
-            return self.model.network.features(self.inputs(positions)).flatten(1)
+    def normalised(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions and their images (b, 3, S, S) in 32 bits on the device."""
+        streamed = data.stream(self.pixels, groups, self.device)
+        return ((at, self.model.normalise(pixels)) for at, pixels in streamed)
 
-    def remembered_features(self) -> Callable[[Tensor], Tensor]:
+    def inputs(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same in the run's precision."""
+        return ((at, images.to(self.dtype)) for at, images in self.normalised(groups))
+
+    def features(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions and their flattened convolutional features (b, F) on the device."""
+        for at, images in self.inputs(groups):
+            with torch.no_grad():
+                features = self.model.network.features(images).flatten(1)
+            yield at, features
+
+    def remembered_features(self) -> Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]:
         """`features` of the labelled images, computed once if they fit into memory."""
         labelled = np.concatenate([self.split.training, self.split.validation])
-        if 4 * len(labelled) * self.model.head.hash.in_features > FEATURES_IN_MEMORY:
+        if self.dtype.itemsize * len(labelled) * self.model.head.hash.in_features > FEATURES_IN_MEMORY:
             return self.features
-        known = torch.cat([self.features(at) for at in data.each_batch("features", labelled, 256)])
-        row_of = torch.zeros(len(self.images), dtype=torch.int64)
-        row_of[torch.from_numpy(labelled)] = torch.arange(len(labelled))
-        return lambda at: known[row_of[at].to(known.device)]
+        groups = data.each_batch("features", labelled, 256, self.home)
+        known = torch.cat([features for _, features in self.features(groups)])
+        row_of = torch.zeros(len(self.images), dtype=torch.int64, device=self.home)
+        row_of[torch.from_numpy(labelled).to(self.home)] = torch.arange(len(labelled), device=self.home)
+        return lambda groups: ((at, known[row_of[at].to(known.device)]) for at in groups)
 
     def epochs(
         self,
@@ -226,7 +244,7 @@ class Run:
             for epoch in range(first, count):
                 seed = protocol.derived_seed(self.config.seed, 2 + STAGES.index(stage), epoch)
                 torch.manual_seed(seed)
-                yield epoch, counted(data.batches(positions, self.config.batch_size, seed), bar)
+                yield epoch, counted(data.batches(positions, self.config.batch_size, seed, self.home), bar)
                 self.seconds[stage] = time.monotonic() - start
                 self.save(stage, epoch + 1, state())
                 last = epoch + 1 == count
@@ -323,18 +341,6 @@ def xavier(network: Network) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)
-
-
-def choose_device(name: str) -> str:
-    """`auto` is a GPU if torch sees one. Raises ConfigError for a device that is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if torch.zeros(1, device=name).item() != 0:  # also refuses devices that hold no values
-            raise RuntimeError("it does not compute")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from None
-    return name
 
 
 def counted(groups: Iterator[Tensor], bar: "tqdm[Any]") -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from index import artifact
@@ -138,6 +139,16 @@ def test_same_seed_same_codes_and_the_next_number(built, pictures):
     assert artifact.open_artifact(path.with_name("run-003")).manifest.encoder_id != first.manifest.encoder_id
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_is_that_of_the_training_and_stated(pictures, tmp_path, precision):
+    build(tmp_path, "--data", str(pictures), *QUICK, "--precision", precision, "--out", "here")
+    opened = artifact.open_artifact(tmp_path / "here")
+    assert opened.manifest.versions["precision"] == precision
+    encoder = Encoder.load(tmp_path / "here" / artifact.ENCODER)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert opened.manifest.metrics["map"] > 0.6
+
+
 @pytest.mark.parametrize("rule", ["swta_fh", "none"])
 def test_other_rules_and_few_labels(pictures, tmp_path, rule):
     build(tmp_path, "--data", str(pictures), *QUICK, "--rule", rule, "--labels", "20%", "--out", "here")
@@ -232,6 +243,8 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
         (["--labels", "0%"], r"labels 0%: use 1% to 100%"),
         (["--set", "colour=red"], r"--set colour=red: use name=value"),
         (["--device", "tpu9"], r"device tpu9: not usable here"),
+        (["--device", "cpu", "--precision", "tf32"], r"precision tf32: only NVIDIA GPUs .*not cpu"),
+        (["--precision", "fp8"], r"invalid choice: 'fp8'"),
         (["--data", "gone"], r"gone: no such folder"),
         (["--data", "empty"], r"empty: the folder is empty"),
         (["--data", "one"], r"one: only one class \(a\)"),

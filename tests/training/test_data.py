@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -186,6 +188,64 @@ def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
     assert chosen[1, :, 4, 4].tolist() == [255, 0, 0]
     assert len(pixels) == 4
     assert images.open(3).getpixel((0, 0)) == (0, 0, 255)
+
+
+class Opened:
+    """Images of one colour each that note which were asked for."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __len__(self):
+        return 12
+
+    def open(self, position):
+        self.seen.append(position)
+        return Image.new("RGB", (8, 8), (position, 0, 0))
+
+
+def groups_of_two():
+    return torch.arange(12).flip(0).split(2)
+
+
+def test_next_groups_are_decoded_while_one_is_used():
+    images = Opened()
+    pixels = data.PixelsOnDemand(images, 8)
+    streamed = data.stream(pixels, groups_of_two(), torch.device("cpu"))
+    at, found = next(streamed)
+    pixels.pool.shutdown(wait=True)  # what was begun is done; nothing new can begin
+    assert sorted(images.seen) == [6, 7, 8, 9, 10, 11]  # this group and the next two, no more
+    assert at.tolist() == [11, 10]
+    assert found[:, 0, 4, 4].tolist() == [11, 10]
+
+
+def test_stream_is_complete_and_in_order_wherever_the_pixels_lie():
+    on_demand = data.PixelsOnDemand(Opened(), 8)
+    in_memory = on_demand[torch.arange(12)]
+    for pixels in (on_demand, in_memory):
+        streamed = list(data.stream(pixels, groups_of_two(), torch.device("cpu")))
+        assert torch.cat([at for at, _ in streamed]).tolist() == list(range(11, -1, -1))
+        assert torch.cat([found[:, 0, 0, 0] for _, found in streamed]).tolist() == list(range(11, -1, -1))
+
+
+def test_whoever_stops_early_leaves_no_work_behind():
+    images, hold = Opened(), threading.Event()
+    pixels = data.PixelsOnDemand(images, 8)
+    pixels.pool = ThreadPoolExecutor(1)
+    opened = images.open
+
+    def open_and_wait(position):
+        picture = opened(position)
+        assert position >= 10 or hold.wait(60)
+        return picture
+
+    images.open = open_and_wait
+    streamed = pixels.ahead(groups_of_two())
+    next(streamed)
+    streamed.close()
+    hold.set()
+    pixels.pool.shutdown(wait=True)
+    assert images.seen in ([11, 10], [11, 10, 9])  # at most the one that was being decoded
 
 
 def test_name_that_is_no_text_is_skipped(tmp_path):

@@ -1,10 +1,17 @@
 """The same on a GPU. Run with `pytest -m gpu` where there is one."""
 
+import re
+from functools import partial
+
 import pytest
 import torch
 
 from tests.training.test_build_index import QUICK, build, stripes
+from training.config import configure
+from training.hebbian import HebbianConv2d, Pretraining, Replayed
+from training.nets.backbones import Network
 from training.rules import RULES, raised_cosine
+from training.run import Run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,3 +42,36 @@ def test_the_command_trains_there(tmp_path, rule):
         )
     done = build(tmp_path, "--data", "pictures", *QUICK, "--rule", rule, "--device", "cuda")
     assert "mAP" in done.stdout
+
+
+def learned(rule, step):
+    """Weights after five steps of equal batches and two of smaller ones."""
+    torch.manual_seed(0)
+    network = Network("conv6", 32, partial(HebbianConv2d, rule=rule)).cuda()
+    learning = Pretraining(network, lr=0.01, adaptive=True)
+    learning.step = step(learning)
+    generator = torch.Generator().manual_seed(1)
+    sizes = [8] * 5 + [7] * 5
+    learning.epoch(torch.randn(size, 3, 32, 32, generator=generator).cuda() for size in sizes)
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+def test_replayed_steps_learn_what_plain_ones_learn(rule):
+    replayed = learned(rule, lambda learning: Replayed(learning.learn))
+    plain = learned(rule, lambda learning: learning.learn)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(replayed[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_the_command_trains_in_every_precision(tmp_path, precision):
+    done = build(tmp_path, "--device", "cuda", "--precision", precision, "--epochs", "1", "--out", "here")
+    assert float(re.search(r"mAP ([0-9.]+)", done.stdout)[1]) > 0.9
+
+
+def test_small_sets_lie_on_the_device(tmp_path):
+    run = Run(configure({"device": "cuda"}), tmp_path)
+    assert run.pixels.is_cuda
+    assert run.labels.is_cuda
+    assert all(at.is_cuda for at in run.groups(run.split.training))

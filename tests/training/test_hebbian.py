@@ -8,7 +8,7 @@ from torch import nn
 
 from training.hebbian import HebbianConv2d, NotFinite, Pretraining, plain_weights
 from training.nets.backbones import BACKBONES, Network
-from training.rules import RULES, rectified
+from training.rules import RULES
 
 
 def images(count=4, size=32):
@@ -55,7 +55,7 @@ def test_each_layer_learns_from_its_own_input(adaptive):
     first = network.features[0][0]
     batch, start = images(), first.weight.detach().clone()
     projection = nn.functional.conv2d(batch, start)
-    dw = RULES["hpca_fh"](batch, rectified(batch, projection, start, stride=1, padding=0), start)
+    dw = RULES["hpca_fh"](batch, projection.relu(), start)
     Pretraining(network, lr=0.5, adaptive=adaptive).epoch([batch])
     rate = 0.5 / 75**0.5 if adaptive else 0.5
     torch.testing.assert_close(first.weight.detach(), start + rate * dw, rtol=1e-4, atol=1e-6)
@@ -78,6 +78,30 @@ def test_evaluation_mode_learns_nothing():
     network = hebbian("swta_fh").eval()
     network(images())
     assert network.features[0][0].update is None
+
+
+@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+def test_bfloat16_learns_the_same_within_its_precision(rule):
+    """From equal weights, one step: directions of the updates agree layer by layer."""
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        network = hebbian(rule)
+        start = [block[0].weight.detach().clone() for block in [*network.features, network.hidden]]
+        Pretraining(network, lr=0.01, adaptive=False).epoch([images(8).to(dtype)])
+        weights = [block[0].weight for block in [*network.features, network.hidden]]
+        assert all(weight.dtype == torch.float32 for weight in weights)
+        moved[dtype] = [(weight - old).flatten() for weight, old in zip(weights, start, strict=True)]
+        assert network.eval()(images(2).to(dtype)).dtype == dtype
+    for exact, rounded in zip(*moved.values(), strict=True):
+        assert nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("training", [True, False])
+def test_layer_gives_out_the_rectified_projection(rule, training):
+    layer = HebbianConv2d(3, 5, 3, rule=rule).train(training)
+    expected = nn.functional.conv2d(images(), layer.filters()).relu()
+    torch.testing.assert_close(layer(images()), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_divergence_names_layer_rule_and_rate():

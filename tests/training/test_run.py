@@ -6,7 +6,6 @@ import torch
 
 from tests.training.test_build_index import stripes
 from training.config import configure
-from training.data import batches
 from training.export import encode
 from training.hebbian import HebbianConv2d
 from training.run import Run
@@ -86,7 +85,8 @@ def test_validation_chooses_the_epoch_by_its_own_images(run):
     made.finetune(None)
     model = made.model.classifier.eval()
     with torch.no_grad():
-        guesses = torch.cat([model(made.inputs(at)).argmax(1) for at in batches(made.split.validation, 256)])
+        inputs = made.inputs(made.groups(made.split.validation))
+        guesses = torch.cat([model(x).argmax(1) for _, x in inputs])
     truth = torch.from_numpy(made.images.labels[made.split.validation])
     assert float((guesses == truth).float().mean()) == pytest.approx(max(made.validation["fine-tuning"]))
 
@@ -148,9 +148,26 @@ def test_features_are_the_same_remembered_or_not(run, monkeypatch):
     made.fit_preprocessing()
     made.model.network.eval()
     at = torch.from_numpy(made.split.training[:5])
-    remembered = made.remembered_features()(at)
+    ((where, remembered),) = made.remembered_features()([at])
     monkeypatch.setattr("training.run.FEATURES_IN_MEMORY", 0)
-    torch.testing.assert_close(made.remembered_features()(at), remembered, rtol=1e-4, atol=1e-5)
+    ((_, computed),) = made.remembered_features()([at])
+    assert torch.equal(where, at)
+    torch.testing.assert_close(computed, remembered, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_every_stage_computes_in_the_precision_of_the_run(run, precision, dtype):
+    made = run(precision=precision)
+    made.fit_preprocessing()
+    groups = [torch.from_numpy(made.split.training[:5])]
+    for stage in (made.inputs, made.features, made.remembered_features()):
+        assert [x.dtype for _, x in stage(groups)] == [dtype]
+    assert [x.dtype for _, x in made.normalised(groups)] == [torch.float32]
+    seen = []
+    made.model.head.hash.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    made.train_head(None)
+    assert set(seen) == {dtype}
+    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
 
 
 def test_without_labels_everything_is_indexed(run):

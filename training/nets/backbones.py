@@ -1,5 +1,6 @@
 """The paper's convolutional networks, one table row each.
 
+Every layer computes in the precision of what comes in: weights are 32 bits wide and cast on the way.
 Layers and their order: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867.
 """
 
@@ -31,7 +32,15 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, Q, H', W')."""
-        return convolve(x, self.weight, self.stride, self.padding)
+        return convolve(x, self.weight.to(x.dtype), self.stride, self.padding)
+
+
+class Linear(nn.Linear):
+    """nn.Linear in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F) -> (B, Q)."""
+        return linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class Conv(NamedTuple):
@@ -118,7 +127,7 @@ def features(backbone: str, conv: ConvFactory = Conv2d) -> nn.Sequential:
         norm = nn.BatchNorm2d(layer.channels)
         pool = nn.MaxPool2d(layer.pool) if layer.pool > 1 else nn.Identity()
         after = (norm, pool) if plan.norm_before_pool else (pool, norm)
-        blocks.append(nn.Sequential(filters, nn.ReLU(), *after))
+        blocks.append(nn.Sequential(filters, nn.ReLU(inplace=True), *after))
         channels = layer.channels
     return nn.Sequential(*blocks)
 
@@ -127,7 +136,7 @@ def hidden(backbone: str, image_size: int, conv: ConvFactory = Conv2d) -> nn.Seq
     """The fully connected layer, as a convolution whose kernel is the whole map: (B, hidden, 1, 1)."""
     plan, side = BACKBONES[backbone], map_size(backbone, image_size)
     filters = conv(plan.convolutions[-1].channels, plan.hidden, side)
-    return nn.Sequential(filters, nn.ReLU(), nn.BatchNorm2d(plan.hidden))
+    return nn.Sequential(filters, nn.ReLU(inplace=True), nn.BatchNorm2d(plan.hidden))
 
 
 class Network(nn.Module):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from training.nets.backbones import Linear
+
 
 class Head(nn.Module):
     """`bits` tanh units whose signs are the code, and a classifier on them that teaches them.
@@ -12,8 +14,8 @@ class Head(nn.Module):
 
     def __init__(self, features: int, bits: int, classes: int) -> None:
         super().__init__()
-        self.hash = nn.Linear(features, bits)
-        self.classifier = nn.Linear(bits, classes) if classes else None
+        self.hash = Linear(features, bits)
+        self.classifier = Linear(bits, classes) if classes else None
 
     def units(self, x: Tensor) -> Tensor:
         """Features (B, F) -> units in −1 … 1 (B, bits)."""

@@ -1,0 +1,85 @@
+"""Which numbers a run computes in, and what is set for the whole process."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from training.config import ConfigError
+from training.device import activation_type, choose_device, choose_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "chosen"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx2": True}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_takes_bf16_where_the_processor_has_it(capabilities, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert choose_precision("auto", CPU) == chosen
+
+
+def test_auto_is_fp32_where_torch_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert choose_precision("auto", CPU) == "fp32"
+
+
+def test_a_named_precision_is_taken_as_it_is():
+    assert [choose_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(ConfigError, match="precision tf32: only NVIDIA GPUs since Ampere have it, not cpu"):
+        choose_precision("tf32", CPU)
+
+
+def test_only_bf16_changes_the_type_of_activations():
+    types = {name: activation_type(name) for name in ("fp32", "tf32", "bf16")}
+    assert types == {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+
+
+def test_auto_device_is_one_that_computes():
+    device = choose_device("auto")
+    assert torch.ones(2, device=device).sum().item() == 2
+
+
+def printed(script):
+    """What a process of its own prints: these settings outlast whoever makes them."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("fp32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])
+def test_gpus_round_products_only_if_told(precision, reduced):
+    assert printed(
+        "import torch\n"
+        "from training.device import set_up_process\n"
+        f"set_up_process({precision!r})\n"
+        "print(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)\n"
+        "print((torch.tensor([1e-30]) * 1e-10).item())"  # a denormal number
+    ) == [reduced, reduced, "0.0"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
+def test_freed_memory_is_kept():
+    resident = """
+import re, torch
+from pathlib import Path
+{call}
+def megabytes():
+    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+before = megabytes()
+block = torch.ones(64 << 20, dtype=torch.uint8)
+del block
+print(megabytes() - before)
+"""
+    (returned,) = printed(resident.format(call=""))
+    (kept,) = printed(
+        resident.format(call="from training.device import keep_freed_memory; keep_freed_memory()")
+    )
+    assert int(returned) < 32
+    assert int(kept) >= 64
