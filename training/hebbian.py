@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.nets.backbones import Conv2d, Network, convolve
+from training.nets.backbones import Conv2d, convolve
 from training.rules import COMPARES_DIRECTIONS, RESPONSES, RULES
 
 
@@ -117,7 +117,7 @@ class Pretraining:
     `adaptive` divides a layer's learning rate by √M, so that one rate suits wide and narrow layers.
     """
 
-    def __init__(self, network: Network, *, lr: float, adaptive: bool) -> None:
+    def __init__(self, network: nn.Module, *, lr: float, adaptive: bool) -> None:
         self.network = network.train()
         self.layers = {n: m for n, m in network.named_modules() if isinstance(m, HebbianConv2d)}
         self.lr = lr

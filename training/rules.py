@@ -22,6 +22,9 @@ from torch.nn.grad import conv2d_weight
 
 IntPair = int | tuple[int, ...]
 
+# SWTA's scores held at a time, on a CPU (8 MB, what a cache holds) and on a GPU (few and long kernels).
+SCORES_AT_ONCE = (1 << 21, 1 << 25)
+
 
 def swta_fh(
     x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 0.02
@@ -29,13 +32,19 @@ def swta_fh(
     """Soft winner-takes-all: ΔB = (D∘S)ᵀC − E∘B, S = softmax over neurons of A/T, D_pq = S_pq / Σ_p S_pq,
     E_q = Σ_p (D∘S)_pq. A neuron that no patch excites (Σ_p S_pq = 0) stays where it is.
 
-    D's divisor is the same for all patches: it is taken out of both sums and divides what is like w."""
-    # With channels last the softmax runs along memory, three times faster than across it.
-    s = torch.softmax(y.movedim(1, -1).to(w.dtype) / temperature, dim=-1).movedim(-1, 1)
-    total = s.sum((0, 2, 3)).clamp_min_(torch.finfo(w.dtype).tiny)
-    squares = s.square_()
-    pull = squares.sum((0, 2, 3))
-    dw = _patch_product(squares.to(x.dtype), x, w, stride, padding)
+    D's divisor is the same for all patches: it leaves both sums and divides what is like w. So images can
+    come in groups whose scores stay in the cache, and S as a whole never exists."""
+    total, pull = torch.zeros_like(w[:, 0, 0, 0]), torch.zeros_like(w[:, 0, 0, 0])
+    dw = torch.zeros_like(w)
+    images = max(1, SCORES_AT_ONCE[x.is_cuda] // y[0].numel())
+    for some_x, some_y in zip(x.split(images), y.split(images), strict=True):
+        # With channels last the softmax runs along memory, three times faster than across it.
+        s = torch.softmax(some_y.movedim(1, -1).to(w.dtype) / temperature, dim=-1).movedim(-1, 1)
+        total += s.sum((0, 2, 3))
+        squares = s.square_()
+        pull += squares.sum((0, 2, 3))
+        dw += _patch_product(squares.to(x.dtype), some_x, w, stride, padding)
+    total.clamp_min_(torch.finfo(w.dtype).tiny)
     return dw.sub_(pull.view(-1, 1, 1, 1) * w).div_(total.view(-1, 1, 1, 1))
 
 

@@ -41,14 +41,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `figure` is what the target speaks of, and `met` whether it is reached."""
+    """One comparison; `figure` is what the target speaks of, and `met` whether it is reached; None where
+    there is no target."""
 
     what: str
     ours: Spread
     unit: str
     figure: float
     target: str
-    met: bool
+    met: bool | None
     against: str | None = None
     baseline: Spread | None = None
 
@@ -78,7 +79,7 @@ class Report:
             against = f"{row.against}: {_shown(row.baseline, row.unit)}" if row.baseline else ""
             cells = (
                 *(row.what, _shown(row.ours, row.unit), against),
-                *(f"{row.figure:.3g}", row.target, "yes" if row.met else "no"),
+                *(f"{row.figure:.3g}", row.target, {True: "yes", False: "no", None: ""}[row.met]),
             )
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)

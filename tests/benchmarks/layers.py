@@ -9,10 +9,12 @@ from torch import Tensor
 
 from tests.benchmarks import unfolded
 from tests.benchmarks.harness import Report, Row, at_least, interleaved, main
+from tests.benchmarks.unfolded import by_unfold, in_one_copy
+from training.device import multiplies_bf16
 from training.hebbian import HebbianConv2d
 from training.nets.backbones import BACKBONES, map_size
 
-STEPS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+STEPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "hpca": unfolded.hpca_step,
     "swta": unfolded.swta_step,
 }
@@ -27,29 +29,32 @@ class Shape:
     filters: int
     kernel: int
     side: int
+    padding: int = 0
 
     def __str__(self) -> str:
         return f"{self.channels}→{self.filters} k{self.kernel} {self.side}²"
 
 
-def conv6() -> list[Shape]:
-    """Its four convolutions."""
-    shapes, channels, side = [], 3, BACKBONES["conv6"].image_size
-    for layer in BACKBONES["conv6"].convolutions:
-        shapes.append(Shape(channels, layer.channels, layer.kernel, side))
-        channels, side = layer.channels, (side - layer.kernel + 1) // layer.pool
-    return shapes
+def shapes(backbone: str) -> list[Shape]:
+    """The convolutions of a backbone at its own image size."""
+    found, channels, side = [], 3, BACKBONES[backbone].image_size
+    for layer in BACKBONES[backbone].convolutions:
+        found.append(Shape(channels, layer.channels, layer.kernel, side, layer.padding))
+        channels = layer.channels
+        side = (side + 2 * layer.padding - layer.kernel + 1) // layer.pool
+    return found
 
 
 def measure(tiny: bool) -> Report:
     """The four convolutions of conv6 and its fully connected layer, batch 64."""
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
+    device = torch.device("cpu")
     batch, rounds = (2, 2) if tiny else (64, 7)
     rows: list[Row] = []
     for rule, step in STEPS.items():
         total: dict[str, list[float]] = {}
-        for shape in conv6():
+        for shape in shapes("conv6"):
             milliseconds = compare(rule, step, shape, batch, rounds)
             for name, values in milliseconds.items():
                 total[name] = [a + b for a, b in zip(total.get(name, [0.0] * rounds), values, strict=True)]
@@ -58,6 +63,9 @@ def measure(tiny: bool) -> Report:
             rows.append(at_least(1, what, ours, "patches materialised", milliseconds["unfolded"]))
         what = f"{rule.upper()}, the four together"
         rows.append(at_least(1.7, what, total["ours"], "patches materialised", total["unfolded"]))
+        rows.append(at_least(1, what, total["ours"], "materialised in one copy", total["one copy"]))
+        if multiplies_bf16(device):  # the target is one for AMX, which multiplies six times faster in it
+            rows.append(at_least(4, f"{what}, bf16", total["bf16"], "materialised, fp32", total["unfolded"]))
         rows.append(at_least(150, what, total["ours"], "two-phase original", total["two-phase"]))
     rows.append(fully_connected(batch, rounds))
     return Report(
@@ -69,7 +77,7 @@ def measure(tiny: bool) -> Report:
 
 
 def compare(
-    rule: str, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], shape: Shape, batch: int, rounds: int
+    rule: str, step: Callable[..., tuple[Tensor, Tensor]], shape: Shape, batch: int, rounds: int
 ) -> dict[str, list[float]]:
     """Milliseconds a step of our layer, of the unfolded form, and of the two-phase rule for a whole batch."""
     x = torch.randn(batch, shape.channels, shape.side, shape.side)
@@ -77,14 +85,17 @@ def compare(
     layer = HebbianConv2d(shape.channels, shape.filters, shape.kernel, rule=f"{rule}_fh")
     slow = HebbianConv2d(shape.channels, shape.filters, shape.kernel, rule=rule)
     slow.load_state_dict(layer.state_dict())
-    planes = x.contiguous()
+    planes, halves = x.contiguous(), x.bfloat16()
     with torch.no_grad():
-        agree(layer, x, step(planes, layer.weight))
+        for patches_of in (by_unfold, in_one_copy):
+            agree(layer, x, step(planes, layer.weight, patches_of))
         few = max(1, batch // TWO_PHASE_SHARE)
         milliseconds = interleaved(
             {
                 "ours": partial(layer, x),
-                "unfolded": partial(step, planes, layer.weight),
+                "bf16": partial(layer, halves),
+                "unfolded": partial(step, planes, layer.weight, by_unfold),
+                "one copy": partial(step, planes, layer.weight, in_one_copy),
                 "two-phase": partial(slow, x[:few]),
             },
             rounds=rounds,
@@ -99,11 +110,9 @@ def fully_connected(batch: int, rounds: int) -> Row:
     x = torch.randn(batch, shape.channels, shape.side, shape.side)
     layer = HebbianConv2d(shape.channels, shape.filters, shape.kernel, rule="hpca_fh")
     with torch.no_grad():
-        agree(layer, x, unfolded.hpca_step(x, layer.weight))
-        milliseconds = interleaved(
-            {"ours": partial(layer, x), "triangle": partial(unfolded.hpca_step, x, layer.weight)},
-            rounds=rounds,
-        )
+        triangle = partial(unfolded.hpca_step, x, layer.weight, in_one_copy)
+        agree(layer, x, triangle())
+        milliseconds = interleaved({"ours": partial(layer, x), "triangle": triangle}, rounds=rounds)
     what = f"HPCA fully connected {x[0].numel()}→{shape.filters}"
     return at_least(3, what, milliseconds["ours"], "tril(AᵀA)B in one product", milliseconds["triangle"])
 
