@@ -195,6 +195,21 @@ def test_square_of_any_shape(size):
     assert pixels[:, 16, 16].tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize(
+    ("of", "to"), [((375, 375), 224), ((900, 700), 32), ((8, 8), 32), ((50, 60), 224), ((32, 32), 32)]
+)
+def test_square_is_resized_as_pillow_does(of, to):
+    noise = np.random.default_rng(0).integers(0, 256, (of[1], of[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    side = min(of)
+    square = image.crop(((of[0] - side) // 2, (of[1] - side) // 2, (of[0] + side) // 2, (of[1] + side) // 2))
+    expected = np.array(square.resize((to, to), Image.Resampling.BICUBIC)).astype(int)
+    got = square_pixels(image, to).permute(1, 2, 0).numpy().astype(int)
+    difference = np.abs(got - expected)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.02
+
+
 def test_square_is_the_centre():
     image = Image.new("RGB", (90, 30), "black")
     image.paste("white", (30, 0, 60, 30))
