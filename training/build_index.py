@@ -3,6 +3,12 @@
 python training/build_index.py --backbone vgg11 --rule swta_fh
 """
 
+import os
+
+# Threads that wait asleep: on a machine that does other work too, spinning ones slow each other down many
+# times over. OpenMP reads this once, when the imports below load it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import argparse
 import dataclasses
 import errno

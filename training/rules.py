@@ -22,8 +22,9 @@ from torch.nn.grad import conv2d_weight
 
 IntPair = int | tuple[int, ...]
 
-# SWTA's scores held at a time, on a CPU (8 MB, what a cache holds) and on a GPU (few and long kernels).
-SCORES_AT_ONCE = (1 << 21, 1 << 25)
+# On a CPU what is held at a time should fit into its cache (8 MB of scores); a GPU wants few, long kernels.
+SCORES_AT_ONCE = (1 << 21, 1 << 25)  # of SWTA, on a CPU and on a GPU
+NEURONS_AT_ONCE = (64, 256)  # of a fully connected layer under HPCA
 
 
 def swta_fh(
@@ -36,7 +37,7 @@ def swta_fh(
     come in groups whose scores stay in the cache, and S as a whole never exists."""
     total, pull = torch.zeros_like(w[:, 0, 0, 0]), torch.zeros_like(w[:, 0, 0, 0])
     dw = torch.zeros_like(w)
-    images = max(1, SCORES_AT_ONCE[x.is_cuda] // y[0].numel())
+    images = max(1, SCORES_AT_ONCE[w.is_cuda] // y[0].numel())
     for some_x, some_y in zip(x.split(images), y.split(images), strict=True):
         # With channels last the softmax runs along memory, three times faster than across it.
         s = torch.softmax(some_y.movedim(1, -1).to(w.dtype) / temperature, dim=-1).movedim(-1, 1)
@@ -70,9 +71,10 @@ def _fully_connected(x: Tensor, w: Tensor, padding: IntPair) -> bool:
     return x.shape[2:] == w.shape[2:] and padding in (0, (0, 0))
 
 
-def _hpca_in_blocks(c: Tensor, a: Tensor, b: Tensor, block: int = 64) -> Tensor:
+def _hpca_in_blocks(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The same update where Q² M would cost more than P Q M: neurons in blocks, each learning from the
     residual R = C − Σ A_b B_b that the earlier blocks leave: ΔB_b = A_bᵀR − tril(A_bᵀA_b) B_b."""
+    block = NEURONS_AT_ONCE[b.is_cuda]
     residual, delta = c.clone(), torch.empty_like(b)
     for start in range(0, len(b), block):
         a_b, b_b = a[:, start : start + block], b[start : start + block]

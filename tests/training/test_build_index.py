@@ -336,6 +336,19 @@ def test_damaged_settings_of_a_run_are_named(tmp_path, text):
     assert "not the settings of a run" in refused(tmp_path, "--resume", "x.partial")
 
 
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_wait_asleep_unless_told(given, policy):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    shown = subprocess.run(
+        [sys.executable, str(COMMAND), "--help"],
+        env=environment | given | {"OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert f"OMP_WAIT_POLICY = '{policy}'" in shown
+
+
 def test_manifest_is_plain_json(built):
     manifest = json.loads((built[0] / "manifest.json").read_text())
     assert manifest["config"]["seed"] == 0

@@ -75,3 +75,17 @@ def test_small_sets_lie_on_the_device(tmp_path):
     assert run.pixels.is_cuda
     assert run.labels.is_cuda
     assert all(at.is_cuda for at in run.groups(run.split.training))
+
+
+def test_no_step_waits_for_the_device(tmp_path):
+    run = Run(configure({"device": "cuda"}), tmp_path)
+    run.fit_preprocessing()
+    network = Network("conv6", 32, partial(HebbianConv2d, rule="hpca_fh")).cuda()
+    learning = Pretraining(network, lr=0.01, adaptive=True)
+    groups = run.groups(run.split.pretraining)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _, inputs in run.inputs(groups):
+            learning.learn(inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
