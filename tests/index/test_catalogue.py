@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +309,13 @@ def test_damaged_pages_end_in_a_catalogue_error(filled: Path, seed: int) -> None
     filled.write_bytes(content)
     with pytest.raises(CatalogueError, match="with space"):
         Catalogue.open(filled)
+
+
+def test_a_revision_that_cannot_be_read_is_a_catalogue_error(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue, closing(sqlite3.connect(filled)) as other:
+        other.execute("DROP TABLE meta")
+        with pytest.raises(CatalogueError, match=r"with space.*meta"):
+            _ = catalogue.revision
 
 
 def test_half_a_file_is_refused(filled: Path) -> None:
