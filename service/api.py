@@ -1,9 +1,9 @@
 """The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
 
 import hashlib
-from asyncio import wrap_future
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, WouldBlock, to_thread
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
+from service.batching import Batcher
 from service.schemas import (
     Evaluation,
     EvaluationParameters,
@@ -28,7 +29,7 @@ from service.schemas import (
 )
 from service.searcher import Answer, NoOriginal, NothingToMeasure, Question, Searcher, UnknownLabel
 from service.settings import Settings
-from training.nets.images import ImageError, NotAnImage
+from training.nets.images import ImageError, NotAnImage, TooManyPixels
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ SAFE_TYPES = {
     ".webp": "image/webp",
 }
 DOWNLOAD = "application/octet-stream"
+
+SMALL = 2**18  # pixels that are decoded in a few milliseconds
 
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
@@ -110,12 +113,10 @@ async def search(
     image, form = await _read_image(request)
     asked = _merged(query, form)
 
-    def prepare() -> Question:
-        return searcher.prepare(image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
-
+    prepare = partial(searcher.prepare, image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
     with _place(request):
         try:
-            answer: Answer = await wrap_future(request.state.batches.ask(prepare))
+            answer = await _answered(request, prepare)
         except NotAnImage as error:
             raise HTTPException(415, str(error)) from None
         except (ImageError, UnknownLabel) as error:
@@ -257,6 +258,16 @@ def _found(look_up: Callable[[int], T], item_id: int) -> T:
         return look_up(item_id)
     except KeyError:
         raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
+
+
+async def _answered(request: Request, prepare: Callable[..., Question]) -> Answer:
+    """Small images are decoded with their batch; a large one beforehand, in a thread of its own."""
+    batches: Batcher[Question, Answer] = request.state.batches
+    try:
+        return await batches.ask(partial(prepare, max_pixels=SMALL))
+    except TooManyPixels:  # known from its header
+        question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
+        return await batches.ask(lambda: question)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from service.settings import PREFIX, Settings
 STATIC = Path(__file__).parent / "static"
 FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers, other fields
 LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
+ANSWERING = 2  # threads: one encodes while the other decodes or ranks
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -68,10 +69,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=settings.concurrency)
+        batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING)
         yield {
             "places": CapacityLimiter(settings.queue),
             "batches": batches,
+            "decoding": CapacityLimiter(settings.concurrency),
             # Who waits for one of these must not hold threads that others need.
             "evaluating": CapacityLimiter(1),
             "probing": CapacityLimiter(1),

@@ -103,6 +103,21 @@ def test_any_image_is_a_query(http: httpx.Client, size: tuple[int, int], mode: s
     assert len(answer(http.post("/search?k=1", content=file.getvalue()))["results"]) == 1
 
 
+def test_a_large_image_is_answered_like_a_small_one(http: httpx.Client) -> None:
+    """It is decoded apart from its batch: same limits, same errors, same answer."""
+    small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    files = [BytesIO(), BytesIO()]
+    for side, file in zip((500, 600), files, strict=True):  # on either side of what is decoded at once
+        small.resize((side, side), Image.Resampling.NEAREST).save(file, "PNG")
+    one, other = (answer(http.post("/search", content=file.getvalue())) for file in files)
+    assert [result["id"] for result in one["results"]][:3] == [result["id"] for result in other["results"]][
+        :3
+    ]
+    detail = refusal(http.post("/search", content=files[1].getvalue()[:2000]), 422)
+    assert "truncated or damaged" in detail
+    assert "unknown" in refusal(http.post("/search?label=hexagon", content=files[1].getvalue()), 422)
+
+
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [

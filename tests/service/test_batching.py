@@ -1,12 +1,15 @@
 """Batches under real threads."""
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import pytest
 
 from service.batching import Batcher
+
+Numbers = Batcher[int, int]
 
 
 class Doubling:
@@ -43,91 +46,142 @@ def doubling() -> Doubling:
     return Doubling()
 
 
-@pytest.fixture
-def batcher(doubling: Doubling) -> Iterator[Batcher[int, int]]:
-    """Already busy with 0. One thread prepares, so that questions wait in the order they were asked."""
-    batcher = Batcher(doubling, largest=4, threads=1)
-    batcher.ask(number(0))
-    assert doubling.began.wait(10)
-    yield batcher
-    doubling.gate.set()
-    batcher.close()
-
-
-def all_wait(batcher: Batcher[int, int]) -> None:
-    """Return when all that was asked so far is prepared: one thread does that, in order."""
-    with pytest.raises(Unprepared):
-        batcher.ask(nothing).result(10)
-
-
-def test_what_waits_is_answered_together(batcher: Batcher[int, int], doubling: Doubling) -> None:
-    futures = [batcher.ask(number(value)) for value in range(1, 8)]
-    all_wait(batcher)
-    doubling.gate.set()
-    assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12, 14]
-    assert doubling.batches == [[0], [1, 2, 3, 4], [5, 6, 7]], "never more than four, in their order"
-
-
-def test_a_lone_question_waits_for_nobody(batcher: Batcher[int, int], doubling: Doubling) -> None:
-    doubling.gate.set()
-    for value in range(20, 70):
-        assert batcher.ask(number(value)).result(10) == 2 * value
-
-
-def test_only_the_question_at_fault_fails(batcher: Batcher[int, int], doubling: Doubling) -> None:
-    good, bad, other = (batcher.ask(number(value)) for value in (1, 13, 3))
-    all_wait(batcher)
-    doubling.gate.set()
-    assert (good.result(10), other.result(10)) == (2, 6)
-    with pytest.raises(ValueError, match="13"):
-        bad.result(10)
-    assert doubling.batches[:2] == [[0], [1, 13, 3]]
-    assert batcher.ask(number(5)).result(10) == 10, "the next is answered"
-
-
-def test_a_question_that_nobody_waits_for_is_not_prepared(
-    batcher: Batcher[int, int], doubling: Doubling
+def within_a_loop(
+    doubling: Doubling, test: Callable[[Numbers], Coroutine[Any, Any, None]], *, threads: int = 1
 ) -> None:
-    hold, prepared = threading.Event(), list[int]()
-    busy = batcher.ask(lambda: hold.wait(10) and 1)
-    unwanted = batcher.ask(lambda: prepared.append(2) or 2)
-    assert unwanted.cancel()
-    hold.set()
-    doubling.gate.set()
-    assert busy.result(10) == 2
-    all_wait(batcher)
-    assert prepared == []
+    """Run a test whose batcher has `threads` threads, each already busy with 0."""
+
+    async def run() -> None:
+        batcher: Numbers = Batcher(doubling, largest=4, threads=threads)
+        busy = []
+        for _ in range(threads):
+            doubling.began.clear()
+            busy.append(asyncio.create_task(batcher.ask(number(0))))
+            await asyncio.sleep(0)
+            assert doubling.began.wait(10)
+        try:
+            await asyncio.wait_for(test(batcher), 20)
+        finally:
+            doubling.gate.set()
+            await asyncio.gather(*busy)
+            batcher.close()
+
+    asyncio.run(run())
+
+
+async def asked(batcher: Numbers, *questions: Callable[[], int]) -> list[asyncio.Task[int]]:
+    """All of them wait, in this order."""
+    tasks = [asyncio.create_task(batcher.ask(question)) for question in questions]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_what_waits_is_answered_together(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        tasks = await asked(batcher, *map(number, range(1, 8)))
+        doubling.gate.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10, 12, 14]
+        assert doubling.batches == [[0], [1, 2, 3, 4], [5, 6, 7]], "never more than four, in their order"
+
+    within_a_loop(doubling, test)
+
+
+def test_a_thread_takes_its_share_and_leaves_the_rest_to_the_others(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        tasks = await asked(batcher, *map(number, range(1, 5)))
+        doubling.gate.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6, 8]
+        assert max(map(len, doubling.batches)) <= 3, "half of the six under way: two of them were busy"
+
+    within_a_loop(doubling, test, threads=2)
+
+
+def test_a_lone_question_waits_for_nobody(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        doubling.gate.set()
+        for value in range(20, 70):
+            assert await batcher.ask(number(value)) == 2 * value
+
+    within_a_loop(doubling, test)
+
+
+def test_while_one_is_answered_another_thread_answers(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        assert doubling.batches == [[0], [0]], "both have begun and neither has ended"
+
+    within_a_loop(doubling, test, threads=2)
+
+
+def test_only_the_question_at_fault_fails(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        good, bad, unprepared, other = await asked(batcher, number(1), number(13), nothing, number(3))
+        doubling.gate.set()
+        assert await asyncio.gather(good, other) == [2, 6]
+        with pytest.raises(ValueError, match="13"):
+            await bad
+        with pytest.raises(Unprepared):
+            await unprepared
+        assert doubling.batches[:2] == [[0], [1, 13, 3]]
+        assert await batcher.ask(number(5)) == 10, "the next is answered"
+
+    within_a_loop(doubling, test)
+
+
+def test_a_question_that_nobody_waits_for_is_not_prepared(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        prepared = list[int]()
+        (unwanted,) = await asked(batcher, lambda: prepared.append(2) or 2)
+        unwanted.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unwanted
+        doubling.gate.set()
+        assert await batcher.ask(number(3)) == 6
+        assert prepared == []
+
+    within_a_loop(doubling, test)
+
+
+def test_who_leaves_while_being_answered_takes_nothing_from_the_others(doubling: Doubling) -> None:
+    async def test(batcher: Numbers) -> None:
+        began, hold = threading.Event(), threading.Event()
+        tasks = await asked(batcher, lambda: began.set() or 1, lambda: hold.wait(10) and 2, number(3))
+        doubling.gate.set()
+        assert await asyncio.to_thread(began.wait, 10)
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        hold.set()
+        assert await asyncio.gather(*tasks[1:]) == [4, 6]
+
+    within_a_loop(doubling, test)
 
 
 def test_none_is_lost_between_many_threads(doubling: Doubling) -> None:
-    doubling.gate.set()
-    batcher = Batcher(doubling, largest=5, threads=8)
-    answers: list[Future[int]] = []
-    askers = [
-        threading.Thread(target=lambda: answers.extend(batcher.ask(number(7)) for _ in range(500)))
-        for _ in range(4)
-    ]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
-    assert [answer.result(10) for answer in answers] == [14] * 2000
-    assert max(map(len, doubling.batches)) <= 5
-    batcher.close()
+    async def test(batcher: Numbers) -> None:
+        doubling.gate.set()
+        assert await asyncio.gather(*(batcher.ask(number(7)) for _ in range(2000))) == [14] * 2000
+        assert max(map(len, doubling.batches)) <= 4
+
+    within_a_loop(doubling, test, threads=8)
 
 
 def test_close_answers_what_waits(doubling: Doubling) -> None:
-    batcher = Batcher(doubling, largest=4, threads=2)
-    futures = [batcher.ask(number(value)) for value in range(9)]
-    opener = threading.Timer(0.2, doubling.gate.set)
-    opener.start()
-    batcher.close()
-    opener.join()
-    assert [future.result(0) for future in futures] == [2 * value for value in range(9)]
+    async def run() -> None:
+        batcher: Numbers = Batcher(doubling, largest=4, threads=2)
+        tasks = await asked(batcher, *map(number, range(9)))
+        opener = threading.Timer(0.2, doubling.gate.set)
+        opener.start()
+        batcher.close()
+        opener.join()
+        assert await asyncio.gather(*tasks) == [2 * value for value in range(9)]
+
+    asyncio.run(run())
 
 
 def test_a_missing_answer_is_an_error_and_not_a_wait() -> None:
-    forgetful: Batcher[int, int] = Batcher(lambda numbers: [], largest=4, threads=1)
-    with pytest.raises(RuntimeError, match="0 answers to 1 questions"):
-        forgetful.ask(number(1)).result(10)
-    forgetful.close()
+    async def run() -> None:
+        forgetful: Numbers = Batcher(lambda numbers: [], largest=4, threads=1)
+        with pytest.raises(RuntimeError, match="0 answers to 1 questions"):
+            await asyncio.wait_for(forgetful.ask(number(1)), 10)
+        forgetful.close()
+
+    asyncio.run(run())

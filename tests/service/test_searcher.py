@@ -3,17 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import service.searcher
 from index.artifact import Artifact, ArtifactError
 from index.catalogue import UNLABELLED, Catalogue, NewItem
 from index.codes import hamming
 from index.evaluation import Denominator, Ties, average_precision
-from service.searcher import NoOriginal, NothingToMeasure, Searcher, UnknownLabel
+from service.searcher import NoOriginal, NothingToMeasure, Searcher, Sharing, UnknownLabel
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, build_artifact
 from training.nets.images import TooManyPixels
 
@@ -109,6 +112,40 @@ def test_too_many_pixels(artifact: Artifact) -> None:
     with pytest.raises(TooManyPixels, match="24 × 24"):
         searcher.search(file_of(searcher, 1), k=1)
     searcher.close()
+
+
+def test_fewer_pixels_can_be_asked_for_but_not_more(artifact: Artifact) -> None:
+    searcher = Searcher(artifact, max_pixels=24 * 24)
+    image = file_of(searcher, 1)
+    with pytest.raises(TooManyPixels):
+        searcher.prepare(image, k=1, max_pixels=24 * 24 - 1)
+    searcher.prepare(image, k=1, max_pixels=24 * 24)
+    large = BytesIO()
+    Image.new("RGB", (24, 25)).save(large, "PNG")
+    with pytest.raises(TooManyPixels):
+        searcher.prepare(large.getvalue(), k=1, max_pixels=10**9)
+    searcher.close()
+
+
+def test_cores_are_divided_among_those_who_compute() -> None:
+    sharing = Sharing(4)
+    with sharing.share() as first, sharing.share() as second, sharing.share() as third:
+        assert (first, second, third) == (4, 2, 1)
+        with sharing.share(), sharing.share() as more_than_there_are:
+            assert more_than_there_are == 1
+    with pytest.raises(ZeroDivisionError), sharing.share():
+        _ = 1 / 0
+    with sharing.share() as alone_again:
+        assert alone_again == 4
+
+
+def test_the_number_of_threads_changes_no_code(searcher: Searcher) -> None:
+    pixels = torch.stack([searcher.prepare(file_of(searcher, 1 + n), k=1).pixels for n in range(40)])
+    codes = []
+    for threads in (1, torch.get_num_threads()):
+        torch.set_num_threads(threads)
+        codes.append(searcher._encoder.encode(pixels))
+    assert codes[0].tolist() == codes[1].tolist()
 
 
 def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
