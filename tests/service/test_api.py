@@ -65,6 +65,13 @@ def test_search(http: httpx.Client, picture: bytes) -> None:
     assert (0, 25) in order, "the indexed file itself"
 
 
+def test_the_answer_is_what_openapi_promises_to_the_byte(http: httpx.Client, picture: bytes) -> None:
+    """The body is not made from the model; everything the model knows must be there, and nothing else."""
+    for parameters in ({}, {"k": 1000}, {"max_distance": 0, "label": ["<b>cross</b>"]}):
+        body = http.post("/search", content=picture, params=parameters).content
+        assert SearchAnswer.model_validate_json(body, strict=True).model_dump_json().encode() == body
+
+
 def test_form_raw_body_and_query_parameters_agree(http: httpx.Client, picture: bytes) -> None:
     fields = {"k": "5", "max_distance": "30", "label": ["square", "circle"]}
     form = http.post("/search", files={"image": picture}, data=fields)
