@@ -1,5 +1,6 @@
 """Limits, errors, start and headers: what surrounds the routes."""
 
+import gc
 import json
 import socket
 import struct
@@ -160,6 +161,12 @@ def test_a_full_service_says_so_and_recovers(
         assert sorted(response.status_code for response in answered) == [200] * 3 + [503] * 5
         assert httpx.post(url, content=b"no image").status_code == 415
         assert [httpx.post(url, content=picture).status_code for _ in range(4)] == [200] * 4
+
+
+def test_what_exists_at_the_start_is_no_garbage_to_look_through(artifact: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=artifact.path))):
+        assert gc.get_freeze_count() > 100_000
+    assert gc.get_freeze_count() == 0, "who runs the service within another program gets its garbage back"
 
 
 def test_many_clients_get_the_answers_of_one(http: httpx.Client, artifact: Artifact) -> None:
