@@ -6,17 +6,18 @@ import re
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI, Query
 from PIL import Image
 
 from index.artifact import Artifact
 from index.codes import from_hex
 from service.app import create_app
-from service.schemas import Evaluation, SearchAnswer
+from service.schemas import Evaluation, SearchAnswer, SearchParameters
 from service.searcher import Searcher
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
@@ -142,6 +143,16 @@ def test_bad_parameters(http: httpx.Client, picture: bytes, parameters: dict[str
     in_form = refusal(http.post("/search", files={"image": picture}, data=parameters), 422)
     for detail in (in_query, in_form):
         assert re.search(says, detail), detail
+
+
+def test_openapi_has_the_parameters_that_fastapi_makes_of_the_model(http: httpx.Client) -> None:
+    app = FastAPI()
+
+    @app.post("/search")
+    def search(query: Annotated[SearchParameters, Query()]) -> None: ...
+
+    made = app.openapi()["paths"]["/search"]["post"]["parameters"]
+    assert answer(http.get("/openapi.json"))["paths"]["/search"]["post"]["parameters"] == made
 
 
 def test_parameters_that_contradict(http: httpx.Client, picture: bytes) -> None:
