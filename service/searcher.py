@@ -126,6 +126,7 @@ class Searcher:
         self._encoder = _load_encoder(artifact)
         self._queries = artifact.queries()
         self.catalogue = artifact.open_catalogue()
+        self._classes = {name: label for label, name in enumerate(self.catalogue.classes)}
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
@@ -241,11 +242,10 @@ class Searcher:
             return self._encoder.encode(pixels)
 
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
-        known = {name: label for label, name in enumerate(self.catalogue.classes)}
         for label in labels:
-            if label not in known:
+            if label not in self._classes:
                 raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(self.catalogue.classes)}")
-        return tuple(sorted({known[label] for label in labels}))
+        return tuple(sorted({self._classes[label] for label in labels}))
 
     def _rank(self, snapshot: Snapshot, codes: Codes, questions: Sequence[Question]) -> list[Answer]:
         """Answers to questions that agree in k and labels."""
