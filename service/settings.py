@@ -19,5 +19,6 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=50_000_000, ge=1)
     # Searches under way or waiting; more are turned away with 503. Each may hold max_image_bytes.
     queue: int = Field(default=128, ge=1)
-    # Images decoded at the same time. A decoded image takes up to 4 bytes a pixel, often twice.
+    # Large images decoded at the same time: each takes up to 4 bytes a pixel, often twice. Small ones, of up
+    # to 2^18 pixels, are decoded by those who answer.
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
