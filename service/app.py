@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING)
-        # What exists now stays: looking through all of it for garbage would stop every search for 0.1 s.
+        # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
         yield {
