@@ -28,8 +28,7 @@ from training.nets.encoder import Encoder
 from training.nets.images import looks_like_an_image, open_image
 
 CORES = torch.get_num_threads()
-# Pixels that make another core worth its waking: conv6 encodes one image of 32 × 32 faster without.
-PIXELS_A_CORE = 2**14
+FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
 EVALUATIONS = 64  # results kept: whoever asks for every k must not fill the memory
 
@@ -237,8 +236,7 @@ class Searcher:
     def _encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""
         with self._encoding.share() as cores:
-            enough = -(-pixels[:, 0].numel() // PIXELS_A_CORE)
-            torch.set_num_threads(min(cores, enough))  # of this thread
+            torch.set_num_threads(1 if pixels[:, 0].numel() <= FEW_PIXELS else cores)  # of this thread
             return self._encoder.encode(pixels)
 
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
