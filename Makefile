@@ -5,8 +5,8 @@ HOST ?= 127.0.0.1
 DEFAULT := artifacts/default
 ARTIFACT ?= $(DEFAULT)
 BIN := .venv/bin
-# Threads that wait asleep: on a busy machine spinning ones make training many times slower.
-export OMP_WAIT_POLICY ?= passive
+# Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: run test bench lint lock clean
 

@@ -24,7 +24,7 @@ IntPair = int | tuple[int, ...]
 
 # On a CPU what is held at a time should fit into its cache (8 MB of scores); a GPU wants few, long kernels.
 SCORES_AT_ONCE = (1 << 21, 1 << 25)  # of SWTA, on a CPU and on a GPU
-NEURONS_AT_ONCE = (64, 256)  # of a fully connected layer under HPCA
+NEURONS_AT_ONCE = (64, 256)  # of HPCA
 
 
 def swta_fh(
@@ -54,8 +54,18 @@ def hpca_fh(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: In
     a = y.movedim(1, -1).reshape(-1, len(w))  # (P, Q), a view if channels lie last
     if _fully_connected(x, w, padding):
         return _hpca_in_blocks(x.flatten(1).to(w.dtype), a.to(w.dtype), w.flatten(1)).view_as(w)
-    reconstruction = (a.T @ a).to(w.dtype).tril_() @ w.flatten(1)
-    return _patch_product(y, x, w, stride, padding).sub_(reconstruction.view_as(w)).div_(len(a))
+    dw = _patch_product(y, x, w, stride, padding)
+    return dw.sub_(_reconstruction(a, w.flatten(1)).view_as(w)).div_(len(a))
+
+
+def _reconstruction(a: Tensor, b: Tensor) -> Tensor:
+    """tril(AᵀA) B, neurons in blocks that look only at those before them: no block above the diagonal."""
+    block, out = NEURONS_AT_ONCE[b.is_cuda], torch.empty_like(b)
+    for start in range(0, len(b), block):
+        stop = start + block
+        gram = (a[:, start:stop].T @ a[:, :stop]).to(b.dtype).tril_(start)
+        torch.mm(gram, b[:stop], out=out[start:stop])
+    return out
 
 
 def _patch_product(a: Tensor, x: Tensor, w: Tensor, stride: IntPair, padding: IntPair) -> Tensor:
@@ -131,8 +141,7 @@ def raised_cosine(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, 
     squares = x.to(w.dtype).square().sum(1, keepdim=True)
     norms = avg_pool2d(squares, w.shape[2:], stride, padding, divisor_override=1).sqrt_()
     norms.clamp_min_(torch.finfo(w.dtype).eps)
-    half = torch.full((), 0.5, dtype=w.dtype, device=w.device)
-    return torch.addcdiv(half, projection.to(w.dtype), norms, value=0.5).square_()
+    return (projection.to(w.dtype) * (0.5 / norms)).add_(0.5).square_()
 
 
 # What a rule learns from where it is not the layer's output ReLU(c·b).

@@ -336,17 +336,17 @@ def test_damaged_settings_of_a_run_are_named(tmp_path, text):
     assert "not the settings of a run" in refused(tmp_path, "--resume", "x.partial")
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
-def test_threads_wait_asleep_unless_told(given, policy):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+@pytest.mark.parametrize(("given", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "5"}, 5)])
+def test_threads_that_wait_soon_sleep_unless_told(given, spins):
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     shown = subprocess.run(
         [sys.executable, str(COMMAND), "--help"],
-        env=environment | given | {"OMP_DISPLAY_ENV": "true"},
+        env=environment | given | {"OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
         check=True,
     ).stderr
-    assert f"OMP_WAIT_POLICY = '{policy}'" in shown
+    assert f"GOMP_SPINCOUNT = '{spins}'" in shown
 
 
 def test_manifest_is_plain_json(built):
