@@ -132,9 +132,8 @@ class Pretraining:
         """One pass over normalised batches (B, 3, S, S). Raises NotFinite."""
         for number, batch in enumerate(batches):
             self.step(batch)
-            if (
-                number % 100 == 0 and not batch.is_cuda
-            ):  # on a GPU a look at the weights waits for all of them
+            # On a GPU a look at the weights waits for all that was launched: there only at the end.
+            if number % 100 == 0 and not batch.is_cuda:
                 self.check()
         self.check()
 
