@@ -75,7 +75,11 @@ class Batcher(Generic[Question, Answer]):
                     self._waiting.put(None)
                     break
                 batch.append(entry)
-            outcomes = self._outcomes([(ask, future) for ask, future in batch if not future.done()])
+            wanted = [(prepare, future) for prepare, future in batch if not future.done()]
+            try:
+                outcomes = self._outcomes(wanted)
+            except BaseException as error:  # the thread must live on, and nobody wait in vain
+                outcomes = [(future, Failure(error)) for _, future in wanted]
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_deliver, outcomes)
 
@@ -117,6 +121,8 @@ def _deliver(outcomes: Sequence[tuple[Future[Answer], Answer | Failure]]) -> Non
         if future.done():  # cancelled meanwhile
             continue
         if isinstance(outcome, Failure):
-            future.set_exception(outcome.error)
+            error = outcome.error
+            # a future takes any exception but this one
+            future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
         else:
             future.set_result(outcome)

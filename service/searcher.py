@@ -236,7 +236,9 @@ class Searcher:
     def _encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""
         with self._encoding.share() as cores:
-            torch.set_num_threads(1 if pixels[:, 0].numel() <= FEW_PIXELS else cores)  # of this thread
+            torch.set_num_threads(
+                1 if pixels[:, 0].numel() <= FEW_PIXELS else cores
+            )  # here, and for threads yet to start
             return self._encoder.encode(pixels)
 
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ import os
 # Threads that wait spin for some microseconds, then sleep: asleep at once they take a third longer, and
 # spinning as long as is usual they slow each other down many times over where there is other work too.
 # OpenMP reads this once, when the imports below load it.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
 import dataclasses
@@ -36,7 +37,7 @@ from training.config import (
     settings_help,
 )
 from training.data import DataError
-from training.device import choose_device, choose_precision, set_up_process
+from training.device import choose_device, choose_precision, round_products, set_up_process
 from training.export import export
 from training.nets.backbones import BACKBONES
 from training.nets.images import ImageError
@@ -68,6 +69,7 @@ def build(config: Config, target: Path, work: Path) -> Artifact:
     (work / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
     run = Run(config, work)
     method = run.train()
+    round_products("fp32")  # codes are to be those that the service computes
     built = export(run, method, work / "artifact", target)
     shutil.rmtree(work)
     return built

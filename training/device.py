@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from typing import Any
 
 import torch
 
@@ -20,7 +21,10 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError("it does not compute")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from None
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are made on the current one
+    return device
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -55,10 +59,16 @@ def set_up_process(precision: str) -> None:
     """What holds for the whole process; to be called before the first thread computes."""
     # Sharp softmaxes produce denormal numbers, which are many times slower. Threads inherit this.
     torch.set_flush_denormal(True)
-    reduced = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = reduced
-    torch.backends.cudnn.conv.fp32_precision = reduced  # type: ignore[attr-defined]  # its own default is tf32
+    round_products(precision)
     keep_freed_memory()
+
+
+def round_products(precision: str) -> None:
+    """Whether GPUs may round what they multiply to TF32; torch's own default lets convolutions."""
+    reduced = "tf32" if precision == "tf32" else "ieee"
+    cudnn: Any = torch.backends.cudnn
+    for products in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn):
+        products.fp32_precision = reduced
 
 
 def keep_freed_memory() -> None:

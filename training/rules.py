@@ -5,8 +5,8 @@ Every rule has the form rule(x, y, w, *, stride, padding, **hyper) -> dw with
     y   (B, Q, H', W')   the activations that the rule learns from
     w   (Q, C, kh, kw)   weights
     dw  like w           the update for learning rate 1, aggregated over all P = B·H'·W' patches.
-x and y may be bfloat16 beside 32-bit weights: products of patches are then taken in bfloat16 (and summed in
-32 bits by the hardware), everything of the size of the weights in the weights' own precision.
+x and y may be bfloat16 beside 32-bit weights: products of patches are then taken in bfloat16, summed in
+32 bits by the hardware and rounded once to bfloat16; what follows is in the weights' own precision.
 
 In the formulas C (P, M) are the patches with M = C·kh·kw, B (Q, M) the weights, A (P, Q) the activations.
 Source: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867 (FastHebb).

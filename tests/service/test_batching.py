@@ -96,6 +96,39 @@ def test_a_thread_takes_its_share_and_leaves_the_rest_to_the_others(doubling: Do
     within_a_loop(doubling, test, threads=2)
 
 
+def test_no_exception_leaves_the_others_waiting(doubling: Doubling) -> None:
+    def exhausted() -> int:
+        raise StopIteration
+
+    async def test(batcher: Numbers) -> None:
+        tasks = await asked(batcher, number(1), exhausted, number(2))
+        doubling.gate.set()
+        one, failure, two = await asyncio.gather(*tasks, return_exceptions=True)
+        assert (one, two) == (2, 4)
+        assert isinstance(failure, RuntimeError)
+
+    within_a_loop(doubling, test)
+
+
+def test_a_thread_outlives_what_goes_wrong_with_a_batch(
+    doubling: Doubling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(self: Numbers, batch: object) -> None:
+        monkeypatch.undo()
+        raise MemoryError
+
+    async def test(batcher: Numbers) -> None:
+        monkeypatch.setattr(Batcher, "_outcomes", out_of_memory)
+        tasks = await asked(batcher, number(1), number(2))
+        doubling.gate.set()
+        assert all(
+            isinstance(each, MemoryError) for each in await asyncio.gather(*tasks, return_exceptions=True)
+        )
+        assert await batcher.ask(number(3)) == 6
+
+    within_a_loop(doubling, test)
+
+
 def test_a_lone_question_waits_for_nobody(doubling: Doubling) -> None:
     async def test(batcher: Numbers) -> None:
         doubling.gate.set()

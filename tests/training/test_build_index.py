@@ -336,9 +336,12 @@ def test_damaged_settings_of_a_run_are_named(tmp_path, text):
     assert "not the settings of a run" in refused(tmp_path, "--resume", "x.partial")
 
 
-@pytest.mark.parametrize(("given", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "5"}, 5)])
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "5"}, 5), ({"OMP_WAIT_POLICY": "passive"}, 0)]
+)
 def test_threads_that_wait_soon_sleep_unless_told(given, spins):
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    ours = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     shown = subprocess.run(
         [sys.executable, str(COMMAND), "--help"],
         env=environment | given | {"OMP_DISPLAY_ENV": "verbose"},
