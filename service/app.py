@@ -74,17 +74,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
-        yield {
-            "places": CapacityLimiter(settings.queue),
-            "batches": batches,
-            "decoding": CapacityLimiter(settings.concurrency),
-            # Who waits for one of these must not hold threads that others need.
-            "evaluating": CapacityLimiter(1),
-            "probing": CapacityLimiter(1),
-        }
-        gc.unfreeze()
-        batches.close()
-        searcher.close()
+        try:
+            yield {
+                "places": CapacityLimiter(settings.queue),
+                "batches": batches,
+                "decoding": CapacityLimiter(settings.concurrency),
+                # Who waits for one of these must not hold threads that others need.
+                "evaluating": CapacityLimiter(1),
+                "probing": CapacityLimiter(1),
+            }
+        finally:
+            gc.unfreeze()
+            batches.close()
+            searcher.close()
 
     app = FastAPIOffline(  # its /docs brings its scripts along instead of asking another host
         title="hebbsearch",

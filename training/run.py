@@ -19,7 +19,7 @@ from tqdm import tqdm
 from training import data, protocol
 from training.config import Config
 from training.data import DataError, ImageSet
-from training.device import activation_type, choose_device, choose_precision
+from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, Supervised, accuracy, head_without_labels
 from training.hebbian import HebbianConv2d, Pretraining, plain_weights
 from training.nets.backbones import BACKBONES, Network, feature_count
@@ -110,7 +110,9 @@ class Run:
         normalise = self.model.normalise
         normalise.fit(self.all_pixels("mean and deviation"))
         if self.config.whiten:
+            round_products("fp32")  # the encoder keeps the filter: it is never learned in TF32
             normalise.fit_whitening(self.all_pixels("whitening"), smoothing=self.config.smoothing)
+            round_products(self.precision)
 
     def pretrain(self, saved: dict[str, Any] | None) -> None:
         """Hebbian learning from unlabelled images, then the plain network with what was learned."""

@@ -136,12 +136,12 @@ def seconds_of(step: Callable[[], object], device: torch.device, *, rounds: int)
 
 
 def convolution_operations(backbone: str, batch: int) -> int:
-    """Of a batch: the forward product, the update's, and AᵀA."""
+    """Of a batch: the forward product, the update's, and AᵀA on and below the diagonal."""
     total = 0
     for shape in shapes(backbone):
         patches = batch * (shape.side + 2 * shape.padding - shape.kernel + 1) ** 2
         inputs = shape.channels * shape.kernel**2
-        total += 2 * patches * shape.filters * (2 * inputs + shape.filters)
+        total += patches * shape.filters * (4 * inputs + shape.filters + 1)
     return total
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from index import artifact
 from index.catalogue import Catalogue, NewItem
 from index.hamming import FlatEngine
+from service.searcher import CORES, FEW_PIXELS
 from tests.benchmarks.harness import Report, Row, Spread, at_most, interleaved, main
 from tests.conftest import serve
 from training.nets.encoder import Encoder
@@ -42,8 +43,9 @@ class Bench:
     pictures: list[bytes]
 
     def parts(self, picture: bytes) -> None:
-        """What a search cannot do without."""
+        """What a search cannot do without, on as many cores as the service gives it."""
         pixels = self.encoder.prepare(open_image(picture))
+        torch.set_num_threads(1 if pixels[0].numel() <= FEW_PIXELS else CORES)
         self.engine.search(self.encoder.encode(pixels[None]), 10)
 
 
@@ -168,6 +170,7 @@ def many_clients(bench: Bench, address: str, seconds: float, rounds: int) -> lis
         for number in range(rounds + 1):  # the first one warms up
             ours, our_rate = asyncio.run(load(address, bench.pictures, seconds))
             _, empty_rate = asyncio.run(load(empty, bench.pictures, seconds))
+            torch.set_num_threads(CORES)
             encoded, begin = 0, time.perf_counter()
             while time.perf_counter() - begin < seconds:
                 bench.encoder.encode(pixels)
