@@ -1,14 +1,15 @@
-"""How good a ranking by Hamming distance is: average precision, precision at k, precision/recall.
+"""How good a ranking is: average precision, precision at k, precision/recall.
 
 Codes collide, so most of a ranking is ties. With `ties="expected"` every figure is its exact
 expectation over random orders inside each group of equal distance; `"order"` takes the order of the
 database. Relevant = same label. Unlabelled items have no place here: leave them out.
 
-Arguments shared by all functions: query_codes (q, bits/8) and database_codes (n, bits/8), uint8;
-query_labels (q,) and database_labels (n,), integers from 0.
+Arguments shared by all functions: query_codes (q, bits/8) and database_codes (n, bits/8), uint8, are
+ranked by Hamming distance; query_labels (q,) and database_labels (n,), integers from 0.
+`average_precision_of_vectors` ranks real-valued descriptors, to see what their codes lose.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,9 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Ties = Literal["expected", "order"]
 Denominator = Literal["min", "retrieved"]
+Cut = tuple[int | None, Denominator]  # (k, denominator), as in `average_precision`
+Vectors = NDArray[np.floating[Any]]  # (n, d)
+Float32s = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,8 @@ def average_precision(
         parts += [_ordered(ranks, k, denominator) for ranks in rankings.relevant_ranks()]
     else:
         harmonic = _harmonic(rankings.size)
-        for groups in rankings.groups(k):
-            expected = _expected if denominator == "min" else _expected_of_retrieved
-            parts.append(expected(groups, harmonic, k))
+        expected = _EXPECTED[denominator]
+        parts += [expected(groups, harmonic, k) for groups in rankings.groups(k)]
     return np.concatenate(parts)
 
 
@@ -140,9 +143,67 @@ def precision_recall_curve(
     return PrecisionRecall(np.arange(rankings.bits + 1), precision / queries, recall / queries)
 
 
+def precision_within_radius(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+    *,
+    radius: int = 2,
+) -> float:
+    """Precision of everything at Hamming distance <= radius: one value of `precision_recall_curve`."""
+    if radius < 0:
+        raise ValueError(f"radius is {radius}; wanted at least 0")
+    curve = precision_recall_curve(query_codes, query_labels, database_codes, database_labels)
+    return float(curve.precision[min(radius, len(curve.precision) - 1)])
+
+
+def average_precision_of_vectors(
+    query_vectors: Vectors,
+    query_labels: Labels,
+    database_vectors: Vectors,
+    database_labels: Labels,
+    *,
+    cuts: Sequence[Cut] = ((None, "min"),),
+) -> Floats:
+    """Average precision of each query at each (k, denominator) of `cuts`: (cuts, q).
+
+    `average_precision` for descriptors (q, d) and (n, d) ranked by cosine, in 32 bits; a vector of
+    zeros has cosine 0 with all. Equal cosines are ties and count with their exact expectation, but
+    equal vectors may differ in the last bit of theirs. Sorting is most of the work and is done once,
+    whatever the number of cuts.
+    """
+    database, queries = _unit("database_vectors", database_vectors), _unit("query_vectors", query_vectors)
+    if queries.shape[1] != database.shape[1]:
+        raise ValueError(f"query_vectors have {queries.shape[1]} dimensions; wanted {database.shape[1]}")
+    size = len(database)
+    order, bounds = _stretches(query_labels, len(queries), database_labels, size)
+    for _, denominator in cuts:
+        _check_choice("denominator", denominator, get_args(Denominator))
+    ks = [_check_k(k, size) for k, _ in cuts]
+    database = database[order]
+    harmonic = _harmonic(size)
+    result = np.empty((len(cuts), len(queries)))
+    step = max(1, 4 * CELLS // max(size, 1))  # a matrix product wants more rows than a cache holds
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        # negated, so that the best come first in ascending order
+        rows = zip(-queries[block] @ database.T, bounds[block], strict=True)
+        for query, (row, stretch) in enumerate(rows, start):
+            items, relevant, before, relevant_before = _relevant_groups(row, stretch)
+            for cut, k in enumerate(ks):
+                taken = np.clip(k - before, 0, items)
+                groups = _Groups(items, relevant, before, relevant_before, taken)
+                result[cut, query] = _EXPECTED[cuts[cut][1]](groups, harmonic, k)[0]
+    return result
+
+
 @dataclass(frozen=True)
 class _Groups:
-    """Rankings of some queries as groups of equal distance; arrays (queries, bits + 1)."""
+    """Rankings of some queries as groups of equal distance; arrays (queries, groups).
+
+    Groups without a relevant item may be missing: they add nothing.
+    """
 
     items: Counts  # n of each group
     relevant: Counts  # r
@@ -169,16 +230,12 @@ class _Rankings:
         if self.bits >= 2**14:
             raise ValueError(f"codes have {self.bits} bits; wanted fewer than {2**14}")
         self._queries = check_codes(query_codes, bits=self.bits)
-        labels = _check_labels("database_labels", labels, self.size)
-        wanted = _check_labels("query_labels", query_labels, len(query_codes))
-        self._order = np.argsort(labels, kind="stable")  # the position in the database of each column
-        self._codes, labels = codes[self._order], labels[self._order]
-        self._first, self._end = labels.searchsorted(wanted, "left"), labels.searchsorted(wanted, "right")
+        # _order: the position in the database of each column
+        self._order, self._bounds = _stretches(query_labels, len(query_codes), labels, self.size)
+        self._codes = codes[self._order]
 
     def cut(self, k: int | None) -> int:
-        if k is not None and k < 1:
-            raise ValueError(f"k is {k}; wanted at least 1, or None for the whole database")
-        return self.size if k is None else min(k, self.size)
+        return _check_k(k, self.size)
 
     def groups(self, k: int) -> Iterator[_Groups]:
         for distances, stretches in self._distances():
@@ -221,8 +278,33 @@ class _Rankings:
         step = max(1, CELLS // max(self.size, 1))
         for start in range(0, len(self._queries), step):
             rows = slice(start, start + step)
-            bounds = zip(self._first[rows], self._end[rows], strict=True)
-            yield all_distances(self._queries[rows], self._codes), [slice(*pair) for pair in bounds]
+            yield all_distances(self._queries[rows], self._codes), self._bounds[rows]
+
+
+def _stretches(query_labels: Labels, q: int, labels: Labels, n: int) -> tuple[Counts, list[slice]]:
+    """The order (n,) that sorts the database by label, and the stretch of it relevant to each query."""
+    labels = _check_labels("database_labels", labels, n)
+    wanted = _check_labels("query_labels", query_labels, q)
+    order = np.argsort(labels, kind="stable")
+    labels = labels[order]
+    bounds = zip(labels.searchsorted(wanted, "left"), labels.searchsorted(wanted, "right"), strict=True)
+    return order, [slice(first, end) for first, end in bounds]
+
+
+def _relevant_groups(row: Float32s, stretch: slice) -> tuple[Counts, Counts, Counts, Counts]:
+    """Items, relevant, items before and relevant before of each group with a relevant item, all (1, g).
+
+    `row` (n,), smallest first in the ranking, is sorted in place.
+    """
+    relevant = np.sort(row[stretch])
+    row.sort()
+    first = np.concatenate([[True], relevant[1:] != relevant[:-1]])[: len(relevant)]
+    relevant_before = np.flatnonzero(first)
+    values = relevant[relevant_before]
+    before = row.searchsorted(values)
+    items = row.searchsorted(values, "right") - before
+    counts = np.diff(relevant_before, append=len(relevant))
+    return items[None], counts[None], before[None], relevant_before[None]
 
 
 def _harmonic(n: int) -> NDArray[np.longdouble]:
@@ -286,6 +368,9 @@ def _expected_of_retrieved(groups: _Groups, harmonic: NDArray[np.longdouble], k:
     return np.where(groups.relevant.sum(axis=1) > 0, result, np.nan)
 
 
+_EXPECTED = {"min": _expected, "retrieved": _expected_of_retrieved}
+
+
 def _hypergeometric(n: int, r: int, m: int) -> tuple[Counts, Floats]:
     """Possible numbers x of relevant items among m of n items with r relevant, and P(x).
 
@@ -305,6 +390,23 @@ def _ordered(ranks: Counts, k: int, denominator: Denominator) -> Floats:
     precisions = np.arange(1, len(top) + 1) / top
     divisor = min(len(ranks), k) if denominator == "min" else max(len(top), 1)
     return np.array([precisions.sum() / divisor if len(ranks) else np.nan])
+
+
+def _unit(name: str, vectors: Vectors) -> Float32s:
+    """The vectors (n, d) at length 1, zeros left alone. ValueError unless they are finite floats."""
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise ValueError(f"{name} have type {vectors.dtype} and shape {vectors.shape}; wanted floats (n, d)")
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]
+    if not np.isfinite(lengths).all():
+        raise ValueError(f"{name} hold values that are not finite")
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def _check_k(k: int | None, size: int) -> int:
+    if k is not None and k < 1:
+        raise ValueError(f"k is {k}; wanted at least 1, or None for the whole database")
+    return size if k is None else min(k, size)
 
 
 def _check_labels(name: str, labels: Labels, n: int) -> Counts:

@@ -71,6 +71,12 @@ def ranking(
     )
 
 
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """0 where a vector has no direction."""
+    lengths = math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
+    return math.fsum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else 0.0
+
+
 # --- Evaluation: every order inside the groups of equal distance ---------------------------------
 
 
