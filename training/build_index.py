@@ -247,9 +247,9 @@ def explain(error: OSError) -> str:
     return str(error)
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
+def fail(message: str, code: int = 2, command: str = "build_index") -> NoReturn:
     """End with one line and an exit code."""
-    print(f"build_index: {message}", file=sys.stderr)
+    print(f"{command}: {message}", file=sys.stderr)
     sys.exit(code)
 
 

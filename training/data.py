@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from training.nets.images import ImageError, open_image, square_pixels
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
 MEMORY_LIMIT = 4 << 30
+CIFAR_VALIDATION = 0.2  # 10,000 of the 50,000 training images, as in the paper
 GROUPS_AHEAD = 2  # batches that are decoded while one is used
 
 log = logging.getLogger("hebbsearch")
@@ -63,6 +64,14 @@ class ImageSet:
             queries=None if self.queries is None else self.queries[keep],
             open=lambda i: self.open(int(keep[i])),
         )
+
+
+class Loaded(NamedTuple):
+    """The readable images, their pixels, and what was skipped and why."""
+
+    images: ImageSet
+    pixels: "Pixels"
+    skipped: list[dict[str, str]]
 
 
 class Pixels(Protocol):
@@ -127,8 +136,8 @@ def stream(pixels: Pixels, groups: Iterable[Tensor], device: torch.device) -> It
         yield positions, found.to(device, non_blocking=True)
 
 
-def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, str]]]:
-    """Decode everything once: the readable images, their pixels, and what was skipped and why."""
+def read(images: ImageSet, size: int) -> Loaded:
+    """Decode everything once."""
     in_memory = 3 * size * size * len(images) <= MEMORY_LIMIT
     pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
 
@@ -160,7 +169,7 @@ def read(images: ImageSet, size: int) -> tuple[ImageSet, Pixels, list[dict[str, 
     if skipped:
         images = images.select(keep)
         pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
-    return images, pixels if in_memory else PixelsOnDemand(images, size), skipped
+    return Loaded(images, pixels if in_memory else PixelsOnDemand(images, size), skipped)
 
 
 def batches(
@@ -249,14 +258,18 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
 
 
 def cifar10(root: Path) -> ImageSet:
-    """CIFAR-10 through torchvision."""
+    """CIFAR-10 through torchvision, or as image files: `train/<class>/*` and `test/<class>/*`."""
+    if (root / "train").is_dir():
+        return replace(folder(root), name="cifar10", validation_share=CIFAR_VALIDATION)
     from torchvision.datasets import CIFAR10
 
     return _from_torchvision("cifar10", CIFAR10, root, "cifar-10-batches-py (from cifar-10-python.tar.gz)")
 
 
 def cifar100(root: Path) -> ImageSet:
-    """CIFAR-100 through torchvision."""
+    """CIFAR-100, likewise."""
+    if (root / "train").is_dir():
+        return replace(folder(root), name="cifar100", validation_share=CIFAR_VALIDATION)
     from torchvision.datasets import CIFAR100
 
     return _from_torchvision("cifar100", CIFAR100, root, "cifar-100-python (from cifar-100-python.tar.gz)")
@@ -408,7 +421,7 @@ def _from_torchvision(name: str, dataset: Callable[..., Any], root: Path, needed
         labels=np.concatenate([part.targets for part in parts]).astype(np.int64),
         queries=np.arange(len(arrays)) >= train_count,
         open=lambda i: Image.fromarray(arrays[i]),
-        validation_share=0.2,
+        validation_share=CIFAR_VALIDATION,
     )
 
 

@@ -108,14 +108,24 @@ def halvings(epoch: int, epochs: int) -> float:
     return 0.5 ** max(0, int(np.ceil(late / (epochs / 10) - 1e-9)))
 
 
-@torch.inference_mode()
 def accuracy(model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> float:
     """Share of inputs whose highest logit is their class."""
-    correct, count = torch.zeros(()), 0
+    return top_accuracies(model, batches, (1,))[0]
+
+
+@torch.inference_mode()
+def top_accuracies(
+    model: Callable[[Tensor], Tensor], batches: Iterable[Batch], ranks: tuple[int, ...]
+) -> list[float]:
+    """For each k of `ranks` the share of inputs whose class is among their k highest logits."""
+    correct, count = torch.zeros(len(ranks)), 0
     for inputs, labels in batches:
-        correct = correct.to(labels.device) + (model(inputs).argmax(1) == labels).sum()
+        logits = model(inputs)
+        best = logits.topk(min(max(ranks), logits.shape[1])).indices  # highest first
+        found = best == labels[:, None]
+        correct = correct.to(labels.device) + torch.stack([found[:, :k].sum() for k in ranks])
         count += len(labels)
-    return float(correct) / count
+    return (correct / count).tolist()
 
 
 def head_without_labels(features: NDArray[np.float32], bits: int, seed: int) -> tuple[Head, str]:

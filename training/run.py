@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from training import data, protocol
 from training.config import Config
-from training.data import DataError, ImageSet
+from training.data import DataError, ImageSet, Loaded
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, Supervised, accuracy, head_without_labels
 from training.hebbian import HebbianConv2d, Pretraining, plain_weights
@@ -55,28 +55,29 @@ class Model(nn.Module):
 
 
 class Run:
-    """Reads the images, divides them, and trains; `work` is the folder for checkpoints."""
+    """Reads the images, divides them, and trains.
 
-    def __init__(self, config: Config, work: Path) -> None:
+    `work` is the folder for checkpoints, None for none of them; `loaded` the images, where several runs
+    share them.
+    """
+
+    def __init__(self, config: Config, work: Path | None, loaded: Loaded | None = None) -> None:
         self.config = config
-        self.checkpoint = work / "checkpoint.pt"
+        self.checkpoint = None if work is None else work / "checkpoint.pt"
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
         self.dtype = activation_type(self.precision)
-        found = load_images(config)
-        fraction = config.fraction() if found.classes else 0.0
-        self.images, pixels, self.skipped = data.read(found, config.image_size)
-        self.pixels = data.place(pixels, self.device)
+        self.images, self.pixels, self.skipped = load(config) if loaded is None else loaded
+        fraction = config.fraction() if self.images.classes else 0.0
         # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
         self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
         self.fingerprint = fingerprint(self.images)
         self.split = protocol.split(self.images, fraction, config.seed)
         if len(self.split.pretraining) < 2:
             raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
-        if not found.classes and config.labels.endswith("%") and config.labels != "100%":
-            log.warning(
-                "%s: there are no labels, so that --labels %s means nothing", found.where, config.labels
-            )
+        if not self.images.classes and config.labels.endswith("%") and config.labels != "100%":
+            where = self.images.where
+            log.warning("%s: there are no labels, so that --labels %s means nothing", where, config.labels)
         self.labels = torch.from_numpy(self.images.labels).to(self.home)
         self.classes = self.images.classes if len(self.split.training) else ()
         self.seconds: dict[str, float] = {}
@@ -88,7 +89,17 @@ class Run:
 
     def train(self) -> str:
         """Run what is not done yet; returns how the codes were learned."""
-        saved = self.restore()
+        saved = self.learn_features(self.restore())
+        if not self.classes:
+            return self.hash_without_labels()
+        if saved is None or saved["stage"] == STAGES[1]:
+            self.finetune(saved).finish()
+            saved = None
+        self.train_head(saved).finish()
+        return "supervised tanh head"
+
+    def learn_features(self, saved: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
         if saved is None:
             self.fit_preprocessing()
         if self.config.rule == "none":
@@ -96,14 +107,8 @@ class Run:
                 xavier(self.model.network)
         elif saved is None or saved["stage"] == STAGES[0]:
             self.pretrain(saved)
-            saved = None
-        if not self.classes:
-            return self.hash_without_labels()
-        if saved is None or saved["stage"] == STAGES[1]:
-            self.finetune(saved)
-            saved = None
-        self.train_head(saved)
-        return "supervised tanh head"
+            return None
+        return saved
 
     def fit_preprocessing(self) -> None:
         """Mean, deviation and, if asked for, whitening of the pre-training images."""
@@ -129,18 +134,18 @@ class Run:
             learning.epoch(inputs for _, inputs in self.inputs(groups))
         self.model.network.load_state_dict(plain_weights(network))
 
-    def finetune(self, saved: dict[str, Any] | None) -> None:
+    def finetune(self, saved: dict[str, Any] | None) -> Supervised:
         """The whole network, end to end, on the labelled images."""
         config, model = self.config, self.model.classifier
         learning = self.supervised(model, config.finetune_lr, config.weight_decay, config.finetune_epochs)
-        self.supervise(STAGES[1], learning, self.inputs, saved)
+        return self.supervise(STAGES[1], learning, self.inputs, saved)
 
-    def train_head(self, saved: dict[str, Any] | None) -> None:
+    def train_head(self, saved: dict[str, Any] | None) -> Supervised:
         """The hashing head on the network's features, which stay as they are."""
         config, model = self.config, self.model.head
         self.model.network.eval()
         learning = self.supervised(model, config.head_lr, config.head_weight_decay, config.head_epochs)
-        self.supervise(STAGES[2], learning, self.remembered_features(), saved)
+        return self.supervise(STAGES[2], learning, self.remembered_features(), saved)
 
     def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
         """Supervised learning of `model` as the configuration has it."""
@@ -154,8 +159,8 @@ class Run:
         learning: Supervised,
         inputs: Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]],
         saved: dict[str, Any] | None,
-    ) -> None:
-        """Learn from the `inputs` of the labelled images, keeping the best validation epoch."""
+    ) -> Supervised:
+        """Learn from the `inputs` of the labelled images, remembering the best validation epoch."""
         training, validation = self.split.training, self.split.validation
         if saved is not None:
             learning.load_state_dict(saved["training"])
@@ -169,7 +174,7 @@ class Run:
                 score = accuracy(learning.model, labelled(self.groups(validation)))
                 learning.consider(score)
                 self.validation.setdefault(stage, []).append(score)
-        learning.finish()
+        return learning
 
     def hash_without_labels(self) -> str:
         """A head from the features of (a sample of) the database."""
@@ -256,6 +261,8 @@ class Run:
 
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
         """Write the checkpoint; the old one stays until the new one is complete."""
+        if self.checkpoint is None:
+            return
         temporary = self.checkpoint.with_suffix(".tmp")
         state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
         # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
@@ -274,7 +281,7 @@ class Run:
 
     def restore(self) -> dict[str, Any] | None:
         """Read the checkpoint, if there is one, into the model; returns the rest of it."""
-        if not self.checkpoint.exists():
+        if self.checkpoint is None or not self.checkpoint.exists():
             return None
         try:
             saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
@@ -318,6 +325,12 @@ def fingerprint(images: ImageSet) -> str:
     """What names the images and labels, in their order."""
     names = "\0".join(images.paths).encode()
     return hashlib.sha256(names + images.labels.tobytes()).hexdigest()
+
+
+def load(config: Config) -> Loaded:
+    """The images of the configuration, decoded, and on its device if they fit there. Raises DataError."""
+    loaded = data.read(load_images(config), config.image_size)
+    return loaded._replace(pixels=data.place(loaded.pixels, choose_device(config.device)))
 
 
 def load_images(config: Config) -> ImageSet:

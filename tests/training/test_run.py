@@ -82,7 +82,7 @@ def test_each_stage_sees_only_its_images(run):
 def test_validation_chooses_the_epoch_by_its_own_images(run):
     made = run(finetune_epochs=3)
     made.fit_preprocessing()
-    made.finetune(None)
+    made.finetune(None).finish()
     model = made.model.classifier.eval()
     with torch.no_grad():
         inputs = made.inputs(made.groups(made.split.validation))
@@ -115,8 +115,9 @@ def test_fine_tuning_reaches_the_first_layer(run, monkeypatch):
 
     def compare(self, saved):
         before = weights(self.model.network)
-        finetune(self, saved)
+        learning = finetune(self, saved)
         tuned["by training"] = changed(self.model.network, before)
+        return learning
 
     monkeypatch.setattr(Run, "finetune", compare)
     run().train()

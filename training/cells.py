@@ -1,0 +1,127 @@
+"""Finished cells of a grid of experiments, method × labels × seed: one row each of a CSV file."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from training.config import Config
+from training.tables import TableError, replace_file
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there two commands at a time are up to the user
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a grid and, once it is finished, its figures (shares from 0 to 1, seconds)."""
+
+    method: str
+    labels: str
+    seed: int
+    config: str  # see `config_id`
+    machine: str
+    figures: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What it is an experiment of."""
+        return self.method, self.labels, self.seed
+
+
+COLUMNS = ("method", "labels", "seed", "config", "machine")
+# What says which cell it is, where the images lie and who computes; all else changes what comes out.
+NOT_IN_CONFIG = ("seed", "labels", "data", "device")
+
+
+def config_id(config: Config) -> str:
+    """A name of twelve digits for all that decides a cell's figures but its seed and labels. Its precision
+    must have been chosen: what `auto` is depends on the machine."""
+    return hashlib.sha256(_canonical(config).encode()).hexdigest()[:12]
+
+
+def _canonical(config: Config) -> str:
+    kept = {name: value for name, value in asdict(config).items() if name not in NOT_IN_CONFIG}
+    return json.dumps(kept, indent=2, sort_keys=True) + "\n"
+
+
+class Cells:
+    """The finished cells in `folder`, and the configurations that their ids stand for."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / "cells" / f"{name}.csv"
+        self.configs = folder / "configs"
+
+    def read(self) -> list[Cell]:
+        """All finished cells, oldest first. Raises TableError for a file that holds something else."""
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS:
+                raise TableError(f"{self.path}: the columns should begin with {','.join(COLUMNS)}")
+            try:
+                return [_parsed(line) for line in reader]
+            except (ValueError, TypeError, AttributeError) as error:
+                raise TableError(f"{self.path}, line {reader.line_num}: {error}; mend or remove it") from None
+
+    def add(self, cell: Cell) -> None:
+        """Write `cell` beside the others; the file is replaced as a whole, so that it is never half a row."""
+        cells = [*self.read(), cell]
+        names = dict.fromkeys(name for each in cells for name in each.figures)
+        text = StringIO()
+        writer = csv.DictWriter(text, [*COLUMNS, *names], lineterminator="\n")
+        writer.writeheader()
+        for each in cells:
+            about = {name: getattr(each, name) for name in COLUMNS}
+            writer.writerow(about | {name: f"{value:.6g}" for name, value in each.figures.items()})
+        replace_file(self.path, text.getvalue().encode())
+
+    def remember(self, config: Config) -> str:
+        """The configuration's id, with what it stands for written beside the cells."""
+        name = config_id(config)
+        path = self.configs / f"{name}.json"
+        if not path.exists():
+            replace_file(path, _canonical(config).encode())
+        return name
+
+    def check(self, method: str, config: str) -> None:
+        """Raise TableError if cells of `method` were computed otherwise: their mean would mean nothing."""
+        others = {cell.config for cell in self.read() if cell.method == method} - {config}
+        if others:
+            raise TableError(
+                f"{self.path}: its cells of {method} have configuration {min(others)}, this run {config} "
+                f"(both are in {self.configs}); name another folder with --out"
+            )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Nobody else computes into these cells meanwhile. Raises TableError if somebody does."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            yield
+            return
+        with self.path.with_suffix(".lock").open("w") as lock:  # the kernel frees it whatever ends us
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TableError(
+                    f"{self.path}: another process is computing these cells; wait, or use another --out"
+                ) from None
+            yield
+
+
+def _parsed(line: dict[str, Any]) -> Cell:
+    about = [line.pop(name) for name in COLUMNS]
+    if None in line or None in line.values() or None in about:
+        raise ValueError("the row has not as many values as there are columns")
+    figures = {name: float(value) for name, value in line.items() if value}
+    method, labels, seed, config, machine = about
+    return Cell(method, labels, int(seed), config, machine, figures)

@@ -1,0 +1,95 @@
+"""What a trained run is worth: accuracy, and mAP in every convention, of its codes and of its real values."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index.codes import Codes
+from index.evaluation import (
+    Denominator,
+    average_precision,
+    average_precision_of_vectors,
+    precision_within_radius,
+)
+from training import data
+from training.finetune import top_accuracies
+from training.nets.encoder import Encoder, pack_signs
+from training.run import Run
+from training.significance import bootstrap_interval
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Images as the head sees them: values in −1 … 1 (n, bits), the codes of their signs, labels (n,)."""
+
+    values: Values
+    codes: Codes
+    labels: NDArray[np.int64]
+
+
+def describe(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Descriptors:
+    """The images at `positions` as `encoder` sees them, in 32 bits."""
+    groups = data.each_batch("encoding", positions, 256, run.home)
+    streamed = data.stream(run.pixels, groups, run.device)
+    projections = torch.cat([encoder.projections(pixels).cpu() for _, pixels in streamed])
+    return Descriptors(projections.tanh().numpy(), pack_signs(projections), run.images.labels[positions])
+
+
+def retrieval(queries: Descriptors, database: Descriptors, seed: int) -> dict[str, float]:
+    """How well `database` is ranked for `queries`: by Hamming distance of the codes and, as `real_…`, by the
+    cosine of the real values.
+
+    `map` looks at the whole database (`map_low` to `map_high`: its 95 % bootstrap interval over the
+    queries); `map_at_100` and `map_at_class`, K = items per class, divide by min(R, K), `…_retrieved` by
+    the relevant items found. `precision_radius_2` is the precision within Hamming distance 2.
+    """
+    codes = (queries.codes, queries.labels, database.codes, database.labels)
+    values = (queries.values, queries.labels, database.values, database.labels)
+    cuts = conventions(items_per_class(database.labels))
+    by_hamming = [average_precision(*codes, k=k, denominator=divisor) for k, divisor in cuts.values()]
+    by_cosine = average_precision_of_vectors(*values, cuts=list(cuts.values()))
+    low, high = bootstrap_interval(by_hamming[0], seed=seed)
+    return {
+        **{name: float(np.nanmean(each)) for name, each in zip(cuts, by_hamming, strict=True)},
+        **{f"real_{name}": float(np.nanmean(each)) for name, each in zip(cuts, by_cosine, strict=True)},
+        "map_low": low,
+        "map_high": high,
+        "precision_radius_2": precision_within_radius(*codes, radius=2),
+    }
+
+
+def conventions(items_per_class: int) -> dict[str, tuple[int | None, Denominator]]:
+    """What may be called mAP: where the ranking is cut, and what the sum of precisions is divided by."""
+    return {
+        "map": (None, "min"),
+        "map_at_100": (100, "min"),
+        "map_at_100_retrieved": (100, "retrieved"),
+        "map_at_class": (items_per_class, "min"),
+        "map_at_class_retrieved": (items_per_class, "retrieved"),
+    }
+
+
+def items_per_class(labels: NDArray[np.int64]) -> int:
+    """The mean number of items of a class in the database."""
+    return max(1, round(len(labels) / len(np.unique(labels))))
+
+
+def classification(run: Run, positions: NDArray[np.int64]) -> dict[str, float]:
+    """Accuracy of the fine-tuned classifier, in 32 bits."""
+    run.model.eval()
+    images = run.normalised(run.groups(positions))
+    batches = ((x, run.labels[at].to(run.device)) for at, x in images)
+    top1, top5 = top_accuracies(run.model.classifier, batches, (1, 5))
+    return {"top1": top1, "top5": top5}
+
+
+def figures(run: Run) -> dict[str, float]:
+    """Every figure of `run` on its held-out queries; the database is the pre-training images, as in the paper."""
+    encoder = run.encoder()
+    queries = describe(run, encoder, run.split.queries)
+    database = describe(run, encoder, run.split.pretraining)
+    return classification(run, run.split.queries) | retrieval(queries, database, run.config.seed)
