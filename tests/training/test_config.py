@@ -25,7 +25,7 @@ def test_chosen_values_win():
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"backbone": "resnet"}, "backbone 'resnet': use one of conv6, conv10, vgg11"),
+        ({"backbone": "resnet"}, "backbone 'resnet': use one of conv6, conv10, vgg11, vgg13, vgg16, vgg19"),
         ({"rule": "oja"}, "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, none"),
         ({"dataset": "mnist"}, "dataset 'mnist': use one of digits"),
         ({"labels": "0%"}, "labels 0%: use 1% to 100%"),
