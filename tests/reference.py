@@ -53,6 +53,44 @@ def hpca_patch_by_patch(x, y, w, *, stride=1, padding=0):
     return np.mean(deltas, axis=0).reshape(w.shape)
 
 
+def hebbgrad_patch_by_patch(x, y, w, *, stride=1, padding=0):
+    """The most active neuron, if it is active at all, moves to the patch; the mean over patches."""
+    b = w.reshape(len(w), -1).astype(np.float64)
+    deltas = []
+    for patch, a in _patches(x, y, w.shape[2:], stride, padding):
+        delta, winner = np.zeros_like(b), int(np.argmax(a))
+        if a[winner] > 0:
+            delta[winner] = patch - b[winner]
+        deltas.append(delta)
+    return np.mean(deltas, axis=0).reshape(w.shape)
+
+
+def krotov_patch_by_patch(x, y, w, *, stride=1, padding=0, p=2, k=2, delta=0.1):
+    """Currents Σ_j sign(b_j)|b_j|^(p−1) c_j; the first learns by 1, the k-th by −Δ. Largest entry 1."""
+    b = w.reshape(len(w), -1).astype(np.float64)
+    total = np.zeros_like(b)
+    for patch, activations in _patches(x, y, w.shape[2:], stride, padding):
+        currents = (np.sign(b) * abs(b) ** (p - 1)) @ patch
+        order = sorted(range(len(b)), key=lambda q: -(activations if p == 2 else currents)[q])
+        for q, g in ((order[0], 1.0), (order[k - 1], -delta)):
+            total[q] += g * (patch - currents[q] * b[q])
+    return (total / abs(total).max()).reshape(w.shape)
+
+
+def softhebb_patch_by_patch(x, y, w, *, stride=1, padding=0, temperature=1.0):
+    """The winner of the softmax is Hebbian, all others the opposite. Largest entry 1, then the rates."""
+    b = w.reshape(len(w), -1).astype(np.float64)
+    total = np.zeros_like(b)
+    for patch, activations in _patches(x, y, w.shape[2:], stride, padding):
+        exponentials = np.exp((activations - activations.max()) / temperature)
+        for q in range(len(b)):
+            sign = 1 if activations[q] == activations.max() else -1
+            s = sign * exponentials[q] / exponentials.sum()
+            total[q] += s * (patch - (b[q] @ patch) * b[q])
+    rates = [abs(np.linalg.norm(b_q) - 1) ** 0.5 for b_q in b]
+    return (np.array(rates)[:, None] * total / abs(total).max()).reshape(w.shape)
+
+
 # --- Hamming ranking -----------------------------------------------------------------------------
 
 

@@ -1,14 +1,13 @@
 """Everything that decides a training run, in one frozen dataclass that goes into the manifest."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter
 
 from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
-from training.rules import RULES, WHITENS
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
@@ -41,13 +40,13 @@ class Config:
     hebbian_lr: Annotated[float, "learning rate of the rule"]
     hebbian_adaptive: Annotated[bool, "divide each layer's learning rate by √M, its inputs"]
     whiten: Annotated[bool, "ZCA whitening of the input"]
+    temperature: Annotated[float, "T of the softmax of SWTA and SoftHebb"]
     weight_decay: Annotated[float, "L2 of the fine-tuning"]
     head_lr: Annotated[float, "learning rate of the hashing head"]
     head_epochs: Annotated[int, "epochs of the hashing head"]
     head_weight_decay: Annotated[float, "L2 of the hashing head"]
     bits: Annotated[int, "length of a code"] = 256
     batch_size: Annotated[int, "images a step"] = 64
-    temperature: Annotated[float, "T of SWTA's softmax"] = 0.02
     smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
     finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
     momentum: Annotated[float, "of fine-tuning and head"] = 0.9
@@ -64,6 +63,29 @@ class Config:
         return None if self.labels == "none" or self.labels.endswith("%") else Path(self.labels)
 
 
+class Learning(NamedTuple):
+    """What a rule was found to need, or what its source used."""
+
+    lr: float
+    adaptive: bool
+    whiten: bool = False
+    temperature: float = 0.02
+
+
+HPCA = Learning(0.06, adaptive=True)
+SWTA = Learning(1e-2, adaptive=False, whiten=True)
+LEARNING = {
+    "swta": SWTA,
+    "swta_fh": SWTA,
+    "hpca": HPCA,
+    "hpca_fh": HPCA,
+    "hebbgrad": Learning(1.0, adaptive=False, whiten=True),
+    "krotov": Learning(2e-2, adaptive=False),
+    "softhebb": Learning(8e-2, adaptive=False, temperature=1.0),
+    "none": HPCA,
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a data set was found to need, or what the paper used for it."""
@@ -71,8 +93,9 @@ class Recipe:
     epochs: int
     finetune_epochs: int
     weight_decay: float
-    hpca_lr: float = 0.06
-    swta_lr: float = 1e-2
+    hebbian_lr: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of rules that need another than LEARNING's
     # Found on 2,000 validation images of CIFAR-10 at 1 % of the labels.
     head_epochs: int = 20
     head_lr: float = 3e-2
@@ -81,7 +104,14 @@ class Recipe:
 
 OWN_IMAGES = Recipe(4, 20, weight_decay=5e-2)
 RECIPES = {
-    "digits": Recipe(5, 10, weight_decay=1e-3, swta_lr=1e-1, head_epochs=40, head_weight_decay=3e-2),
+    "digits": Recipe(
+        5,
+        10,
+        weight_decay=1e-3,
+        hebbian_lr={"swta": 1e-1, "swta_fh": 1e-1},
+        head_epochs=40,
+        head_weight_decay=3e-2,
+    ),
     "cifar10": Recipe(20, 20, weight_decay=5e-2),
     "cifar100": Recipe(20, 20, weight_decay=1e-2),
     "tinyimagenet": Recipe(20, 20, weight_decay=5e-3),
@@ -103,21 +133,22 @@ def configure(chosen: dict[str, Any]) -> Config:
     } | chosen
     backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
     _one_of("backbone", backbone, BACKBONES)
-    _one_of("rule", rule, [*RULES, "none"])
+    _one_of("rule", rule, LEARNING)
     _one_of("dataset", dataset, [*DATASETS, None])
     _one_of("precision", values["precision"], PRECISIONS)
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
-    recipe = RECIPES.get(dataset, OWN_IMAGES)
+    recipe, learning = RECIPES.get(dataset, OWN_IMAGES), LEARNING[rule]
     size = BACKBONES[backbone].image_size
     defaults = {
         "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
         "epochs": recipe.epochs,
         "finetune_epochs": recipe.finetune_epochs,
         "weight_decay": recipe.weight_decay,
-        "whiten": rule in WHITENS,
-        "hebbian_lr": recipe.swta_lr if rule in WHITENS else recipe.hpca_lr,
-        "hebbian_adaptive": rule not in WHITENS,
+        "whiten": learning.whiten,
+        "hebbian_lr": recipe.hebbian_lr.get(rule, learning.lr),
+        "hebbian_adaptive": learning.adaptive,
+        "temperature": learning.temperature,
         "head_lr": recipe.head_lr,
         "head_epochs": values.get("finetune_epochs", recipe.head_epochs),
         "head_weight_decay": recipe.head_weight_decay,
@@ -131,7 +162,7 @@ def from_json(values: Any) -> Config:
     """The configuration that a run wrote down. Raises ValueError for a wrong type or range."""
     config = TypeAdapter(Config).validate_python(values)
     _one_of("backbone", config.backbone, BACKBONES)
-    _one_of("rule", config.rule, [*RULES, "none"])
+    _one_of("rule", config.rule, LEARNING)
     _one_of("precision", config.precision, PRECISIONS)
     check(config)
     return config
@@ -190,7 +221,7 @@ def check(config: Config) -> None:
     if hidden > HIDDEN_LIMIT:
         raise ConfigError(
             f"image size {config.image_size}: {config.backbone}'s fully connected layer would take "
-            f"{hidden / 2**30:.0f} GiB; use smaller images, or vgg11, which reduces them more"
+            f"{hidden / 2**30:.0f} GiB; use smaller images, or a vgg, which reduces them more"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.nets.backbones import Conv2d, convolve
-from training.rules import COMPARES_DIRECTIONS, RESPONSES, RULES
+from training.rules import FILTERS, RESPONSES, RULES, START
 
 
 class NotFinite(ArithmeticError):
@@ -19,7 +19,8 @@ class NotFinite(ArithmeticError):
 class HebbianConv2d(Conv2d):
     """A convolution that, in training mode, leaves its rule's update in `update` at each forward pass.
 
-    It has Conv2d's state and nothing else. Weights start uniform in ±1/√M.
+    It has Conv2d's state and nothing else. Weights start uniform in ±1/√M, or so many times
+    that as START says.
     """
 
     def __init__(
@@ -36,31 +37,28 @@ class HebbianConv2d(Conv2d):
         self.rule = rule
         self.hyper = hyper or {}
         self.update: Tensor | None = None
-        bound = 1 / math.sqrt(self.weight[0].numel())
+        bound = START.get(rule, 1.0) / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
     def filters(self) -> Tensor:
-        """The filters with which a plain convolution gives this layer's projections: b, for SWTA b/‖b‖."""
-        if self.rule not in COMPARES_DIRECTIONS:
-            return self.weight
-        norms = self.weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.weight.dtype).eps)
-        return self.weight / norms.view(-1, 1, 1, 1)
+        """The filters of the plain convolution that gives this layer's projections: b, or as FILTERS says."""
+        made = FILTERS.get(self.rule)
+        return made(self.weight) if made else self.weight
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> ReLU(c·b) (SWTA: of c·b/‖b‖), (B, Q, H', W').
+        """(B, C, H, W) -> ReLU(c·b) with b from `filters`, (B, Q, H', W').
 
-        Rectified here, where it costs no second map; the network's own ReLU leaves it as it is.
+        Rectified here, where it costs no second map; the network's own ReLU leaves it as it is. A rule that
+        learns from something else learns before that, for it may be the projection itself.
         """
         shape = {"stride": self.stride, "padding": self.padding}
         projection = convolve(x, self.filters().to(x.dtype), **shape)
         respond = RESPONSES.get(self.rule) if self.training else None
-        response = respond(x, projection, self.weight, **shape) if respond else None
-        output = projection.relu_()
+        y = respond(x, projection, self.weight, **shape) if respond else projection.relu_()
         if self.training:
-            y = output if response is None else response
             self.update = RULES[self.rule](x, y, self.weight, **shape, **self.hyper)
-        return output
+        return projection.relu_() if respond else y
 
 
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:

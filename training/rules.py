@@ -9,10 +9,12 @@ x and y may be bfloat16 beside 32-bit weights: products of patches are then take
 32 bits by the hardware and rounded once to bfloat16; what follows is in the weights' own precision.
 
 In the formulas C (P, M) are the patches with M = C·kh·kw, B (Q, M) the weights, A (P, Q) the activations.
-Source: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867 (FastHebb).
+Source, where a rule names no other: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867
+(FastHebb).
 `swta` and `hpca` form each patch's own update and then aggregate: the fast rules are compared with them.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, unfold
 from torch.nn.grad import conv2d_weight
 
-IntPair = int | tuple[int, ...]
+from training.nets.backbones import IntPair, convolve
 
 # On a CPU what is held at a time should fit into its cache (8 MB of scores); a GPU wants few, long kernels.
 SCORES_AT_ONCE = (1 << 21, 1 << 25)  # of SWTA, on a CPU and on a GPU
@@ -121,6 +123,73 @@ def hpca(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPa
     return (dw / len(patches)).reshape(w.shape)
 
 
+def hebbgrad(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
+    """Hard winner-takes-all with Grossberg's instar rule: Δb_q = a_q (c − b_q), a = 1 for a patch's most
+    active neuron if it is active at all, else 0. Aggregation is the mean: ΔB = (AᵀC − diag(Σ_p a_p) B) / P.
+
+    Source: Miconi, arXiv 2107.01729, who takes it as minus the gradient of a surrogate loss. He scales
+    filters to length 1 after each step; here neurons compete by b/‖b‖. His adaptive thresholds, a state
+    beside the weights, are left out."""
+    best = y.movedim(1, -1).max(-1, keepdim=True)
+    a = torch.zeros_like(y)
+    a.movedim(1, -1).scatter_(-1, best.indices, (best.values > 0).to(y.dtype))
+    dw = _patch_product(a, x, w, stride, padding)
+    won = a.sum((0, 2, 3), dtype=w.dtype)
+    return dw.sub_(won.view(-1, 1, 1, 1) * w).div_(a.numel() // len(w))
+
+
+def krotov(
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    p: float = 2.0,
+    k: int = 2,
+    delta: float = 0.1,
+) -> Tensor:
+    """Competing hidden units: Δb_q = g_q (c − I_q b_q), currents I_q = Σ_j sign(b_qj) |b_qj|^(p−1) c_j, g = 1
+    for the neuron with the largest current, −Δ for the k-th, else 0. Lebesgue norms ‖b‖_p tend to 1.
+
+    For p = 2 the currents are y, what the layer projects; for another p they are computed here. Aggregation
+    is the authors': the sum over patches, divided by its largest entry, so that the learning rate is the
+    most that a weight moves; the mean diverges where currents are large. p, k, Δ as in their CIFAR-10 code.
+    Source: Krotov and Hopfield, doi 10.1073/pnas.1820458116."""
+    b = w if p == 2 else w.sign() * w.abs() ** (p - 1)
+    rest = (y if p == 2 else convolve(x, b.to(x.dtype), stride, padding)).movedim(1, -1).clone()
+    first = ranked = rest.max(-1, keepdim=True).indices
+    for _ in range(k - 1):  # one maximum at a time: for few ranks several times faster than topk
+        ranked = rest.scatter_(-1, ranked, -math.inf).max(-1, keepdim=True).indices
+    g = rest.zero_().scatter_(-1, ranked, -delta).scatter_(-1, first, 1.0).movedim(-1, 1)
+    return _bounded_oja(g, x, w, b, stride, padding)
+
+
+def softhebb(
+    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 1.0
+) -> Tensor:
+    """Soft competition that repels losers: Δb_q = |‖b_q‖ − 1|^½ a_q (c − u_q b_q), u_q = b_q·c, a = softmax
+    over neurons of u/T, negated for all but the most active one. y may be u less what is the same for all
+    neurons of a patch. Aggregation is the authors': the sum over patches, divided by its largest entry
+    before the rates |‖b_q‖ − 1|^½; the mean diverges.
+
+    Source: Journé et al., arXiv 2209.11883, whose layers put out triangle(u) = ReLU(u_q − mean_k u_k) to a
+    power of 0.7 to 1.4, here 1 everywhere: that is a plain convolution with centred filters and ReLU."""
+    a = torch.softmax(y.movedim(1, -1).to(w.dtype) / temperature, dim=-1)
+    best = a.max(-1, keepdim=True)
+    a = a.neg_().scatter_(-1, best.indices, best.values).movedim(-1, 1)
+    rates = (w.flatten(1).norm(dim=1) - 1).abs_().sqrt_()
+    return _bounded_oja(a.to(x.dtype), x, w, w, stride, padding).mul_(rates.view(-1, 1, 1, 1))
+
+
+def _bounded_oja(a: Tensor, x: Tensor, w: Tensor, b: Tensor, stride: IntPair, padding: IntPair) -> Tensor:
+    """AᵀC − diag(Σ_p a_pq I_pq) W over its largest entry, for the currents I = C Bᵀ. Since Σ_p a_pq I_pq is
+    (AᵀC)_q · b_q, the currents are not needed for it."""
+    dw = _patch_product(a, x, w, stride, padding)
+    dw = dw.sub_((dw * b).sum((1, 2, 3), keepdim=True) * w)
+    return dw.div_(dw.abs().max().clamp_min_(torch.finfo(w.dtype).tiny))
+
+
 def _chunks(patches: int, values_each: int, limit: int = 1 << 25) -> list[slice]:
     """Slices of patches whose deltas stay below `limit` values."""
     size = max(1, limit // values_each)
@@ -132,6 +201,9 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "swta_fh": swta_fh,
     "hpca": hpca,
     "hpca_fh": hpca_fh,
+    "hebbgrad": hebbgrad,
+    "krotov": krotov,
+    "softhebb": softhebb,
 }
 
 
@@ -144,7 +216,38 @@ def raised_cosine(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, 
     return (projection.to(w.dtype) * (0.5 / norms)).add_(0.5).square_()
 
 
-# What a rule learns from where it is not the layer's output ReLU(c·b).
-RESPONSES: dict[str, Callable[..., Tensor]] = {"swta": raised_cosine, "swta_fh": raised_cosine}
-COMPARES_DIRECTIONS = frozenset(RESPONSES)  # rules whose layers project on b / ‖b‖
-WHITENS = frozenset(RESPONSES)  # rules that need whitened input
+def currents(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, padding: IntPair) -> Tensor:
+    """The projections c·b before ReLU, in the same memory."""
+    return projection
+
+
+# What a rule learns from where it is not the layer's output, ReLU of the projections.
+RESPONSES: dict[str, Callable[..., Tensor]] = {
+    "swta": raised_cosine,
+    "swta_fh": raised_cosine,
+    "krotov": currents,
+    "softhebb": currents,
+}
+
+
+def directions(w: Tensor) -> Tensor:
+    """b / ‖b‖."""
+    norms = w.flatten(1).norm(dim=1).clamp_min(torch.finfo(w.dtype).eps)
+    return w / norms.view(-1, 1, 1, 1)
+
+
+def centred(w: Tensor) -> Tensor:
+    """b_q − mean_k b_k: their projections are u_q − mean_k u_k, rectified SoftHebb's triangle of power 1."""
+    return w - w.mean(0)
+
+
+# The filters with which a plain convolution gives a layer's projections, where they are not the weights.
+FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swta": directions,
+    "swta_fh": directions,
+    "hebbgrad": directions,
+    "softhebb": centred,
+}
+# Weights start uniform in ±1/√M times this, where it is not 1: SoftHebb's lengths near 1 from above.
+START = {"softhebb": 9.0}
+HAVE_TEMPERATURE = frozenset({"swta", "swta_fh", "softhebb"})  # rules with a softmax

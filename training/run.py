@@ -25,7 +25,7 @@ from training.hebbian import HebbianConv2d, Pretraining, plain_weights
 from training.nets.backbones import BACKBONES, Network, feature_count
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
-from training.rules import COMPARES_DIRECTIONS
+from training.rules import HAVE_TEMPERATURE
 
 log = logging.getLogger("hebbsearch")
 
@@ -122,7 +122,7 @@ class Run:
     def pretrain(self, saved: dict[str, Any] | None) -> None:
         """Hebbian learning from unlabelled images, then the plain network with what was learned."""
         config = self.config
-        hyper = {"temperature": config.temperature} if config.rule in COMPARES_DIRECTIONS else {}
+        hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
         layer = partial(HebbianConv2d, rule=config.rule, hyper=hyper)
         torch.manual_seed(protocol.derived_seed(config.seed, 1))
         network = Network(config.backbone, config.image_size, layer).to(self.device)

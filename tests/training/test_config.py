@@ -1,8 +1,11 @@
 """Defaults, ranges and --set."""
 
+from inspect import signature
+
 import pytest
 
-from training.config import ConfigError, configure, parse_setting
+from training.config import LEARNING, ConfigError, configure, parse_setting
+from training.rules import HAVE_TEMPERATURE, RULES
 
 
 def test_defaults_come_from_data_set_backbone_and_rule():
@@ -17,6 +20,31 @@ def test_defaults_come_from_data_set_backbone_and_rule():
     assert (paper.epochs, paper.finetune_epochs, paper.weight_decay) == (20, 20, 5e-2)
 
 
+@pytest.mark.parametrize(
+    ("rule", "digits", "other", "adaptive", "whiten"),
+    [
+        ("swta", 0.1, 0.01, False, True),
+        ("swta_fh", 0.1, 0.01, False, True),
+        ("hpca", 0.06, 0.06, True, False),
+        ("hpca_fh", 0.06, 0.06, True, False),
+        ("none", 0.06, 0.06, True, False),
+    ],
+)
+def test_rates_of_the_papers_rules(rule, digits, other, adaptive, whiten):
+    for chosen, lr in [({}, digits), ({"data": "x"}, other), ({"dataset": "cifar10", "data": "x"}, other)]:
+        config = configure({"rule": rule} | chosen)
+        assert (config.hebbian_lr, config.hebbian_adaptive) == (lr, adaptive)
+        assert (config.whiten, config.temperature) == (whiten, 0.02)
+
+
+def test_every_rule_has_a_rate_and_its_own_temperature():
+    assert LEARNING.keys() == {*RULES, "none"}
+    own = {name: signature(rule).parameters.get("temperature") for name, rule in RULES.items()}
+    assert {name for name, parameter in own.items() if parameter} == HAVE_TEMPERATURE
+    assert all(configure({"rule": rule}).temperature == own[rule].default for rule in HAVE_TEMPERATURE)
+    assert configure({"rule": "softhebb", "temperature": 0.5}).temperature == 0.5
+
+
 def test_chosen_values_win():
     config = configure({"epochs": 3, "image_size": 48, "whiten": True, "head_epochs": 7})
     assert (config.epochs, config.image_size, config.whiten, config.head_epochs) == (3, 48, True, 7)
@@ -25,8 +53,11 @@ def test_chosen_values_win():
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"backbone": "resnet"}, "backbone 'resnet': use one of conv6, conv10, vgg11"),
-        ({"rule": "oja"}, "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, none"),
+        ({"backbone": "resnet"}, "backbone 'resnet': use one of conv6, conv10, vgg11, vgg13, vgg16, vgg19"),
+        (
+            {"rule": "oja"},
+            "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, hebbgrad, krotov, softhebb, none",
+        ),
         ({"dataset": "mnist"}, "dataset 'mnist': use one of digits"),
         ({"labels": "0%"}, "labels 0%: use 1% to 100%"),
         ({"labels": "101%"}, "labels 101%"),

@@ -10,9 +10,10 @@ from tests.training.test_build_index import QUICK, build, stripes
 from training.config import configure
 from training.hebbian import HebbianConv2d, Pretraining, Replayed
 from training.nets.backbones import Network
-from training.rules import RULES, raised_cosine
+from training.rules import RESPONSES, RULES
 from training.run import Run
 
+FAST = ["hpca_fh", "swta_fh", "hebbgrad", "krotov", "softhebb"]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -26,15 +27,14 @@ def test_rules_agree_with_the_cpu(rule, size):
     x = torch.randn(4, 5, size, size, generator=generator, dtype=torch.float64)
     w = torch.randn(70, 5, 3, 3, generator=generator, dtype=torch.float64) / 7
     projection = torch.nn.functional.conv2d(x, w)
-    y = projection.relu()
-    if rule.startswith("swta"):
-        y = raised_cosine(x, projection / 3, w, stride=1, padding=0)
+    respond = RESPONSES.get(rule)
+    y = respond(x, projection / 3, w, stride=1, padding=0) if respond else projection.relu()
     on_gpu = RULES[rule](x.cuda(), y.cuda(), w.cuda())
     assert on_gpu.is_cuda
     torch.testing.assert_close(on_gpu.cpu(), RULES[rule](x, y, w), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+@pytest.mark.parametrize("rule", FAST)
 def test_the_command_trains_there(tmp_path, rule):
     for number in range(40):
         stripes(
@@ -56,7 +56,7 @@ def learned(rule, step):
     return network.state_dict()
 
 
-@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+@pytest.mark.parametrize("rule", FAST)
 def test_replayed_steps_learn_what_plain_ones_learn(rule):
     replayed = learned(rule, lambda learning: Replayed(learning.learn))
     plain = learned(rule, lambda learning: learning.learn)

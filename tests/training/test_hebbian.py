@@ -8,7 +8,9 @@ from torch import nn
 
 from training.hebbian import HebbianConv2d, NotFinite, Pretraining, plain_weights
 from training.nets.backbones import BACKBONES, Network
-from training.rules import RULES
+from training.rules import RESPONSES, RULES
+
+FAST = ["hpca_fh", "swta_fh", "hebbgrad", "krotov", "softhebb"]
 
 
 def images(count=4, size=32):
@@ -29,7 +31,7 @@ def test_layer_has_the_state_of_a_convolution(rule):
     assert torch.equal(plain.weight, layer.weight)
 
 
-@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+@pytest.mark.parametrize("rule", FAST)
 @pytest.mark.parametrize(("backbone", "size"), [("conv6", 32), ("vgg11", 32)])
 def test_plain_network_gives_the_same_output(rule, backbone, size):
     network = hebbian(rule, backbone, size)
@@ -42,9 +44,10 @@ def test_plain_network_gives_the_same_output(rule, backbone, size):
     assert expected.abs().max() > 0.1
 
 
-def test_weights_start_uniform_within_one_over_root_m():
-    weight = HebbianConv2d(16, 64, 3, rule="hpca_fh").weight.detach()
-    bound = (16 * 9) ** -0.5
+@pytest.mark.parametrize(("rule", "scale"), [("hpca_fh", 1), ("krotov", 1), ("softhebb", 9)])
+def test_weights_start_uniform_within_some_over_root_m(rule, scale):
+    weight = HebbianConv2d(16, 64, 3, rule=rule).weight.detach()
+    bound = scale * (16 * 9) ** -0.5
     assert weight.abs().max() <= bound
     assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
 
@@ -80,9 +83,13 @@ def test_evaluation_mode_learns_nothing():
     assert network.features[0][0].update is None
 
 
-@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh"])
+@pytest.mark.parametrize("rule", FAST)
 def test_bfloat16_learns_the_same_within_its_precision(rule):
-    """From equal weights, one step: directions of the updates agree layer by layer."""
+    """From equal weights, one step: directions of the updates agree layer by layer.
+
+    Where one neuron takes a patch, a close second may win it when rounded: few patches in a convolution, but
+    the hidden layer has one an image."""
+    least = 0.8 if rule in {"hebbgrad", "krotov"} else 0.99
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         network = hebbian(rule)
@@ -93,7 +100,7 @@ def test_bfloat16_learns_the_same_within_its_precision(rule):
         moved[dtype] = [(weight - old).flatten() for weight, old in zip(weights, start, strict=True)]
         assert network.eval()(images(2).to(dtype)).dtype == dtype
     for exact, rounded in zip(*moved.values(), strict=True):
-        assert nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.99
+        assert nn.functional.cosine_similarity(exact, rounded, dim=0) > least
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -102,6 +109,24 @@ def test_layer_gives_out_the_rectified_projection(rule, training):
     layer = HebbianConv2d(3, 5, 3, rule=rule).train(training)
     expected = nn.functional.conv2d(images(), layer.filters()).relu()
     torch.testing.assert_close(layer(images()), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_layer_learns_from_what_its_rule_asks_for(rule):
+    """Unrectified where the rule has a response, though the output is rectified in the same memory."""
+    layer, x, shape = HebbianConv2d(3, 5, 3, rule=rule), images(), {"stride": (1, 1), "padding": (0, 0)}
+    projection, w = nn.functional.conv2d(x, layer.filters()), layer.weight.detach()
+    respond = RESPONSES.get(rule)
+    y = respond(x, projection, w, **shape) if respond else projection.relu()
+    layer(x)
+    torch.testing.assert_close(layer.update, RULES[rule](x, y.detach(), w, **shape), rtol=1e-3, atol=1e-5)
+
+
+def test_softhebb_puts_out_the_triangle_of_its_currents():
+    layer = HebbianConv2d(3, 5, 3, rule="softhebb").eval()
+    currents = nn.functional.conv2d(images(), layer.weight.detach())
+    triangle = (currents - currents.mean(1, keepdim=True)).relu()
+    torch.testing.assert_close(layer(images()), triangle, rtol=1e-4, atol=1e-5)
 
 
 def test_divergence_names_layer_rule_and_rate():

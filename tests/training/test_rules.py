@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from tests.reference import hpca_patch_by_patch, swta_patch_by_patch
-from training.rules import RULES, raised_cosine, swta_fh
+from tests.reference import (
+    hebbgrad_patch_by_patch,
+    hpca_patch_by_patch,
+    krotov_patch_by_patch,
+    softhebb_patch_by_patch,
+    swta_patch_by_patch,
+)
+from training.rules import FILTERS, RESPONSES, RULES, hebbgrad, krotov, raised_cosine, softhebb, swta_fh
 
 SHAPES = {
     # name: (x, w, stride, padding)
@@ -25,7 +31,11 @@ REFERENCES = {
     "swta_fh": swta_patch_by_patch,
     "hpca": hpca_patch_by_patch,
     "hpca_fh": hpca_patch_by_patch,
+    "hebbgrad": hebbgrad_patch_by_patch,
+    "krotov": krotov_patch_by_patch,
+    "softhebb": softhebb_patch_by_patch,
 }
+RANK = ("hebbgrad", "krotov", "softhebb")  # rules that ask which neuron is the most active
 
 
 def layer(shape, dtype, rule):
@@ -36,6 +46,8 @@ def layer(shape, dtype, rule):
     projection = torch.nn.functional.conv2d(x, w, None, stride, padding)
     if rule.startswith("swta"):
         y = raised_cosine(x, projection / 3, w, stride=stride, padding=padding)
+    elif rule in RANK:  # ranks in place of activations: no two alike, and exact in bfloat16
+        y = ((projection.argsort(1).argsort(1) - len(w) // 2) / 8).to(dtype)
     else:
         y = projection.relu()
     return x, y, w, {"stride": stride, "padding": padding}
@@ -56,6 +68,27 @@ def test_rule_equals_the_loop_over_patches(rule, shape, dtype, tolerance):
     assert got.dtype == dtype
     assert got.shape == w.shape
     assert_close(got.double(), expected, tolerance)
+
+
+@pytest.mark.parametrize("shape", ["square", "uneven padding", "fully connected"])
+@pytest.mark.parametrize("hyper", [{"p": 3.0}, {"p": 2.5, "k": 3, "delta": 0.4}, {"k": 3}])
+def test_krotov_equals_the_loop_for_other_norms_and_ranks(hyper, shape):
+    x, y, w, geometry = layer(shape, torch.float64, "krotov")
+    expected = krotov_patch_by_patch(x.numpy(), y.numpy(), w.numpy(), **geometry, **hyper)
+    assert_close(krotov(x, y, w, **geometry, **hyper), torch.from_numpy(expected), 1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_hebbgrad_is_minus_the_gradient_of_the_surrogate_loss(shape):
+    """Miconi's loss −½ Σ a² with a of the winners' values, but of the gradient of c·b − ‖b‖² / 2."""
+    x, y, w, geometry = layer(shape, torch.float64, "hebbgrad")
+    w.requires_grad_()
+    surrogate = torch.nn.functional.conv2d(x, w, None, **geometry)
+    surrogate = surrogate - w.square().sum((1, 2, 3)).view(-1, 1, 1, 1).movedim(0, 1) / 2
+    a = (y == y.amax(1, keepdim=True)).double() + surrogate - surrogate.detach()
+    (gradient,) = torch.autograd.grad(-a.square().sum() / 2, w)
+    patches = y.numel() / len(w)
+    assert_close(hebbgrad(x, y, w.detach(), **geometry), -gradient / patches, 1e-10)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -113,6 +146,33 @@ def test_neuron_that_no_patch_excites_does_not_move(rule):
     assert dw[0].abs().max() > 0
 
 
+def test_patch_that_excites_nobody_moves_nobody():
+    x, y, w, geometry = layer("square", torch.float64, "hebbgrad")
+    y[1:] = 0.0  # what ReLU leaves of the other images
+    expected = hebbgrad(x[:1], y[:1], w, **geometry) / 3
+    torch.testing.assert_close(hebbgrad(x, y, w, **geometry), expected)
+
+
+def test_softhebb_learns_the_same_from_centred_activations():
+    x, y, w, geometry = layer("padding", torch.float64, "softhebb")
+    shifted = y - y.mean(1, keepdim=True)
+    torch.testing.assert_close(softhebb(x, shifted, w, **geometry), softhebb(x, y, w, **geometry))
+
+
+def test_softhebb_rests_at_length_one():
+    x, y, w, geometry = layer("square", torch.float64, "softhebb")
+    w[2] /= w[2].norm()
+    dw = softhebb(x, y, w, **geometry)
+    assert dw[2].abs().max() < 1e-6
+    assert dw[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["krotov", "softhebb"])
+def test_empty_batch_of_zeros_moves_by_finite_amounts(rule):
+    x, y, w, geometry = layer("square", torch.float32, rule)
+    assert torch.isfinite(RULES[rule](torch.zeros_like(x), torch.zeros_like(y), w, **geometry)).all()
+
+
 def test_temperature_decides_who_wins():
     x, y, w, geometry = layer("square", torch.float64, "swta")
     sharp = swta_fh(x, y, w, **geometry, temperature=0.02)
@@ -158,3 +218,20 @@ def test_swta_finds_the_cluster_centres(rule):
         w = w + 0.1 * RULES[rule](x, y, w)
     distances = torch.cdist(centres, w.flatten(1)).min(1).values  # of each centre to its nearest neuron
     assert distances.max() < 0.1
+
+
+@pytest.mark.parametrize(("rule", "lr"), [("hebbgrad", 0.5), ("krotov", 0.02), ("softhebb", 0.1)])
+def test_winners_point_to_the_cluster_centres(rule, lr):
+    """Hard winners keep what they win: with 40 neurons for 5 centres none wins two of them at the start."""
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64)).Q.T * 3
+    w = torch.randn(40, 12, 1, 1, generator=generator, dtype=torch.float64) / 4
+    made = FILTERS.get(rule, torch.Tensor.clone)
+    for _ in range(300):
+        which = torch.randint(5, (128,), generator=generator)
+        noise = 0.05 * torch.randn(128, 12, generator=generator, dtype=torch.float64)
+        x = (centres[which] + noise)[:, :, None, None]
+        projection = torch.nn.functional.conv2d(x, made(w))
+        w = w + lr * RULES[rule](x, projection if rule in RESPONSES else projection.relu(), w)
+    cosines = torch.nn.functional.normalize(w.flatten(1)) @ centres.T / 3
+    assert cosines.max(0).values.min() > 0.99

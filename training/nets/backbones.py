@@ -1,7 +1,8 @@
-"""The paper's convolutional networks, one table row each.
+"""The convolutional networks, one table row each: the paper's conv6, conv10, vgg11, and VGG's deeper ones.
 
 Every layer computes in the precision of what comes in: weights are 32 bits wide and cast on the way.
-Layers and their order: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867.
+Layers and their order: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867; vgg13, vgg16 and
+vgg19 have the convolutions of Simonyan and Zisserman, arXiv 1409.1556, in vgg11's order.
 """
 
 from collections.abc import Callable
@@ -65,14 +66,14 @@ class Plan:
     hidden: int = 4096
 
 
-def _vgg(*channels_or_pool: int | str) -> tuple[Conv, ...]:
+def _vgg(*channels_or_pool: int | str) -> Plan:
     layers: list[Conv] = []
     for entry in channels_or_pool:
         if isinstance(entry, int):
             layers.append(Conv(entry, 3, padding=1))
         else:
             layers[-1] = layers[-1]._replace(pool=2)
-    return tuple(layers)
+    return Plan(224, tuple(layers), norm_before_pool=True)
 
 
 BACKBONES: dict[str, Plan] = {
@@ -90,11 +91,10 @@ BACKBONES: dict[str, Plan] = {
             Conv(512, 3),
         ),
     ),
-    "vgg11": Plan(
-        224,
-        _vgg(64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
-        norm_before_pool=True,
-    ),
+    "vgg11": _vgg(64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
+    "vgg13": _vgg(64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
+    "vgg16": _vgg(64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"),
+    "vgg19": _vgg(64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"),
 }
 
 

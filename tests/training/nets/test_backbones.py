@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.models import vgg
 
 from training.nets.backbones import (
     BACKBONES,
@@ -22,6 +23,7 @@ from training.nets.backbones import (
         ("conv10", 210, (512, 3, 3)),
         ("vgg11", 224, (512, 7, 7)),
         ("vgg11", 32, (512, 1, 1)),
+        ("vgg16", 64, (512, 2, 2)),
     ],
 )
 def test_map_of_the_convolutional_part(backbone, size, shape):
@@ -30,6 +32,16 @@ def test_map_of_the_convolutional_part(backbone, size, shape):
     assert maps.shape[1:] == shape
     assert map_size(backbone, size) == shape[1]
     assert feature_count(backbone, size) == shape[0] * shape[1] * shape[2]
+
+
+@pytest.mark.parametrize(("backbone", "letter", "count"), [
+    ("vgg11", "A", 8), ("vgg13", "B", 10), ("vgg16", "D", 13), ("vgg19", "E", 16)])  # fmt: skip
+def test_vgg_has_the_convolutions_of_torchvision(backbone, letter, count):
+    ours = BACKBONES[backbone].convolutions
+    assert len(ours) == count
+    assert all((conv.kernel, conv.padding) == (3, 1) for conv in ours)
+    listed = [entry for conv in ours for entry in [conv.channels, "M"][: conv.pool]]
+    assert listed == vgg.cfgs[letter]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
