@@ -4,12 +4,11 @@ Sources: Kingma and Welling, ICLR 2014, arXiv 1312.6114; Higgins et al., "beta-V
 β = 0.5 and the schedule: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867. Two things are
 not as there. Unpooling repeats each value: max-unpooling with the encoder's indices, as in the paper's code,
 tells the decoder where the maxima lay, past the latents. And the squared error is summed over pixels, as the
-likelihood has it: their code's mean outweighs no KL divergence, so that nothing is worth encoding.
+likelihood has it: beside their code's mean, at most 1 or so, hardly anything is worth its KL divergence.
 """
 
 import math
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,11 +66,10 @@ def decoder(backbone: str, image_size: int, latents: int) -> nn.Sequential:
         *(Linear(plan.hidden, last * side**2), nn.Unflatten(1, (last, side, side))),
     ]
     side, mirrored = image_size, []
-    for before, conv in pairwise((None, *plan.convolutions)):
-        assert conv is not None
+    below = (3, *(conv.channels for conv in plan.convolutions))
+    for channels, conv in zip(below, plan.convolutions, strict=False):
         side = side + 2 * conv.padding - conv.kernel + 1
         unpool = nn.Upsample((side, side)) if conv.pool > 1 else nn.Identity()
-        channels = before.channels if before else 3
         filters = ConvTranspose2d(conv.channels, channels, conv.kernel, padding=conv.padding)
         mirrored.append(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(conv.channels), unpool, filters))
         side //= conv.pool
@@ -103,7 +101,8 @@ class Autoencoding:
 
     The division changes no optimum; without it the gradient, and so the rate, would depend on the image's
     size. The paper's 1e-3 diverges on the sum at the second batch and is slow on the quotient; a good rate is
-    3e-2, where 1e-1 still learns thanks to the gradient's bounded length (CIFAR-10, conv6, batches of 64).
+    3e-2, where 1e-1 still learns thanks to the gradient's bounded length (2,000 images of CIFAR-10,
+    conv6, batches of 64).
     """
 
     def __init__(
