@@ -159,3 +159,33 @@ def _average_precision(order: Sequence[bool], k: int, denominator: str) -> Fract
             total += Fraction(hits, rank)
     divisor = min(sum(order), k) if denominator == "min" else hits
     return total / divisor if divisor else Fraction(0)
+
+
+# --- hah ---
+
+
+def hebbian_anti_hebbian_cost_by_location(activations, share, anti):
+    """At each location anti · mean of the weaker neurons − mean of the strongest ⌈share · Q⌉; their mean."""
+    costs = []
+    for image in activations:
+        for row, column in np.ndindex(*image.shape[1:]):
+            ranked = sorted(image[:, row, column].tolist(), reverse=True)
+            strongest = math.ceil(share * len(ranked))
+            others = ranked[strongest:]
+            mean_others = sum(others) / len(others) if others else 0.0
+            costs.append(anti * mean_others - sum(ranked[:strongest]) / strongest)
+    return sum(costs) / len(costs)
+
+
+def divisive_normalisation_by_location(x, sigma):
+    """Each value over σ · (largest M of its image) + (1 − σ) · (its location's M)."""
+    out = np.empty_like(x)
+    for image, normalised in zip(x, out, strict=True):
+        rows, columns = image.shape[1:]
+        field = np.empty((rows, columns))
+        for i, j in np.ndindex(rows, columns):
+            around = image[:, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
+            field[i, j] = np.mean([np.max(channel) for channel in around])
+        for i, j in np.ndindex(rows, columns):
+            normalised[:, i, j] = image[:, i, j] / (sigma * field.max() + (1 - sigma) * field[i, j] + 1e-7)
+    return out

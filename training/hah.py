@@ -1,0 +1,171 @@
+"""Supervised learning with a Hebbian and anti-Hebbian cost at each of the first layers.
+
+Source: Cekic, Bakiskan, Madhow, "Neuro-inspired deep neural networks with sparse, strong activations",
+ICIP 2022, arXiv 2202.13074; what it leaves open is as in the authors' code (github.com/metehancekic/HaH):
+each cost moves its own layer's filters only, and the defaults below are theirs for VGG16 on CIFAR-10, where
+six of the thirteen convolutions learn this way. They use Adam; here it is SGD, as in the fine-tuning.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.nn.functional import cross_entropy, max_pool2d
+
+from training.finetune import Batch, Classifier, halvings
+from training.nets.backbones import BACKBONES, Conv2d, Network, convolve
+
+COST_WEIGHTS = (0.0045, 0.0025, 0.0013, 0.001, 0.0008, 0.0005)  # of the first layers, from the input on
+
+
+def hebbian_anti_hebbian_cost(activations: Tensor, *, share: float = 0.1, anti: float = 0.1) -> Tensor:
+    """λ · mean of the others − mean of the K = ⌈share · Q⌉ strongest of the Q neurons at a location, averaged
+    over all locations: non-negative activations (B, Q, H, W) -> a number, in 32 bits. λ is `anti`."""
+    a = activations.movedim(1, -1).float()
+    strongest = math.ceil(share * a.shape[-1])
+    top = a.topk(strongest, dim=-1, sorted=False).values.sum(-1)
+    others = (a.sum(-1) - top) / max(1, a.shape[-1] - strongest)
+    return (anti * others - top / strongest).mean()
+
+
+def divisive_normalisation(x: Tensor, sigma: float = 0.1) -> Tensor:
+    """x / (σ max_hw M + (1 − σ) M), where M (B, 1, H, W) is the mean over channels of the largest activation
+    in the 3 × 3 neighbourhood: non-negative (B, Q, H, W) -> the same shape."""
+    m = max_pool2d(x, 3, stride=1, padding=1).mean(1, keepdim=True)
+    return x / (sigma * m.amax((2, 3), keepdim=True) + (1 - sigma) * m + 1e-7)
+
+
+def strongest_locations(x: Tensor, share: float = 0.2) -> Tensor:
+    """Zero but for the ⌈share · H·W⌉ largest values of each channel of each image, and those equal to the
+    smallest of them: (B, Q, H, W) -> the same shape."""
+    values = x.detach().flatten(2)
+    kept = math.ceil(share * values.shape[2])
+    threshold = values.topk(kept, dim=2).values[..., -1]
+    return x * (x >= threshold[..., None, None])
+
+
+class HaHConv2d(Conv2d):
+    """A convolution with w/‖w‖, then ReLU, divisive normalisation and threshold.
+
+    In training mode it leaves the cost of its rectified projections in `cost`. It has Conv2d's state.
+    """
+
+    cost: Tensor | None = None
+
+    def filters(self) -> Tensor:
+        """The filters with which a plain convolution gives this layer's projections: w/‖w‖."""
+        return self.weight / (self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, Q, H', W')."""
+        activations = convolve(x, self.filters().to(x.dtype), self.stride, self.padding).relu()
+        self.cost = hebbian_anti_hebbian_cost(activations) if self.training else None
+        return strongest_locations(divisive_normalisation(activations))
+
+
+class NoNorm(nn.BatchNorm2d):
+    """Batch norm's state and no effect: the layer before it has normalised, the plain network's will not."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, Q, H, W), as it is."""
+        return input
+
+
+class HebbianAntiHebbian:
+    """A network that learns the classes, its first layers as HaHConv2d without batch norm: SGD with Nesterov
+    momentum on the cross-entropy, to whose gradient for these layers' filters each adds its own cost's.
+
+    `cost_weights` has one entry for each such layer, the paper's α; further entries are unused.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        image_size: int,
+        classes: int,
+        *,
+        cost_weights: Sequence[float] = COST_WEIGHTS,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        epochs: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        network = Network(backbone, image_size)
+        for block, _ in zip(network.features.children(), cost_weights, strict=False):
+            assert isinstance(block, nn.Sequential)
+            for at, layer in enumerate(block):
+                if isinstance(layer, Conv2d):
+                    channels, filters = layer.in_channels, layer.out_channels
+                    block[at] = HaHConv2d(channels, filters, layer.kernel_size[0], padding=layer.padding)
+                elif isinstance(layer, nn.BatchNorm2d):
+                    block[at] = NoNorm(layer.num_features)
+        network.features.to(memory_format=torch.channels_last)
+        self.layers = {name: m for name, m in network.named_modules() if isinstance(m, HaHConv2d)}
+        self.cost_weights = cost_weights
+        self.model = Classifier(network, BACKBONES[backbone].hidden, classes, dropout=0.0).to(device)
+        self.lr, self.epochs = lr, epochs
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr,
+            momentum=momentum,
+            nesterov=momentum > 0,
+            weight_decay=weight_decay,
+            fused=True,
+        )
+
+    def epoch(self, number: int, batches: Iterable[Batch]) -> None:
+        """One pass over normalised images (B, 3, S, S) with their class indices (B,); epochs count from 0.
+
+        Raises FloatingPointError for a non-finite loss.
+        """
+        lr = self.lr * halvings(number, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        total = torch.zeros(())
+        for inputs, labels in batches:
+            loss = self.gradients(inputs, labels)
+            self.optimizer.step()
+            total = total.to(loss.device) + loss
+        # Only here does the host wait for the device.
+        if not (torch.isfinite(total) and all(torch.isfinite(p).all() for p in self.model.parameters())):
+            raise FloatingPointError(
+                f"Hebbian/anti-Hebbian training diverged in epoch {number + 1} with learning rate {lr:g}: "
+                f"use a smaller one (--set hah_lr={self.lr / 10:g})"
+            )
+
+    def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradient in every parameter; returns the cross-entropy."""
+        loss = cross_entropy(self.model(inputs).float(), labels)
+        local: list[tuple[Tensor, Tensor]] = []
+        for layer, alpha in zip(self.layers.values(), self.cost_weights, strict=False):
+            assert layer.cost is not None  # the forward pass above set it
+            (gradient,) = grad(alpha * layer.cost, layer.weight, retain_graph=True)
+            local.append((layer.weight, gradient))
+            layer.cost = None
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for weight, gradient in local:
+            assert weight.grad is not None
+            weight.grad.add_(gradient)
+        return loss.detach()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state of a plain Network whose convolutions give the same projections: filters divided by their
+        norms. Divisive normalisation and threshold are not part of it, and the batch norm that stands there
+        instead has learned nothing: fine-tuning has to follow."""
+        state = self.model.network.state_dict()
+        return state | {f"{name}.weight": layer.filters().detach() for name, layer in self.layers.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later run needs to go on, the network included."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
