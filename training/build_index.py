@@ -28,6 +28,7 @@ from index.catalogue import CatalogueError
 from training.config import (
     DATASETS,
     PRECISIONS,
+    UNRULED,
     Config,
     ConfigError,
     check,
@@ -45,7 +46,7 @@ from training.rules import RULES
 from training.run import CheckpointError, Run
 
 # What an interrupted run may be given anew: what made it diverge.
-CHANGEABLE = {"hebbian_lr", "finetune_lr", "head_lr"}
+CHANGEABLE = {"hebbian_lr", "vae_lr", "hah_lr", "finetune_lr", "head_lr"}
 
 
 class OutputError(ValueError):
@@ -108,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = partial(command.add_argument, default=argparse.SUPPRESS)
     add("--backbone", choices=list(BACKBONES), help="network (default: conv6)")
-    add("--rule", choices=[*RULES, "none"], help="learning rule of the pre-training (default: hpca_fh)")
+    add("--rule", choices=[*RULES, *UNRULED], help="learning rule of the pre-training (default: hpca_fh)")
     add("--dataset", choices=DATASETS, help="a named data set (default: digits, which needs no download)")
     add("--data", metavar="DIR", help="your images, or where the named data set lies or shall lie")
     add(

@@ -47,6 +47,10 @@ class Config:
     head_weight_decay: Annotated[float, "L2 of the hashing head"]
     bits: Annotated[int, "length of a code"] = 256
     batch_size: Annotated[int, "images a step"] = 64
+    vae_lr: Annotated[float, "learning rate of the autoencoder"] = 3e-2
+    beta: Annotated[float, "weight of the autoencoder's KL divergence"] = 0.5
+    latents: Annotated[int, "of the autoencoder"] = 256
+    hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 1e-2
     smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
     finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
     momentum: Annotated[float, "of fine-tuning and head"] = 0.9
@@ -82,8 +86,8 @@ LEARNING = {
     "hebbgrad": Learning(1.0, adaptive=False, whiten=True),
     "krotov": Learning(2e-2, adaptive=False),
     "softhebb": Learning(8e-2, adaptive=False, temperature=1.0),
-    "none": HPCA,
 }
+UNRULED = ("vae", "hah", "none")  # what may stand in a rule's place
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,12 @@ def configure(chosen: dict[str, Any]) -> Config:
     } | chosen
     backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
     _one_of("backbone", backbone, BACKBONES)
-    _one_of("rule", rule, LEARNING)
+    _one_of("rule", rule, [*LEARNING, *UNRULED])
     _one_of("dataset", dataset, [*DATASETS, None])
     _one_of("precision", values["precision"], PRECISIONS)
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
-    recipe, learning = RECIPES.get(dataset, OWN_IMAGES), LEARNING[rule]
+    recipe, learning = RECIPES.get(dataset, OWN_IMAGES), LEARNING.get(rule, HPCA)
     size = BACKBONES[backbone].image_size
     defaults = {
         "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
@@ -162,7 +166,7 @@ def from_json(values: Any) -> Config:
     """The configuration that a run wrote down. Raises ValueError for a wrong type or range."""
     config = TypeAdapter(Config).validate_python(values)
     _one_of("backbone", config.backbone, BACKBONES)
-    _one_of("rule", config.rule, LEARNING)
+    _one_of("rule", config.rule, [*LEARNING, *UNRULED])
     _one_of("precision", config.precision, PRECISIONS)
     check(config)
     return config
@@ -238,6 +242,10 @@ _LOWEST: dict[str, float] = {
     "temperature": 1e-6,
     "smoothing": 1e-9,
     "finetune_lr": 0,
+    "vae_lr": 0,
+    "beta": 0,
+    "latents": 1,
+    "hah_lr": 0,
     "head_lr": 0,
     "momentum": 0,
     "weight_decay": 0,

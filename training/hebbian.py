@@ -126,14 +126,26 @@ class Pretraining:
         on_gpu = next(network.parameters()).is_cuda
         self.step: Callable[[Tensor], None] = Replayed(self.learn) if on_gpu else self.learn
 
-    def epoch(self, batches: Iterable[Tensor]) -> None:
-        """One pass over normalised batches (B, 3, S, S). Raises NotFinite."""
-        for number, batch in enumerate(batches):
+    def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
+        """One pass over normalised batches (B, 3, S, S), whatever its number. Raises NotFinite."""
+        for done, batch in enumerate(batches):
             self.step(batch)
             # On a GPU a look at the weights waits for all that was launched: there only at the end.
-            if number % 100 == 0 and not batch.is_cuda:
+            if done % 100 == 0 and not batch.is_cuda:
                 self.check()
         self.check()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What was learned, as the state of a network of plain convolutions."""
+        return plain_weights(self.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later run needs to go on."""
+        return self.network.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.network.load_state_dict(state)
 
     @torch.no_grad()
     def learn(self, batch: Tensor) -> None:

@@ -88,7 +88,7 @@ def classification(run: Run, positions: NDArray[np.int64]) -> dict[str, float]:
 
 
 def figures(run: Run) -> dict[str, float]:
-    """Every figure of `run` on its held-out queries; the database is the pre-training images, as in the paper."""
+    """Every figure of `run` on its held-out queries; as in the paper the pre-training images are searched."""
     encoder = run.encoder()
     queries = describe(run, encoder, run.split.queries)
     database = describe(run, encoder, run.split.pretraining)

@@ -21,11 +21,13 @@ from training.config import Config
 from training.data import DataError, ImageSet, Loaded
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, Supervised, accuracy, head_without_labels
-from training.hebbian import HebbianConv2d, Pretraining, plain_weights
+from training.hah import HebbianAntiHebbian
+from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Network, feature_count
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
 from training.rules import HAVE_TEMPERATURE
+from training.vae import Autoencoding
 
 log = logging.getLogger("hebbsearch")
 
@@ -120,19 +122,53 @@ class Run:
             round_products(self.precision)
 
     def pretrain(self, saved: dict[str, Any] | None) -> None:
-        """Hebbian learning from unlabelled images, then the plain network with what was learned."""
+        """Learning as the rule has it, then the plain network with what was learned."""
+        torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
+        learning = self.pretraining()
+        if saved is not None:
+            learning.load_state_dict(saved["training"])
+        with_labels = isinstance(learning, HebbianAntiHebbian)
+        positions = self.split.training if with_labels else self.split.pretraining
+        epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
+        for epoch, groups in epochs:
+            inputs = self.inputs(groups)
+            if isinstance(learning, HebbianAntiHebbian):
+                learning.epoch(epoch, self.labelled(inputs))
+            else:
+                learning.epoch(epoch, (images for _, images in inputs))
+        self.model.network.load_state_dict(learning.weights())
+
+    def pretraining(self) -> Pretraining | Autoencoding | HebbianAntiHebbian:
+        """What learns, with a network of its own."""
         config = self.config
+        network = partial(Network, config.backbone, config.image_size)
+        if config.rule == "vae":
+            return Autoencoding(
+                network().to(self.device),
+                config.backbone,
+                config.image_size,
+                latents=config.latents,
+                beta=config.beta,
+                lr=config.vae_lr,
+                momentum=config.momentum,
+                epochs=config.epochs,
+            )
+        if config.rule == "hah":
+            return HebbianAntiHebbian(
+                config.backbone,
+                config.image_size,
+                len(self.classes),
+                lr=config.hah_lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                epochs=config.epochs,
+                device=self.device,
+            )
         hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
         layer = partial(HebbianConv2d, rule=config.rule, hyper=hyper)
-        torch.manual_seed(protocol.derived_seed(config.seed, 1))
-        network = Network(config.backbone, config.image_size, layer).to(self.device)
-        if saved is not None:
-            network.load_state_dict(saved["training"])
-        learning = Pretraining(network, lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
-        epochs = self.epochs(STAGES[0], config.epochs, self.split.pretraining, saved, network.state_dict)
-        for _, groups in epochs:
-            learning.epoch(inputs for _, inputs in self.inputs(groups))
-        self.model.network.load_state_dict(plain_weights(network))
+        return Pretraining(
+            network(layer).to(self.device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive
+        )
 
     def finetune(self, saved: dict[str, Any] | None) -> Supervised:
         """The whole network, end to end, on the labelled images."""
@@ -165,13 +201,10 @@ class Run:
         if saved is not None:
             learning.load_state_dict(saved["training"])
 
-        def labelled(groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-            return ((x, self.labels[at].to(self.device, non_blocking=True)) for at, x in inputs(groups))
-
         for epoch, groups in self.epochs(stage, learning.epochs, training, saved, learning.state_dict):
-            learning.epoch(epoch, labelled(groups))
+            learning.epoch(epoch, self.labelled(inputs(groups)))
             if len(validation):
-                score = accuracy(learning.model, labelled(self.groups(validation)))
+                score = accuracy(learning.model, self.labelled(inputs(self.groups(validation))))
                 learning.consider(score)
                 self.validation.setdefault(stage, []).append(score)
         return learning
@@ -206,6 +239,10 @@ class Run:
     def inputs(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same in the run's precision."""
         return ((at, images.to(self.dtype)) for at, images in self.normalised(groups))
+
+    def labelled(self, inputs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs with the labels of their positions."""
+        return ((x, self.labels[at].to(self.device, non_blocking=True)) for at, x in inputs)
 
     def features(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions and their flattened convolutional features (b, F) on the device."""

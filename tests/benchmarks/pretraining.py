@@ -115,7 +115,7 @@ def learn(learning: Pretraining, pixels: Tensor, dtype: torch.dtype, batch: int)
     device = pixels.device
     normalise = Normalise(whiten=False).to(device)
     groups = data.batches(np.arange(len(pixels)), batch, seed=0, device=device)
-    learning.epoch(normalise(found).to(dtype) for _, found in data.stream(pixels, groups, device))
+    learning.epoch(0, (normalise(found).to(dtype) for _, found in data.stream(pixels, groups, device)))
 
 
 def square_product(a: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def learned(rule, step):
     learning.step = step(learning)
     generator = torch.Generator().manual_seed(1)
     sizes = [8] * 5 + [7] * 5
-    learning.epoch(torch.randn(size, 3, 32, 32, generator=generator).cuda() for size in sizes)
+    learning.epoch(0, (torch.randn(size, 3, 32, 32, generator=generator).cuda() for size in sizes))
     return network.state_dict()
 
 

@@ -35,7 +35,7 @@ def test_layer_has_the_state_of_a_convolution(rule):
 @pytest.mark.parametrize(("backbone", "size"), [("conv6", 32), ("vgg11", 32)])
 def test_plain_network_gives_the_same_output(rule, backbone, size):
     network = hebbian(rule, backbone, size)
-    Pretraining(network, lr=0.01, adaptive=False).epoch([images(), images()])
+    Pretraining(network, lr=0.01, adaptive=False).epoch(0, [images(), images()])
     plain = Network(backbone, size)
     plain.load_state_dict(plain_weights(network))
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_each_layer_learns_from_its_own_input(adaptive):
     batch, start = images(), first.weight.detach().clone()
     projection = nn.functional.conv2d(batch, start)
     dw = RULES["hpca_fh"](batch, projection.relu(), start)
-    Pretraining(network, lr=0.5, adaptive=adaptive).epoch([batch])
+    Pretraining(network, lr=0.5, adaptive=adaptive).epoch(0, [batch])
     rate = 0.5 / 75**0.5 if adaptive else 0.5
     torch.testing.assert_close(first.weight.detach(), start + rate * dw, rtol=1e-4, atol=1e-6)
     before = hebbian("hpca_fh")
@@ -70,7 +70,7 @@ def test_each_layer_learns_from_its_own_input(adaptive):
 
 def test_batch_norm_learns_statistics_only():
     network = hebbian("hpca_fh")
-    Pretraining(network, lr=0.01, adaptive=False).epoch([images(), images()])
+    Pretraining(network, lr=0.01, adaptive=False).epoch(0, [images(), images()])
     norm = network.features[0][3]
     assert torch.equal(norm.weight, torch.ones(96))
     assert torch.equal(norm.bias, torch.zeros(96))
@@ -94,7 +94,7 @@ def test_bfloat16_learns_the_same_within_its_precision(rule):
     for dtype in (torch.float32, torch.bfloat16):
         network = hebbian(rule)
         start = [block[0].weight.detach().clone() for block in [*network.features, network.hidden]]
-        Pretraining(network, lr=0.01, adaptive=False).epoch([images(8).to(dtype)])
+        Pretraining(network, lr=0.01, adaptive=False).epoch(0, [images(8).to(dtype)])
         weights = [block[0].weight for block in [*network.features, network.hidden]]
         assert all(weight.dtype == torch.float32 for weight in weights)
         moved[dtype] = [(weight - old).flatten() for weight, old in zip(weights, start, strict=True)]
@@ -132,7 +132,7 @@ def test_softhebb_puts_out_the_triangle_of_its_currents():
 def test_divergence_names_layer_rule_and_rate():
     learning = Pretraining(hebbian("hpca_fh"), lr=1e30, adaptive=False)
     with pytest.raises(NotFinite, match=r"features\.0\.0 .*hpca_fh.*1e\+30"):
-        learning.epoch([images()] * 3)
+        learning.epoch(0, [images()] * 3)
 
 
 def test_every_backbone_has_a_network():

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from index.codes import Codes
+from index.codes import Codes, pack
 from training.nets import backbones
 from training.nets.head import Head
 from training.nets.images import square_pixels
@@ -97,6 +96,11 @@ class Normalise(nn.Module):
         self.tile_filter.copy_((vectors * scale) @ vectors.T)
 
 
+def pack_signs(projections: Tensor) -> Codes:
+    """Projections (n, bits) -> packed codes (n, bits / 8): a bit is set where its unit is positive."""
+    return pack((projections > 0).cpu().numpy())
+
+
 def to_tiles(x: Tensor) -> tuple[Tensor, int]:
     """Square images (B, 3, S, S) -> tiles (B·g², 3·32·32) and the grid's side g."""
     side = -(-x.shape[-1] // TILE) * TILE
@@ -146,11 +150,13 @@ class Encoder(nn.Module):
         return square_pixels(image, self.description.image_size)
 
     @torch.inference_mode()
+    def projections(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (n, 3, S, S) -> the hash units before their tanh (n, bits)."""
+        return self.head.hash(self.features(self.normalise(pixels)).flatten(1))
+
     def encode(self, pixels: Tensor) -> Codes:
         """uint8 pixels (n, 3, S, S) -> packed codes (n, bits / 8)."""
-        x = self.features(self.normalise(pixels))
-        bits = self.head.hash(x.flatten(1)) > 0
-        return np.packbits(bits.cpu().numpy(), axis=1)
+        return pack_signs(self.projections(pixels))
 
     def preprocessing(self) -> dict[str, Any]:
         """The preprocessing in plain values, for people to read."""
