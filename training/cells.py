@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from index.evaluation import PrecisionRecall
 from training.config import Config
 from training.tables import TableError, replace_file
 
@@ -56,6 +57,7 @@ class Cells:
     """The finished cells in `folder`, and the configurations that their ids stand for."""
 
     def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
         self.path = folder / "cells" / f"{name}.csv"
         self.configs = folder / "configs"
 
@@ -83,6 +85,23 @@ class Cells:
             about = {name: getattr(each, name) for name in COLUMNS}
             writer.writerow(about | {name: f"{value:.6g}" for name, value in each.figures.items()})
         replace_file(self.path, text.getvalue().encode())
+
+    def filters(self, method: str) -> Path:
+        """Where the picture of a method's first-layer filters lies."""
+        return self.folder / "filters" / f"{self.name}-{method}.png"
+
+    def curve(self, method: str, labels: str) -> Path:
+        """Where precision and recall at each radius lie, of seed 0."""
+        return self.folder / "curves" / f"{self.name}-{method}-{labels.replace('%', 'pc')}.csv"
+
+    def add_curve(self, cell: Cell, curve: PrecisionRecall) -> None:
+        """Write the curve of a cell."""
+        lines = (
+            f"{radius},{precision:.5g},{recall:.5g}\n"
+            for radius, precision, recall in zip(curve.radius, curve.precision, curve.recall, strict=True)
+        )
+        text = "radius,precision,recall\n" + "".join(lines)
+        replace_file(self.curve(cell.method, cell.labels), text.encode())
 
     def remember(self, config: Config) -> str:
         """The configuration's id, with what it stands for written beside the cells."""

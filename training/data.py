@@ -26,6 +26,8 @@ MEMORY_LIMIT = 4 << 30
 CIFAR_VALIDATION = 0.2  # 10,000 of the 50,000 training images, as in the paper
 GROUPS_AHEAD = 2  # batches that are decoded while one is used
 
+Positions = NDArray[np.int64]  # of images in a set
+
 log = logging.getLogger("hebbsearch")
 
 

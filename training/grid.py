@@ -6,17 +6,34 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from index.catalogue import UNLABELLED
+from training import data, export, plots
 from training.cells import Cell, Cells, config_id
 from training.config import Config
-from training.data import Loaded
+from training.data import Loaded, Positions
 from training.device import round_products
-from training.export import describe
-from training.measure import figures
-from training.run import Run
+from training.finetune import head_without_labels
+from training.measure import Descriptors, Measured, compare, measure
+from training.nets.backbones import Network
+from training.nets.encoder import TILE, pack_signs
+from training.nets.head import Head
+from training.protocol import label_subset
+from training.run import ITQ_IMAGES, Run
 
 log = logging.getLogger("hebbsearch")
+
+LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training differs from regime to regime
+# What needs no training, to compare with. They see no label.
+NO_LABELS = "0%"
+CHANCE, PIXELS = "chance", "pixels"
 
 
 class Task(NamedTuple):
@@ -30,87 +47,163 @@ class Task(NamedTuple):
 def missing(cells: Sequence[Cell], methods: Sequence[str], regimes: Sequence[str], seeds: int) -> list[Task]:
     """What of methods × regimes × seeds 0 … `seeds` − 1 is not among `cells`, a seed of all methods first."""
     done = {cell.key for cell in cells}
+    wanted = [(method, regimes) for method in methods] + [(PIXELS, (NO_LABELS,)), (CHANCE, (NO_LABELS,))]
     tasks = [
-        Task(method, seed, tuple(labels for labels in regimes if (method, labels, seed) not in done))
+        Task(method, seed, tuple(share for share in shares if (method, share, seed) not in done))
         for seed in range(seeds)
-        for method in methods
+        for method, shares in wanted
     ]
     return [task for task in tasks if task.labels]
 
 
-def run_task(
-    task: Task, config: Config, cells: Cells, loaded: Loaded, work: Path, shown: "Countdown"
-) -> None:
-    """Compute the cells of `task` one after the other, each written when it is finished.
+def run_task(task: Task, config: Config, cells: Cells, loaded: Loaded, work: Path) -> Iterator[Cell]:
+    """Compute the cells of `task` one after the other; each is written when it is finished.
 
     `work` keeps the pre-trained network for cells to come; without it, it is trained again.
     """
     config = dataclasses.replace(config, seed=task.seed)
+    if task.labels == (NO_LABELS,):
+        yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded))
+        return
     work = work / config_id(config)
-    base = _pretrained(config, loaded, work / str(task.seed))
-    pretraining = base.seconds.get("pre-training", 0.0)
     for labels in task.labels:
         begin = time.monotonic()
+        regime = dataclasses.replace(config, labels=labels)
+        base = _pretrained(regime, loaded, work)
         folder = work / f"{task.seed}-{labels}"
         folder.mkdir(parents=True, exist_ok=True)
-        run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
+        run = Run(regime, folder, loaded)
         saved = run.restore()
         if saved is None:
             run.model.normalise.load_state_dict(base.model.normalise.state_dict())
             run.model.network.load_state_dict(base.model.network.state_dict())
-        measured = dict(variants(run, saved))
+        if task.seed == 0:
+            plots.filters(cells.filters(task.method), first_filters(base.model.network))
+        measured = variants(run, saved)
+        pretraining = base.seconds.get("pre-training", 0.0)
         taken = {"pretraining_seconds": pretraining, "seconds": time.monotonic() - begin}
-        counts = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
-        name, machine = cells.remember(config), describe(run.device)
-        cells.add(Cell(task.method, labels, task.seed, name, machine, measured | counts | taken))
+        yield _finished(cells, task, labels, config, run, measured._replace(figures=measured.figures | taken))
         shutil.rmtree(folder)
-        shown.finished(task, labels, measured)
 
 
-def _pretrained(config: Config, loaded: Loaded, folder: Path) -> Run:
+def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, measured: Measured) -> Cell:
+    seen = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
+    if labels == NO_LABELS:
+        seen = dict.fromkeys(seen, 0)
+    name, machine = cells.remember(config), export.describe(run.device)
+    cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)
+    if task.seed == 0:
+        cells.add_curve(cell, measured.curve)
+    cells.add(cell)
+    return cell
+
+
+def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
+    """A run that has learned its features, from its checkpoint where there is one."""
+    labels = config.labels if config.rule in LEARN_FROM_LABELS else "100%"
+    folder = work / (str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features")
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(dataclasses.replace(config, labels="100%"), folder, loaded)
+    run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
     run.learn_features(run.restore())
     return run
 
 
-def variants(run: Run, saved: dict[str, object] | None) -> Iterator[tuple[str, float]]:
+def first_filters(network: Network) -> NDArray[np.float32]:
+    """The weights of the first layer (Q, 3, k, k)."""
+    return next(network.parameters()).detach().cpu().numpy()
+
+
+def variants(run: Run, saved: dict[str, Any] | None) -> Measured:
     """Fine-tune once and measure twice: at the epochs that the validation labels choose and, as
     `…_unvalidated`, at the last ones, for which no label but the training ones was seen."""
     tuned = run.finetune(saved)
     last = {name: tensor.clone() for name, tensor in run.model.classifier.state_dict().items()}
+    fresh = {name: tensor.clone() for name, tensor in run.model.head.state_dict().items()}
     run.checkpoint = None  # what follows takes a minute or two
-    head = {name: tensor.clone() for name, tensor in run.model.head.state_dict().items()}
-    for suffix in ("", "_unvalidated"):
-        if suffix:
-            run.model.classifier.load_state_dict(last)
-        else:
-            tuned.finish()
-        run.model.head.load_state_dict(head)
-        learned = run.train_head(None)
-        if not suffix:
-            learned.finish()
-        round_products("fp32")
-        for name, value in figures(run).items():
-            yield name + suffix, value
-        round_products(run.precision)
+    tuned.finish()
+    run.train_head(None).finish()
+    validated = _in_32_bits(run)
+    run.model.classifier.load_state_dict(last)
+    run.model.head.load_state_dict(fresh)
+    run.train_head(None)
+    unvalidated = {f"{name}_unvalidated": value for name, value in _in_32_bits(run).figures.items()}
+    return validated._replace(figures=validated.figures | unvalidated)
+
+
+def _in_32_bits(run: Run) -> Measured:
+    """Codes as the service computes them."""
+    round_products("fp32")
+    measured = measure(run)
+    round_products(run.precision)
+    return measured
+
+
+def untrained(method: str, config: Config, loaded: Loaded) -> tuple[Run, Measured]:
+    """What needs no network: ITQ codes of the standardised pixels, and a ranking at random."""
+    run = Run(dataclasses.replace(config, labels="100%"), None, loaded)
+    images, split = run.images, run.split
+    if method == CHANCE:  # all at one distance: their expectation is that of a random order
+        queries, database = (_all_alike(images.labels[at]) for at in (split.queries, split.pretraining))
+        measured = compare(queries, database, config.seed)
+        return run, measured._replace(figures=measured.figures | {"top1": 1 / len(images.classes)})
+    run.model.normalise.fit(run.all_pixels("mean and deviation"))
+    rng = np.random.default_rng(config.seed)
+    sample = rng.permutation(split.pretraining)[:ITQ_IMAGES]
+    head, _ = head_without_labels(torch.cat(list(_pixels(run, sample))).numpy(), config.bits, config.seed)
+    queries, database = (_projected(run, head, at) for at in (split.queries, split.pretraining))
+    return run, compare(queries, database, config.seed)
+
+
+def _all_alike(labels: NDArray[np.int64]) -> Descriptors:
+    return Descriptors(np.zeros((len(labels), 1), np.float32), np.zeros((len(labels), 1), np.uint8), labels)
+
+
+def _projected(run: Run, head: Head, positions: Positions) -> Descriptors:
+    """What `head` makes of the pixels at `positions`."""
+    with torch.no_grad():
+        projections = torch.cat([head.hash(values) for values in _pixels(run, positions)])
+    return Descriptors(projections.numpy(), pack_signs(projections), run.images.labels[positions])
+
+
+def _pixels(run: Run, positions: Positions) -> Iterator[Tensor]:
+    """Standardised pixels (b, 3·32·32), larger images reduced."""
+    for _, pixels in data.stream(run.pixels, run.groups(positions), run.device):
+        x = run.model.normalise.standardise(pixels)
+        if x.shape[-1] > TILE:
+            x = interpolate(x, size=(TILE, TILE), mode="bilinear", antialias=True)
+        yield x.flatten(1).cpu()
+
+
+def smaller(loaded: Loaded, images: int) -> Loaded:
+    """About `images` of what is trained on and of what is asked, each class with its share."""
+    found, pixels, skipped = loaded
+    labels, queries = found.labels, found.queries
+    parts = [np.ones(len(found), bool)] if queries is None else [queries, ~queries]
+    kept = np.zeros(len(found), bool)
+    for part in parts:
+        members = np.flatnonzero(part & (labels != UNLABELLED))
+        kept[members[label_subset(labels[members], min(1.0, images / len(members)), seed=0)]] = True
+    positions = np.flatnonzero(kept)
+    chosen = found.select(positions)
+    if isinstance(pixels, data.PixelsOnDemand):
+        return Loaded(chosen, data.PixelsOnDemand(chosen, pixels.size), skipped)
+    return Loaded(chosen, pixels[torch.from_numpy(positions)], skipped)
 
 
 class Countdown:
     """Says after each cell what came out, how many are left, and for about how long."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        self.left = [(task.method, labels) for task in tasks for labels in task.labels]
-        self.count = len(self.left)
+        self.count, self.done = sum(len(task.labels) for task in tasks), 0
         self.begin = time.monotonic()
 
-    def finished(self, task: Task, labels: str, measured: dict[str, float]) -> None:
+    def finished(self, cell: Cell) -> None:
         """One cell less."""
-        self.left.remove((task.method, labels))
-        done = self.count - len(self.left)
-        rest = (time.monotonic() - self.begin) / done * len(self.left)
+        self.done += 1
+        rest = (time.monotonic() - self.begin) / self.done * (self.count - self.done)
+        names = ("top1", "map", "map_at_100_retrieved")
+        said = ", ".join(f"{name} {cell.figures[name]:.4f}" for name in names if name in cell.figures)
         log.info(
-            "%s, %s, seed %d: top-1 %.4f, mAP %.4f, @100 retrieved %.4f; %d of %d cells, about %.0f min left",
-            *(task.method, labels, task.seed, measured["top1"], measured["map"]),
-            *(measured["map_at_100_retrieved"], done, self.count, rest / 60),
+            "%s, %s, seed %d: %s; %d of %d cells, about %.0f min left",
+            *(cell.method, cell.labels, cell.seed, said, self.done, self.count, rest / 60),
         )

@@ -1,6 +1,7 @@
 """What a trained run is worth: accuracy, and mAP in every convention, of its codes and of its real values."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 from index.codes import Codes
 from index.evaluation import (
     Denominator,
+    PrecisionRecall,
     average_precision,
     average_precision_of_vectors,
-    precision_within_radius,
+    precision_recall_curve,
 )
 from training import data
 from training.finetune import top_accuracies
@@ -45,7 +47,7 @@ def retrieval(queries: Descriptors, database: Descriptors, seed: int) -> dict[st
 
     `map` looks at the whole database (`map_low` to `map_high`: its 95 % bootstrap interval over the
     queries); `map_at_100` and `map_at_class`, K = items per class, divide by min(R, K), `…_retrieved` by
-    the relevant items found. `precision_radius_2` is the precision within Hamming distance 2.
+    the relevant items found.
     """
     codes = (queries.codes, queries.labels, database.codes, database.labels)
     values = (queries.values, queries.labels, database.values, database.labels)
@@ -58,7 +60,6 @@ def retrieval(queries: Descriptors, database: Descriptors, seed: int) -> dict[st
         **{f"real_{name}": float(np.nanmean(each)) for name, each in zip(cuts, by_cosine, strict=True)},
         "map_low": low,
         "map_high": high,
-        "precision_radius_2": precision_within_radius(*codes, radius=2),
     }
 
 
@@ -87,9 +88,24 @@ def classification(run: Run, positions: NDArray[np.int64]) -> dict[str, float]:
     return {"top1": top1, "top5": top5}
 
 
-def figures(run: Run) -> dict[str, float]:
-    """Every figure of `run` on its held-out queries; as in the paper the pre-training images are searched."""
+class Measured(NamedTuple):
+    """All figures of a run, and precision and recall at every radius."""
+
+    figures: dict[str, float]
+    curve: PrecisionRecall
+
+
+def measure(run: Run) -> Measured:
+    """`run` on its held-out queries; as in the paper the pre-training images are searched."""
     encoder = run.encoder()
     queries = describe(run, encoder, run.split.queries)
     database = describe(run, encoder, run.split.pretraining)
-    return classification(run, run.split.queries) | retrieval(queries, database, run.config.seed)
+    ranked = compare(queries, database, run.config.seed)
+    return Measured(classification(run, run.split.queries) | ranked.figures, ranked.curve)
+
+
+def compare(queries: Descriptors, database: Descriptors, seed: int) -> Measured:
+    """`retrieval` with the precision within Hamming distance 2, and the whole curve."""
+    curve = precision_recall_curve(queries.codes, queries.labels, database.codes, database.labels)
+    figures = retrieval(queries, database, seed) | {"precision_radius_2": float(curve.precision[2])}
+    return Measured(figures, curve)

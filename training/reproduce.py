@@ -12,17 +12,20 @@ if "OMP_WAIT_POLICY" not in os.environ:
 import argparse
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training import tables
+import numpy as np
+
+from training import plots, tables
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells, config_id
-from training.config import DATASETS, PRECISIONS, Config, configure, parse_setting
+from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
 from training.device import choose_device, choose_precision, set_up_process
-from training.grid import Countdown, missing, run_task
+from training.grid import CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
 from training.run import load
 from training.significance import mean_and_deviation, welch
 from training.tables import Row, TableError
@@ -32,6 +35,9 @@ log = logging.getLogger("hebbsearch")
 # The paper's names of the methods, in the order of its tables.
 NAMES = {"none": "None", "vae": "VAE", "swta_fh": "SWTA-FH", "hpca_fh": "HPCA-FH"}
 REGIMES = ("1%", "2%", "3%", "4%", "5%", "10%", "25%", "100%")
+SEEDS = 5
+# What --quick computes: minutes on two cores.
+QUICK_REGIMES, QUICK_SEEDS, QUICK_IMAGES = ("5%", "25%", "100%"), 2, 2000
 BASELINE = "none"  # what the other methods are tested against
 # The paper prints one mAP and does not say of what; results/README.md says why it is most likely this one.
 PAPER_MAP = "map_at_100_retrieved"
@@ -62,31 +68,18 @@ def parser() -> argparse.ArgumentParser:
     add("--table", type=int, required=True, choices=sorted(GRIDS), help="of the paper")
     add("--dataset", required=True, choices=DATASETS, help="named data set")
     add("--data", metavar="DIR", help="where the data set lies or shall lie")
-    add("--seeds", type=int, default=5, metavar="N", help="runs of each cell (default: 5)")
-    add(
-        "--regimes",
-        nargs="+",
-        default=REGIMES,
-        metavar="N%",
-        help="shares of the labels (default: the paper's)",
-    )
+    add("--seeds", type=int, metavar="N", help="runs of each cell (default: 5)")
+    add("--regimes", nargs="+", metavar="N%%", help="shares of the labels (default: the paper's)")
     add("--methods", nargs="+", default=tuple(NAMES), metavar="RULE", help=f"(default: {' '.join(NAMES)})")
+    add("--quick", action="store_true", help="a small version: few images, epochs, seeds and regimes")
     add("--device", default="auto", metavar="NAME", help="as in build_index.py")
     add("--precision", default="auto", choices=PRECISIONS, help="as in build_index.py")
+    add("--set", default=[], metavar="NAME=VALUE", action="append", help="as in build_index.py")
+    add("--out", default="results", metavar="DIR", help="tables and finished cells (default: results)")
     add(
-        "--set",
-        default=[],
-        metavar="NAME=VALUE",
-        action="append",
-        help="as in build_index.py, for all methods",
-    )
-    add("--out", default="results", metavar="DIR", help="cells and tables (default: results)")
-    add(
-        "--work",
-        default="artifacts/reproduce",
-        metavar="DIR",
-        help="checkpoints (default: artifacts/reproduce)",
-    )
+        "--work", default="artifacts/reproduce", metavar="DIR",
+        help="checkpoints, needed no more once all cells are finished (default: artifacts/reproduce)",
+    )  # fmt: skip
     return command
 
 
@@ -94,36 +87,89 @@ def run_command(arguments: list[str] | None = None) -> None:
     """Compute what is missing, then write the table. Raises the errors that `main` turns into one line."""
     flags = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    paper = tables.paper(flags.table, flags.dataset)
-    grid = GRIDS[flags.table]
-    configs = {method: method_config(flags, grid, method) for method in flags.methods}
+    paper = {} if flags.quick else tables.paper(flags.table, flags.dataset)
+    flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
+    flags.seeds = flags.seeds or (QUICK_SEEDS if flags.quick else SEEDS)
     for labels in flags.regimes:
-        configure({"labels": labels})  # says what is wrong with one
+        check_regime(labels)
+    grid = GRIDS[flags.table]
+    backbone = grid.backbones.get(flags.dataset, "conv6")
+    configs = {method: method_config(flags, backbone, method) for method in flags.methods}
+    suffix = "-quick" if flags.quick else ""
     out = Path(flags.out)
-    cells = Cells(out, f"{flags.dataset}-{grid.backbones[flags.dataset]}")
+    cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
     for method, config in configs.items():
         cells.check(method, config_id(config))
     with cells.claimed():
         compute(flags, configs, cells)
     rows = list(rows_of(cells.read(), flags.methods, flags.regimes, paper))
-    name = f"table{flags.table}-{flags.dataset}"
+    name = f"table{flags.table}-{flags.dataset}{suffix}"
     tables.write_csv(out / f"{name}.csv", rows)
-    shown = [row for row in rows if row.metric in grid.metrics]
-    tables.replace_file(out / f"{name}.md", tables.markdown(shown).encode())
-    print(tables.markdown(shown))
-    print(f"{out / name}.csv, .md")
+    shown = tables.markdown([row for row in rows if row.metric in grid.metrics])
+    tables.replace_file(out / f"{name}.md", shown.encode())
+    draw(out / f"{name}.png", rows, paper, grid.metrics[0], cells, flags)
+    print(shown)
+    print(f"{out / name}.csv, .md, .png")
 
 
-def method_config(flags: argparse.Namespace, grid: Grid, method: str) -> Config:
+def check_regime(labels: str) -> None:
+    """Raise ConfigError for what is no share of the labels."""
+    if not labels.endswith("%"):
+        raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%")
+    configure({"labels": labels})
+
+
+def draw(
+    path: Path,
+    rows: Sequence[Row],
+    paper: dict[tables.Key, float],
+    metric: str,
+    cells: Cells,
+    flags: argparse.Namespace,
+) -> None:
+    """The table's first metric against the share of labels; precision and recall at the smallest share."""
+
+    def share(labels: str) -> float:
+        return float(labels[:-1])
+
+    ours: dict[str, dict[float, tuple[float, float]]] = {}
+    chance = None
+    for row in rows:
+        if row.metric != metric or row.mean is None:
+            continue
+        if row.method == CHANCE:
+            chance = row.mean
+        elif row.labels != NO_LABELS:
+            spread = row.mean, math.nan if row.std is None else row.std
+            ours.setdefault(row.method, {})[share(row.labels)] = spread
+    theirs: dict[str, dict[float, float]] = {}
+    for key, value in paper.items():
+        if key.metric == printed(metric):
+            theirs.setdefault(key.method, {})[share(key.labels)] = value
+    plots.label_fractions(path, ours, theirs, metric=f"{metric} in %", chance=chance)
+    labels = min(flags.regimes, key=share)
+    curves = {}
+    for method in flags.methods:
+        file = cells.curve(method, labels)
+        if file.exists():
+            _, precision, recall = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
+            curves[NAMES.get(method, method)] = recall, precision
+    if curves:
+        plots.precision_recall(path.with_name(f"{path.stem}-precision-recall.png"), curves)
+
+
+def method_config(flags: argparse.Namespace, backbone: str, method: str) -> Config:
     """The configuration of one method; its precision is chosen. Raises ConfigError."""
     chosen: dict[str, Any] = {
-        "backbone": grid.backbones[flags.dataset],
+        "backbone": backbone,
         "rule": method,
         "dataset": flags.dataset,
         "data": flags.data,
         "device": flags.device,
         "precision": choose_precision(flags.precision, choose_device(flags.device)),
     }
+    if flags.quick and flags.dataset != "digits":
+        chosen |= {"epochs": 2, "finetune_epochs": 10}
     return configure(chosen | dict(parse_setting(text) for text in flags.set))
 
 
@@ -135,17 +181,21 @@ def compute(flags: argparse.Namespace, configs: dict[str, Config], cells: Cells)
     first = configs[flags.methods[0]]
     set_up_process(first.precision)
     loaded = load(first)  # the images are the same for all
+    if flags.quick:
+        loaded = smaller(loaded, QUICK_IMAGES)
     countdown = Countdown(tasks)
     for task in tasks:
-        run_task(task, configs[task.method], cells, loaded, Path(flags.work), countdown)
+        config = configs.get(task.method, first)
+        for cell in run_task(task, config, cells, loaded, Path(flags.work)):
+            countdown.finished(cell)
 
 
 def rows_of(
     cells: Sequence[Cell], methods: Iterable[str], regimes: Iterable[str], paper: dict[tables.Key, float]
 ) -> Iterator[Row]:
     """One row a figure: mean and deviation over the seeds, the paper's number, Welch's test."""
-    for method in methods:
-        for labels in regimes:
+    for method in (*methods, PIXELS, CHANCE):
+        for labels in (NO_LABELS, *regimes):
             ours = [cell for cell in cells if (cell.method, cell.labels) == (method, labels)]
             if not ours:
                 continue
@@ -155,7 +205,6 @@ def rows_of(
                 values = figures_of(ours, metric)
                 mean, deviation = mean_and_deviation(values)
                 tested = method != BASELINE and bool(base)
-                printed = "map" if metric == PAPER_MAP else None if metric == "map" else metric
                 yield Row(
                     method=name,
                     labels=labels,
@@ -163,12 +212,17 @@ def rows_of(
                     mean=mean,
                     std=deviation,
                     seeds=len(values),
-                    paper=None if printed is None else paper.get(tables.Key(name, labels, printed)),
+                    paper=paper.get(tables.Key(name, labels, printed(metric))),
                     p_value=welch(values, figures_of(base, metric)) if tested else None,
                     p_against=NAMES[BASELINE] if tested else "",
                     config=ours[0].config,
                     machine=", ".join(dict.fromkeys(cell.machine for cell in ours)),
                 )
+
+
+def printed(metric: str) -> str:
+    """What the paper calls our metric, empty for what it does not print."""
+    return {"map": "", PAPER_MAP: "map"}.get(metric, metric)
 
 
 IN_UNITS = ("seconds", "pretraining_seconds", "training_labels", "validation_labels")
