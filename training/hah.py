@@ -79,6 +79,7 @@ class HebbianAntiHebbian:
     momentum on the cross-entropy, to whose gradient for these layers' filters each adds its own cost's.
 
     `cost_weights` has one entry for each such layer, the paper's α; further entries are unused.
+    A rate of 1e-3 to 3e-3 learns; 1e-2 does not, with or without costs (2,000 images of CIFAR-10, conv6).
     """
 
     def __init__(

@@ -100,9 +100,9 @@ class Autoencoding:
     (reconstruction error + β KL) / values of an image, the rate halving as in the fine-tuning.
 
     The division changes no optimum; without it the gradient, and so the rate, would depend on the image's
-    size. The paper's 1e-3 diverges on the sum at the second batch and is slow on the quotient; a good rate is
-    3e-2, where 1e-1 still learns thanks to the gradient's bounded length (2,000 images of CIFAR-10,
-    conv6, batches of 64).
+    size. On 2,000 images of CIFAR-10 (conv6, batches of 64) the paper's 1e-3 diverges on the sum within three
+    batches and is slow on the quotient. There 3e-2 is a good rate; 1e-1 diverges too, unless the gradient's
+    length is bounded, as it is here.
     """
 
     def __init__(
