@@ -84,7 +84,7 @@ LEARNING = {
     "hpca": HPCA,
     "hpca_fh": HPCA,
     "hebbgrad": Learning(1.0, adaptive=False, whiten=True),
-    "krotov": Learning(2e-2, adaptive=False),
+    "krotov": Learning(5e-2, adaptive=False),
     "softhebb": Learning(8e-2, adaptive=False, temperature=1.0),
 }
 UNRULED = ("vae", "hah", "none")  # what may stand in a rule's place

@@ -248,6 +248,7 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
     "hebbgrad": directions,
     "softhebb": centred,
 }
-# Weights start uniform in ±1/√M times this, where it is not 1: SoftHebb's lengths near 1 from above.
-START = {"softhebb": 9.0}
+# Weights start uniform in ±1/√M times this, where it is not 1. These rules bring winners' lengths to 1: from
+# above, so that after long neurons have won and shrunk others win, as in their sources.
+START = {"krotov": 3.5, "softhebb": 9.0}
 HAVE_TEMPERATURE = frozenset({"swta", "swta_fh", "softhebb"})  # rules with a softmax
