@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Cell:
     method: str
     labels: str
     seed: int
-    config: str  # see `config_id`
+    config: str  # see `Cells.config_id`
     machine: str
     figures: dict[str, float]
 
@@ -42,15 +42,13 @@ COLUMNS = ("method", "labels", "seed", "config", "machine")
 NOT_IN_CONFIG = ("seed", "labels", "data", "device")
 
 
-def config_id(config: Config) -> str:
-    """A name of twelve digits for all that decides a cell's figures but its seed and labels. Its precision
-    must have been chosen: what `auto` is depends on the machine."""
-    return hashlib.sha256(_canonical(config).encode()).hexdigest()[:12]
+def deciding(config: Config) -> dict[str, Any]:
+    """All values that decide a cell's figures but its seed and labels. The precision must have been chosen:
+    what `auto` is depends on the machine."""
+    return {name: value for name, value in asdict(config).items() if name not in NOT_IN_CONFIG}
 
 
-def _canonical(config: Config) -> str:
-    kept = {name: value for name, value in asdict(config).items() if name not in NOT_IN_CONFIG}
-    return json.dumps(kept, indent=2, sort_keys=True) + "\n"
+DEFAULTS = {each.name: each.default for each in fields(Config) if each.default is not MISSING}
 
 
 class Cells:
@@ -103,12 +101,19 @@ class Cells:
         text = "radius,precision,recall\n" + "".join(lines)
         replace_file(self.curve(cell.method, cell.labels), text.encode())
 
-    def remember(self, config: Config) -> str:
-        """The configuration's id, with what it stands for written beside the cells."""
-        name = config_id(config)
-        path = self.configs / f"{name}.json"
-        if not path.exists():
-            replace_file(path, _canonical(config).encode())
+    def config_id(self, config: Config) -> str:
+        """Twelve digits that stand for the configuration; the file of that name beside the cells holds it.
+
+        A configuration written before a setting existed had what is the setting's default now.
+        """
+        values = deciding(config)
+        for path in sorted(self.configs.glob("*.json")):
+            written = json.loads(path.read_text(encoding="utf-8"))
+            if DEFAULTS | written == DEFAULTS | values and values.keys() >= written.keys():
+                return path.stem
+        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        replace_file(self.configs / f"{name}.json", text.encode())
         return name
 
     def check(self, method: str, config: str) -> None:

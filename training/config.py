@@ -50,7 +50,7 @@ class Config:
     vae_lr: Annotated[float, "learning rate of the autoencoder"] = 3e-2
     beta: Annotated[float, "weight of the autoencoder's KL divergence"] = 0.5
     latents: Annotated[int, "of the autoencoder"] = 256
-    hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 1e-2
+    hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 3e-3
     smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
     finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
     momentum: Annotated[float, "of fine-tuning and head"] = 0.9
@@ -100,6 +100,7 @@ class Recipe:
     hebbian_lr: Mapping[str, float] = field(
         default_factory=dict
     )  # of rules that need another than LEARNING's
+    epochs_of: Mapping[str, int] = field(default_factory=dict)  # of rules that need fewer
     # Found on 2,000 validation images of CIFAR-10 at 1 % of the labels.
     head_epochs: int = 20
     head_lr: float = 3e-2
@@ -116,7 +117,11 @@ RECIPES = {
         head_epochs=40,
         head_weight_decay=3e-2,
     ),
-    "cifar10": Recipe(20, 20, weight_decay=5e-2),
+    # By the accuracy on the 10,000 validation images at 1 % of the labels, seed 0. HPCA after 2, 4, 8 and 12
+    # epochs: 38.7, 37.3, 38.0, 38.4 %. SWTA after 1 and 3: 34.5, 34.1 %, with learning rate 1e-1 32.3 %.
+    "cifar10": Recipe(
+        20, 20, weight_decay=5e-2, epochs_of={"hpca": 2, "hpca_fh": 2, "swta": 1, "swta_fh": 1}
+    ),
     "cifar100": Recipe(20, 20, weight_decay=1e-2),
     "tinyimagenet": Recipe(20, 20, weight_decay=5e-3),
     "imagenet": Recipe(20, 20, weight_decay=1e-3),
@@ -146,7 +151,7 @@ def configure(chosen: dict[str, Any]) -> Config:
     size = BACKBONES[backbone].image_size
     defaults = {
         "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
-        "epochs": recipe.epochs,
+        "epochs": recipe.epochs_of.get(rule, recipe.epochs),
         "finetune_epochs": recipe.finetune_epochs,
         "weight_decay": recipe.weight_decay,
         "whiten": learning.whiten,

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from index.catalogue import UNLABELLED
 from training import data, export, plots
-from training.cells import Cell, Cells, config_id
+from training.cells import Cell, Cells
 from training.config import Config
 from training.data import Loaded, Positions
 from training.device import round_products
@@ -65,7 +65,7 @@ def run_task(task: Task, config: Config, cells: Cells, loaded: Loaded, work: Pat
     if task.labels == (NO_LABELS,):
         yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded))
         return
-    work = work / config_id(config)
+    work = work / cells.config_id(config)
     for labels in task.labels:
         begin = time.monotonic()
         regime = dataclasses.replace(config, labels=labels)
@@ -90,7 +90,7 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
     seen = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
     if labels == NO_LABELS:
         seen = dict.fromkeys(seen, 0)
-    name, machine = cells.remember(config), export.describe(run.device)
+    name, machine = cells.config_id(config), export.describe(run.device)
     cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)
     if task.seed == 0:
         cells.add_curve(cell, measured.curve)

@@ -22,7 +22,7 @@ import numpy as np
 
 from training import plots, tables
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
-from training.cells import Cell, Cells, config_id
+from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
 from training.device import choose_device, choose_precision, set_up_process
 from training.grid import CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
@@ -98,9 +98,9 @@ def run_command(arguments: list[str] | None = None) -> None:
     suffix = "-quick" if flags.quick else ""
     out = Path(flags.out)
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
-    for method, config in configs.items():
-        cells.check(method, config_id(config))
     with cells.claimed():
+        for method, config in configs.items():
+            cells.check(method, cells.config_id(config))
         compute(flags, configs, cells)
     rows = list(rows_of(cells.read(), flags.methods, flags.regimes, paper))
     name = f"table{flags.table}-{flags.dataset}{suffix}"

@@ -160,7 +160,7 @@ class Run:
                 len(self.classes),
                 lr=config.hah_lr,
                 momentum=config.momentum,
-                weight_decay=config.weight_decay,
+                weight_decay=0.0,
                 epochs=config.epochs,
                 device=self.device,
             )
