@@ -24,8 +24,10 @@ from training import plots, tables
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
+from training.data import ImageSet
 from training.device import choose_device, choose_precision, set_up_process
 from training.grid import CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
+from training.protocol import split
 from training.run import load
 from training.significance import mean_and_deviation, welch
 from training.tables import Row, TableError
@@ -146,7 +148,8 @@ def draw(
     for key, value in paper.items():
         if key.metric == printed(metric):
             theirs.setdefault(key.method, {})[share(key.labels)] = value
-    plots.label_fractions(path, ours, theirs, metric=f"{metric} in %", chance=chance)
+    what = f"{metric} in %".replace("_", " ")
+    plots.label_fractions(path, ours, theirs, metric=what, chance=chance)
     labels = min(flags.regimes, key=share)
     curves = {}
     for method in flags.methods:
@@ -183,11 +186,24 @@ def compute(flags: argparse.Namespace, configs: dict[str, Config], cells: Cells)
     loaded = load(first)  # the images are the same for all
     if flags.quick:
         loaded = smaller(loaded, QUICK_IMAGES)
+    check_labels(loaded.images, flags.regimes)
     countdown = Countdown(tasks)
     for task in tasks:
         config = configs.get(task.method, first)
         for cell in run_task(task, config, cells, loaded, Path(flags.work)):
             countdown.finished(cell)
+
+
+def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
+    """Raise ConfigError for a regime with fewer labels than classes: each class gets one at least, so that it
+    would not be the share that it says."""
+    labels, classes = len(split(images, 1.0, seed=0).training), len(images.classes)
+    for regime in regimes:
+        if float(regime[:-1]) / 100 * labels < classes:
+            raise ConfigError(
+                f"regime {regime}: of {labels} training labels that is fewer than the {classes} classes; "
+                f"use at least {math.ceil(100 * classes / labels)}%"
+            )
 
 
 def rows_of(

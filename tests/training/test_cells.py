@@ -1,0 +1,120 @@
+"""Finished cells: what comes back from the file, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from index.evaluation import PrecisionRecall
+from training import cells as module
+from training.cells import Cell, Cells
+from training.config import configure
+from training.tables import TableError
+
+CELL = Cell("hpca_fh", "1%", 0, "0123456789ab", "a CPU, 2 threads", {"top1": 0.4, "map": 0.2})
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return Cells(tmp_path, "cifar10-conv6")
+
+
+def test_what_was_added_comes_back_in_order(cells):
+    assert cells.read() == []
+    second = dataclasses.replace(CELL, seed=1, figures={"top1": 0.5, "map": 0.25, "top5": 0.9})
+    cells.add(CELL)
+    cells.add(second)
+    assert cells.read() == [CELL, second]
+    assert cells.path.read_text().splitlines() == [
+        "method,labels,seed,config,machine,top1,map,top5",
+        'hpca_fh,1%,0,0123456789ab,"a CPU, 2 threads",0.4,0.2,',
+        'hpca_fh,1%,1,0123456789ab,"a CPU, 2 threads",0.5,0.25,0.9',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epoch,loss\n1,2\n", "the columns should begin with method,labels,seed"),
+        (
+            "method,labels,seed,config,machine,top1\nhpca_fh,1%,zero,c,m,0.4\n",
+            "line 2: .*zero.*mend or remove",
+        ),
+        ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0\n", "line 2: .*as many values as"),
+        ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,much\n", "line 2: .*much"),
+        ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,0.1,7\n", "line 2: .*as many values as"),
+    ],
+)
+def test_a_file_that_is_off_is_named_and_left_as_it_is(cells, text, says):
+    cells.path.parent.mkdir(parents=True)
+    cells.path.write_text(text)
+    with pytest.raises(TableError, match=f"cifar10-conv6.csv.*{says}"):
+        cells.add(CELL)
+    assert cells.path.read_text() == text
+
+
+def test_seed_labels_and_place_do_not_make_another_configuration(cells):
+    chosen = {"dataset": "cifar10", "data": "here", "precision": "fp32"}
+    name = cells.config_id(configure(chosen))
+    same = {"seed": 3, "labels": "5%", "data": "there", "device": "cpu"}
+    assert cells.config_id(configure(chosen | same)) == name
+    others = [{"precision": "bf16"}, {"epochs": 3}, {"rule": "none"}, {"finetune_lr": 2e-3}]
+    assert len({name, *(cells.config_id(configure(chosen | other)) for other in others)}) == 5
+    assert json.loads((cells.configs / f"{name}.json").read_text())["finetune_lr"] == 1e-3
+
+
+def test_a_configuration_from_before_a_setting_existed_had_its_default(cells, monkeypatch):
+    config = configure({"dataset": "cifar10", "data": "here", "precision": "fp32"})
+    name = cells.config_id(config)
+    path = cells.configs / f"{name}.json"
+    written = json.loads(path.read_text())
+    del written["beta"]
+    path.write_text(json.dumps(written))
+    assert cells.config_id(config) == name
+    assert cells.config_id(dataclasses.replace(config, beta=0.7)) != name
+    # A default that changes later does not change what was written down.
+    monkeypatch.setitem(module.DEFAULTS, "momentum", 0.5)
+    assert cells.config_id(dataclasses.replace(config, momentum=0.5)) != name
+    assert cells.config_id(config) == name
+
+
+def test_cells_of_another_configuration_are_refused(cells):
+    cells.add(CELL)
+    cells.check("hpca_fh", CELL.config)
+    cells.check("none", "ba9876543210")
+    with pytest.raises(TableError, match=r"cells of hpca_fh have configuration 0123.*this run ba98.*--out"):
+        cells.check("hpca_fh", "ba9876543210")
+
+
+def test_one_process_at_a_time(cells):
+    code = (
+        "import sys; from pathlib import Path; from training.cells import Cells\n"
+        "with Cells(Path(sys.argv[1]), 'cifar10-conv6').claimed():\n"
+        "    print('claimed', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(cells.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert other.stdout.readline() == b"claimed\n"
+        with pytest.raises(TableError, match="another process"), cells.claimed():
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with cells.claimed():  # whoever died holds nothing
+        pass
+
+
+def test_the_curve_is_written_beside(cells):
+    radius = np.arange(3)
+    cells.add_curve(CELL, PrecisionRecall(radius, np.array([0, 0.5, 0.25]), np.array([0, 0.1, 1.0])))
+    written = np.loadtxt(cells.curve("hpca_fh", "1%"), delimiter=",", skiprows=1)
+    assert written.tolist() == [[0, 0, 0], [1, 0.5, 0.1], [2, 0.25, 1]]

@@ -1,0 +1,147 @@
+"""The grid of experiments: what is missing, what a cell learns from, and what stands beside it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from training import data, protocol
+from training.cells import Cell, Cells
+from training.config import configure
+from training.finetune import Supervised
+from training.grid import Task, missing, run_task, smaller, untrained
+from training.run import Run, load
+
+SMALL = {"dataset": "digits", "precision": "fp32", "epochs": 1, "finetune_epochs": 2, "head_epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return smaller(load(configure(SMALL)), 120)
+
+
+def cell(method, labels, seed):
+    return Cell(method, labels, seed, "", "", {})
+
+
+def test_what_is_done_is_not_missing():
+    done = [cell("none", "1%", 0), cell("hpca_fh", "5%", 1), cell("chance", "0%", 0)]
+    tasks = missing(done, ["none", "hpca_fh"], ["1%", "5%"], 2)
+    assert tasks == [
+        Task("none", 0, ("5%",)),
+        Task("hpca_fh", 0, ("1%", "5%")),
+        Task("pixels", 0, ("0%",)),
+        Task("none", 1, ("1%", "5%")),
+        Task("hpca_fh", 1, ("1%",)),
+        Task("pixels", 1, ("0%",)),
+        Task("chance", 1, ("0%",)),
+    ]
+
+
+def test_regimes_share_their_pretraining_and_leave_no_checkpoint(loaded, tmp_path, monkeypatch):
+    learned = []
+    pretrain = Run.pretrain
+
+    def count(self, saved):
+        learned.append(None if saved is None else saved["epoch"])
+        pretrain(self, saved)
+
+    monkeypatch.setattr(Run, "pretrain", count)
+    cells, config = Cells(tmp_path / "results", "digits-conv6"), configure(SMALL)
+    found = list(run_task(Task("hpca_fh", 1, ("50%", "100%")), config, cells, loaded, tmp_path / "work"))
+    assert learned == [None, 1]  # the second regime reads what the first has learned
+    for each, written in zip(found, cells.read(), strict=True):
+        assert written.key == each.key
+        assert written.figures == pytest.approx(each.figures, rel=1e-5)
+    assert [each.key for each in found] == [("hpca_fh", "50%", 1), ("hpca_fh", "100%", 1)]
+    for each, labels in zip(found, (55, 110), strict=True):
+        figures = each.figures
+        assert figures["training_labels"] + figures["validation_labels"] == pytest.approx(labels, abs=10)
+        assert 0.1 < figures["map"] < 1
+        assert {"top1_unvalidated", "real_map", "map_low", "precision_radius_2"} <= figures.keys()
+    left = sorted(path.name for path in (tmp_path / "work").glob("*/*"))
+    assert left == ["1"]  # the pre-training, for regimes to come
+
+
+def test_the_unvalidated_figures_are_those_of_the_last_epoch(loaded, tmp_path, monkeypatch):
+    """With validation that always prefers the last epoch both must be the same."""
+    monkeypatch.setattr(Supervised, "consider", lambda self, accuracy: None)
+    config = configure(SMALL | {"rule": "none"})
+    cells = Cells(tmp_path / "results", "digits-conv6")
+    (found,) = run_task(Task("none", 0, ("100%",)), config, cells, loaded, tmp_path / "work")
+    figures = found.figures
+    same = [name for name in figures if f"{name}_unvalidated" in figures]
+    assert len(same) > 10
+    assert all(figures[name] == figures[f"{name}_unvalidated"] for name in same)
+
+
+def test_a_method_that_learns_from_labels_sees_those_of_its_regime_only(loaded, tmp_path, monkeypatch):
+    seen = []
+    pretrain = Run.pretrain
+
+    def watch(self, saved):
+        seen.append(len(self.split.training))
+        pretrain(self, saved)
+
+    monkeypatch.setattr(Run, "pretrain", watch)
+    config = configure(SMALL | {"rule": "hah"})
+    cells = Cells(tmp_path / "results", "digits-conv6")
+    found = list(run_task(Task("hah", 0, ("50%", "100%")), config, cells, loaded, tmp_path / "work"))
+    assert seen == [each.figures["training_labels"] for each in found]
+    assert seen[0] < seen[1]
+
+
+def test_chance_is_what_random_codes_reach(loaded):
+    config = configure(SMALL)
+    run, measured = untrained("chance", config, loaded)
+    labels = run.images.labels
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(60):
+        order = rng.permutation(run.split.pretraining)
+        for label in labels[run.split.queries]:
+            relevant = labels[order] == label
+            values.append((np.cumsum(relevant) / np.arange(1, len(order) + 1))[relevant].mean())
+    assert measured.figures["map"] == pytest.approx(np.mean(values), rel=0.03)
+    assert measured.figures["top1"] == 0.1
+
+
+def test_pixels_of_digits_say_more_than_chance(loaded):
+    config = configure(SMALL)
+    pixels, chance = (untrained(method, config, loaded)[1].figures for method in ("pixels", "chance"))
+    assert pixels["map"] > 2 * chance["map"]
+
+
+def test_a_smaller_set_keeps_classes_and_parts(tmp_path):
+    labels = np.tile(np.arange(4), 100)
+    queries = np.arange(400) >= 300
+    images = data.ImageSet(
+        "x", "x", None, tuple("abcd"), tuple(map(str, range(400))), labels, queries, None, 0.2
+    )
+    pixels = torch.arange(400, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    part = smaller(data.Loaded(images, pixels, []), 40)
+    for asked in (True, False):
+        counts = np.bincount(part.images.labels[part.images.queries == asked])
+        assert counts.tolist() == [10] * 4
+    assert part.pixels[:, 0, 0, 0].tolist() == [int(path) % 256 for path in part.images.paths]
+
+
+def test_label_subsets_are_nested_and_stratified_over_all_regimes():
+    """In the split itself: the 1 % is part of the 2 %, and every class has its share."""
+    labels = np.repeat(np.arange(5), 400)
+    queries = np.zeros(2000, bool)
+    queries[::10] = True
+    images = data.ImageSet("x", "x", None, tuple("abcde"), ("",) * 2000, labels, queries, None, 0.2)
+    for seed in (0, 1):
+        splits = [protocol.split(images, share / 100, seed) for share in (1, 2, 3, 4, 5, 10, 25, 100)]
+        smaller_ones = [set(each.training.tolist()) for each in splits]
+        for small, large in pairwise(smaller_ones):
+            assert small < large
+        for share, each in zip((1, 2, 3, 4, 5, 10, 25, 100), splits, strict=True):
+            counts = np.bincount(labels[each.training])
+            assert (counts == round(288 * share / 100)).all()  # 400, less 40 queries, less a fifth
+            assert np.array_equal(each.validation, splits[0].validation)
+            assert np.array_equal(each.pretraining, splits[0].pretraining)
+            parts = (each.queries, each.pretraining, each.validation)
+            assert sum(map(len, parts)) == len(np.unique(np.concatenate(parts))) == 2000

@@ -1,0 +1,152 @@
+"""The command that reproduces the paper's tables: as a process, killed and resumed; and its arithmetic."""
+
+import csv
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from scipy import stats
+
+from tests.training.test_build_index import stripes
+from training.cells import Cell
+from training.reproduce import rows_of
+from training.tables import Key, read_csv
+
+COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
+SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epochs=1", "--precision", "fp32"]
+CIFAR = ["--table", "3", "--dataset", "cifar10", "--seeds", "1", *SMALL]
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(COMMAND), *arguments],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def reproduce(folder, *arguments, code=0):
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out + err
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(80):
+        part = "test" if number < 20 else "train"
+        label = number % 2
+        stripes(root / part / ("across" if label else "down") / f"{number}.png", label, number)
+    return root
+
+
+def finished(folder):
+    path = folder / "results" / "cells" / "cifar10-conv6.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "hpca_fh", "--regimes", "50%", "100%"]
+    process = start(tmp_path, *command)
+    deadline = time.monotonic() + 200
+    while len(finished(tmp_path)) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = finished(tmp_path)
+    assert 2 <= len(before) < 6
+    subprocess.run(["rm", "-r", str(tmp_path / "artifacts")], check=True)  # nothing but the rows is needed
+    said = reproduce(tmp_path, *command)
+    after = finished(tmp_path)
+    assert after[: len(before)] == before
+    cells = [(row["method"], row["labels"]) for row in after]
+    methods = [(method, labels) for method in ("none", "hpca_fh") for labels in ("50%", "100%")]
+    assert cells == [*methods, ("pixels", "0%"), ("chance", "0%")]
+    assert f"1 of {6 - len(before)} cells" in said
+
+    results = tmp_path / "results"
+    rows = read_csv(results / "table3-cifar10.csv")
+    ours = {(row.method, row.labels, row.metric): row for row in rows}
+    row = ours["HPCA-FH", "100%", "map_at_100_retrieved"]
+    assert (row.paper, row.seeds, row.std) == (81.80, 1, None)
+    assert ours["HPCA-FH", "100%", "map"].paper is None
+    assert row.mean == pytest.approx(100 * float(after[3]["map_at_100_retrieved"]))
+    assert "| HPCA-FH |" in (results / "table3-cifar10.md").read_text()
+    for name in ("table3-cifar10.png", "table3-cifar10-precision-recall.png"):
+        with Image.open(results / name) as picture:
+            assert picture.width == 1600
+    assert (results / "filters" / "cifar10-conv6-hpca_fh.png").exists()
+
+    # Once more: nothing is computed, the table is the same.
+    table = (results / "table3-cifar10.csv").read_bytes()
+    assert "cells" not in reproduce(tmp_path, *command).replace("results", "")
+    assert (results / "table3-cifar10.csv").read_bytes() == table
+
+    # Other settings would be other cells.
+    said = reproduce(tmp_path, *command, "--set", "finetune_lr=0.5", code=2)
+    assert "cells of none have configuration" in said
+    assert "--out" in said
+    assert finished(tmp_path) == after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--table", "6", "--dataset", "cifar10"], "table 6 has no rows for cifar10; it has imagenet"),
+        (["--table", "3", "--dataset", "digits"], "table 3 has no rows for digits; it has cifar10"),
+        (["--table", "7", "--dataset", "cifar10"], "invalid choice: 7"),
+        ([*CIFAR, "--regimes", "1"], "regime 1: use a share"),
+        ([*CIFAR, "--regimes", "200%"], "labels 200%: use 1% to 100%"),
+        ([*CIFAR, "--methods", "pca"], "rule 'pca': use one of"),
+        (CIFAR, "--dataset cifar10 needs --data DIR"),
+        ([*CIFAR, "--set", "epoch=1"], "--set epoch=1: use name=value with one of"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, says):
+    said = reproduce(tmp_path, *arguments, code=2)
+    assert says in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_regime_with_fewer_labels_than_classes_is_refused(tmp_path, pictures):
+    said = reproduce(tmp_path, *CIFAR, "--data", str(pictures), "--regimes", "1%", code=2)
+    assert "regime 1%" in said
+    assert "of 48 training labels that is fewer than the 2 classes; use at least 5%" in said
+    assert finished(tmp_path) == []
+
+
+def cell(method, seed, value):
+    return Cell(
+        method, "1%", seed, "c", "m", {"top1": value, "map_at_100_retrieved": value / 2, "seconds": 7}
+    )
+
+
+def test_rows_are_means_deviations_and_welch_tests():
+    ours, base = [0.38, 0.40, 0.39], [0.35, 0.36, 0.33]
+    cells = [cell("hpca_fh", seed, value) for seed, value in enumerate(ours)]
+    cells += [cell("none", seed, value) for seed, value in enumerate(base)]
+    paper = {Key("HPCA-FH", "1%", "top1"): 39.75, Key("HPCA-FH", "1%", "map"): 37.39}
+    rows = {(row.method, row.metric): row for row in rows_of(cells, ["hpca_fh", "none"], ["1%"], paper)}
+    row = rows["HPCA-FH", "top1"]
+    assert row.mean == pytest.approx(39)
+    assert row.std == pytest.approx(100 * statistics.stdev(ours))
+    assert row.p_value == pytest.approx(stats.ttest_ind(ours, base, equal_var=False).pvalue)
+    assert (row.p_against, row.paper, row.seeds) == ("None", 39.75, 3)
+    assert rows["HPCA-FH", "map_at_100_retrieved"].paper == 37.39
+    assert rows["HPCA-FH", "seconds"].mean == 7
+    assert rows["None", "top1"].p_value is None
