@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: run test bench lint lock clean
+.PHONY: run test bench reproduce-quick lint lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
@@ -45,6 +45,11 @@ $(DEFAULT): | .venv/installed
 # Every benchmark; about ten minutes, on a machine with nothing else to do.
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks
+
+# The paper's protocol in minutes, on the embedded digits.
+reproduce-quick: .venv/installed
+	$(BIN)/python training/reproduce.py --table 2 --dataset digits --quick
+	$(BIN)/python training/reproduce.py --table 3 --dataset digits --quick
 
 # The exact versions of everything in pyproject.toml, for every platform. Needs uv.
 lock:
