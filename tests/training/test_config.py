@@ -16,8 +16,11 @@ def test_defaults_come_from_data_set_backbone_and_rule():
     assert configure({"rule": "swta_fh"}).whiten
     assert configure({"backbone": "conv10"}).image_size == 162  # the smallest it can see
     assert configure({"backbone": "vgg11", "data": "x"}).image_size == 224
-    paper = configure({"dataset": "cifar10", "data": "x"})
+    paper = configure({"dataset": "cifar10", "data": "x", "rule": "vae"})
     assert (paper.epochs, paper.finetune_epochs, paper.weight_decay) == (20, 20, 5e-2)
+    fewer = {rule: configure({"dataset": "cifar10", "data": "x", "rule": rule}).epochs for rule in LEARNING}
+    assert {rule: epochs for rule, epochs in fewer.items() if epochs < 20} == {
+        "swta": 1, "swta_fh": 1, "hpca": 2, "hpca_fh": 2}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_chosen_values_win():
         ({"backbone": "resnet"}, "backbone 'resnet': use one of conv6, conv10, vgg11, vgg13, vgg16, vgg19"),
         (
             {"rule": "oja"},
-            "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, hebbgrad, krotov, softhebb, none",
+            "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, hebbgrad, krotov, softhebb, vae, hah, none",
         ),
         ({"dataset": "mnist"}, "dataset 'mnist': use one of digits"),
         ({"labels": "0%"}, "labels 0%: use 1% to 100%"),
