@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training import tables
+from training import tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells, config_id
 from training.config import DATASETS, PRECISIONS, Config, configure, parse_setting
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         prog="reproduce", description="The tables of the FastHebb paper, ours beside theirs."
     )
     add = command.add_argument
-    add("--table", type=int, required=True, choices=sorted(GRIDS), help="of the paper")
+    add("--table", type=int, required=True, choices=sorted({*GRIDS, *timing.TABLES}), help="of the paper")
     add("--dataset", required=True, choices=DATASETS, help="named data set")
     add("--data", metavar="DIR", help="where the data set lies or shall lie")
     add("--seeds", type=int, default=5, metavar="N", help="runs of each cell (default: 5)")
@@ -95,6 +95,8 @@ def run_command(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     paper = tables.paper(flags.table, flags.dataset)
+    if flags.table in timing.TABLES:
+        return run_timing(flags)
     grid = GRIDS[flags.table]
     configs = {method: method_config(flags, grid, method) for method in flags.methods}
     for labels in flags.regimes:
@@ -112,6 +114,18 @@ def run_command(arguments: list[str] | None = None) -> None:
     tables.replace_file(out / f"{name}.md", tables.markdown(shown).encode())
     print(tables.markdown(shown))
     print(f"{out / name}.csv, .md")
+
+
+def run_timing(flags: argparse.Namespace) -> None:
+    """Tables 1, 4 and 5: see training/timing.py. `--seeds` counts those of epochs and readouts."""
+    table = timing.TABLES[flags.table]
+    by_default = flags.methods == parser().get_default("methods")
+    methods = list(table.names) if by_default else list(flags.methods)
+    timing.check_methods(flags.table, methods)
+    grid = Grid(table.backbones, ())
+    configs = {method: method_config(flags, grid, method) for method in timing.with_fast(methods)}
+    print(timing.make(flags.table, methods, configs, flags.seeds, Path(flags.out), Path(flags.work)))
+    print(f"{Path(flags.out) / f'table{flags.table}-{flags.dataset}'}.csv, .md, .png")
 
 
 def method_config(flags: argparse.Namespace, grid: Grid, method: str) -> Config:
