@@ -112,6 +112,8 @@ def make(
 ) -> str:
     """Compute and write `table<N>-<dataset>.csv`, `.md` and `.png` in `out`; returns the Markdown."""
     check_methods(table, methods)
+    if seeds < 1:
+        raise TableError(f"seeds {seeds}: at least 1 is needed")
     first = configs[methods[0]]
     dataset = str(first.dataset)
     paper = tables.paper(table, dataset)
@@ -293,7 +295,7 @@ def linear_accuracy(
     training: NDArray[np.int64],
     count: int | None,
 ) -> float:
-    """Ridge regression from the `features` of the images at `training`, on at most `count` validation ones."""
+    """Ridge regression from `features` of the images at `training`, on at most `count` validation images."""
     found: list[Tensor] = []
     validation = run.split.validation
     for positions in (training, validation if count is None else sample(validation, count, run.config.seed)):
@@ -404,10 +406,11 @@ def time_networks(
     learns = {method: FAST.get(method, method) for method in methods}
     epochs = converge({name: configs[name] for name in learns.values()}, seeds, loaded, out, work)
     runs = prepared({name: configs[name] for name in methods}, loaded)
+    cells = Cells(out, "")  # for the configurations
     measured = list(durations({name: (run, run.pretraining()) for name, run in runs.items()}))
     for method in methods:
         row = partial(_row, NETWORKS[method], paper=paper, machine=describe(runs[method].device))
-        own, learned = config_id(configs[method]), config_id(configs[learns[method]])
+        own, learned = cells.remember(configs[method]), cells.remember(configs[learns[method]])
         counts = [float(count) for count in epochs[learns[method]]]
         mean, deviation = mean_and_deviation(counts)
         for name, metric, value, spread, rounds in measured:
@@ -457,7 +460,8 @@ def time_layers(
         for name, metric, value, spread, rounds in measured:
             if name == method:
                 machine = describe(runs[method].device)
-                yield row(metric, value, spread, rounds, config=config_id(same[method]), machine=machine)
+                config = cells.remember(same[method])
+                yield row(metric, value, spread, rounds, config=config, machine=machine)
         ours = [cell for cell in known if cell.method == learns[method]]
         mean, deviation = mean_and_deviation([100 * cell.figures["readout_validation"] for cell in ours])
         machine = ", ".join(dict.fromkeys(cell.machine for cell in ours))
