@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from training import plots, tables
+from training import plots, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
@@ -38,6 +38,7 @@ log = logging.getLogger("hebbsearch")
 NAMES = {"none": "None", "vae": "VAE", "swta_fh": "SWTA-FH", "hpca_fh": "HPCA-FH"}
 REGIMES = ("1%", "2%", "3%", "4%", "5%", "10%", "25%", "100%")
 SEEDS = 5
+PAPER_EPOCHS = 20  # of pre-training, among which tables 1 and 5 look for the one that is enough
 # What --quick computes: minutes on two cores.
 QUICK_REGIMES, QUICK_SEEDS, QUICK_IMAGES = ("5%", "25%", "100%"), 2, 2000
 BASELINE = "none"  # what the other methods are tested against
@@ -67,12 +68,12 @@ def parser() -> argparse.ArgumentParser:
         prog="reproduce", description="The tables of the FastHebb paper, ours beside theirs."
     )
     add = command.add_argument
-    add("--table", type=int, required=True, choices=sorted(GRIDS), help="of the paper")
+    add("--table", type=int, required=True, choices=sorted({*GRIDS, *timing.TABLES}), help="of the paper")
     add("--dataset", required=True, choices=DATASETS, help="named data set")
     add("--data", metavar="DIR", help="where the data set lies or shall lie")
     add("--seeds", type=int, metavar="N", help="runs of each cell (default: 5)")
     add("--regimes", nargs="+", metavar="N%%", help="shares of the labels (default: the paper's)")
-    add("--methods", nargs="+", default=tuple(NAMES), metavar="RULE", help=f"(default: {' '.join(NAMES)})")
+    add("--methods", nargs="+", metavar="RULE", help="as --rule in build_index.py (default: the table's)")
     add("--quick", action="store_true", help="a small version: few images, epochs, seeds and regimes")
     add("--device", default="auto", metavar="NAME", help="as in build_index.py")
     add("--precision", default="auto", choices=PRECISIONS, help="as in build_index.py")
@@ -90,8 +91,11 @@ def run_command(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     paper = {} if flags.quick else tables.paper(flags.table, flags.dataset)
-    flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
     flags.seeds = flags.seeds or (QUICK_SEEDS if flags.quick else SEEDS)
+    if flags.table in timing.TABLES:
+        return run_timing(flags)
+    flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
+    flags.methods = flags.methods or tuple(NAMES)
     for labels in flags.regimes:
         check_regime(labels)
     grid = GRIDS[flags.table]
@@ -161,9 +165,25 @@ def draw(
         plots.precision_recall(path.with_name(f"{path.stem}-precision-recall.png"), curves)
 
 
-def method_config(flags: argparse.Namespace, backbone: str, method: str) -> Config:
+def run_timing(flags: argparse.Namespace) -> None:
+    """Tables 1, 4 and 5: see training/timing.py. `--seeds` counts those of epochs and readouts."""
+    if flags.quick or flags.regimes:
+        raise ConfigError(f"table {flags.table} has no label regimes and no quick version; leave them out")
+    table = timing.TABLES[flags.table]
+    methods = list(flags.methods or table.names)
+    timing.check_methods(flags.table, methods)
+    backbone = table.backbones[flags.dataset]
+    configs = {
+        method: method_config(flags, backbone, method, epochs=PAPER_EPOCHS)
+        for method in timing.with_fast(methods)
+    }
+    print(timing.make(flags.table, methods, configs, flags.seeds, Path(flags.out), Path(flags.work)))
+    print(f"{Path(flags.out) / f'table{flags.table}-{flags.dataset}'}.csv, .md, .png")
+
+
+def method_config(flags: argparse.Namespace, backbone: str, method: str, **chosen_before: Any) -> Config:
     """The configuration of one method; its precision is chosen. Raises ConfigError."""
-    chosen: dict[str, Any] = {
+    chosen: dict[str, Any] = chosen_before | {
         "backbone": backbone,
         "rule": method,
         "dataset": flags.dataset,

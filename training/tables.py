@@ -17,6 +17,7 @@ PAPER = Path(__file__).with_name("paper_tables.csv")
 SIGNIFICANT = 0.05  # a smaller p-value gets a mark
 MARKS = "†‡§¶"
 MISSING = "–"
+COUNTS = ("epochs", "timed_batches")  # metrics without a unit
 _SECONDS = {"h": 3600, "min": 60, "s": 1}
 _SECOND, _MINUTE = 0.9995, 59.95  # what three digits round up to 1 s and 60 s
 
@@ -219,7 +220,7 @@ def _write(metric: str, mean: float, std: float | None = None) -> str:
     if _is_duration(metric):
         return duration(mean) if std is None else _duration_with_spread(mean, std)
     values = [mean] if std is None else [mean, std]
-    if metric == "epochs":
+    if metric in COUNTS:
         return " ± ".join(f"{value:.1f}".removesuffix(".0") for value in values)
     return " ± ".join(f"{value:.2f}" for value in values)
 
@@ -241,7 +242,7 @@ def _is_duration(metric: str) -> bool:
 
 
 def _title(metric: str) -> str:
-    unit = "" if _is_duration(metric) or metric == "epochs" else " in %"
+    unit = "" if _is_duration(metric) or metric in COUNTS else " in %"
     return _escape(metric.replace("_", " ")) + unit
 
 
