@@ -91,7 +91,10 @@ def run_command(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     paper = {} if flags.quick else tables.paper(flags.table, flags.dataset)
-    flags.seeds = flags.seeds or (QUICK_SEEDS if flags.quick else SEEDS)
+    if flags.seeds is None:
+        flags.seeds = QUICK_SEEDS if flags.quick else SEEDS
+    if flags.seeds < 1:
+        raise ConfigError(f"seeds {flags.seeds}: at least 1 is needed")
     if flags.table in timing.TABLES:
         return run_timing(flags)
     flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
