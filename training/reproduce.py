@@ -94,7 +94,7 @@ def run_command(arguments: list[str] | None = None) -> None:
     if flags.seeds is None:
         flags.seeds = QUICK_SEEDS if flags.quick else SEEDS
     if flags.seeds < 1:
-        raise ConfigError(f"seeds {flags.seeds}: at least 1 is needed")
+        raise TableError(f"seeds {flags.seeds}: at least 1 is needed")
     if flags.table in timing.TABLES:
         return run_timing(flags)
     flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)

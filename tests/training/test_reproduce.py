@@ -110,6 +110,8 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
         (["--table", "3", "--dataset", "digits"], "table 3 has no rows for digits; it has cifar10"),
         (["--table", "7", "--dataset", "cifar10"], "invalid choice: 7"),
         ([*CIFAR, "--regimes", "1"], "regime 1: use a share"),
+        ([*CIFAR, "--seeds", "0"], "seeds 0: at least 1 is needed"),
+        (["--table", "1", "--dataset", "cifar10", "--quick"], "table 1 has no label regimes and no quick"),
         ([*CIFAR, "--regimes", "200%"], "labels 200%: use 1% to 100%"),
         ([*CIFAR, "--methods", "pca"], "rule 'pca': use one of"),
         (CIFAR, "--dataset cifar10 needs --data DIR"),
