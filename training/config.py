@@ -11,6 +11,7 @@ from training.nets.backbones import BACKBONES, feature_count, map_size, smallest
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
+HEADS = ("frozen", "joint")
 
 MOST_BITS = 4096
 HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
@@ -46,6 +47,9 @@ class Config:
     head_epochs: Annotated[int, "epochs of the hashing head"]
     head_weight_decay: Annotated[float, "L2 of the hashing head"]
     bits: Annotated[int, "length of a code"] = 256
+    head: Annotated[str, "frozen: on the fine-tuned features; joint: fine-tuned with its own features"] = (
+        "frozen"
+    )
     batch_size: Annotated[int, "images a step"] = 64
     vae_lr: Annotated[float, "learning rate of the autoencoder"] = 3e-2
     beta: Annotated[float, "weight of the autoencoder's KL divergence"] = 0.5
@@ -139,7 +143,6 @@ def configure(chosen: dict[str, Any]) -> Config:
     _one_of("backbone", backbone, BACKBONES)
     _one_of("rule", rule, [*LEARNING, *UNRULED])
     _one_of("dataset", dataset, [*DATASETS, None])
-    _one_of("precision", values["precision"], PRECISIONS)
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
     recipe, learning = RECIPES.get(dataset, OWN_IMAGES), LEARNING.get(rule, HPCA)
@@ -167,7 +170,6 @@ def from_json(values: Any) -> Config:
     config = TypeAdapter(Config).validate_python(values)
     _one_of("backbone", config.backbone, BACKBONES)
     _one_of("rule", config.rule, [*LEARNING, *UNRULED])
-    _one_of("precision", config.precision, PRECISIONS)
     check(config)
     return config
 
@@ -196,6 +198,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def check(config: Config) -> None:
     """Raise ConfigError for a value out of its range."""
+    for name, allowed in _CHOICES.items():
+        _one_of(name, getattr(config, name), allowed)
     for name, lowest in _LOWEST.items():
         if not lowest <= getattr(config, name) < _TOO_LARGE:
             raise ConfigError(
@@ -229,6 +233,7 @@ def check(config: Config) -> None:
         )
 
 
+_CHOICES = {"precision": PRECISIONS, "head": HEADS}
 _TOO_LARGE = 1e38  # for a 32-bit float
 _LOWEST: dict[str, float] = {
     "epochs": 0,

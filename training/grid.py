@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor, nn
+
 from training.cells import Cell, Cells, config_id
 from training.config import Config
 from training.data import Loaded
 from training.device import round_products
 from training.export import describe
+from training.finetune import JointHead
 from training.measure import figures
 from training.run import Run
 
@@ -78,22 +81,33 @@ def variants(run: Run, saved: dict[str, object] | None) -> Iterator[tuple[str, f
     """Fine-tune once and measure twice: at the epochs that the validation labels choose and, as
     `…_unvalidated`, at the last ones, for which no label but the training ones was seen."""
     tuned = run.finetune(saved)
-    last = {name: tensor.clone() for name, tensor in run.model.classifier.state_dict().items()}
-    run.checkpoint = None  # what follows takes a minute or two
-    head = {name: tensor.clone() for name, tensor in run.model.head.state_dict().items()}
-    for suffix in ("", "_unvalidated"):
-        if suffix:
-            run.model.classifier.load_state_dict(last)
-        else:
-            tuned.finish()
-        run.model.head.load_state_dict(head)
-        learned = run.train_head(None)
-        if not suffix:
-            learned.finish()
-        round_products("fp32")
-        for name, value in figures(run).items():
-            yield name + suffix, value
-        round_products(run.precision)
+    last, untrained = weights(run.model.classifier), weights(run.model.head)
+    run.checkpoint = None  # what follows takes a minute or two, with a joint head as long as the fine-tuning
+    tuned.finish()
+    learned = run.train_head(None)
+    last_head = weights(run.model.head)
+    learned.finish()
+    yield from in_full_precision(run)
+    run.model.classifier.load_state_dict(last)
+    if isinstance(run.model.head, JointHead):  # it learned from features of its own
+        run.model.head.load_state_dict(last_head)
+    else:
+        run.model.head.load_state_dict(untrained)
+        run.train_head(None)
+    for name, value in in_full_precision(run):
+        yield f"{name}_unvalidated", value
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of what it has learned."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def in_full_precision(run: Run) -> Iterator[tuple[str, float]]:
+    """The figures of `run`, computed in 32 bits."""
+    round_products("fp32")
+    yield from figures(run).items()
+    round_products(run.precision)
 
 
 class Countdown:
