@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter
 
+from training.finetune import HALVINGS
 from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
@@ -57,6 +58,7 @@ class Config:
     hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 1e-2
     smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
     finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
+    schedule: Annotated[str, "text: in later epochs the rate halves five times; code: ten times"] = "text"
     momentum: Annotated[float, "of fine-tuning and head"] = 0.9
     dropout: Annotated[float, "before the classifier, in fine-tuning"] = 0.5
 
@@ -233,7 +235,7 @@ def check(config: Config) -> None:
         )
 
 
-_CHOICES = {"precision": PRECISIONS, "head": HEADS}
+_CHOICES = {"precision": PRECISIONS, "head": HEADS, "schedule": HALVINGS}
 _TOO_LARGE = 1e38  # for a 32-bit float
 _LOWEST: dict[str, float] = {
     "epochs": 0,

@@ -169,6 +169,7 @@ class Run:
                 lr=config.vae_lr,
                 momentum=config.momentum,
                 epochs=config.epochs,
+                schedule=config.schedule,
             )
         if config.rule == "hah":
             return HebbianAntiHebbian(
@@ -212,7 +213,12 @@ class Run:
     def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
         """Supervised learning of `model` as the configuration has it."""
         return Supervised(
-            model, lr=lr, momentum=self.config.momentum, weight_decay=weight_decay, epochs=epochs
+            model,
+            lr=lr,
+            momentum=self.config.momentum,
+            weight_decay=weight_decay,
+            epochs=epochs,
+            schedule=self.config.schedule,
         )
 
     def supervise(

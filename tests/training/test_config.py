@@ -59,6 +59,7 @@ def test_chosen_values_win():
             "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, hebbgrad, krotov, softhebb, none",
         ),
         ({"head": "loose"}, "head 'loose': use one of frozen, joint"),
+        ({"schedule": "cosine"}, "schedule 'cosine': use one of text, code"),
         ({"dataset": "mnist"}, "dataset 'mnist': use one of digits"),
         ({"labels": "0%"}, "labels 0%: use 1% to 100%"),
         ({"labels": "101%"}, "labels 101%"),

@@ -16,9 +16,27 @@ def test_rate_halves_every_two_epochs_after_the_tenth():
     assert halvings(0, 1) == 0.5**5
 
 
-def learner(epochs=20, lr=0.1):
+def test_rate_of_the_code_halves_in_each_epoch_after_the_tenth():
+    factors = [halvings(epoch, 20, "code") for epoch in range(20)]
+    torch_steps = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    steps = torch.optim.lr_scheduler.MultiStepLR(torch_steps, milestones=range(10, 20), gamma=0.5)
+    for factor in factors:
+        assert steps.get_last_lr() == [factor]
+        torch_steps.step()
+        steps.step()
+    assert [halvings(epoch, 10, "code") for epoch in range(10)] == [1.0] * 5 + [4.0**-n for n in range(1, 6)]
+
+
+def learner(epochs=20, lr=0.1, **options):
     torch.manual_seed(0)
-    return Supervised(nn.Linear(4, 3), lr=lr, momentum=0.9, weight_decay=0.0, epochs=epochs)
+    return Supervised(nn.Linear(4, 3), lr=lr, momentum=0.9, weight_decay=0.0, epochs=epochs, **options)
+
+
+def test_learns_at_the_rate_of_its_schedule():
+    for schedule, rate in [("text", 0.1 / 32), ("code", 0.1 / 1024)]:
+        learning = learner(schedule=schedule)
+        learning.epoch(19, [clusters()])
+        assert [group["lr"] for group in learning.optimizer.param_groups] == [rate]
 
 
 def clusters(count=60):
