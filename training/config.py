@@ -47,6 +47,7 @@ class Config:
     head_lr: Annotated[float, "learning rate of the hashing head"]
     head_epochs: Annotated[int, "epochs of the hashing head"]
     head_weight_decay: Annotated[float, "L2 of the hashing head"]
+    norm_rescale: Annotated[bool, "the last batch norms keep the channels' relative variance"] = False
     bits: Annotated[int, "length of a code"] = 256
     head: Annotated[str, "frozen: on the fine-tuned features; joint: fine-tuned with its own features"] = (
         "frozen"

@@ -52,11 +52,11 @@ class Model(nn.Module):
     def __init__(self, config: Config, classes: int) -> None:
         super().__init__()
         self.normalise = Normalise(whiten=config.whiten)
-        network = Network(config.backbone, config.image_size)
+        network = Network(config.backbone, config.image_size, rescale=config.norm_rescale)
         self.classifier = Classifier(network, BACKBONES[config.backbone].hidden, classes, config.dropout)
         count = feature_count(config.backbone, config.image_size)
         if config.head == "joint" and classes:
-            own = features(config.backbone).to(memory_format=torch.channels_last)
+            own = features(config.backbone, rescale=config.norm_rescale).to(memory_format=torch.channels_last)
             self.head = JointHead(own, count, config.bits, classes, config.dropout)
         else:
             self.head = Head(count, config.bits, classes)
@@ -158,7 +158,7 @@ class Run:
     def pretraining(self) -> Pretraining | Autoencoding | HebbianAntiHebbian:
         """What learns, with a network of its own."""
         config = self.config
-        network = partial(Network, config.backbone, config.image_size)
+        network = partial(Network, config.backbone, config.image_size, rescale=config.norm_rescale)
         if config.rule == "vae":
             return Autoencoding(
                 network().to(self.device),
@@ -180,6 +180,7 @@ class Run:
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 epochs=config.epochs,
+                rescale=config.norm_rescale,
                 device=self.device,
             )
         hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
@@ -380,6 +381,7 @@ class Run:
             whiten=self.config.whiten,
             bits=self.config.bits,
             classes=0 if head.classifier is None else head.classifier.out_features,
+            norm_rescale=self.config.norm_rescale,
         )
         encoder = Encoder(description)
         encoder.normalise.load_state_dict(self.model.normalise.state_dict())

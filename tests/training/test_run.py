@@ -167,8 +167,22 @@ def test_joint_heads_codes_are_those_of_the_encoder(run):
     assert 0.1 < bits.mean() < 0.9
 
 
+@pytest.mark.parametrize(("rule", "head"), [("hpca_fh", "frozen"), ("vae", "joint"), ("hah", "joint")])
+def test_encoder_of_a_rescaled_network_sees_what_the_run_saw(run, rule, head):
+    made = run(norm_rescale=True, precision="fp32", rule=rule, head=head, finetune_epochs=1, head_epochs=1)
+    made.train()
+    features, _ = made.model.encoding()
+    encoder = made.encoder()
+    with torch.no_grad():
+        ((_, images),) = made.inputs(made.groups(made.split.queries))
+        own = features.eval()(images)
+        torch.testing.assert_close(encoder.features(images), own)
+    assert [type(block[-1]).__name__ for block in features] == [
+        "BatchNorm2d", "BatchNorm2d", "RescaledBatchNorm2d", "RescaledBatchNorm2d"]  # fmt: skip
+
+
 @pytest.mark.parametrize("head", ["frozen", "joint"])
-@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize("epochs", [1, 3])  # in the fine-tuning, in the head
 def test_run_stopped_in_a_supervised_stage_goes_on_to_the_same_model(run, monkeypatch, head, epochs):
     straight = run(head=head)
     straight.train()
