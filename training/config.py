@@ -7,10 +7,12 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter
 
+from training.finetune import HALVINGS
 from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
+HEADS = ("frozen", "joint")
 
 MOST_BITS = 4096
 HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
@@ -45,7 +47,11 @@ class Config:
     head_lr: Annotated[float, "learning rate of the hashing head"]
     head_epochs: Annotated[int, "epochs of the hashing head"]
     head_weight_decay: Annotated[float, "L2 of the hashing head"]
+    norm_rescale: Annotated[bool, "the last batch norms keep the channels' relative variance"] = False
     bits: Annotated[int, "length of a code"] = 256
+    head: Annotated[str, "frozen: on the fine-tuned features; joint: fine-tuned with its own features"] = (
+        "frozen"
+    )
     batch_size: Annotated[int, "images a step"] = 64
     vae_lr: Annotated[float, "learning rate of the autoencoder"] = 3e-2
     beta: Annotated[float, "weight of the autoencoder's KL divergence"] = 0.5
@@ -53,6 +59,7 @@ class Config:
     hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 3e-3
     smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
     finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
+    schedule: Annotated[str, "text: in later epochs the rate halves five times; code: ten times"] = "text"
     momentum: Annotated[float, "of fine-tuning and head"] = 0.9
     dropout: Annotated[float, "before the classifier, in fine-tuning"] = 0.5
 
@@ -144,7 +151,6 @@ def configure(chosen: dict[str, Any]) -> Config:
     _one_of("backbone", backbone, BACKBONES)
     _one_of("rule", rule, [*LEARNING, *UNRULED])
     _one_of("dataset", dataset, [*DATASETS, None])
-    _one_of("precision", values["precision"], PRECISIONS)
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
     recipe, learning = RECIPES.get(dataset, OWN_IMAGES), LEARNING.get(rule, HPCA)
@@ -172,7 +178,6 @@ def from_json(values: Any) -> Config:
     config = TypeAdapter(Config).validate_python(values)
     _one_of("backbone", config.backbone, BACKBONES)
     _one_of("rule", config.rule, [*LEARNING, *UNRULED])
-    _one_of("precision", config.precision, PRECISIONS)
     check(config)
     return config
 
@@ -201,6 +206,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def check(config: Config) -> None:
     """Raise ConfigError for a value out of its range."""
+    for name, allowed in _CHOICES.items():
+        _one_of(name, getattr(config, name), allowed)
     for name, lowest in _LOWEST.items():
         if not lowest <= getattr(config, name) < _TOO_LARGE:
             raise ConfigError(
@@ -234,6 +241,7 @@ def check(config: Config) -> None:
         )
 
 
+_CHOICES = {"precision": PRECISIONS, "head": HEADS, "schedule": HALVINGS}
 _TOO_LARGE = 1e38  # for a 32-bit float
 _LOWEST: dict[str, float] = {
     "epochs": 0,

@@ -93,9 +93,10 @@ class HebbianAntiHebbian:
         momentum: float,
         weight_decay: float,
         epochs: int,
+        rescale: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        network = Network(backbone, image_size)
+        network = Network(backbone, image_size, rescale=rescale)
         for block, _ in zip(network.features.children(), cost_weights, strict=False):
             assert isinstance(block, nn.Sequential)
             for at, layer in enumerate(block):

@@ -20,10 +20,10 @@ from training import data, protocol
 from training.config import Config
 from training.data import DataError, ImageSet, Loaded
 from training.device import activation_type, choose_device, choose_precision, round_products
-from training.finetune import Classifier, Supervised, accuracy, head_without_labels
+from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.hah import HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
-from training.nets.backbones import BACKBONES, Network, feature_count
+from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
 from training.rules import HAVE_TEMPERATURE
@@ -33,6 +33,7 @@ log = logging.getLogger("hebbsearch")
 
 STAGES = ("pre-training", "fine-tuning", "hashing head")
 FEATURES_IN_MEMORY = 2 << 30
+METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
 
 
@@ -41,19 +42,35 @@ class CheckpointError(ValueError):
 
 
 class Model(nn.Module):
-    """All that a run learns. With no classes, only normalisation and network mean something."""
+    """All that a run learns. With no classes, only normalisation and network mean something.
+
+    The head is a Head on the features of the classifier's network, or a JointHead with features of its own.
+    """
+
+    head: Head | JointHead
 
     def __init__(self, config: Config, classes: int) -> None:
         super().__init__()
         self.normalise = Normalise(whiten=config.whiten)
-        network = Network(config.backbone, config.image_size)
+        network = Network(config.backbone, config.image_size, rescale=config.norm_rescale)
         self.classifier = Classifier(network, BACKBONES[config.backbone].hidden, classes, config.dropout)
-        self.head = Head(feature_count(config.backbone, config.image_size), config.bits, classes)
+        count = feature_count(config.backbone, config.image_size)
+        if config.head == "joint" and classes:
+            own = features(config.backbone, rescale=config.norm_rescale).to(memory_format=torch.channels_last)
+            self.head = JointHead(own, count, config.bits, classes, config.dropout)
+        else:
+            self.head = Head(count, config.bits, classes)
 
     @property
     def network(self) -> Network:
-        """The network that is pre-trained."""
+        """The network that is pre-trained, and then the classifier's."""
         return self.classifier.network
+
+    def encoding(self) -> tuple[nn.Sequential, Head]:
+        """The convolutional part and the head that make the codes."""
+        if isinstance(self.head, JointHead):
+            return self.head.features, self.head.plain()
+        return self.network.features, self.head
 
 
 class Run:
@@ -98,7 +115,7 @@ class Run:
             self.finetune(saved).finish()
             saved = None
         self.train_head(saved).finish()
-        return "supervised tanh head"
+        return METHODS[self.config.head]
 
     def learn_features(self, saved: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
@@ -141,7 +158,7 @@ class Run:
     def pretraining(self) -> Pretraining | Autoencoding | HebbianAntiHebbian:
         """What learns, with a network of its own."""
         config = self.config
-        network = partial(Network, config.backbone, config.image_size)
+        network = partial(Network, config.backbone, config.image_size, rescale=config.norm_rescale)
         if config.rule == "vae":
             return Autoencoding(
                 network().to(self.device),
@@ -152,6 +169,7 @@ class Run:
                 lr=config.vae_lr,
                 momentum=config.momentum,
                 epochs=config.epochs,
+                schedule=config.schedule,
             )
         if config.rule == "hah":
             return HebbianAntiHebbian(
@@ -162,6 +180,7 @@ class Run:
                 momentum=config.momentum,
                 weight_decay=0.0,
                 epochs=config.epochs,
+                rescale=config.norm_rescale,
                 device=self.device,
             )
         hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
@@ -171,22 +190,36 @@ class Run:
         )
 
     def finetune(self, saved: dict[str, Any] | None) -> Supervised:
-        """The whole network, end to end, on the labelled images."""
-        config, model = self.config, self.model.classifier
-        learning = self.supervised(model, config.finetune_lr, config.weight_decay, config.finetune_epochs)
-        return self.supervise(STAGES[1], learning, self.inputs, saved)
+        """The whole network, end to end, on the labelled images; a joint head takes the features that it
+        will begin with, pre-trained and not yet fine-tuned."""
+        head = self.model.head
+        if saved is None and isinstance(head, JointHead):
+            head.features.load_state_dict(self.model.network.features.state_dict())
+        return self.supervise(STAGES[1], self.end_to_end(self.model.classifier), self.inputs, saved)
 
     def train_head(self, saved: dict[str, Any] | None) -> Supervised:
-        """The hashing head on the network's features, which stay as they are."""
-        config, model = self.config, self.model.head
+        """The hashing head: on the network's features, which stay as they are, or together with its own."""
+        config, head = self.config, self.model.head
+        if isinstance(head, JointHead):
+            return self.supervise(STAGES[2], self.end_to_end(head), self.inputs, saved)
         self.model.network.eval()
-        learning = self.supervised(model, config.head_lr, config.head_weight_decay, config.head_epochs)
+        learning = self.supervised(head, config.head_lr, config.head_weight_decay, config.head_epochs)
         return self.supervise(STAGES[2], learning, self.remembered_features(), saved)
+
+    def end_to_end(self, model: nn.Module) -> Supervised:
+        """Fine-tuning of `model` from images on."""
+        config = self.config
+        return self.supervised(model, config.finetune_lr, config.weight_decay, config.finetune_epochs)
 
     def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
         """Supervised learning of `model` as the configuration has it."""
         return Supervised(
-            model, lr=lr, momentum=self.config.momentum, weight_decay=weight_decay, epochs=epochs
+            model,
+            lr=lr,
+            momentum=self.config.momentum,
+            weight_decay=weight_decay,
+            epochs=epochs,
+            schedule=self.config.schedule,
         )
 
     def supervise(
@@ -341,17 +374,19 @@ class Run:
 
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""
+        features, head = self.model.encoding()
         description = Description(
             backbone=self.config.backbone,
             image_size=self.config.image_size,
             whiten=self.config.whiten,
             bits=self.config.bits,
-            classes=len(self.classes),
+            classes=0 if head.classifier is None else head.classifier.out_features,
+            norm_rescale=self.config.norm_rescale,
         )
         encoder = Encoder(description)
         encoder.normalise.load_state_dict(self.model.normalise.state_dict())
-        encoder.features.load_state_dict(self.model.network.features.state_dict())
-        encoder.head.load_state_dict(self.model.head.state_dict())
+        encoder.features.load_state_dict(features.state_dict())
+        encoder.head.load_state_dict(head.state_dict())
         for name, tensor in encoder.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"{name} is not finite after training with rule {self.config.rule}")

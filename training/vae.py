@@ -116,17 +116,18 @@ class Autoencoding:
         lr: float,
         momentum: float,
         epochs: int,
+        schedule: str = "text",
     ) -> None:
         device = next(network.parameters()).device
         self.model = Autoencoder(network, backbone, image_size, latents).to(device)
-        self.beta, self.lr, self.epochs = beta, lr, epochs
+        self.beta, self.lr, self.epochs, self.schedule = beta, lr, epochs, schedule
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr, momentum=momentum, nesterov=momentum > 0, fused=True
         )
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S); epochs count from 0. Raises FloatingPointError."""
-        lr = self.lr * halvings(number, self.epochs)
+        lr = self.lr * halvings(number, self.epochs, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()

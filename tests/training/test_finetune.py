@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.finetune import Supervised, accuracy, halvings, head_without_labels
+from training.finetune import JointHead, Supervised, accuracy, folded, halvings, head_without_labels
 from training.nets.head import Head
 
 
@@ -16,9 +16,27 @@ def test_rate_halves_every_two_epochs_after_the_tenth():
     assert halvings(0, 1) == 0.5**5
 
 
-def learner(epochs=20, lr=0.1):
+def test_rate_of_the_code_halves_in_each_epoch_after_the_tenth():
+    factors = [halvings(epoch, 20, "code") for epoch in range(20)]
+    torch_steps = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    steps = torch.optim.lr_scheduler.MultiStepLR(torch_steps, milestones=range(10, 20), gamma=0.5)
+    for factor in factors:
+        assert steps.get_last_lr() == [factor]
+        torch_steps.step()
+        steps.step()
+    assert [halvings(epoch, 10, "code") for epoch in range(10)] == [1.0] * 5 + [4.0**-n for n in range(1, 6)]
+
+
+def learner(epochs=20, lr=0.1, **options):
     torch.manual_seed(0)
-    return Supervised(nn.Linear(4, 3), lr=lr, momentum=0.9, weight_decay=0.0, epochs=epochs)
+    return Supervised(nn.Linear(4, 3), lr=lr, momentum=0.9, weight_decay=0.0, epochs=epochs, **options)
+
+
+def test_learns_at_the_rate_of_its_schedule():
+    for schedule, rate in [("text", 0.1 / 32), ("code", 0.1 / 1024)]:
+        learning = learner(schedule=schedule)
+        learning.epoch(19, [clusters()])
+        assert [group["lr"] for group in learning.optimizer.param_groups] == [rate]
 
 
 def clusters(count=60):
@@ -132,3 +150,54 @@ def test_head_learns_through_tanh_units():
     inputs, labels = clusters()
     assert accuracy(head, [(inputs, labels)]) == 1.0
     assert head.units(inputs).abs().max() <= 1
+
+
+def joint_head(inputs=20, bits=512, seed=0):
+    """A joint head on given features, its batch norm as far from the beginning as it may come."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    head = JointHead(nn.Sequential(nn.Identity()), inputs, bits, 3, dropout=0.5)
+    with torch.no_grad():
+        head.norm.weight.copy_(torch.randn(bits, generator=generator))
+        head.norm.weight[::8] = 0
+        head.norm.bias.copy_(torch.randn(bits, generator=generator))
+        head.norm.running_mean.copy_(torch.rand(bits, generator=generator))
+        head.norm.running_var.copy_(torch.rand(bits, generator=generator) + 0.01)
+    return head.eval()
+
+
+def test_plain_head_gives_the_bits_of_the_joint_one():
+    head, x = joint_head(), torch.randn(400, 20, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        own, exported = head.units(x), head.plain().hash(x)
+        rectified = head.hash(x) < 0
+    assert own.abs().min() > 1e-6  # no bit is a matter of rounding
+    assert torch.equal(own >= 0, exported > 0)
+    slope, at_zero = head.norm.weight, own[rectified.int().argmax(0), torch.arange(512)]
+    for case in (slope > 0, slope < 0, slope == 0):  # each with a threshold within ReLU's range and below it
+        assert min((case & (at_zero >= 0)).sum(), (case & (at_zero < 0)).sum()) > 5
+    varying = (exported > 0).float().mean(0).remainder(1) > 0
+    seen = ~rectified & varying
+    torch.testing.assert_close(exported[seen], own[seen], rtol=1e-3, atol=1e-4)  # the values too, where h > 0
+
+
+def test_unit_at_its_threshold_is_set():
+    linear, norm = nn.Linear(3, 4), nn.BatchNorm1d(4).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.0, 0.0, 2.0, 2.0]))
+        norm.bias.copy_(torch.tensor([0.0, -1.0, 0.0, 1.0]))  # n(0) = 0, -1, 0, 1 with mean 0
+    weight, bias = folded(linear, norm)
+    assert bias.tolist() == [1, -1, 1, 1]
+    assert not weight.any()
+
+
+def test_joint_head_learns_through_its_features():
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    before = features[0].weight.detach().clone()
+    head = JointHead(features, 8, 16, 3, dropout=0.1)
+    learning = Supervised(head, lr=0.05, momentum=0.9, weight_decay=0.0, epochs=20)
+    for epoch in range(20):
+        learning.epoch(epoch, [clusters()] * 5)
+    assert accuracy(head.eval(), [clusters()]) == 1.0
+    assert not torch.equal(features[0].weight, before)

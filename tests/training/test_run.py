@@ -7,6 +7,7 @@ import torch
 from tests.training.test_build_index import stripes
 from training.config import configure
 from training.export import encode
+from training.finetune import Supervised
 from training.hebbian import HebbianConv2d
 from training.run import Run
 
@@ -55,9 +56,13 @@ def changed(module, before):
     return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-@pytest.mark.parametrize("rule", ["hpca_fh", "swta_fh", "none"])
-def test_training_never_looks_at_a_query(run, rule):
-    made = run(rule=rule)
+@pytest.mark.parametrize(
+    "chosen",
+    [{}, {"rule": "swta_fh"}, {"rule": "none"}, {"head": "joint"}],
+    ids=["hpca_fh", "swta_fh", "none", "joint"],
+)
+def test_training_never_looks_at_a_query(run, chosen):
+    made = run(**chosen)
     made.train()
     assert made.pixels.seen == set(made.split.database.tolist())
     assert len(made.split.validation) > 0
@@ -131,6 +136,71 @@ def test_head_leaves_the_network_as_it_is(run):
     made.train_head(None)
     assert changed(made.model.network, network) == set()  # batch norm's statistics included
     assert changed(made.model.head, head) == set(head)
+
+
+def test_joint_head_begins_with_the_pretrained_features_and_leaves_the_classifier(run):
+    made = run(head="joint")
+    made.learn_features()
+    pretrained = weights(made.model.network.features)
+    made.finetune(None).finish()
+    assert changed(made.model.head.features, pretrained) == set()
+    assert "0.0.weight" in changed(made.model.network.features, pretrained)
+    classifier, head = weights(made.model.classifier), weights(made.model.head)
+    made.train_head(None).finish()
+    assert changed(made.model.classifier, classifier) == set()
+    assert {"features.0.0.weight", "hash.weight", "norm.weight"} <= changed(made.model.head, head)
+
+
+def test_joint_heads_codes_are_those_of_the_encoder(run):
+    made = run(head="joint", finetune_epochs=3, precision="fp32", rule="none")
+    assert made.train() == "supervised head, fine-tuned with its features"
+    assert len(made.validation["hashing head"]) == 3
+    made.model.eval()
+    with torch.no_grad():
+        units = torch.cat([made.model.head.units(x) for _, x in made.inputs(made.groups(made.split.queries))])
+    encoder = made.encoder()
+    assert encoder.head.classifier is None
+    bits = np.unpackbits(encode(made, encoder, made.split.queries), axis=1)
+    clear = units.abs() > 1e-4
+    assert clear.float().mean() > 0.99
+    assert torch.equal(torch.from_numpy(bits)[clear] > 0, units[clear] >= 0)
+    assert 0.1 < bits.mean() < 0.9
+
+
+@pytest.mark.parametrize(("rule", "head"), [("hpca_fh", "frozen"), ("vae", "joint"), ("hah", "joint")])
+def test_encoder_of_a_rescaled_network_sees_what_the_run_saw(run, rule, head):
+    made = run(norm_rescale=True, precision="fp32", rule=rule, head=head, finetune_epochs=1, head_epochs=1)
+    made.train()
+    features, _ = made.model.encoding()
+    encoder = made.encoder()
+    with torch.no_grad():
+        ((_, images),) = made.inputs(made.groups(made.split.queries))
+        own = features.eval()(images)
+        torch.testing.assert_close(encoder.features(images), own)
+    assert [type(block[-1]).__name__ for block in features] == [
+        "BatchNorm2d", "BatchNorm2d", "RescaledBatchNorm2d", "RescaledBatchNorm2d"]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["frozen", "joint"])
+@pytest.mark.parametrize("epochs", [1, 3])  # in the fine-tuning, in the head
+def test_run_stopped_in_a_supervised_stage_goes_on_to_the_same_model(run, monkeypatch, head, epochs):
+    straight = run(head=head)
+    straight.train()
+    straight.checkpoint.unlink()
+    learn, left = Supervised.epoch, iter(range(epochs))
+
+    def learn_and_stop(self, number, batches):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        learn(self, number, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Supervised, "epoch", learn_and_stop)
+        run(head=head).train()
+    resumed = run(head=head)
+    resumed.train()
+    assert changed(resumed.model, weights(straight.model)) == set()
+    assert resumed.validation == straight.validation
 
 
 def test_same_seed_same_model_and_another_seed_another(run):

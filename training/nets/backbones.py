@@ -44,6 +44,21 @@ class Linear(nn.Linear):
         return linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
+class RescaledBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm after which channels still vary as much, beside each other, as before: each is multiplied by
+    √((σ²_c + ε) / (mean σ² + ε)), of the running variances σ² that the forward pass leaves.
+
+    As in Lagani et al.'s code, for the networks that learn by their rules; the text does not mention it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, Q, H, W) -> the same shape."""
+        normed = super().forward(input)
+        assert self.running_var is not None
+        variance = self.running_var + self.eps
+        return normed * (variance / variance.mean()).sqrt().view(-1, 1, 1).to(normed.dtype)
+
+
 class Conv(NamedTuple):
     """One convolution with its ReLU, batch norm and max pool (pool 1: none)."""
 
@@ -64,6 +79,7 @@ class Plan:
     convolutions: tuple[Conv, ...]
     norm_before_pool: bool = False
     hidden: int = 4096
+    rescaled: int = 3  # last layers, the hidden one included, whose batch norm may be RescaledBatchNorm2d
 
 
 def _vgg(*channels_or_pool: int | str) -> Plan:
@@ -73,7 +89,7 @@ def _vgg(*channels_or_pool: int | str) -> Plan:
             layers.append(Conv(entry, 3, padding=1))
         else:
             layers[-1] = layers[-1]._replace(pool=2)
-    return Plan(224, tuple(layers), norm_before_pool=True)
+    return Plan(224, tuple(layers), norm_before_pool=True, rescaled=1)
 
 
 BACKBONES: dict[str, Plan] = {
@@ -118,13 +134,13 @@ def feature_count(backbone: str, image_size: int) -> int:
     return BACKBONES[backbone].convolutions[-1].channels * map_size(backbone, image_size) ** 2
 
 
-def features(backbone: str, conv: ConvFactory = Conv2d) -> nn.Sequential:
+def features(backbone: str, conv: ConvFactory = Conv2d, *, rescale: bool = False) -> nn.Sequential:
     """The convolutional part: images (B, 3, S, S) -> feature maps (B, C, s, s)."""
     plan = BACKBONES[backbone]
     blocks, channels = [], 3
-    for layer in plan.convolutions:
+    for number, layer in enumerate(plan.convolutions):
         filters = conv(channels, layer.channels, layer.kernel, padding=layer.padding)
-        norm = nn.BatchNorm2d(layer.channels)
+        norm = _norm(rescale and len(plan.convolutions) - number < plan.rescaled, layer.channels)
         pool = nn.MaxPool2d(layer.pool) if layer.pool > 1 else nn.Identity()
         after = (norm, pool) if plan.norm_before_pool else (pool, norm)
         blocks.append(nn.Sequential(filters, nn.ReLU(inplace=True), *after))
@@ -132,20 +148,31 @@ def features(backbone: str, conv: ConvFactory = Conv2d) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-def hidden(backbone: str, image_size: int, conv: ConvFactory = Conv2d) -> nn.Sequential:
+def hidden(
+    backbone: str, image_size: int, conv: ConvFactory = Conv2d, *, rescale: bool = False
+) -> nn.Sequential:
     """The fully connected layer, as a convolution whose kernel is the whole map: (B, hidden, 1, 1)."""
     plan, side = BACKBONES[backbone], map_size(backbone, image_size)
     filters = conv(plan.convolutions[-1].channels, plan.hidden, side)
-    return nn.Sequential(filters, nn.ReLU(inplace=True), nn.BatchNorm2d(plan.hidden))
+    return nn.Sequential(filters, nn.ReLU(inplace=True), _norm(rescale and plan.rescaled > 0, plan.hidden))
+
+
+def _norm(rescaled: bool, channels: int) -> nn.BatchNorm2d:
+    return RescaledBatchNorm2d(channels) if rescaled else nn.BatchNorm2d(channels)
 
 
 class Network(nn.Module):
-    """Convolutional features and the hidden layer: everything that is pre-trained without labels."""
+    """Convolutional features and the hidden layer: everything that is pre-trained without labels.
 
-    def __init__(self, backbone: str, image_size: int, conv: ConvFactory = Conv2d) -> None:
+    `rescale` keeps the channels' relative variance in the batch norms that the backbone's plan says.
+    """
+
+    def __init__(
+        self, backbone: str, image_size: int, conv: ConvFactory = Conv2d, *, rescale: bool = False
+    ) -> None:
         super().__init__()
-        self.features = features(backbone, conv)
-        self.hidden = hidden(backbone, image_size, conv)
+        self.features = features(backbone, conv, rescale=rescale)
+        self.hidden = hidden(backbone, image_size, conv, rescale=rescale)
         self.features.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,6 +29,14 @@ class Description:
     whiten: bool
     bits: int
     classes: int
+    norm_rescale: bool = False
+
+    def as_json(self) -> str:
+        """Without what is as it always was, so that such encoders have the same bytes as ever."""
+        values = asdict(self)
+        if not self.norm_rescale:
+            del values["norm_rescale"]
+        return json.dumps(values)
 
 
 class Normalise(nn.Module):
@@ -127,7 +135,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.description = description
         self.normalise = Normalise(whiten=description.whiten)
-        self.features = backbones.features(description.backbone)
+        self.features = backbones.features(description.backbone, rescale=description.norm_rescale)
         length = backbones.feature_count(description.backbone, description.image_size)
         self.head = Head(length, description.bits, description.classes)
         self.features.to(memory_format=torch.channels_last)
@@ -173,7 +181,7 @@ class Encoder(nn.Module):
         """Write weights and description; equal encoders give equal bytes."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         # One metadata key only: with several, safetensors writes them in an order that changes.
-        path.write_bytes(save(weights, metadata={"hebbsearch": json.dumps(asdict(self.description))}))
+        path.write_bytes(save(weights, metadata={"hebbsearch": self.description.as_json()}))
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -8,6 +8,7 @@ from training.nets.backbones import (
     BACKBONES,
     Conv2d,
     Network,
+    RescaledBatchNorm2d,
     convolve,
     feature_count,
     features,
@@ -73,3 +74,36 @@ def test_convolve_is_a_convolution(size, kernel, padding):
     expected = torch.nn.functional.conv2d(x, layer.weight, None, 1, padding)
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(convolve(x, layer.weight, 1, padding), expected)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers"), [("conv6", {3, 4, 5}), ("conv10", {7, 8, 9}), ("vgg11", {9}), ("vgg16", {14})]
+)
+def test_layers_whose_norm_is_rescaled_are_those_of_the_authors_code(backbone, layers):
+    size = smallest_image(backbone)
+    with torch.device("meta"):
+        plain, rescaled = (Network(backbone, size, rescale=rescale) for rescale in (False, True))
+    blocks = [*rescaled.features, rescaled.hidden]
+    norms = [next(part for part in block if isinstance(part, torch.nn.BatchNorm2d)) for block in blocks]
+    assert {at for at, norm in enumerate(norms, 1) if isinstance(norm, RescaledBatchNorm2d)} == layers
+    assert not any(isinstance(module, RescaledBatchNorm2d) for module in plain.modules())
+    assert plain.state_dict().keys() == rescaled.state_dict().keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rescaled_norm_keeps_relative_variance(dtype):
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.1, 1.0, 3.0]).view(3, 1, 1)
+    x = (torch.randn(64, 3, 8, 8, generator=generator) * spread + 5).to(dtype)
+    norm = RescaledBatchNorm2d(3, momentum=1.0)  # the running variance is that of the last batch
+    variance = x.float().var((0, 2, 3))
+    out = norm(x)
+    assert out.dtype == dtype
+    tolerance = {torch.float32: 1e-3, torch.bfloat16: 2e-2}[dtype]
+    expected = variance / variance.mean()
+    for y in (out, norm.eval()(x)):
+        torch.testing.assert_close(y.float().var((0, 2, 3)), expected, rtol=tolerance, atol=1e-3)
+        assert y.float().mean((0, 2, 3)).abs().max() < 0.02
+    with torch.no_grad():
+        norm.bias.fill_(1.0)  # rescaled too
+    torch.testing.assert_close(norm(x).float().mean((0, 2, 3)), expected.sqrt(), rtol=0.02, atol=0.02)

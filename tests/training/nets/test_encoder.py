@@ -1,5 +1,7 @@
 """The encoder: its normalisation, its codes, its file."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -73,10 +75,15 @@ def test_prepare_gives_what_encode_takes():
     assert encoder.encode(encoder.prepare(Image.new("RGB", (50, 20)))[None]).shape == (1, 32)
 
 
-@pytest.mark.parametrize("whiten", [False, True])
-def test_saved_encoder_gives_the_same_codes_and_the_same_bytes(tmp_path, whiten):
+@pytest.mark.parametrize(
+    "chosen", [{"whiten": False}, {"whiten": True}, {"whiten": False, "norm_rescale": True}]
+)
+def test_saved_encoder_gives_the_same_codes_and_the_same_bytes(tmp_path, chosen):
     torch.manual_seed(0)
-    encoder = Encoder(Description("conv6", 32, whiten=whiten, bits=64, classes=5)).eval()
+    encoder = Encoder(Description("conv6", 32, **chosen, bits=64, classes=5)).eval()
+    for module in encoder.features.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.1, 3)
     encoder.save(tmp_path / "a.safetensors")
     loaded = Encoder.load(tmp_path / "a.safetensors")
     loaded.save(tmp_path / "b.safetensors")
@@ -84,6 +91,21 @@ def test_saved_encoder_gives_the_same_codes_and_the_same_bytes(tmp_path, whiten)
     assert loaded.description == encoder.description
     assert not loaded.training
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_rescaling_is_part_of_the_code_and_absent_from_files_without_it(tmp_path):
+    plain = Encoder.initial()
+    for module in plain.features.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.1, 3)
+    rescaled = Encoder(dataclasses.replace(plain.description, norm_rescale=True)).eval()
+    rescaled.load_state_dict(plain.state_dict())
+    assert not torch.equal(rescaled.projections(pixels()), plain.projections(pixels()))
+    rescaled.save(tmp_path / "rescaled.safetensors")
+    plain.save(tmp_path / "plain.safetensors")
+    assert Encoder.load(tmp_path / "rescaled.safetensors").description.norm_rescale
+    assert b"norm_rescale" not in (tmp_path / "plain.safetensors").read_bytes()
+    assert not Encoder.load(tmp_path / "plain.safetensors").description.norm_rescale
 
 
 def test_another_file_is_refused_by_name(tmp_path):
