@@ -136,7 +136,8 @@ def draw(
     cells: Cells,
     flags: argparse.Namespace,
 ) -> None:
-    """The table's first metric against the share of labels; precision and recall at the smallest share."""
+    """The table's first metric against the share of labels; for mAP also precision and recall at the smallest
+    share."""
 
     def share(labels: str) -> float:
         return float(labels[:-1])
@@ -157,6 +158,8 @@ def draw(
             theirs.setdefault(key.method, {})[share(key.labels)] = value
     what = f"{metric} in %".replace("_", " ")
     plots.label_fractions(path, ours, theirs, metric=what, chance=chance)
+    if printed(metric) != "map":
+        return
     labels = min(flags.regimes, key=share)
     curves = {}
     for method in flags.methods:
