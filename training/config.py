@@ -13,6 +13,7 @@ from training.nets.backbones import BACKBONES, feature_count, map_size, smallest
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 HEADS = ("frozen", "joint")
+VAE_CLASSIFIERS = ("hidden", "latents")
 
 MOST_BITS = 4096
 HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
@@ -56,6 +57,7 @@ class Config:
     vae_lr: Annotated[float, "learning rate of the autoencoder"] = 3e-2
     beta: Annotated[float, "weight of the autoencoder's KL divergence"] = 0.5
     latents: Annotated[int, "of the autoencoder"] = 256
+    vae_classifier: Annotated[str, "after the autoencoder: on the hidden layer, or on its latents"] = "hidden"
     hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 3e-3
     smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
     finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
@@ -241,7 +243,7 @@ def check(config: Config) -> None:
         )
 
 
-_CHOICES = {"precision": PRECISIONS, "head": HEADS, "schedule": HALVINGS}
+_CHOICES = {"precision": PRECISIONS, "head": HEADS, "schedule": HALVINGS, "vae_classifier": VAE_CLASSIFIERS}
 _TOO_LARGE = 1e38  # for a 32-bit float
 _LOWEST: dict[str, float] = {
     "epochs": 0,

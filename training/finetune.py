@@ -70,19 +70,18 @@ class JointHead(nn.Module):
 def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Weights (Q, F) and biases (Q,) of units whose signs are those of `norm` after ReLU after `linear`.
 
-    In evaluation n(r) = γ(r − μ)/σ + β, and the bit is n(ReLU(h)) ≥ 0 with h = w·x + b. Without the ReLU,
-    n(h) = (γ/σ) w·x + n(b) has that sign, and that value for h ≥ 0, unless every h < 0 falsely crosses the
-    threshold t = μ − βσ/γ: where t lies below ReLU's range the bit is constant, 1 if γ > 0 and 0 if γ < 0,
-    and so it is, n = β, for γ = 0. Such a unit gets no weights and the bias 1 or −1.
+    In evaluation n(r) = γ(r − μ)/σ + β, and the bit is n(ReLU(h)) ≥ 0 with h = w·x + b. ReLU(h) lies on the
+    same side of the threshold t = μ − βσ/γ as h where t is in ReLU's range; n(h) = (γ/σ) w·x + n(b) then has
+    the bit's sign, and batch norm's value for h ≥ 0. Where t is below the range (γ > 0: t ≤ 0, γ < 0: t < 0),
+    and for γ = 0, all units are on the side of n(0): such a unit gets no weights and the bias 1 or −1.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     slope = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    offset = norm.bias.double() - slope * norm.running_mean.double()
-    at_zero = offset  # n(0): what the unit gives wherever h ≤ 0
+    at_zero = norm.bias.double() - slope * norm.running_mean.double()  # n(0)
     constant = torch.where(slope > 0, at_zero >= 0, (slope == 0) | (at_zero < 0))
     weight = torch.where(constant[:, None], 0, slope[:, None] * linear.weight.double())
-    bias = torch.where(constant, torch.where(at_zero >= 0, 1, -1), slope * linear.bias.double() + offset)
+    bias = torch.where(constant, torch.where(at_zero >= 0, 1, -1), slope * linear.bias.double() + at_zero)
     return weight.to(linear.weight.dtype), bias.to(linear.bias.dtype)
 
 

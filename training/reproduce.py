@@ -29,6 +29,7 @@ from training.device import choose_device, choose_precision, set_up_process
 from training.grid import CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
 from training.protocol import split
 from training.run import load
+from training.search import search_all
 from training.significance import mean_and_deviation, welch
 from training.tables import Row, TableError
 
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, metavar="N", help="runs of each cell (default: 5)")
     add("--regimes", nargs="+", metavar="N%%", help="shares of the labels (default: the paper's)")
     add("--methods", nargs="+", metavar="RULE", help="as --rule in build_index.py (default: the table's)")
+    add("--search", metavar="N%", help="first search each method's hyper-parameters at this share of labels")
     add("--quick", action="store_true", help="a small version: few images, epochs, seeds and regimes")
     add("--device", default="auto", metavar="NAME", help="as in build_index.py")
     add("--precision", default="auto", choices=PRECISIONS, help="as in build_index.py")
@@ -95,6 +97,10 @@ def run_command(arguments: list[str] | None = None) -> None:
         flags.seeds = QUICK_SEEDS if flags.quick else SEEDS
     if flags.seeds < 1:
         raise TableError(f"seeds {flags.seeds}: at least 1 is needed")
+    if flags.search and (flags.quick or flags.table in timing.TABLES):
+        raise ConfigError(
+            f"search {flags.search}: only for tables {', '.join(map(str, GRIDS))} without --quick"
+        )
     if flags.table in timing.TABLES:
         return run_timing(flags)
     flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
@@ -106,6 +112,9 @@ def run_command(arguments: list[str] | None = None) -> None:
     configs = {method: method_config(flags, backbone, method) for method in flags.methods}
     suffix = "-quick" if flags.quick else ""
     out = Path(flags.out)
+    if flags.search:
+        check_regime(flags.search)
+        configs = search_all(configs, out, flags.search)
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
     with cells.claimed():
         for method, config in configs.items():

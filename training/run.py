@@ -52,8 +52,10 @@ class Model(nn.Module):
     def __init__(self, config: Config, classes: int) -> None:
         super().__init__()
         self.normalise = Normalise(whiten=config.whiten)
-        network = Network(config.backbone, config.image_size, rescale=config.norm_rescale)
-        self.classifier = Classifier(network, BACKBONES[config.backbone].hidden, classes, config.dropout)
+        latents = config.latents if config.rule == "vae" and config.vae_classifier == "latents" else 0
+        network = Network(config.backbone, config.image_size, rescale=config.norm_rescale, latents=latents)
+        width = latents or BACKBONES[config.backbone].hidden
+        self.classifier = Classifier(network, width, classes, config.dropout)
         count = feature_count(config.backbone, config.image_size)
         if config.head == "joint" and classes:
             own = features(config.backbone, rescale=config.norm_rescale).to(memory_format=torch.channels_last)
@@ -153,7 +155,10 @@ class Run:
                 learning.epoch(epoch, self.labelled(inputs))
             else:
                 learning.epoch(epoch, (images for _, images in inputs))
-        self.model.network.load_state_dict(learning.weights())
+        if isinstance(learning, Autoencoding) and self.config.vae_classifier == "latents":
+            self.model.network.load_state_dict(learning.weights_to_latents())
+        else:
+            self.model.network.load_state_dict(learning.weights())
 
     def pretraining(self) -> Pretraining | Autoencoding | HebbianAntiHebbian:
         """What learns, with a network of its own."""

@@ -156,6 +156,11 @@ class Autoencoding:
         """The encoder as the state of a plain Network."""
         return self.model.network.state_dict()
 
+    def weights_to_latents(self) -> dict[str, Tensor]:
+        """The same of a Network with latents, which are the means."""
+        weight, bias = (each.detach().chunk(2)[0] for each in self.model.latents.parameters())
+        return self.weights() | {"latents.weight": weight, "latents.bias": bias}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on, the network included."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}

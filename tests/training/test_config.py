@@ -62,6 +62,7 @@ def test_chosen_values_win():
             "rule 'oja': use one of swta, swta_fh, hpca, hpca_fh, hebbgrad, krotov, softhebb, vae, hah, none",
         ),
         ({"head": "loose"}, "head 'loose': use one of frozen, joint"),
+        ({"vae_classifier": "decoder"}, "vae_classifier 'decoder': use one of hidden, latents"),
         ({"schedule": "cosine"}, "schedule 'cosine': use one of text, code"),
         ({"dataset": "mnist"}, "dataset 'mnist': use one of digits"),
         ({"labels": "0%"}, "labels 0%: use 1% to 100%"),

@@ -114,6 +114,18 @@ def test_pretrained_weights_reach_the_network(run, monkeypatch):
         assert torch.equal(layer.filters(), weight)
 
 
+def test_classifier_may_sit_on_the_autoencoders_latents(run):
+    made = run(rule="vae", vae_classifier="latents", latents=16)
+    made.learn_features()
+    network = weights(made.model.network)
+    assert made.model.classifier.linear.in_features == len(network["latents.bias"]) == 16
+    made.finetune(None).finish()
+    assert "latents.weight" in changed(made.model.network, network)
+    assert isinstance(run(vae_classifier="latents").model.network.latents, torch.nn.Identity)
+    made.train_head(None).finish()
+    assert encode(made, made.encoder(), made.split.queries).shape == (24, 32)
+
+
 def test_fine_tuning_reaches_the_first_layer(run, monkeypatch):
     tuned = {}
     finetune = Run.finetune

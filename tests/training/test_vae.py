@@ -175,6 +175,16 @@ def test_plain_network_is_the_encoder():
     assert hidden.std() > 0.01
 
 
+def test_plain_network_with_latents_gives_their_means():
+    trained = learning()
+    trained.epoch(0, batches(0))
+    plain = Network("conv6", SIZE, latents=256)
+    plain.load_state_dict(trained.weights_to_latents())
+    x = images(4)
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(x), trained.model.eval()(x)[1])
+
+
 def test_resumed_run_equals_an_uninterrupted_one():
     whole = learning(epochs=2)
     for epoch in range(2):

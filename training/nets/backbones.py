@@ -164,17 +164,25 @@ def _norm(rescaled: bool, channels: int) -> nn.BatchNorm2d:
 class Network(nn.Module):
     """Convolutional features and the hidden layer: everything that is pre-trained without labels.
 
-    `rescale` keeps the channels' relative variance in the batch norms that the backbone's plan says.
+    `rescale` keeps the channels' relative variance in the batch norms that the backbone's plan says. With
+    `latents` a linear layer to so many follows: what an autoencoder's encoder puts out.
     """
 
     def __init__(
-        self, backbone: str, image_size: int, conv: ConvFactory = Conv2d, *, rescale: bool = False
+        self,
+        backbone: str,
+        image_size: int,
+        conv: ConvFactory = Conv2d,
+        *,
+        rescale: bool = False,
+        latents: int = 0,
     ) -> None:
         super().__init__()
         self.features = features(backbone, conv, rescale=rescale)
         self.hidden = hidden(backbone, image_size, conv, rescale=rescale)
+        self.latents = Linear(BACKBONES[backbone].hidden, latents) if latents else nn.Identity()
         self.features.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S) -> hidden activations (B, hidden)."""
-        return self.hidden(self.features(x)).flatten(1)
+        """Normalised images (B, 3, S, S) -> hidden activations (B, hidden), or latents (B, latents)."""
+        return self.latents(self.hidden(self.features(x)).flatten(1))
