@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, choices=DATASETS, help="named data set")
     add("--data", metavar="DIR", help="where the data set lies or shall lie")
     add("--seeds", type=int, metavar="N", help="runs of each cell (default: 5)")
-    add("--regimes", nargs="+", metavar="N%%", help="shares of the labels (default: the paper's)")
+    add("--regimes", nargs="+", metavar="N%", help="shares of the labels (default: the paper's)")
     add("--methods", nargs="+", metavar="RULE", help="as --rule in build_index.py (default: the table's)")
     add("--search", metavar="N%", help="first search each method's hyper-parameters at this share of labels")
     add("--quick", action="store_true", help="a small version: few images, epochs, seeds and regimes")
