@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from index.catalogue import UNLABELLED
@@ -20,7 +20,7 @@ from training.cells import Cell, Cells
 from training.config import Config
 from training.data import Loaded, Positions
 from training.device import round_products
-from training.finetune import JointHead, head_without_labels
+from training.finetune import JointHead, copied_state, head_without_labels
 from training.measure import Descriptors, Measured, compare, measure
 from training.nets.backbones import Network
 from training.nets.encoder import TILE, pack_signs
@@ -117,11 +117,11 @@ def variants(run: Run, saved: dict[str, Any] | None) -> Measured:
     """Fine-tune once and measure twice: at the epochs that the validation labels choose and, as
     `…_unvalidated`, at the last ones, for which no label but the training ones was seen."""
     tuned = run.finetune(saved)
-    last, fresh = _weights(run.model.classifier), _weights(run.model.head)
+    last, fresh = copied_state(run.model.classifier), copied_state(run.model.head)
     run.checkpoint = None  # what follows takes a minute or two, with a joint head as long as the fine-tuning
     tuned.finish()
     learned = run.train_head(None)
-    last_head = _weights(run.model.head)
+    last_head = copied_state(run.model.head)
     learned.finish()
     validated = _in_32_bits(run)
     run.model.classifier.load_state_dict(last)
@@ -132,11 +132,6 @@ def variants(run: Run, saved: dict[str, Any] | None) -> Measured:
         run.train_head(None)
     unvalidated = {f"{name}_unvalidated": value for name, value in _in_32_bits(run).figures.items()}
     return validated._replace(figures=validated.figures | unvalidated)
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of what it has learned."""
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def _in_32_bits(run: Run) -> Measured:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn.functional import cross_entropy, max_pool2d
 
-from training.finetune import Batch, Classifier, halvings
+from training.finetune import Batch, Classifier, halvings, is_finite, nesterov, set_rate
 from training.nets.backbones import BACKBONES, Conv2d, Network, convolve
 
 COST_WEIGHTS = (0.0045, 0.0025, 0.0013, 0.001, 0.0008, 0.0005)  # of the first layers, from the input on
@@ -110,31 +110,21 @@ class HebbianAntiHebbian:
         self.cost_weights = cost_weights
         self.model = Classifier(network, BACKBONES[backbone].hidden, classes, dropout=0.0).to(device)
         self.lr, self.epochs = lr, epochs
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr,
-            momentum=momentum,
-            nesterov=momentum > 0,
-            weight_decay=weight_decay,
-            fused=True,
-        )
+        self.optimizer = nesterov(self.model, lr, momentum, weight_decay)
 
     def epoch(self, number: int, batches: Iterable[Batch]) -> None:
         """One pass over normalised images (B, 3, S, S) with their class indices (B,); epochs count from 0.
 
         Raises FloatingPointError for a non-finite loss.
         """
-        lr = self.lr * halvings(number, self.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs))
         self.model.train()
         total = torch.zeros(())
         for inputs, labels in batches:
             loss = self.gradients(inputs, labels)
             self.optimizer.step()
             total = total.to(loss.device) + loss
-        # Only here does the host wait for the device.
-        if not (torch.isfinite(total) and all(torch.isfinite(p).all() for p in self.model.parameters())):
+        if not is_finite(self.model, total):
             raise FloatingPointError(
                 f"Hebbian/anti-Hebbian training diverged in epoch {number + 1} with learning rate {lr:g}: "
                 f"use a smaller one (--set hah_lr={self.lr / 10:g})"

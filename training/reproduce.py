@@ -13,8 +13,8 @@ import argparse
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from training import plots, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
-from training.data import ImageSet
+from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
 from training.grid import CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
 from training.protocol import split
@@ -112,14 +112,15 @@ def run_command(arguments: list[str] | None = None) -> None:
     configs = {method: method_config(flags, backbone, method) for method in flags.methods}
     suffix = "-quick" if flags.quick else ""
     out = Path(flags.out)
+    images = cache(partial(prepared, configs[flags.methods[0]]))  # the same for all methods
     if flags.search:
         check_regime(flags.search)
-        configs = search_all(configs, out, flags.search)
+        configs = search_all(configs, out, images(), flags.search)
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
     with cells.claimed():
         for method, config in configs.items():
             cells.check(method, cells.config_id(config))
-        compute(flags, configs, cells)
+        compute(flags, configs, cells, images)
     rows = list(rows_of(cells.read(), flags.methods, flags.regimes, paper))
     name = f"table{flags.table}-{flags.dataset}{suffix}"
     tables.write_csv(out / f"{name}.csv", rows)
@@ -137,6 +138,11 @@ def check_regime(labels: str) -> None:
     configure({"labels": labels})
 
 
+def share(labels: str) -> float:
+    """`1%` in percent."""
+    return float(labels[:-1])
+
+
 def draw(
     path: Path,
     rows: Sequence[Row],
@@ -147,10 +153,6 @@ def draw(
 ) -> None:
     """The table's first metric against the share of labels; for mAP also precision and recall at the smallest
     share."""
-
-    def share(labels: str) -> float:
-        return float(labels[:-1])
-
     ours: dict[str, dict[float, tuple[float, float]]] = {}
     chance = None
     for row in rows:
@@ -211,14 +213,20 @@ def method_config(flags: argparse.Namespace, backbone: str, method: str, **chose
     return configure(chosen | dict(parse_setting(text) for text in flags.set))
 
 
-def compute(flags: argparse.Namespace, configs: dict[str, Config], cells: Cells) -> None:
+def prepared(config: Config) -> Loaded:
+    """The process made ready for the configuration, and its images."""
+    set_up_process(config.precision)
+    return load(config)
+
+
+def compute(
+    flags: argparse.Namespace, configs: dict[str, Config], cells: Cells, images: Callable[[], Loaded]
+) -> None:
     """Every cell that is missing."""
     tasks = missing(cells.read(), flags.methods, flags.regimes, flags.seeds)
     if not tasks:
         return
-    first = configs[flags.methods[0]]
-    set_up_process(first.precision)
-    loaded = load(first)  # the images are the same for all
+    first, loaded = configs[flags.methods[0]], images()
     if flags.quick:
         loaded = smaller(loaded, QUICK_IMAGES)
     check_labels(loaded.images, flags.regimes)
@@ -234,7 +242,7 @@ def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
     would not be the share that it says."""
     labels, classes = len(split(images, 1.0, seed=0).training), len(images.classes)
     for regime in regimes:
-        if float(regime[:-1]) / 100 * labels < classes:
+        if share(regime) / 100 * labels < classes:
             raise ConfigError(
                 f"regime {regime}: of {labels} training labels that is fewer than the {classes} classes; "
                 f"use at least {math.ceil(100 * classes / labels)}%"

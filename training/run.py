@@ -31,6 +31,8 @@ from training.vae import Autoencoding
 
 log = logging.getLogger("hebbsearch")
 
+Learner = Pretraining | Autoencoding | HebbianAntiHebbian
+
 STAGES = ("pre-training", "fine-tuning", "hashing head")
 FEATURES_IN_MEMORY = 2 << 30
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
@@ -146,21 +148,16 @@ class Run:
         learning = self.pretraining()
         if saved is not None:
             learning.load_state_dict(saved["training"])
-        with_labels = isinstance(learning, HebbianAntiHebbian)
-        positions = self.split.training if with_labels else self.split.pretraining
+        positions = positions_of(self, learning)
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
-            inputs = self.inputs(groups)
-            if isinstance(learning, HebbianAntiHebbian):
-                learning.epoch(epoch, self.labelled(inputs))
-            else:
-                learning.epoch(epoch, (images for _, images in inputs))
+            learn(self, learning, epoch, groups)
         if isinstance(learning, Autoencoding) and self.config.vae_classifier == "latents":
             self.model.network.load_state_dict(learning.weights_to_latents())
         else:
             self.model.network.load_state_dict(learning.weights())
 
-    def pretraining(self) -> Pretraining | Autoencoding | HebbianAntiHebbian:
+    def pretraining(self) -> Learner:
         """What learns, with a network of its own."""
         config = self.config
         network = partial(Network, config.backbone, config.image_size, rescale=config.norm_rescale)
@@ -396,6 +393,20 @@ class Run:
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"{name} is not finite after training with rule {self.config.rule}")
         return encoder.eval().to(self.device)
+
+
+def positions_of(run: Run, learner: Learner) -> NDArray[np.int64]:
+    """The images that `learner` sees in an epoch of pre-training."""
+    return run.split.training if isinstance(learner, HebbianAntiHebbian) else run.split.pretraining
+
+
+def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> None:
+    """Pre-training on the images of `groups`."""
+    inputs = run.inputs(groups)
+    if isinstance(learner, HebbianAntiHebbian):
+        learner.epoch(epoch, run.labelled(inputs))
+    else:
+        learner.epoch(epoch, (images for _, images in inputs))
 
 
 def fingerprint(images: ImageSet) -> str:

@@ -17,10 +17,10 @@ from torch import Tensor
 from training.cells import Cell, Cells
 from training.config import Config, ConfigError, check
 from training.data import Loaded
-from training.device import set_up_process
 from training.export import describe
+from training.finetune import copied_state
 from training.rules import HAVE_TEMPERATURE
-from training.run import STAGES, Run, load
+from training.run import STAGES, Run
 
 log = logging.getLogger("hebbsearch")
 
@@ -131,8 +131,7 @@ class Accuracy:
             else:
                 run.learn_features()
                 kept = list(self.pretrained.items())[:1]  # the best trial's comes first
-                copied = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-                self.pretrained = dict(kept) | {key: copied}
+                self.pretrained = dict(kept) | {key: copied_state(model)}
             run.finetune(None)
         except ArithmeticError as error:
             log.info("%s", error)
@@ -189,11 +188,8 @@ def search(
     return best.values
 
 
-def search_all(configs: Mapping[str, Config], folder: Path, regime: str) -> dict[str, Config]:
+def search_all(configs: Mapping[str, Config], folder: Path, loaded: Loaded, regime: str) -> dict[str, Config]:
     """Each method's configuration with the values that a search among `candidates_of` it found."""
-    first = next(iter(configs.values()))
-    set_up_process(first.precision)
-    loaded = load(first)  # the images are the same for all
     return {
         method: with_values(config, search(config, folder, loaded, regime, candidates_of(config)))
         for method, config in configs.items()

@@ -27,21 +27,19 @@ from training.config import Config, ConfigError
 from training.data import DataError, Loaded
 from training.device import set_up_process
 from training.export import describe
+from training.finetune import nesterov
 from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Linear, convolve
 from training.protocol import derived_seed
 from training.readout import ridge_accuracy
 from training.rules import HAVE_TEMPERATURE
-from training.run import STAGES, Run, load
+from training.run import STAGES, Learner, Run, learn, load, positions_of
 from training.significance import mean_and_deviation
 from training.tables import Key, Row, TableError
-from training.vae import Autoencoding
 
 log = logging.getLogger("hebbsearch")
 
-
-Learner = Pretraining | Autoencoding | HebbianAntiHebbian
 
 NETWORKS = {"vae": "VAE", "swta": "SWTA", "swta_fh": "SWTA-FH", "hpca": "HPCA", "hpca_fh": "HPCA-FH"}
 LAYERS = {
@@ -119,6 +117,7 @@ def make(
     paper = tables.paper(table, dataset)
     set_up_process(first.precision)
     loaded = load(first)
+    configs = {name: dataclasses.replace(config, labels="100%") for name, config in configs.items()}
     compute = time_layers if table == 4 else time_networks
     rows = list(compute(methods, configs, seeds, loaded, paper, out, work))
     name = f"table{table}-{dataset}"
@@ -217,20 +216,6 @@ def some_batches(run: Run, learner: Learner, count: int, rounds: Iterator[int]) 
 def batches_each(run: Run, learner: Learner) -> int:
     """Batches of an epoch."""
     return -(-len(positions_of(run, learner)) // run.config.batch_size)
-
-
-def positions_of(run: Run, learner: Learner) -> NDArray[np.int64]:
-    """The images that `learner` sees in an epoch, as in Run.pretrain."""
-    return run.split.training if isinstance(learner, HebbianAntiHebbian) else run.split.pretraining
-
-
-def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> None:
-    """Learn from the images of `groups`, as in Run.pretrain."""
-    inputs = run.inputs(groups)
-    if isinstance(learner, HebbianAntiHebbian):
-        learner.epoch(epoch, run.labelled(inputs))
-    else:
-        learner.epoch(epoch, (images for _, images in inputs))
 
 
 def prepared(configs: Mapping[str, Config], loaded: Loaded) -> dict[str, Run]:
@@ -402,7 +387,6 @@ def time_networks(
 
     A two-phase original has the epochs, and their configuration, of the fast one, which learns the same.
     """
-    configs = {name: dataclasses.replace(config, labels="100%") for name, config in configs.items()}
     learns = {method: FAST.get(method, method) for method in methods}
     epochs = converge({name: configs[name] for name in learns.values()}, seeds, loaded, out, work)
     runs = prepared({name: configs[name] for name in methods}, loaded)
@@ -435,7 +419,6 @@ def time_layers(
     `layer_readout`; mean and deviation over the seeds). `top1` is the paper's alone: of whole models, each of
     its own paper. A two-phase original has the readout of the fast one, which learns the same.
     """
-    configs = {name: dataclasses.replace(config, labels="100%") for name, config in configs.items()}
     learns = {method: FAST.get(method, method) for method in methods}
     first = configs[methods[0]]
     cells = Cells(out, f"{first.dataset}-layer")
@@ -519,14 +502,7 @@ class HaHLayer(HebbianAntiHebbian):
         model = nn.Sequential(only, Quadrants(), Linear(4 * filters, classes))
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr, self.epochs = config.hah_lr, config.epochs
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            config.hah_lr,
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = nesterov(self.model, config.hah_lr, config.momentum, config.weight_decay)
 
     def weights(self) -> dict[str, Tensor]:
         """The state of a plain convolution, alone in a Sequential."""

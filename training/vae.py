@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 from torch.nn.utils import clip_grad_norm_
 
-from training.finetune import halvings
+from training.finetune import halvings, is_finite, nesterov, set_rate
 from training.nets.backbones import BACKBONES, Linear, Network, map_size
 
 LONGEST_GRADIENT = 1.0  # a usual length, on CIFAR-10 1.2 in the median: it holds back the first steps' 3 to 6
@@ -121,15 +121,11 @@ class Autoencoding:
         device = next(network.parameters()).device
         self.model = Autoencoder(network, backbone, image_size, latents).to(device)
         self.beta, self.lr, self.epochs, self.schedule = beta, lr, epochs, schedule
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr, momentum=momentum, nesterov=momentum > 0, fused=True
-        )
+        self.optimizer = nesterov(self.model, lr, momentum)
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S); epochs count from 0. Raises FloatingPointError."""
-        lr = self.lr * halvings(number, self.epochs, self.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs, self.schedule))
         self.model.train()
         total = torch.zeros(())
         for batch in batches:
@@ -139,8 +135,7 @@ class Autoencoding:
             clip_grad_norm_(self.model.parameters(), LONGEST_GRADIENT)
             self.optimizer.step()
             total = total.to(loss.device) + loss.detach()
-        # Only here does the host wait for the device.
-        if not (torch.isfinite(total) and all(torch.isfinite(p).all() for p in self.model.parameters())):
+        if not is_finite(self.model, total):
             raise FloatingPointError(
                 f"the autoencoder diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller "
                 f"one (--set vae_lr={self.lr / 10:g})"

@@ -58,11 +58,16 @@ def stripes(path, horizontal, seed, size=28):
     Image.fromarray(noisy).save(path)
 
 
+def striped_folder(root, count):
+    """`count` pictures of the two classes by turns."""
+    for number in range(count):
+        stripes(root / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number)
+    return root
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    for number in range(60):
-        stripes(root / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number)
+    root = striped_folder(tmp_path_factory.mktemp("pictures"), 60)
     (root / "across" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     return root
 

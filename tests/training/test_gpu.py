@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.training.test_build_index import QUICK, build, stripes
+from tests.training.test_build_index import QUICK, build, striped_folder
 from training.config import configure
 from training.hebbian import HebbianConv2d, Pretraining, Replayed
 from training.nets.backbones import Network
@@ -36,10 +36,7 @@ def test_rules_agree_with_the_cpu(rule, size):
 
 @pytest.mark.parametrize("rule", FAST)
 def test_the_command_trains_there(tmp_path, rule):
-    for number in range(40):
-        stripes(
-            tmp_path / "pictures" / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number
-        )
+    striped_folder(tmp_path / "pictures", 40)
     done = build(tmp_path, "--data", "pictures", *QUICK, "--rule", rule, "--device", "cuda")
     assert "mAP" in done.stdout
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.test_build_index import stripes
+from tests.training.test_build_index import striped_folder
 from training.config import configure
 from training.export import encode
 from training.finetune import Supervised
@@ -25,10 +25,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    for number in range(240):
-        stripes(root / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number)
-    return root
+    return striped_folder(tmp_path_factory.mktemp("pictures"), 240)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.training.test_build_index import stripes
+from tests.training.test_build_index import striped_folder
 from tests.training.test_run import Watched
 from training.config import ConfigError, configure
 from training.reproduce import run_command
@@ -77,10 +77,7 @@ def test_nothing_to_search_is_nothing_to_try():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    for number in range(240):
-        stripes(root / ("across" if number % 2 else "down") / f"{number}.png", number % 2, number)
-    return root
+    return striped_folder(tmp_path_factory.mktemp("pictures"), 240)
 
 
 @pytest.fixture
@@ -156,13 +153,13 @@ def test_search_without_validation_images_is_refused(config, loaded, tmp_path):
         search(config, tmp_path, loaded, "10%", {"finetune_lr": [0.1]})
 
 
-def test_every_method_gets_its_own_values(config, tmp_path, monkeypatch):
+def test_every_method_gets_its_own_values(config, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr("training.search.candidates_of", lambda config: {"finetune_lr": [1e-2]})
     configs = {
         "none": configure({"rule": "none", "data": config.data, "image_size": 28, "finetune_epochs": 2})
     }
     configs = {name: with_values(each, {"epochs": 1}) for name, each in configs.items()} | {"hpca_fh": config}
-    found = search_all(configs, tmp_path, "100%")
+    found = search_all(configs, tmp_path, loaded, "100%")
     assert found.keys() == configs.keys()
     for name, each in found.items():
         assert each.finetune_lr in {1e-3, 1e-2}
