@@ -48,6 +48,16 @@ def deciding(config: Config) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in NOT_IN_CONFIG}
 
 
+def as_json(config: Config) -> str:
+    """`deciding`, as it is written."""
+    return json.dumps(deciding(config), indent=2, sort_keys=True) + "\n"
+
+
+def digest(config: Config) -> str:
+    """Twelve digits of what decides."""
+    return hashlib.sha256(as_json(config).encode()).hexdigest()[:12]
+
+
 DEFAULTS = {each.name: each.default for each in fields(Config) if each.default is not MISSING}
 
 
@@ -111,9 +121,8 @@ class Cells:
             written = json.loads(path.read_text(encoding="utf-8"))
             if DEFAULTS | written == DEFAULTS | values and values.keys() >= written.keys():
                 return path.stem
-        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        name = hashlib.sha256(text.encode()).hexdigest()[:12]
-        replace_file(self.configs / f"{name}.json", text.encode())
+        name = digest(config)
+        replace_file(self.configs / f"{name}.json", as_json(config).encode())
         return name
 
     def check(self, method: str, config: str) -> None:

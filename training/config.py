@@ -1,7 +1,7 @@
 """Everything that decides a training run, in one frozen dataclass that goes into the manifest."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -173,6 +173,19 @@ def configure(chosen: dict[str, Any]) -> Config:
     config = Config(**defaults | values)
     check(config)
     return config
+
+
+# What pre-training does not depend on.
+LATER = (
+    *("finetune_lr", "finetune_epochs", "weight_decay", "dropout"),
+    *("head", "head_lr", "head_epochs", "head_weight_decay"),
+)
+
+
+def earlier(config: Config) -> Config:
+    """What the pre-trained network depends on: equal where configurations differ in later stages only."""
+    usual = configure({name: getattr(config, name) for name in ("backbone", "rule", "dataset", "data")})
+    return replace(config, **{name: getattr(usual, name) for name in LATER})
 
 
 def from_json(values: Any) -> Config:

@@ -16,16 +16,16 @@ from torch.nn.functional import interpolate
 
 from index.catalogue import UNLABELLED
 from training import data, export, plots
-from training.cells import Cell, Cells
-from training.config import Config
-from training.data import Loaded, Positions
+from training.cells import Cell, Cells, digest
+from training.config import Config, earlier
+from training.data import DataError, Loaded, Positions
 from training.device import round_products
 from training.finetune import JointHead, copied_state, head_without_labels
 from training.measure import Descriptors, Measured, compare, measure
 from training.nets.backbones import Network
 from training.nets.encoder import TILE, pack_signs
 from training.nets.head import Head
-from training.protocol import label_subset
+from training.protocol import asking_validation, label_subset
 from training.run import ITQ_IMAGES, Run
 
 log = logging.getLogger("hebbsearch")
@@ -34,6 +34,7 @@ LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training diffe
 # What needs no training, to compare with. They see no label.
 NO_LABELS = "0%"
 CHANCE, PIXELS = "chance", "pixels"
+ASKED = ("test", "validation")  # on which images the grid is measured
 
 
 class Task(NamedTuple):
@@ -56,23 +57,26 @@ def missing(cells: Sequence[Cell], methods: Sequence[str], regimes: Sequence[str
     return [task for task in tasks if task.labels]
 
 
-def run_task(task: Task, config: Config, cells: Cells, loaded: Loaded, work: Path) -> Iterator[Cell]:
+def run_task(
+    task: Task, config: Config, cells: Cells, loaded: Loaded, work: Path, on: str = "test"
+) -> Iterator[Cell]:
     """Compute the cells of `task` one after the other; each is written when it is finished.
 
-    `work` keeps the pre-trained network for cells to come; without it, it is trained again.
+    `work` keeps the pre-trained network for cells to come; without it, it is trained again. `on` says which
+    images are asked, one of ASKED.
     """
     config = dataclasses.replace(config, seed=task.seed)
     if task.labels == (NO_LABELS,):
-        yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded))
+        yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded, on))
         return
-    work = work / cells.config_id(config)
+    cells_work = work / cells.config_id(config)
     for labels in task.labels:
         begin = time.monotonic()
         regime = dataclasses.replace(config, labels=labels)
         base = _pretrained(regime, loaded, work)
-        folder = work / f"{task.seed}-{labels}"
+        folder = cells_work / f"{task.seed}-{labels}"
         folder.mkdir(parents=True, exist_ok=True)
-        run = Run(regime, folder, loaded)
+        run = asked(Run(regime, folder, loaded), on)
         saved = run.restore()
         if saved is None:
             run.model.normalise.load_state_dict(base.model.normalise.state_dict())
@@ -84,6 +88,15 @@ def run_task(task: Task, config: Config, cells: Cells, loaded: Loaded, work: Pat
         taken = {"pretraining_seconds": pretraining, "seconds": time.monotonic() - begin}
         yield _finished(cells, task, labels, config, run, measured._replace(figures=measured.figures | taken))
         shutil.rmtree(folder)
+
+
+def asked(run: Run, on: str) -> Run:
+    """`run`, measured on the images that `on` names. DataError where those are searched themselves."""
+    if on == "validation":
+        if not run.images.validation_share:
+            raise DataError(f"{run.images.where}: no validation images are kept apart; leave out --on")
+        run.split = asking_validation(run.split)
+    return run
 
 
 def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, measured: Measured) -> Cell:
@@ -99,9 +112,12 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
 
 
 def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
-    """A run that has learned its features, from its checkpoint where there is one."""
+    """A run that has learned its features, from its checkpoint where there is one, whatever comes later."""
+    config = earlier(config)
     labels = config.labels if config.rule in LEARN_FROM_LABELS else "100%"
-    folder = work / (str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features")
+    folder = (
+        work / digest(config) / (str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features")
+    )
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
     run.learn_features(run.restore())
@@ -142,9 +158,9 @@ def _in_32_bits(run: Run) -> Measured:
     return measured
 
 
-def untrained(method: str, config: Config, loaded: Loaded) -> tuple[Run, Measured]:
+def untrained(method: str, config: Config, loaded: Loaded, on: str = "test") -> tuple[Run, Measured]:
     """What needs no network: ITQ codes of the standardised pixels, and a ranking at random."""
-    run = Run(dataclasses.replace(config, labels="100%"), None, loaded)
+    run = asked(Run(dataclasses.replace(config, labels="100%"), None, loaded), on)
     images, split = run.images, run.split
     if method == CHANCE:  # all at one distance: their expectation is that of a random order
         queries, database = (_all_alike(images.labels[at]) for at in (split.queries, split.pretraining))

@@ -91,7 +91,6 @@ class HebbianAntiHebbian:
         cost_weights: Sequence[float] = COST_WEIGHTS,
         lr: float,
         momentum: float,
-        weight_decay: float,
         epochs: int,
         rescale: bool = False,
         device: torch.device | str = "cpu",
@@ -110,7 +109,7 @@ class HebbianAntiHebbian:
         self.cost_weights = cost_weights
         self.model = Classifier(network, BACKBONES[backbone].hidden, classes, dropout=0.0).to(device)
         self.lr, self.epochs = lr, epochs
-        self.optimizer = nesterov(self.model, lr, momentum, weight_decay)
+        self.optimizer = nesterov(self.model, lr, momentum)
 
     def epoch(self, number: int, batches: Iterable[Batch]) -> None:
         """One pass over normalised images (B, 3, S, S) with their class indices (B,); epochs count from 0.

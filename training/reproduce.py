@@ -26,7 +26,7 @@ from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
 from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
-from training.grid import CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
+from training.grid import ASKED, CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
 from training.protocol import split
 from training.run import load
 from training.search import search_all
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("--regimes", nargs="+", metavar="N%", help="shares of the labels (default: the paper's)")
     add("--methods", nargs="+", metavar="RULE", help="as --rule in build_index.py (default: the table's)")
     add("--search", metavar="N%", help="first search each method's hyper-parameters at this share of labels")
+    add("--on", default=ASKED[0], choices=ASKED, help="images to ask with; choose settings on validation")
     add("--quick", action="store_true", help="a small version: few images, epochs, seeds and regimes")
     add("--device", default="auto", metavar="NAME", help="as in build_index.py")
     add("--precision", default="auto", choices=PRECISIONS, help="as in build_index.py")
@@ -111,6 +112,9 @@ def run_command(arguments: list[str] | None = None) -> None:
     backbone = grid.backbones.get(flags.dataset, "conv6")
     configs = {method: method_config(flags, backbone, method) for method in flags.methods}
     suffix = "-quick" if flags.quick else ""
+    if flags.on != ASKED[0]:
+        suffix += f"-{flags.on}"
+        paper = {}  # its numbers are those of the test images
     out = Path(flags.out)
     images = cache(partial(prepared, configs[flags.methods[0]]))  # the same for all methods
     if flags.search:
@@ -184,8 +188,8 @@ def draw(
 
 def run_timing(flags: argparse.Namespace) -> None:
     """Tables 1, 4 and 5: see training/timing.py. `--seeds` counts those of epochs and readouts."""
-    if flags.quick or flags.regimes:
-        raise ConfigError(f"table {flags.table} has no label regimes and no quick version; leave them out")
+    if flags.quick or flags.regimes or flags.on != ASKED[0]:
+        raise ConfigError(f"table {flags.table} has no regimes, quick version or --on; leave them out")
     table = timing.TABLES[flags.table]
     methods = list(flags.methods or table.names)
     timing.check_methods(flags.table, methods)
@@ -233,7 +237,7 @@ def compute(
     countdown = Countdown(tasks)
     for task in tasks:
         config = configs.get(task.method, first)
-        for cell in run_task(task, config, cells, loaded, Path(flags.work)):
+        for cell in run_task(task, config, cells, loaded, Path(flags.work), flags.on):
             countdown.finished(cell)
 
 

@@ -180,7 +180,6 @@ class Run:
                 len(self.classes),
                 lr=config.hah_lr,
                 momentum=config.momentum,
-                weight_decay=0.0,
                 epochs=config.epochs,
                 rescale=config.norm_rescale,
                 device=self.device,

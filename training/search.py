@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
 
 from training.cells import Cell, Cells
-from training.config import Config, ConfigError, check
+from training.config import Config, ConfigError, check, earlier
 from training.data import Loaded
 from training.export import describe
 from training.finetune import copied_state
@@ -28,8 +28,6 @@ ROUNDS = 5  # at most; two or three are usual until nothing changes
 FACTORS = (0.1, 0.3, 3, 10)  # of a default: what is tried unless told
 # What is searched beside the fine-tuning, where it is not a rule's learning rate and temperature.
 PRETRAINING = {"none": (), "vae": ("vae_lr", "beta"), "hah": ("hah_lr",)}
-# What pre-training does not depend on; under hah, which learns from labels, it does on the weight decay.
-LATER = ("finetune_lr", "finetune_epochs", "weight_decay", "dropout")
 
 
 class Trial(NamedTuple):
@@ -137,13 +135,6 @@ class Accuracy:
             log.info("%s", error)
             return -math.inf
         return max(run.validation[STAGES[1]])
-
-
-def earlier(config: Config) -> Config:
-    """What the pre-trained network depends on: equal where `config` differs in later stages only."""
-    later = [name for name in LATER if (config.rule, name) != ("hah", "weight_decay")]
-    same: dict[str, Any] = dict.fromkeys(later, 0)
-    return dataclasses.replace(config, **same)
 
 
 def with_values(config: Config, values: Mapping[str, float]) -> Config:

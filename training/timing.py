@@ -502,7 +502,7 @@ class HaHLayer(HebbianAntiHebbian):
         model = nn.Sequential(only, Quadrants(), Linear(4 * filters, classes))
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr, self.epochs = config.hah_lr, config.epochs
-        self.optimizer = nesterov(self.model, config.hah_lr, config.momentum, config.weight_decay)
+        self.optimizer = nesterov(self.model, config.hah_lr, config.momentum)
 
     def weights(self) -> dict[str, Tensor]:
         """The state of a plain convolution, alone in a Sequential."""

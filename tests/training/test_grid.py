@@ -1,5 +1,6 @@
 """The grid of experiments: what is missing, what a cell learns from, and what stands beside it."""
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -62,6 +63,9 @@ def test_regimes_share_their_pretraining_and_leave_no_checkpoint(loaded, tmp_pat
         assert {"top1_unvalidated", "real_map", "map_low", "precision_radius_2"} <= figures.keys()
     left = sorted(path.name for path in (tmp_path / "work").glob("*/*"))
     assert left == ["1"]  # the pre-training, for regimes to come
+    other = dataclasses.replace(config, finetune_lr=1e-2, head="joint")  # which learns no other features
+    list(run_task(Task("hpca_fh", 1, ("100%",)), other, Cells(tmp_path, "other"), loaded, tmp_path / "work"))
+    assert learned == [None, 1, 1]
 
 
 def test_the_unvalidated_figures_are_those_of_the_last_epoch(loaded, tmp_path, monkeypatch):
@@ -74,6 +78,23 @@ def test_the_unvalidated_figures_are_those_of_the_last_epoch(loaded, tmp_path, m
     same = [name for name in figures if f"{name}_unvalidated" in figures]
     assert len(same) > 10
     assert all(figures[name] == figures[f"{name}_unvalidated"] for name in same)
+
+
+def test_on_validation_no_test_image_is_asked(loaded, tmp_path):
+    """The classifier's accuracy there is that by which its epoch was chosen."""
+    apart = data.Loaded(dataclasses.replace(loaded.images, validation_share=0.3), *loaded[1:])
+    config = configure(SMALL | {"rule": "none"})
+    cells = Cells(tmp_path / "results", "digits-conv6-validation")
+    task = Task("none", 0, ("100%",))
+    (found,) = run_task(task, config, cells, apart, tmp_path / "work", on="validation")
+    run = Run(config, None, apart)
+    run.learn_features()
+    run.finetune(None)
+    assert found.figures["top1"] == pytest.approx(max(run.validation["fine-tuning"]))
+    chance = untrained("chance", config, apart, on="validation")[0]
+    assert chance.split.queries.tolist() == chance.split.validation.tolist()
+    with pytest.raises(data.DataError, match="no validation images are kept apart; leave out --on"):
+        untrained("pixels", config, loaded, on="validation")
 
 
 def test_a_method_that_learns_from_labels_sees_those_of_its_regime_only(loaded, tmp_path, monkeypatch):

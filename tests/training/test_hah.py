@@ -37,8 +37,7 @@ def images(count=16, seed=0, dtype=torch.float32):
 
 def learning(lr=1e-2, epochs=20, backbone="conv6", size=SIZE, **more):
     torch.manual_seed(0)
-    settings = {"momentum": 0.9, "weight_decay": 1e-4} | more
-    return HebbianAntiHebbian(backbone, size, 2, lr=lr, epochs=epochs, **settings)
+    return HebbianAntiHebbian(backbone, size, 2, lr=lr, epochs=epochs, **{"momentum": 0.9} | more)
 
 
 def batches(epoch, dtype=torch.float32, count=3):
@@ -180,7 +179,7 @@ def test_resumed_run_equals_an_uninterrupted_one():
     for epoch in range(2):
         whole.epoch(epoch, batches(epoch))
     begun.epoch(0, batches(0))
-    resumed = HebbianAntiHebbian("conv6", SIZE, 2, lr=1e-2, momentum=0.9, weight_decay=1e-4, epochs=2)
+    resumed = HebbianAntiHebbian("conv6", SIZE, 2, lr=1e-2, momentum=0.9, epochs=2)
     resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
     resumed.epoch(1, batches(1))
     for name, tensor in whole.model.state_dict().items():
