@@ -70,10 +70,12 @@ def run_task(
         yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded, on))
         return
     cells_work = work / cells.config_id(config)
+    base = None
     for labels in task.labels:
         begin = time.monotonic()
         regime = dataclasses.replace(config, labels=labels)
-        base = _pretrained(regime, loaded, work)
+        if base is None or config.rule in LEARN_FROM_LABELS:
+            base = _pretrained(regime, loaded, work)
         folder = cells_work / f"{task.seed}-{labels}"
         folder.mkdir(parents=True, exist_ok=True)
         run = asked(Run(regime, folder, loaded), on)
