@@ -198,7 +198,8 @@ def run_timing(flags: argparse.Namespace) -> None:
         method: method_config(flags, backbone, method, epochs=PAPER_EPOCHS)
         for method in timing.with_fast(methods)
     }
-    print(timing.make(flags.table, methods, configs, flags.seeds, Path(flags.out), Path(flags.work)))
+    request = timing.Request(methods, configs, flags.seeds, Path(flags.out), Path(flags.work))
+    print(timing.make(flags.table, request))
     print(f"{Path(flags.out) / f'table{flags.table}-{flags.dataset}'}.csv, .md, .png")
 
 

@@ -100,32 +100,41 @@ def check_methods(table: int, methods: Iterable[str]) -> None:
             raise TableError(f"table {table} has no method {method!r}; use some of {', '.join(allowed)}")
 
 
-def make(
-    table: int,
-    methods: Sequence[str],
-    configs: Mapping[str, Config],  # one for each of `with_fast(methods)`
-    seeds: int,
-    out: Path,
-    work: Path,
-) -> str:
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a table is to be made of."""
+
+    methods: Sequence[str]
+    configs: Mapping[str, Config]  # one for each of `with_fast(methods)`
+    seeds: int
+    out: Path  # for the table, and what it was made from
+    work: Path  # for checkpoints
+
+    @property
+    def first(self) -> Config:
+        """The configuration that says what is the same for all methods: data set, backbone, precision."""
+        return self.configs[self.methods[0]]
+
+
+def make(table: int, request: Request) -> str:
     """Compute and write `table<N>-<dataset>.csv`, `.md` and `.png` in `out`; returns the Markdown."""
-    check_methods(table, methods)
-    if seeds < 1:
-        raise TableError(f"seeds {seeds}: at least 1 is needed")
-    first = configs[methods[0]]
-    dataset = str(first.dataset)
+    check_methods(table, request.methods)
+    if request.seeds < 1:
+        raise TableError(f"seeds {request.seeds}: at least 1 is needed")
+    dataset = str(request.first.dataset)
     paper = tables.paper(table, dataset)
-    set_up_process(first.precision)
-    loaded = load(first)
-    configs = {name: dataclasses.replace(config, labels="100%") for name, config in configs.items()}
+    set_up_process(request.first.precision)
+    loaded = load(request.first)
+    configs = {name: dataclasses.replace(config, labels="100%") for name, config in request.configs.items()}
+    request = dataclasses.replace(request, configs=configs)
     compute = time_layers if table == 4 else time_networks
-    rows = list(compute(methods, configs, seeds, loaded, paper, out, work))
-    name = f"table{table}-{dataset}"
-    tables.write_csv(out / f"{name}.csv", rows)
+    rows = list(compute(request, loaded, paper))
+    path = request.out / f"table{table}-{dataset}"
+    tables.write_csv(path.with_suffix(".csv"), rows)
     text = markdown(rows)
-    tables.replace_file(out / f"{name}.md", text.encode())
+    tables.replace_file(path.with_suffix(".md"), text.encode())
     of = "one epoch of pre-training" if table != 4 else "one epoch of one layer, 3→96, 5×5"
-    plots.durations(out / f"{name}.png", *bars(rows), what=of)
+    plots.durations(path.with_suffix(".png"), *bars(rows), what=of)
     return text
 
 
@@ -372,27 +381,22 @@ def converge(
 # --- The tables --------------------------------------------------------------------------------------
 
 
-def time_networks(
-    methods: Sequence[str],
-    configs: Mapping[str, Config],
-    seeds: int,
-    loaded: Loaded,
-    paper: Mapping[Key, float],
-    out: Path,
-    work: Path,
-) -> Iterator[Row]:
+def time_networks(request: Request, loaded: Loaded, paper: Mapping[Key, float]) -> Iterator[Row]:
     """Tables 1 and 5: `epoch_duration` and `timed_batches` (see `durations`; the column seeds holds the
     number of rounds), `epochs` to convergence (see `converged` and `readout`; mean and deviation over the
     seeds) and `total_duration`, epochs × epoch duration, whose spread is in its factors.
 
     A two-phase original has the epochs, and their configuration, of the fast one, which learns the same.
     """
-    learns = {method: FAST.get(method, method) for method in methods}
-    epochs = converge({name: configs[name] for name in learns.values()}, seeds, loaded, out, work)
-    runs = prepared({name: configs[name] for name in methods}, loaded)
-    cells = Cells(out, "")  # for the configurations
+    configs = request.configs
+    learns = {method: FAST.get(method, method) for method in request.methods}
+    epochs = converge(
+        {name: configs[name] for name in learns.values()}, request.seeds, loaded, request.out, request.work
+    )
+    runs = prepared({name: configs[name] for name in request.methods}, loaded)
+    cells = Cells(request.out, "")  # for the configurations
     measured = list(durations({name: (run, run.pretraining()) for name, run in runs.items()}))
-    for method in methods:
+    for method in request.methods:
         row = partial(_row, NETWORKS[method], paper=paper, machine=describe(runs[method].device))
         own, learned = cells.config_id(configs[method]), cells.config_id(configs[learns[method]])
         counts = [float(count) for count in epochs[learns[method]]]
@@ -405,27 +409,19 @@ def time_networks(
                     yield row("total_duration", mean * value, None, len(counts), config=own)
 
 
-def time_layers(
-    methods: Sequence[str],
-    configs: Mapping[str, Config],
-    seeds: int,
-    loaded: Loaded,
-    paper: Mapping[Key, float],
-    out: Path,
-    work: Path,
-) -> Iterator[Row]:
+def time_layers(request: Request, loaded: Loaded, paper: Mapping[Key, float]) -> Iterator[Row]:
     """Table 4: one layer, conv6's first, 3 → 96, 5 × 5; `epoch_duration` and `timed_batches` (see
     `durations`) from the same normalised, never whitened images for all, and `readout_validation` (see
     `layer_readout`; mean and deviation over the seeds). `top1` is the paper's alone: of whole models, each of
     its own paper. A two-phase original has the readout of the fast one, which learns the same.
     """
-    learns = {method: FAST.get(method, method) for method in methods}
-    first = configs[methods[0]]
-    cells = Cells(out, f"{first.dataset}-layer")
+    configs = request.configs
+    learns = {method: FAST.get(method, method) for method in request.methods}
+    cells = Cells(request.out, f"{request.first.dataset}-layer")
     for name in learns.values():
         cells.check(name, cells.config_id(configs[name]))
     with cells.claimed():
-        for seed in range(seeds):
+        for seed in range(request.seeds):
             done = {cell.key for cell in cells.read()}
             left = {n: configs[n] for n in learns.values() if (n, "", seed) not in done}
             seeded = {name: dataclasses.replace(config, seed=seed) for name, config in left.items()}
@@ -434,11 +430,11 @@ def time_layers(
                 machine = describe(run.device)
                 cells.add(Cell(name, "", seed, cells.config_id(run.config), machine, figures))
                 log.info("%s, seed %d: %.4f of the validation images", name, seed, *figures.values())
-    same = {name: dataclasses.replace(configs[name], whiten=False) for name in methods}
+    same = {name: dataclasses.replace(configs[name], whiten=False) for name in request.methods}
     runs = prepared(same, loaded)
     measured = list(durations({name: (run, layer(run)) for name, run in runs.items()}))
-    known = [cell for cell in cells.read() if cell.seed < seeds]
-    for method in methods:
+    known = [cell for cell in cells.read() if cell.seed < request.seeds]
+    for method in request.methods:
         row = partial(_row, LAYERS[method], paper=paper)
         for name, metric, value, spread, rounds in measured:
             if name == method:

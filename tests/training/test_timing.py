@@ -274,7 +274,8 @@ def test_networks_table_has_every_figure(monkeypatch, cifar, loaded, tmp_path):
     configs = {rule: configured(rule, cifar, batch_size=4) for rule in ("vae", "hpca", "hpca_fh")}
     paper = {Key("HPCA", "", "epoch_duration"): 383.0}
     work = tmp_path / "work"
-    rows = list(timing.time_networks(list(configs), configs, 2, loaded, paper, tmp_path, work))
+    request = timing.Request(list(configs), configs, 2, tmp_path, work)
+    rows = list(timing.time_networks(request, loaded, paper))
     assert set(ran) == {"vae", "hpca_fh"}
     by = {(row.method, row.metric): row for row in rows}
     for method, batches in (("VAE", 4), ("HPCA", 2), ("HPCA-FH", 4)):
