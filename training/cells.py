@@ -3,8 +3,8 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from io import StringIO
 from pathlib import Path
@@ -83,16 +83,23 @@ class Cells:
                 raise TableError(f"{self.path}, line {reader.line_num}: {error}; mend or remove it") from None
 
     def add(self, cell: Cell) -> None:
-        """Write `cell` beside the others; the file is replaced as a whole, so that it is never half a row."""
-        cells = [*self.read(), cell]
-        names = dict.fromkeys(name for each in cells for name in each.figures)
-        text = StringIO()
-        writer = csv.DictWriter(text, [*COLUMNS, *names], lineterminator="\n")
-        writer.writeheader()
-        for each in cells:
-            about = {name: getattr(each, name) for name in COLUMNS}
-            writer.writerow(about | {name: f"{value:.6g}" for name, value in each.figures.items()})
-        replace_file(self.path, text.getvalue().encode())
+        """Write `cell` beside the others, unless it is there: another process may compute a baseline too.
+
+        The file is replaced as a whole, so that it is never half a row.
+        """
+        with _locked(self.path.with_suffix(".lock"), wait=True):
+            cells = self.read()
+            if (cell.key, cell.config) in {(each.key, each.config) for each in cells}:
+                return
+            cells.append(cell)
+            names = dict.fromkeys(name for each in cells for name in each.figures)
+            text = StringIO()
+            writer = csv.DictWriter(text, [*COLUMNS, *names], lineterminator="\n")
+            writer.writeheader()
+            for each in cells:
+                about = {name: getattr(each, name) for name in COLUMNS}
+                writer.writerow(about | {name: f"{value:.6g}" for name, value in each.figures.items()})
+            replace_file(self.path, text.getvalue().encode())
 
     def filters(self, method: str) -> Path:
         """Where the picture of a method's first-layer filters lies."""
@@ -135,20 +142,30 @@ class Cells:
             )
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Nobody else computes into these cells meanwhile. Raises TableError if somebody does."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
+    def claimed(self, methods: Iterable[str]) -> Iterator[None]:
+        """Nobody else computes cells of `methods` meanwhile. Raises TableError if somebody does."""
+        with ExitStack() as claims:
+            for method in sorted(set(methods)):
+                try:
+                    claims.enter_context(_locked(self.path.with_name(f"{self.name}-{method}.lock")))
+                except BlockingIOError:
+                    raise TableError(
+                        f"{self.path}: another process is computing cells of {method}; wait, or use another "
+                        "--out"
+                    ) from None
             yield
-            return
-        with self.path.with_suffix(".lock").open("w") as lock:  # the kernel frees it whatever ends us
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise TableError(
-                    f"{self.path}: another process is computing these cells; wait, or use another --out"
-                ) from None
-            yield
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """One process at a time; the kernel frees it whatever ends us. BlockingIOError if it is not free."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def _parsed(line: dict[str, Any]) -> Cell:

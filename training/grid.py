@@ -215,17 +215,18 @@ def smaller(loaded: Loaded, images: int) -> Loaded:
 class Countdown:
     """Says after each cell what came out, how many are left, and for about how long."""
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self.count, self.done = sum(len(task.labels) for task in tasks), 0
+    def __init__(self) -> None:
+        self.done = 0
         self.begin = time.monotonic()
 
-    def finished(self, cell: Cell) -> None:
+    def finished(self, cell: Cell, left: Iterable[Task]) -> None:
         """One cell less."""
         self.done += 1
-        rest = (time.monotonic() - self.begin) / self.done * (self.count - self.done)
+        count = sum(len(task.labels) for task in left)
+        rest = (time.monotonic() - self.begin) / self.done * count
         names = ("top1", "map", "map_at_100_retrieved")
         said = ", ".join(f"{name} {cell.figures[name]:.4f}" for name in names if name in cell.figures)
         log.info(
             "%s, %s, seed %d: %s; %d of %d cells, about %.0f min left",
-            *(cell.method, cell.labels, cell.seed, said, self.done, self.count, rest / 60),
+            *(cell.method, cell.labels, cell.seed, said, self.done, self.done + count, rest / 60),
         )

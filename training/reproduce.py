@@ -26,7 +26,7 @@ from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
 from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
-from training.grid import ASKED, CHANCE, NO_LABELS, PIXELS, Countdown, missing, run_task, smaller
+from training.grid import ASKED, CHANCE, NO_LABELS, PIXELS, Countdown, Task, missing, run_task, smaller
 from training.protocol import split
 from training.run import load
 from training.search import search_all
@@ -121,16 +121,20 @@ def run_command(arguments: list[str] | None = None) -> None:
         check_regime(flags.search)
         configs = search_all(configs, out, images(), flags.search)
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
-    with cells.claimed():
+    with cells.claimed(flags.methods):
         for method, config in configs.items():
             cells.check(method, cells.config_id(config))
         compute(flags, configs, cells, images)
-    rows = list(rows_of(cells.read(), flags.methods, flags.regimes, paper))
+    found = cells.read()
+    methods, regimes = known(found, flags.methods, flags.regimes)
+    rows = list(rows_of(found, methods, regimes, paper))
     name = f"table{flags.table}-{flags.dataset}{suffix}"
     tables.write_csv(out / f"{name}.csv", rows)
     shown = tables.markdown([row for row in rows if row.metric in grid.metrics])
     tables.replace_file(out / f"{name}.md", shown.encode())
-    draw(out / f"{name}.png", rows, paper, grid.metrics[0], cells, flags)
+    draw(out / f"{name}.png", rows, paper, grid.metrics[0])
+    if grid.metrics[0] == PAPER_MAP:
+        draw_curves(out / f"{name}-precision-recall.png", cells, methods, min(regimes, key=share))
     print(shown)
     print(f"{out / name}.csv, .md, .png")
 
@@ -147,16 +151,22 @@ def share(labels: str) -> float:
     return float(labels[:-1])
 
 
-def draw(
-    path: Path,
-    rows: Sequence[Row],
-    paper: dict[tables.Key, float],
-    metric: str,
-    cells: Cells,
-    flags: argparse.Namespace,
-) -> None:
-    """The table's first metric against the share of labels; for mAP also precision and recall at the smallest
-    share."""
+def known(
+    cells: Iterable[Cell], methods: Iterable[str], regimes: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """The methods and regimes of a table: what was asked for and what was computed at other times."""
+    trained = [cell for cell in cells if cell.labels != NO_LABELS]
+    all_methods = dict.fromkeys([*methods, *(cell.method for cell in trained)])
+    all_regimes = {*regimes, *(cell.labels for cell in trained)}
+    order = list(NAMES)
+    return (
+        sorted(all_methods, key=lambda method: order.index(method) if method in order else len(order)),
+        sorted(all_regimes, key=share),
+    )
+
+
+def draw(path: Path, rows: Sequence[Row], paper: dict[tables.Key, float], metric: str) -> None:
+    """A metric against the share of labels."""
     ours: dict[str, dict[float, tuple[float, float]]] = {}
     chance = None
     for row in rows:
@@ -173,17 +183,18 @@ def draw(
             theirs.setdefault(key.method, {})[share(key.labels)] = value
     what = f"{metric} in %".replace("_", " ")
     plots.label_fractions(path, ours, theirs, metric=what, chance=chance)
-    if printed(metric) != "map":
-        return
-    labels = min(flags.regimes, key=share)
+
+
+def draw_curves(path: Path, cells: Cells, methods: Iterable[str], labels: str) -> None:
+    """Precision against recall of the methods that have been computed at a share of the labels."""
     curves = {}
-    for method in flags.methods:
+    for method in methods:
         file = cells.curve(method, labels)
         if file.exists():
             _, precision, recall = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
             curves[NAMES.get(method, method)] = recall, precision
     if curves:
-        plots.precision_recall(path.with_name(f"{path.stem}-precision-recall.png"), curves)
+        plots.precision_recall(path, curves)
 
 
 def run_timing(flags: argparse.Namespace) -> None:
@@ -228,18 +239,21 @@ def compute(
     flags: argparse.Namespace, configs: dict[str, Config], cells: Cells, images: Callable[[], Loaded]
 ) -> None:
     """Every cell that is missing."""
-    tasks = missing(cells.read(), flags.methods, flags.regimes, flags.seeds)
-    if not tasks:
+
+    def left() -> list[Task]:
+        return missing(cells.read(), flags.methods, flags.regimes, flags.seeds)
+
+    if not left():
         return
     first, loaded = configs[flags.methods[0]], images()
     if flags.quick:
         loaded = smaller(loaded, QUICK_IMAGES)
     check_labels(loaded.images, flags.regimes)
-    countdown = Countdown(tasks)
-    for task in tasks:
-        config = configs.get(task.method, first)
-        for cell in run_task(task, config, cells, loaded, Path(flags.work), flags.on):
-            countdown.finished(cell)
+    countdown = Countdown()
+    while tasks := left():  # fewer than before: another process may have computed a baseline meanwhile
+        config = configs.get(tasks[0].method, first)
+        for cell in run_task(tasks[0], config, cells, loaded, Path(flags.work), flags.on):
+            countdown.finished(cell, left())
 
 
 def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:

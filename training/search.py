@@ -170,7 +170,7 @@ def search(
     config = dataclasses.replace(config, labels=regime)
     start = {name: getattr(config, name) for name in candidates}
     trials = Trials(folder, f"{config.dataset}-{config.backbone}-{config.rule}")
-    with trials.claimed():
+    with trials.claimed([config.rule]):
         objective = Accuracy(config, trials, loaded)
         found = coordinate_descent(objective, start, candidates, ROUNDS)
         best = max(found, key=lambda trial: trial.score, default=Trial(start, 0.0))

@@ -363,7 +363,7 @@ def converge(
     finished = Trajectories(out, f"{first.dataset}-{first.backbone}")
     for method, config in configs.items():
         finished.check(method, finished.cells.config_id(config))
-    with finished.cells.claimed():
+    with finished.cells.claimed(configs):
         for seed, (method, config) in itertools.product(range(seeds), configs.items()):
             if (method, seed) in finished.read():
                 continue
@@ -420,7 +420,7 @@ def time_layers(request: Request, loaded: Loaded, paper: Mapping[Key, float]) ->
     cells = Cells(request.out, f"{request.first.dataset}-layer")
     for name in learns.values():
         cells.check(name, cells.config_id(configs[name]))
-    with cells.claimed():
+    with cells.claimed(learns.values()):
         for seed in range(request.seeds):
             done = {cell.key for cell in cells.read()}
             left = {n: configs[n] for n in learns.values() if (n, "", seed) not in done}

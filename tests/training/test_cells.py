@@ -90,10 +90,10 @@ def test_cells_of_another_configuration_are_refused(cells):
         cells.check("hpca_fh", "ba9876543210")
 
 
-def test_one_process_at_a_time(cells):
+def test_one_process_at_a_time_computes_a_method(cells):
     code = (
         "import sys; from pathlib import Path; from training.cells import Cells\n"
-        "with Cells(Path(sys.argv[1]), 'cifar10-conv6').claimed():\n"
+        "with Cells(Path(sys.argv[1]), 'cifar10-conv6').claimed(['hpca_fh', 'none']):\n"
         "    print('claimed', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -104,12 +104,16 @@ def test_one_process_at_a_time(cells):
     )
     try:
         assert other.stdout.readline() == b"claimed\n"
-        with pytest.raises(TableError, match="another process"), cells.claimed():
+        with pytest.raises(TableError, match="computing cells of none;"), cells.claimed(["swta_fh", "none"]):
             pass
+        with cells.claimed(["swta_fh"]):  # which that one does not compute
+            cells.add(CELL)
+            cells.add(CELL)
+        assert len(cells.read()) == 1
     finally:
         other.kill()
         other.communicate()
-    with cells.claimed():  # whoever died holds nothing
+    with cells.claimed(["none"]):  # whoever died holds nothing
         pass
 
 

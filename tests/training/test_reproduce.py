@@ -15,7 +15,7 @@ from scipy import stats
 
 from tests.training.test_build_index import stripes
 from training.cells import Cell
-from training.reproduce import rows_of
+from training.reproduce import known, rows_of
 from training.tables import Key, read_csv
 
 COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
@@ -95,6 +95,9 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     table = (results / "table3-cifar10.csv").read_bytes()
     assert "cells" not in reproduce(tmp_path, *command).replace("results", "")
     assert (results / "table3-cifar10.csv").read_bytes() == table
+    # What was computed at other times is shown too, whatever part is asked for.
+    reproduce(tmp_path, *CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%")
+    assert (results / "table3-cifar10.csv").read_bytes() == table
 
     # Other settings would be other cells.
     said = reproduce(tmp_path, *command, "--set", "finetune_lr=0.5", code=2)
@@ -137,6 +140,14 @@ def cell(method, seed, value):
     return Cell(
         method, "1%", seed, "c", "m", {"top1": value, "map_at_100_retrieved": value / 2, "seconds": 7}
     )
+
+
+def test_a_table_shows_what_is_known():
+    cells = [
+        Cell(method, labels, 0, "", "", {})
+        for method, labels in (("softhebb", "5%"), ("none", "100%"), ("chance", "0%"))
+    ]
+    assert known(cells, ["hpca_fh"], ["10%"]) == (["none", "hpca_fh", "softhebb"], ["5%", "10%", "100%"])
 
 
 def test_rows_are_means_deviations_and_welch_tests():
