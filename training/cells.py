@@ -87,7 +87,7 @@ class Cells:
 
         The file is replaced as a whole, so that it is never half a row.
         """
-        with _locked(self.path.with_suffix(".lock"), wait=True):
+        with locked(self.path.with_suffix(".lock"), wait=True):
             cells = self.read()
             if (cell.key, cell.config) in {(each.key, each.config) for each in cells}:
                 return
@@ -147,7 +147,7 @@ class Cells:
         with ExitStack() as claims:
             for method in sorted(set(methods)):
                 try:
-                    claims.enter_context(_locked(self.path.with_name(f"{self.name}-{method}.lock")))
+                    claims.enter_context(locked(self.path.with_name(f"{self.name}-{method}.lock")))
                 except BlockingIOError:
                     raise TableError(
                         f"{self.path}: another process is computing cells of {method}; wait, or use another "
@@ -157,7 +157,7 @@ class Cells:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """One process at a time; the kernel frees it whatever ends us. BlockingIOError if it is not free."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:

@@ -117,9 +117,8 @@ def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
     """A run that has learned its features, from its checkpoint where there is one, whatever comes later."""
     config = earlier(config)
     labels = config.labels if config.rule in LEARN_FROM_LABELS else "100%"
-    folder = (
-        work / digest(config) / (str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features")
-    )
+    name = str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features"
+    folder = work / digest(config) / name
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
     run.learn_features(run.restore())

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training import data, plots, tables
-from training.cells import Cell, Cells
+from training.cells import Cell, Cells, locked
 from training.config import Config, ConfigError
 from training.data import DataError, Loaded
 from training.device import set_up_process
@@ -335,15 +335,15 @@ class Trajectories:
 
     def add(self, method: str, seed: int, config: str, accuracies: Sequence[float]) -> None:
         """Write a finished run beside the others; the file is replaced as a whole."""
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.COLUMNS)
-        for (name, number), (made_by, values) in (
-            self.read() | {(method, seed): (config, accuracies)}
-        ).items():
-            lines = enumerate(values, 1)
-            writer.writerows((name, number, epoch, f"{value:.6g}", made_by) for epoch, value in lines)
-        tables.replace_file(self.path, text.getvalue().encode())
+        with locked(self.path.with_suffix(".lock"), wait=True):
+            found = self.read() | {(method, seed): (config, accuracies)}
+            text = StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(self.COLUMNS)
+            for (name, number), (made_by, values) in found.items():
+                lines = enumerate(values, 1)
+                writer.writerows((name, number, epoch, f"{value:.6g}", made_by) for epoch, value in lines)
+            tables.replace_file(self.path, text.getvalue().encode())
 
     def check(self, method: str, config: str) -> None:
         """Raise TableError if runs of `method` were configured otherwise: their mean would mean nothing."""
