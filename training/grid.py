@@ -25,7 +25,7 @@ from training.measure import Descriptors, Measured, compare, measure
 from training.nets.backbones import Network
 from training.nets.encoder import TILE, pack_signs
 from training.nets.head import Head
-from training.protocol import asking_validation, label_subset
+from training.protocol import label_subset
 from training.run import ITQ_IMAGES, Run
 
 log = logging.getLogger("hebbsearch")
@@ -34,7 +34,7 @@ LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training diffe
 # What needs no training, to compare with. They see no label.
 NO_LABELS = "0%"
 CHANCE, PIXELS = "chance", "pixels"
-ASKED = ("test", "validation")  # on which images the grid is measured
+ASKED = TEST, VALIDATION = "test", "validation"  # on which images the grid is measured
 
 
 class Task(NamedTuple):
@@ -58,7 +58,7 @@ def missing(cells: Sequence[Cell], methods: Sequence[str], regimes: Sequence[str
 
 
 def run_task(
-    task: Task, config: Config, cells: Cells, loaded: Loaded, work: Path, on: str = "test"
+    task: Task, config: Config, cells: Cells, loaded: Loaded, work: Path, on: str = TEST
 ) -> Iterator[Cell]:
     """Compute the cells of `task` one after the other; each is written when it is finished.
 
@@ -74,17 +74,17 @@ def run_task(
     for labels in task.labels:
         begin = time.monotonic()
         regime = dataclasses.replace(config, labels=labels)
-        if base is None or config.rule in LEARN_FROM_LABELS:
-            base = _pretrained(regime, loaded, work)
         folder = cells_work / f"{task.seed}-{labels}"
         folder.mkdir(parents=True, exist_ok=True)
-        run = asked(Run(regime, folder, loaded), on)
+        run = asked(Run(regime, folder, loaded), on)  # refuses before anything is trained
+        if base is None or config.rule in LEARN_FROM_LABELS:
+            base = _pretrained(regime, loaded, work)
+            if task.seed == 0:
+                plots.filters(cells.filters(task.method), first_filters(base.model.network))
         saved = run.restore()
         if saved is None:
             run.model.normalise.load_state_dict(base.model.normalise.state_dict())
             run.model.network.load_state_dict(base.model.network.state_dict())
-        if task.seed == 0:
-            plots.filters(cells.filters(task.method), first_filters(base.model.network))
         measured = variants(run, saved)
         pretraining = base.seconds.get("pre-training", 0.0)
         taken = {"pretraining_seconds": pretraining, "seconds": time.monotonic() - begin}
@@ -93,11 +93,12 @@ def run_task(
 
 
 def asked(run: Run, on: str) -> Run:
-    """`run`, measured on the images that `on` names. DataError where those are searched themselves."""
-    if on == "validation":
+    """`run`, measured on the images that `on` names: on VALIDATION, to choose settings by, no test image is
+    seen. DataError where those are searched themselves."""
+    if on == VALIDATION:
         if not run.images.validation_share:
             raise DataError(f"{run.images.where}: no validation images are kept apart; leave out --on")
-        run.split = asking_validation(run.split)
+        run.split = dataclasses.replace(run.split, queries=run.split.validation)
     return run
 
 
@@ -159,7 +160,7 @@ def _in_32_bits(run: Run) -> Measured:
     return measured
 
 
-def untrained(method: str, config: Config, loaded: Loaded, on: str = "test") -> tuple[Run, Measured]:
+def untrained(method: str, config: Config, loaded: Loaded, on: str = TEST) -> tuple[Run, Measured]:
     """What needs no network: ITQ codes of the standardised pixels, and a ranking at random."""
     run = asked(Run(dataclasses.replace(config, labels="100%"), None, loaded), on)
     images, split = run.images, run.split

@@ -1,6 +1,6 @@
 """Who sees which label: held-out queries, validation, label regimes. All seeded, all stratified."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +64,6 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
             held = stratified(labels[given], 0.1, seed)
         training, validation = given[~held], given[held]
     return Split(everything[queries], database, pretraining, training, validation)
-
-
-def asking_validation(split: Split) -> Split:
-    """The same with the validation images as queries: to choose by, so that the test images stay unseen."""
-    return replace(split, queries=split.validation)
 
 
 def stratified(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:

@@ -26,7 +26,19 @@ from training.cells import Cell, Cells
 from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
 from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
-from training.grid import ASKED, CHANCE, NO_LABELS, PIXELS, Countdown, Task, missing, run_task, smaller
+from training.grid import (
+    ASKED,
+    CHANCE,
+    NO_LABELS,
+    PIXELS,
+    TEST,
+    VALIDATION,
+    Countdown,
+    Task,
+    missing,
+    run_task,
+    smaller,
+)
 from training.protocol import split
 from training.run import load
 from training.search import search_all
@@ -76,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     add("--regimes", nargs="+", metavar="N%", help="shares of the labels (default: the paper's)")
     add("--methods", nargs="+", metavar="RULE", help="as --rule in build_index.py (default: the table's)")
     add("--search", metavar="N%", help="first search each method's hyper-parameters at this share of labels")
-    add("--on", default=ASKED[0], choices=ASKED, help="images to ask with; choose settings on validation")
+    add("--on", default=TEST, choices=ASKED, help="images to ask with; choose settings on validation")
     add("--quick", action="store_true", help="a small version: few images, epochs, seeds and regimes")
     add("--device", default="auto", metavar="NAME", help="as in build_index.py")
     add("--precision", default="auto", choices=PRECISIONS, help="as in build_index.py")
@@ -112,8 +124,8 @@ def run_command(arguments: list[str] | None = None) -> None:
     backbone = grid.backbones.get(flags.dataset, "conv6")
     configs = {method: method_config(flags, backbone, method) for method in flags.methods}
     suffix = "-quick" if flags.quick else ""
-    if flags.on != ASKED[0]:
-        suffix += f"-{flags.on}"
+    if flags.on == VALIDATION:
+        suffix += f"-{VALIDATION}"
         paper = {}  # its numbers are those of the test images
     out = Path(flags.out)
     images = cache(partial(prepared, configs[flags.methods[0]]))  # the same for all methods
@@ -156,13 +168,10 @@ def known(
 ) -> tuple[list[str], list[str]]:
     """The methods and regimes of a table: what was asked for and what was computed at other times."""
     trained = [cell for cell in cells if cell.labels != NO_LABELS]
-    all_methods = dict.fromkeys([*methods, *(cell.method for cell in trained)])
+    all_methods = [*methods, *(cell.method for cell in trained)]
     all_regimes = {*regimes, *(cell.labels for cell in trained)}
-    order = list(NAMES)
-    return (
-        sorted(all_methods, key=lambda method: order.index(method) if method in order else len(order)),
-        sorted(all_regimes, key=share),
-    )
+    in_order = dict.fromkeys([*NAMES, *all_methods])
+    return [method for method in in_order if method in all_methods], sorted(all_regimes, key=share)
 
 
 def draw(path: Path, rows: Sequence[Row], paper: dict[tables.Key, float], metric: str) -> None:
@@ -199,7 +208,7 @@ def draw_curves(path: Path, cells: Cells, methods: Iterable[str], labels: str) -
 
 def run_timing(flags: argparse.Namespace) -> None:
     """Tables 1, 4 and 5: see training/timing.py. `--seeds` counts those of epochs and readouts."""
-    if flags.quick or flags.regimes or flags.on != ASKED[0]:
+    if flags.quick or flags.regimes or flags.on == VALIDATION:
         raise ConfigError(f"table {flags.table} has no regimes, quick version or --on; leave them out")
     table = timing.TABLES[flags.table]
     methods = list(flags.methods or table.names)
