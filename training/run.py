@@ -32,9 +32,10 @@ from training.vae import Autoencoding
 log = logging.getLogger("hebbsearch")
 
 Learner = Pretraining | Autoencoding | HebbianAntiHebbian
+Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups of positions -> with values
 
 STAGES = ("pre-training", "fine-tuning", "hashing head")
-FEATURES_IN_MEMORY = 2 << 30
+REMEMBERED_BYTES = 2 << 30
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
 
@@ -196,13 +197,15 @@ class Run:
         head = self.model.head
         if saved is None and isinstance(head, JointHead):
             head.features.load_state_dict(self.model.network.features.state_dict())
-        return self.supervise(STAGES[1], self.end_to_end(self.model.classifier), self.inputs, saved)
+        return self.supervise(
+            STAGES[1], self.end_to_end(self.model.classifier), self.remembered_inputs(), saved
+        )
 
     def train_head(self, saved: dict[str, Any] | None) -> Supervised:
         """The hashing head: on the network's features, which stay as they are, or together with its own."""
         config, head = self.config, self.model.head
         if isinstance(head, JointHead):
-            return self.supervise(STAGES[2], self.end_to_end(head), self.inputs, saved)
+            return self.supervise(STAGES[2], self.end_to_end(head), self.remembered_inputs(), saved)
         self.model.network.eval()
         learning = self.supervised(head, config.head_lr, config.head_weight_decay, config.head_epochs)
         return self.supervise(STAGES[2], learning, self.remembered_features(), saved)
@@ -227,7 +230,7 @@ class Run:
         self,
         stage: str,
         learning: Supervised,
-        inputs: Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]],
+        inputs: Inputs,
         saved: dict[str, Any] | None,
     ) -> Supervised:
         """Learn from the `inputs` of the labelled images, remembering the best validation epoch."""
@@ -285,13 +288,21 @@ class Run:
                 features = self.model.network.features(images).flatten(1)
             yield at, features
 
-    def remembered_features(self) -> Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]:
-        """`features` of the labelled images, computed once if they fit into memory."""
+    def remembered_inputs(self) -> Inputs:
+        """`inputs` of the labelled images: whitening them takes as long as half of an epoch."""
+        return self.remembered("preprocessing", self.inputs, 3 * self.config.image_size**2)
+
+    def remembered_features(self) -> Inputs:
+        """`features` of the labelled images."""
+        return self.remembered("features", self.features, self.model.head.hash.in_features)
+
+    def remembered(self, what: str, inputs: Inputs, length: int) -> Inputs:
+        """`inputs` of the labelled images, each of `length` values, computed once if they fit into memory."""
         labelled = np.concatenate([self.split.training, self.split.validation])
-        if self.dtype.itemsize * len(labelled) * self.model.head.hash.in_features > FEATURES_IN_MEMORY:
-            return self.features
-        groups = data.each_batch("features", labelled, 256, self.home)
-        known = torch.cat([features for _, features in self.features(groups)])
+        if self.dtype.itemsize * len(labelled) * length > REMEMBERED_BYTES:
+            return inputs
+        groups = data.each_batch(what, labelled, 256, self.home)
+        known = torch.cat([values for _, values in inputs(groups)])
         row_of = torch.zeros(len(self.images), dtype=torch.int64, device=self.home)
         row_of[torch.from_numpy(labelled).to(self.home)] = torch.arange(len(labelled), device=self.home)
         return lambda groups: ((at, known[row_of[at].to(known.device)]) for at in groups)

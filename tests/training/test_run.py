@@ -223,16 +223,29 @@ def test_same_seed_same_model_and_another_seed_another(run):
     assert not torch.equal(models[0]["hash.weight"], models[2]["hash.weight"])
 
 
-def test_features_are_the_same_remembered_or_not(run, monkeypatch):
-    made = run()
+@pytest.mark.parametrize("what", ["remembered_inputs", "remembered_features"])
+def test_inputs_and_features_are_the_same_remembered_or_not(run, monkeypatch, what):
+    made = run(whiten=True)
     made.fit_preprocessing()
     made.model.network.eval()
     at = torch.from_numpy(made.split.training[:5])
-    ((where, remembered),) = made.remembered_features()([at])
-    monkeypatch.setattr("training.run.FEATURES_IN_MEMORY", 0)
-    ((_, computed),) = made.remembered_features()([at])
+    ((where, remembered),) = getattr(made, what)()([at])
+    monkeypatch.setattr("training.run.REMEMBERED_BYTES", 0)
+    ((_, computed),) = getattr(made, what)()([at])
     assert torch.equal(where, at)
+    assert remembered.stride() == computed.stride()  # channels last, where there are channels
     torch.testing.assert_close(computed, remembered, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_remembered_is_computed_once(run, monkeypatch):
+    made = run()
+    made.fit_preprocessing()
+    inputs, asked = made.inputs, []
+    monkeypatch.setattr(
+        made, "inputs", lambda groups: (asked.append(len(at)) or (at, x) for at, x in inputs(groups))
+    )
+    made.finetune(None)
+    assert sum(asked) == len(made.split.training) + len(made.split.validation)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -240,7 +253,7 @@ def test_every_stage_computes_in_the_precision_of_the_run(run, precision, dtype)
     made = run(precision=precision)
     made.fit_preprocessing()
     groups = [torch.from_numpy(made.split.training[:5])]
-    for stage in (made.inputs, made.features, made.remembered_features()):
+    for stage in (made.inputs, made.features, made.remembered_inputs(), made.remembered_features()):
         assert [x.dtype for _, x in stage(groups)] == [dtype]
     assert [x.dtype for _, x in made.normalised(groups)] == [torch.float32]
     seen = []
