@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from index.catalogue import UNLABELLED
 from training import data, export, plots
-from training.cells import Cell, Cells, digest
+from training.cells import Cell, Cells, digest, locked
 from training.config import Config, earlier
 from training.data import DataError, Loaded, Positions
 from training.device import round_products
@@ -75,21 +76,30 @@ def run_task(
         begin = time.monotonic()
         regime = dataclasses.replace(config, labels=labels)
         folder = cells_work / f"{task.seed}-{labels}"
+        with alone(folder):
+            run = asked(Run(regime, folder, loaded), on)  # refuses before anything is trained
+            if base is None or config.rule in LEARN_FROM_LABELS:
+                base = _pretrained(regime, loaded, work)
+                if task.seed == 0:
+                    plots.filters(cells.filters(task.method), first_filters(base.model.network))
+            saved = run.restore()
+            if saved is None:
+                run.model.normalise.load_state_dict(base.model.normalise.state_dict())
+                run.model.network.load_state_dict(base.model.network.state_dict())
+            measured = variants(run, saved)
+            pretraining = base.seconds.get("pre-training", 0.0)
+            taken = {"pretraining_seconds": pretraining, "seconds": time.monotonic() - begin}
+            measured = measured._replace(figures=measured.figures | taken)
+            yield _finished(cells, task, labels, config, run, measured)
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """`folder` is there, and no other process has it: one with the same `--work` waits until we are done."""
+    with locked(folder.with_name(f"{folder.name}.lock"), wait=True):
         folder.mkdir(parents=True, exist_ok=True)
-        run = asked(Run(regime, folder, loaded), on)  # refuses before anything is trained
-        if base is None or config.rule in LEARN_FROM_LABELS:
-            base = _pretrained(regime, loaded, work)
-            if task.seed == 0:
-                plots.filters(cells.filters(task.method), first_filters(base.model.network))
-        saved = run.restore()
-        if saved is None:
-            run.model.normalise.load_state_dict(base.model.normalise.state_dict())
-            run.model.network.load_state_dict(base.model.network.state_dict())
-        measured = variants(run, saved)
-        pretraining = base.seconds.get("pre-training", 0.0)
-        taken = {"pretraining_seconds": pretraining, "seconds": time.monotonic() - begin}
-        yield _finished(cells, task, labels, config, run, measured._replace(figures=measured.figures | taken))
-        shutil.rmtree(folder)
+        yield
 
 
 def asked(run: Run, on: str) -> Run:
@@ -120,9 +130,9 @@ def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
     labels = config.labels if config.rule in LEARN_FROM_LABELS else "100%"
     name = str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features"
     folder = work / digest(config) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
-    run.learn_features(run.restore())
+    with alone(folder):
+        run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
+        run.learn_features(run.restore())
     return run
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import pairwise
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from training import data, protocol
 from training.cells import Cell, Cells
 from training.config import configure
 from training.finetune import Supervised
-from training.grid import Task, missing, run_task, smaller, untrained
+from training.grid import Task, alone, missing, run_task, smaller, untrained
 from training.run import Run, load
 
 SMALL = {"dataset": "digits", "precision": "fp32", "epochs": 1, "finetune_epochs": 2, "head_epochs": 2}
@@ -61,11 +62,27 @@ def test_regimes_share_their_pretraining_and_leave_no_checkpoint(loaded, tmp_pat
         assert figures["training_labels"] + figures["validation_labels"] == pytest.approx(labels, abs=10)
         assert 0.1 < figures["map"] < 1
         assert {"top1_unvalidated", "real_map", "map_low", "precision_radius_2"} <= figures.keys()
-    left = sorted(path.name for path in (tmp_path / "work").glob("*/*"))
+    left = sorted(path.name for path in (tmp_path / "work").glob("*/*") if path.is_dir())
     assert left == ["1"]  # the pre-training, for regimes to come
     other = dataclasses.replace(config, finetune_lr=1e-2, head="joint")  # which learns no other features
     list(run_task(Task("hpca_fh", 1, ("100%",)), other, Cells(tmp_path, "other"), loaded, tmp_path / "work"))
     assert learned == [None, 1]  # the second reads what the first has learned
+
+
+def test_processes_that_share_checkpoints_wait_for_each_other(tmp_path):
+    entered = []
+
+    def enter():
+        with alone(tmp_path / "0-1%"):
+            entered.append(True)
+
+    with alone(tmp_path / "0-1%"):
+        other = Thread(target=enter)
+        other.start()
+        other.join(0.2)
+        assert not entered
+    other.join(10)
+    assert entered
 
 
 def test_the_unvalidated_figures_are_those_of_the_last_epoch(loaded, tmp_path, monkeypatch):
