@@ -1,6 +1,5 @@
 """Ranking by Hamming distance: FAISS behind a small interface."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import faiss
@@ -79,24 +78,32 @@ class FlatEngine:
         return len(self._ids)
 
     def add(self, ids: Ids, codes: Codes) -> None:
-        ids, codes = _check_ids(ids), check_codes(codes, bits=self.bits)
+        ids, codes = check_ids(ids), check_codes(codes, bits=self.bits)
         if len(ids) != len(codes):
             raise ValueError(f"{len(ids)} ids for {len(codes)} codes")
-        order = np.argsort(ids, kind="stable")
-        ids, codes = ids[order], codes[order]
-        merged = np.sort(np.concatenate([self._ids, ids]), kind="stable")
-        twice = merged[1:][merged[1:] == merged[:-1]]
-        if len(twice):
-            raise ValueError(f"id {twice[0]} is given twice or already stored")
+        ids, order = without_repetition(ids)
+        codes = codes[order]
+        self.refuse_stored(ids)
         if len(self._ids) and len(ids) and ids[0] < self._ids[-1]:
             stored = self._flat.reconstruct_n(0, len(self))
             codes = np.insert(stored, np.searchsorted(self._ids, ids), codes, axis=0)
             self._flat = faiss.IndexBinaryFlat(self.bits)
         self._flat.add(codes)
-        self._ids = merged
+        self._ids = np.sort(np.concatenate([self._ids, ids]), kind="stable")
+
+    def refuse_stored(self, ids: Ids) -> None:
+        """ValueError if one of these ids is stored."""
+        places = np.searchsorted(self._ids, ids)
+        stored = ids[self._ids[np.minimum(places, len(self) - 1)] == ids] if len(self) else ids[:0]
+        if len(stored):
+            raise ValueError(f"id {stored[0]} is already stored")
+
+    def items(self) -> tuple[Ids, Codes]:
+        """Ids (n,), ascending, and codes (n, bits/8): the engine's own memory, valid until it changes."""
+        return self._ids, self._stored()
 
     def remove(self, ids: Ids) -> int:
-        leaving = np.isin(self._ids, _check_ids(ids))
+        leaving = np.isin(self._ids, check_ids(ids))
         self._flat.remove_ids(np.flatnonzero(leaving))
         self._ids = self._ids[~leaving]
         return int(leaving.sum())
@@ -127,7 +134,7 @@ class FlatEngine:
             params=parameters,
         )
         return [
-            _sorted(distances[start:end].astype(np.int32), self._ids[positions[start:end]])
+            in_order(distances[start:end].astype(np.int32), self._ids[positions[start:end]])
             for start, end in zip(limits[:-1].astype(int), limits[1:].astype(int), strict=True)
         ]
 
@@ -137,7 +144,7 @@ class FlatEngine:
             raise ValueError(f"radii have shape {np.shape(radii)}; wanted one for each of {len(codes)} codes")
         stored = self._stored()
         if allowed is not None:
-            stored = stored[np.isin(self._ids, _check_ids(allowed))]
+            stored = stored[np.isin(self._ids, check_ids(allowed))]
         counts = np.zeros(len(codes), np.int64)
         step = max(1, CELLS // max(len(codes), 1))
         for start in range(0, len(stored), step):
@@ -158,22 +165,31 @@ class FlatEngine:
         """How many items to rank, and how FAISS is told which."""
         if allowed is None:
             return len(self), None
-        mask = np.isin(self._ids, _check_ids(allowed))
+        mask = np.isin(self._ids, check_ids(allowed))
         # FAISS takes one bit an item here and keeps the array alive; its type stubs say otherwise
         selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # type: ignore[call-arg, arg-type]
         return int(mask.sum()), faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
 
-def _check_ids(ids: Ids) -> Ids:
+def check_ids(ids: Ids) -> Ids:
+    """Ids (n,) as a copy in 64 bits. ValueError for what are none."""
     ids = np.asarray(ids)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise ValueError(f"ids have type {ids.dtype} and shape {ids.shape}; wanted integers (n,)")
     return ids.astype(np.int64)
 
 
-def _sorted(distances: Distances, ids: Ids) -> tuple[Distances, Ids]:
+def without_repetition(ids: Ids) -> tuple[Ids, NDArray[np.intp]]:
+    """Ids in order, and what brings them there. ValueError for one that comes twice."""
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    if len(twice):
+        raise ValueError(f"id {twice[0]} is given twice")
+    return ids, order
+
+
+def in_order(distances: Distances, ids: Ids) -> tuple[Distances, Ids]:
+    """Both sorted by (distance, id)."""
     order = np.lexsort((ids, distances))
     return distances[order], ids[order]
-
-
-ENGINES: dict[str, Callable[[int], Engine]] = {"flat": FlatEngine}

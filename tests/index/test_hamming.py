@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from index import hamming
-from index.hamming import ENGINES, Engine
+from index.hamming import Engine, FlatEngine
+from index.segmented import SegmentedEngine
 from tests.reference import ranking
 
 Make = Callable[[int], Engine]
 
 
-@pytest.fixture(params=ENGINES)
-def make(request: pytest.FixtureRequest) -> Make:
-    return ENGINES[request.param]
+@pytest.fixture(params=[FlatEngine, SegmentedEngine])
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setattr("index.segmented.LARGEST", 20)
+    return request.param
 
 
 def random_codes(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
@@ -169,3 +171,11 @@ def test_what_the_caller_does_to_its_arrays_later_changes_nothing(make: Make) ->
     ids[:], codes[:] = 9, 7
     distances, found = engine.search(np.zeros((1, 1), dtype=np.uint8), 2)
     assert (distances.tolist(), found.tolist()) == ([[0, 8]], [[1, 2]])
+
+
+def test_items_are_those_added_and_not_removed(make: Make) -> None:
+    engine, held = filled(make, np.random.default_rng(0), 5)
+    ids, codes = engine.items()
+    assert ids.tolist() == sorted(held)
+    assert [code.tobytes() for code in codes] == [held[item] for item in sorted(held)]
+    assert [part.shape for part in make(8).items()] == [(0,), (0, 1)]
