@@ -1,33 +1,33 @@
 """The catalogue: items, labels, codes and thumbnails, the one source of truth.
 
-SQLite through SQLAlchemy Core. Only `_open_mode`, `_engine`, `_connect`, `_naming` and the check on opening
-know that it is SQLite, so that the same tables can move to PostgreSQL.
+SQLite through SQLAlchemy Core; the tables are in index/schema.py. Only `_open_mode`, `_engine`, `_connect`,
+`_naming` and the check on opening know that it is SQLite, so that the same tables can move to PostgreSQL.
 """
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
-    Column,
+    ColumnElement,
     Connection,
     Engine,
-    ForeignKey,
     Integer,
-    LargeBinary,
-    MetaData,
     QueuePool,
-    Table,
+    Row,
     Text,
     cast,
     create_engine,
+    delete,
     event,
     func,
     insert,
@@ -37,50 +37,37 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from index.codes import Codes
+from index.schema import SCHEMA, metadata, upgrade
+from index.schema import classes as _classes
+from index.schema import codes as _codes
+from index.schema import items as _items
+from index.schema import meta as _meta
+from index.schema import removed as _removed
+from index.schema import thumbnails as _thumbnails
 
 UNLABELLED = -1
 
-SCHEMA = 1
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
+WRITABLE = "mode=rw"
 READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
 
-_metadata = MetaData()
-_meta = Table(
-    "meta",
-    _metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+_predicted = _classes.alias()
+ITEMS = (
+    select(_items, _classes.c.name.label("label_name"), _predicted.c.name.label("predicted_name"))
+    .outerjoin(_classes, _items.c.label == _classes.c.id)
+    .outerjoin(_predicted, _items.c.predicted == _predicted.c.id)
 )
-_classes = Table(
-    "classes",
-    _metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("name", Text, nullable=False, unique=True),
-)
-_items = Table(
-    "items",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("path", Text, nullable=False),
-    Column("label", ForeignKey("classes.id")),
-    Column("split", Text, nullable=False),
-    Column("width", Integer, nullable=False),
-    Column("height", Integer, nullable=False),
-    sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion
-)
-_codes = Table(
-    "codes",
-    _metadata,
-    Column("item_id", ForeignKey("items.id"), primary_key=True),
-    Column("code", LargeBinary, nullable=False),
-)
-_thumbnails = Table(
-    "thumbnails",
-    _metadata,
-    Column("item_id", ForeignKey("items.id"), primary_key=True),
-    Column("image", LargeBinary, nullable=False),
-)
+
+
+@dataclass(frozen=True)
+class File:
+    """The file that an item was made from, by which it is recognised when it comes again."""
+
+    sha256: bytes
+    folder: str | None = None  # that the item's path lies in; None: it was sent
+    size: int | None = None  # bytes
+    modified: int | None = None  # nanoseconds since 1970
 
 
 @dataclass(frozen=True)
@@ -92,6 +79,10 @@ class NewItem:
     height: int
     thumbnail: bytes
     code: Codes | None  # None for queries: theirs lie beside the catalogue
+    file: File | None = None  # None: there is none
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
+    predicted: int = UNLABELLED  # class index
+    confidence: float | None = None  # of the prediction, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -102,6 +93,21 @@ class Item:
     split: str
     width: int
     height: int
+    added: int | None = None  # seconds since 1970; None: by a version that did not write it down
+    sha256: str | None = None  # of the file, in hexadecimal
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    predicted: str | None = None  # class name
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a file of an indexed folder."""
+
+    id: int
+    sha256: bytes
+    size: int | None
+    modified: int | None
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,15 @@ class CodeTable:
     ids: NDArray[np.int64]  # (n,) ascending
     labels: NDArray[np.int64]  # (n,) class index or UNLABELLED
     codes: Codes  # (n, bits/8)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the database split since an earlier revision."""
+
+    revision: int  # until which
+    table: CodeTable  # items that are new or changed
+    removed: NDArray[np.int64]  # ids (m,), ascending; some may have come and gone in between
 
 
 class CatalogueError(ValueError):
@@ -125,8 +140,6 @@ class Catalogue:
             meta = {key: value for key, value in connection.execute(select(_meta.c.key, _meta.c.value))}
             names = connection.scalars(select(_classes.c.name).order_by(_classes.c.id))
             self.classes: tuple[str, ...] = tuple(names)
-        if meta.get("schema") != str(SCHEMA):
-            raise CatalogueError(f"{path}: has schema {meta.get('schema')}, this version reads {SCHEMA}")
         self.encoder_id: str = meta["encoder_id"]
         self.bits: int = int(meta["bits"])
 
@@ -143,7 +156,7 @@ class Catalogue:
         meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0}
         engine = _engine(path, "mode=rwc")
         with _naming(path), engine.begin() as connection:
-            _metadata.create_all(connection)
+            metadata.create_all(connection)
             connection.execute(insert(_meta), [{"key": k, "value": str(v)} for k, v in meta.items()])
             if classes:
                 named = [{"id": i, "name": name} for i, name in enumerate(classes)]
@@ -154,14 +167,16 @@ class Catalogue:
     def open(cls, path: Path | str) -> Self:
         """An existing catalogue, verified: schema, structure, digest of labels and codes.
 
-        Where its folder cannot be written to, it is read as it is and cannot be changed.
-        CatalogueError says what is wrong.
+        One of an older version is upgraded. Where its folder cannot be written to, it is read as it is and
+        cannot be changed. CatalogueError says what is wrong.
         """
         path = Path(path)
         if not path.is_file():
             raise CatalogueError(f"{path}: no such catalogue")
-        engine = _engine(path, _open_mode(path))
+        mode = _open_mode(path)
+        engine = _engine(path, mode)
         try:
+            _upgrade(path, engine, writable=mode == WRITABLE)
             catalogue = cls(path, engine)
             catalogue._verify()
         except CatalogueError:
@@ -191,15 +206,96 @@ class Catalogue:
         Other writers wait while items are drawn; readers do not. ValueError for a label, code or
         split that does not fit this catalogue.
         """
-        rows, ids, digest = iter(items), list[int](), 0
-        with self._writing() as connection:
+        rows, ids = iter(items), list[int]()
+        with self._writing() as (connection, revision):
             while batch := list(islice(rows, BATCH)):
-                new = self._insert(connection, batch)
-                digest += self._digest_of(new, batch)
-                ids += new
-            total = (int(_value(connection, "digest")) + digest) % 2**64
-            connection.execute(update(_meta).where(_meta.c.key == "digest").values(value=str(total)))
+                ids += self._insert(connection, batch, revision)
         return ids
+
+    def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
+        """Store those of `items`, of the database split, whose file is not there yet, all or none.
+
+        For each its id and whether it is new; one whose file is there already, with the same SHA-256, has
+        the id that the file has, the lowest of several.
+        """
+        with self._writing() as (connection, revision):
+            known = self._with_hashes(connection, [item.file.sha256 for item in items if item.file])
+            unknown: dict[bytes | int, NewItem] = {}  # each file once
+            for number, item in enumerate(items):
+                key = item.file.sha256 if item.file else number
+                if key not in known:
+                    unknown.setdefault(key, item)
+            new = list(unknown.values())
+            ids = [
+                id_
+                for start in range(0, len(new), BATCH)
+                for id_ in self._insert(connection, new[start : start + BATCH], revision)
+            ]
+        added = dict(zip(unknown, ids, strict=True))
+        answers, told = list[tuple[int, bool]](), set[int]()
+        for number, item in enumerate(items):
+            key = item.file.sha256 if item.file else number
+            id_ = added[key] if key in added else known[key]  # type: ignore[index]  # known: hashes only
+            answers.append((id_, key in added and id_ not in told))
+            told.add(id_)
+        return answers
+
+    def remove(self, ids: Iterable[int]) -> list[int]:
+        """Forget the items of the database split among `ids`, with their thumbnails; which they were."""
+        wanted = sorted({_check_id(item_id) for item_id in ids})
+        gone = list[int]()
+        with self._writing() as (connection, revision):
+            for start in range(0, len(wanted), BATCH):
+                some = self._rows(connection, _items.c.id.in_(wanted[start : start + BATCH]))
+                here = some.ids.tolist()
+                if not here:
+                    continue
+                self._count(connection, -_digest(some))
+                for table in (_codes, _thumbnails):
+                    connection.execute(delete(table).where(table.c.item_id.in_(here)))
+                connection.execute(delete(_items).where(_items.c.id.in_(here)))
+                rows = [{"item_id": item_id, "revision": revision} for item_id in here]
+                connection.execute(insert(_removed), rows)
+                gone += here
+        return gone
+
+    def change(
+        self, item_id: int, *, label: int | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Give an item of the database split another label (UNLABELLED: none) or other metadata; None leaves
+        as it is. KeyError when it is unknown, ValueError for a label that there is not."""
+        values: dict[str, Any] = {} if metadata is None else {"metadata": _in_json(metadata)}
+        if label is not None:
+            self._check_label(f"item {item_id}", label)
+            values["label"] = None if label == UNLABELLED else label
+        this = _items.c.id == _check_id(item_id)
+        with self._writing() as (connection, revision):
+            before = self._rows(connection, this)
+            if not len(before.ids):
+                raise KeyError(item_id)
+            connection.execute(update(_items).where(this).values(revision=revision, **values))
+            self._count(connection, _digest(self._rows(connection, this)) - _digest(before))
+
+    def label(self, name: str) -> int:
+        """The index of the class `name`, which becomes one if it is none yet."""
+        if name in self.classes:
+            return self.classes.index(name)
+        with self._writing() as (connection, _):
+            names = self._names(connection)
+            if name not in names:
+                connection.execute(insert(_classes), {"id": len(names), "name": name})
+                names = (*names, name)
+        self.classes = names
+        return names.index(name)
+
+    def changes(self, since: int) -> Changes:
+        """What happened to the database split after revision `since`."""
+        with self._reading() as connection:
+            revision = int(_value(connection, "revision"))
+            self.classes = self._names(connection)
+            gone = select(_removed.c.item_id).where(_removed.c.revision > since).order_by(_removed.c.item_id)
+            ids = np.array(list(connection.scalars(gone)), np.int64)
+            return Changes(revision, self._rows(connection, _items.c.revision > since), ids)
 
     def get(self, item_id: int) -> Item:
         """One item. KeyError when unknown."""
@@ -208,20 +304,36 @@ class Catalogue:
     def get_many(self, ids: Iterable[int]) -> list[Item]:
         """The items in the order asked. KeyError when one is unknown."""
         wanted = [_check_id(item_id) for item_id in ids]
-        query = select(
-            _items.c.id,
-            _items.c.path,
-            _classes.c.name,
-            _items.c.split,
-            _items.c.width,
-            _items.c.height,
-        ).outerjoin(_classes)
         found: dict[int, Item] = {}
         with self._reading() as connection:
             for start in range(0, len(wanted), BATCH):
-                some = query.where(_items.c.id.in_(wanted[start : start + BATCH]))
-                found |= {row.id: Item(*row) for row in connection.execute(some)}
+                some = ITEMS.where(_items.c.id.in_(wanted[start : start + BATCH]))
+                found |= {row.id: _item(row) for row in connection.execute(some)}
         return [found[item_id] for item_id in wanted]
+
+    def page(
+        self, *, after: int = 0, count: int, labels: Sequence[int] | None = None, split: str = "database"
+    ) -> list[Item]:
+        """At most `count` items of a split with ids above `after`, ascending; with one of `labels`, which may
+        hold UNLABELLED."""
+        query = ITEMS.where(_items.c.split == split, _items.c.id > after).order_by(_items.c.id).limit(count)
+        if labels is not None:
+            query = query.where(func.coalesce(_items.c.label, UNLABELLED).in_(labels))
+        with self._reading() as connection:
+            return [_item(row) for row in connection.execute(query)]
+
+    def with_hash(self, sha256: bytes) -> int | None:
+        """The item of the database split whose file has this SHA-256, the lowest id of several."""
+        with self._reading() as connection:
+            return self._with_hashes(connection, [sha256]).get(sha256)
+
+    def files(self, folder: str) -> dict[str, Known]:
+        """By path, the files of a folder that are in the database split."""
+        query = select(
+            _items.c.path, _items.c.id, _items.c.sha256, _items.c.file_bytes, _items.c.file_time
+        ).where(_items.c.folder == folder, _items.c.split == "database")
+        with self._reading() as connection:
+            return {path: Known(*known) for path, *known in connection.execute(query)}
 
     def thumbnail(self, item_id: int) -> bytes:
         """The stored WebP bytes. KeyError when the item is unknown."""
@@ -235,7 +347,7 @@ class Catalogue:
     def codes(self) -> CodeTable:
         """Ids, labels and codes of the database split."""
         with self._reading() as connection:
-            return self._codes(connection)
+            return self._rows(connection)
 
     def counts(self) -> dict[str, int]:
         """How many items: database = labelled + unlabelled, and queries."""
@@ -261,52 +373,76 @@ class Catalogue:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _insert(self, connection: Connection, batch: Sequence[NewItem]) -> list[int]:
-        rows = [self._row(item) for item in batch]
+    def _insert(self, connection: Connection, batch: Sequence[NewItem], revision: int) -> list[int]:
+        now = int(time.time())
+        rows = [self._row(item) | {"revision": revision, "added": now} for item in batch]
         statement = insert(_items).returning(_items.c.id, sort_by_parameter_order=True)
         ids = list(connection.scalars(statement, rows))
         thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
         connection.execute(insert(_thumbnails), thumbnails)
-        codes = [
-            {"item_id": id_, "code": item.code.tobytes()}
+        coded = [
+            (id_, item.label, item.code.tobytes())
             for id_, item in zip(ids, batch, strict=True)
             if item.code is not None
         ]
-        if codes:
-            connection.execute(insert(_codes), codes)
+        if coded:
+            connection.execute(insert(_codes), [{"item_id": id_, "code": code} for id_, _, code in coded])
+            self._count(connection, _digest(self._table(coded)))
         return ids
 
-    def _row(self, item: NewItem) -> dict[str, str | int | None]:
+    def _count(self, connection: Connection, difference: int) -> None:
+        """Carry the digest on."""
+        total = (int(_value(connection, "digest")) + difference) % 2**64
+        connection.execute(update(_meta).where(_meta.c.key == "digest").values(value=str(total)))
+
+    def _with_hashes(self, connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for start in range(0, len(hashes), BATCH):
+            query = (
+                select(_items.c.sha256, func.min(_items.c.id))
+                .where(_items.c.sha256.in_(hashes[start : start + BATCH]), _items.c.split == "database")
+                .group_by(_items.c.sha256)
+            )
+            found |= {sha256: id_ for sha256, id_ in connection.execute(query)}
+        return found
+
+    def _names(self, connection: Connection) -> tuple[str, ...]:
+        return tuple(connection.scalars(select(_classes.c.name).order_by(_classes.c.id)))
+
+    def _row(self, item: NewItem) -> dict[str, Any]:
         if item.split not in ("database", "query"):
             raise ValueError(f"{item.path}: split is {item.split!r}; wanted database or query")
         if (item.split == "database") != (item.code is not None):
             raise ValueError(f"{item.path}: database items, and only they, have a code here")
         if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != self.bits):
             raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {self.bits} bits")
-        if item.label != UNLABELLED and not 0 <= item.label < len(self.classes):
-            raise ValueError(
-                f"{item.path}: label is {item.label}; wanted {UNLABELLED} or 0 to {len(self.classes) - 1}"
-            )
+        self._check_label(item.path, item.label)
+        self._check_label(item.path, item.predicted)
         return {
             "path": item.path,
             "label": None if item.label == UNLABELLED else int(item.label),
             "split": item.split,
             "width": item.width,
             "height": item.height,
+            "sha256": item.file.sha256 if item.file else None,
+            "folder": item.file.folder if item.file else None,
+            "file_bytes": item.file.size if item.file else None,
+            "file_time": item.file.modified if item.file else None,
+            "metadata": _in_json(item.metadata) if item.metadata else None,
+            "predicted": None if item.predicted == UNLABELLED else int(item.predicted),
+            "confidence": item.confidence,
         }
 
-    def _digest_of(self, ids: Sequence[int], batch: Sequence[NewItem]) -> int:
-        coded = [
-            (id_, item.label, item.code.tobytes())
-            for id_, item in zip(ids, batch, strict=True)
-            if item.code is not None
-        ]
-        return _digest(self._table(coded))
+    def _check_label(self, what: str, label: int) -> None:
+        if label != UNLABELLED and not 0 <= label < len(self.classes):
+            raise ValueError(f"{what}: label is {label}; wanted {UNLABELLED} or 0 to {len(self.classes) - 1}")
 
-    def _codes(self, connection: Connection) -> CodeTable:
+    def _rows(self, connection: Connection, *which: ColumnElement[bool]) -> CodeTable:
+        """Ids, labels and codes of the items of the database split to which all of `which` apply."""
         query = (
             select(_codes.c.item_id, func.coalesce(_items.c.label, UNLABELLED), _codes.c.code)
             .join(_items)
+            .where(*which)
             .order_by(_codes.c.item_id)
         )
         result = connection.execution_options(yield_per=READ).execute(query)
@@ -332,12 +468,12 @@ class Catalogue:
 
     def _verify(self) -> None:
         with self._reading() as connection:
-            for table in (_meta, _classes, _items, _codes):  # thumbnails: gigabytes to read
+            for table in (_meta, _classes, _items, _codes, _removed):  # thumbnails: gigabytes to read
                 found = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
                 if found != "ok":
                     raise CatalogueError(f"{self.path}: is damaged ({' '.join(str(found).split())})")
             int(_value(connection, "revision"))
-            if str(_digest(self._codes(connection))) != _value(connection, "digest"):
+            if str(_digest(self._rows(connection))) != _value(connection, "digest"):
                 raise CatalogueError(f"{self.path}: labels or codes do not match their digest")
 
     @contextmanager
@@ -347,12 +483,53 @@ class Catalogue:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """One transaction, alone: growing the revision takes the write lock before anything is read."""
+    def _writing(self) -> Iterator[tuple[Connection, int]]:
+        """One transaction, alone, and its revision: growing that takes the write lock before anything is
+        read."""
         grown = cast(cast(_meta.c.value, Integer) + 1, Text)
         with _naming(self.path), self._engine.begin() as connection:
             connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
-            yield connection
+            yield connection, int(_value(connection, "revision"))
+
+
+def _item(row: Row[Any]) -> Item:
+    return Item(
+        id=row.id,
+        path=row.path,
+        label=row.label_name,
+        split=row.split,
+        width=row.width,
+        height=row.height,
+        added=row.added,
+        sha256=None if row.sha256 is None else row.sha256.hex(),
+        metadata={} if row.metadata is None else json.loads(row.metadata),
+        predicted=row.predicted_name,
+        confidence=row.confidence,
+    )
+
+
+def _in_json(metadata: Mapping[str, Any]) -> str:
+    """ValueError for what JSON does not have, such as NaN."""
+    return json.dumps(metadata, ensure_ascii=False, allow_nan=False, sort_keys=True)
+
+
+def _upgrade(path: Path, engine: Engine, *, writable: bool) -> None:
+    """Make it a catalogue of this version. CatalogueError for one of a version to come."""
+    with _naming(path), engine.connect() as connection:
+        found = _value(connection, "schema")
+        if found == str(SCHEMA):
+            return
+        if not found.isdecimal() or not 0 < int(found) < SCHEMA:
+            raise CatalogueError(
+                f"{path}: has schema {found}, this version reads up to {SCHEMA}; use a newer version"
+            )
+        if not writable:
+            raise CatalogueError(
+                f"{path}: has schema {found} and cannot be upgraded to {SCHEMA} here; open it once where its "
+                "folder can be written to"
+            )
+        upgrade(connection, int(found))
+        connection.commit()
 
 
 @contextmanager
@@ -402,7 +579,7 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _open_mode(path: Path) -> str:
     """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable)."""
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        return "mode=rw"
+        return WRITABLE
     log = path.with_name(path.name + "-wal")
     if log.exists() and log.stat().st_size:
         raise CatalogueError(f"{path}: was not closed; open it once where its folder can be written to")

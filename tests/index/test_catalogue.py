@@ -2,6 +2,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.catalogue import UNLABELLED, Catalogue, CatalogueError, Item, NewItem
+from index.catalogue import UNLABELLED, Catalogue, CatalogueError, File, Item, Known, NewItem
 
 CLASSES = ["cat", "dog"]
 
@@ -63,8 +64,10 @@ def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
         Item(ids[1], "a/7.png", None, "database", 8, 20),
         Item(ids[2], "a/4.png", "cat", "query", 5, 20),
     ]
-    assert [catalogue.get(item_id) for item_id in ids] == expected
-    assert catalogue.get_many([ids[2], ids[0], ids[2]]) == [expected[2], expected[0], expected[2]]
+    found = [catalogue.get(item_id) for item_id in ids]
+    assert all(item.added is not None and abs(item.added - time.time()) < 100 for item in found)
+    assert [replace(item, added=None) for item in found] == expected
+    assert catalogue.get_many([ids[2], ids[0], ids[2]]) == [found[2], found[0], found[2]]
     assert catalogue.get_many([]) == []
     assert [catalogue.thumbnail(item_id) for item_id in ids] == [b"thumb 1", b"thumb 7", b"thumb 4"]
 
@@ -269,7 +272,10 @@ def test_a_read_only_open_log_is_refused(filled: Path, monkeypatch: pytest.Monke
         ("UPDATE codes SET item_id = 21 WHERE item_id = 5", "digest"),
         ("DELETE FROM codes WHERE item_id = 5", "digest"),
         ("DELETE FROM items WHERE id = 5", "digest"),
-        ("UPDATE meta SET value = '9' WHERE key = 'schema'", "schema 9, this version reads 1"),
+        (
+            "UPDATE meta SET value = '9' WHERE key = 'schema'",
+            "schema 9, this version reads up to 2; use a newer version",
+        ),
         ("UPDATE meta SET value = 'many' WHERE key = 'bits'", "damaged"),
         ("DELETE FROM meta WHERE key = 'encoder_id'", "damaged"),
         ("DELETE FROM meta WHERE key = 'digest'", "damaged"),
@@ -347,9 +353,220 @@ def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.schema import CreateTable
 
-    from index import catalogue
+    from index import schema
 
-    tables = catalogue._metadata.sorted_tables
+    tables = schema.metadata.sorted_tables
     written = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables)
     assert "id SERIAL NOT NULL" in written
     assert "code BYTEA NOT NULL" in written
+
+
+# --- changes -----------------------------------------------------------------------------------------
+
+
+def test_what_else_is_known_of_an_item_comes_back(catalogue: Catalogue) -> None:
+    file = File(b"\x01" * 32, "/photos", 1234, 1_700_000_000_123_456_789)
+    more = {"camera": "Leica \u2713", "nested": {"iso": [100, 200]}}
+    new = new_item(1, file=file, metadata=more, predicted=0, confidence=0.75)
+    (item_id,) = catalogue.add([new])
+    item = catalogue.get(item_id)
+    assert (item.sha256, item.metadata) == ("01" * 32, more)
+    assert (item.predicted, item.confidence) == ("cat", 0.75)
+    assert catalogue.files("/photos") == {"a/1.png": Known(item_id, file.sha256, file.size, file.modified)}
+    assert catalogue.files("/elsewhere") == {}
+    with pytest.raises(ValueError, match="JSON"):
+        catalogue.add([new_item(2, metadata={"a": float("nan")})])
+
+
+def test_what_was_removed_is_gone(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.remove([3, 20, 3, 4, 21, 10**9]) == [3, 4, 20]  # 21 is a query, 10⁹ unknown
+        for item_id in (3, 4, 20):
+            for call in (catalogue.get, catalogue.thumbnail):
+                with pytest.raises(KeyError):
+                    call(item_id)
+        assert catalogue.codes().ids.tolist() == [1, 2, *range(5, 20)]
+        assert catalogue.counts()["queries"] == 2
+        assert catalogue.remove([3]) == []
+    with Catalogue.open(filled) as catalogue:  # the digest took it in
+        assert min(catalogue.add([new_item(1)])) > 22
+    with closing(sqlite3.connect(filled)) as plain:
+        for table in ("codes", "thumbnails"):
+            assert plain.execute(f"SELECT count(*) FROM {table} WHERE item_id IN (3, 4, 20)").fetchone() == (
+                0,
+            )
+
+
+def test_more_items_than_fit_a_statement_are_removed(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.catalogue.BATCH", 3)
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.remove(range(1, 18)) == list(range(1, 18))
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.codes().ids.tolist() == [18, 19, 20]
+
+
+def test_an_item_is_changed(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.get(1).label is None
+        catalogue.change(1, label=1)
+        catalogue.change(2, label=UNLABELLED, metadata={"seen": True})
+        catalogue.change(3, metadata={"seen": False})
+        catalogue.change(3, metadata={})
+        for item_id, label, metadata in ((1, "dog", {}), (2, None, {"seen": True}), (3, "cat", {})):
+            item = catalogue.get(item_id)
+            assert (item.label, item.metadata) == (label, metadata)
+        before = catalogue.revision
+        for unknown in (21, 99):  # a query; nothing
+            with pytest.raises(KeyError):
+                catalogue.change(unknown, label=0)
+        with pytest.raises(ValueError, match="item 1: label is 2; wanted -1 or 0 to 1"):
+            catalogue.change(1, label=2)
+        assert catalogue.revision == before
+    with Catalogue.open(filled) as catalogue:  # the digest took it in
+        assert catalogue.codes().labels[:3].tolist() == [1, UNLABELLED, 0]
+
+
+def test_a_file_is_stored_once(catalogue: Catalogue) -> None:
+    def item(number: int, byte: int) -> NewItem:
+        return new_item(number, file=File(bytes([byte]) * 32))
+
+    held_out = new_query(9, file=File(bytes([3]) * 32))
+    query, first = catalogue.add([held_out, item(1, 1)])
+    answers = catalogue.add_unknown(
+        [item(2, 2), item(3, 1), new_item(4), item(5, 2), new_item(4), item(6, 3)]
+    )
+    ids, new = zip(*answers, strict=True)
+    assert new == (True, False, True, False, True, True)  # of a query's file there may be an item too
+    assert ids[1] == first
+    assert ids[3] == ids[0]
+    assert len({*ids, query}) == 6
+    assert catalogue.counts()["database"] == 5
+    assert catalogue.with_hash(bytes([2]) * 32) == ids[0]
+    assert catalogue.with_hash(bytes([7]) * 32) is None
+    assert catalogue.add_unknown([]) == []
+
+
+def test_labels_may_be_new(filled: Path) -> None:
+    with Catalogue.open(filled) as one, Catalogue.open(filled) as other:
+        assert (one.label("dog"), one.label("fox"), other.label("owl"), other.label("fox")) == (1, 2, 3, 2)
+        other.change(1, label=3)
+        assert one.changes(0).table.labels[0] == 3
+        assert one.classes == ("cat", "dog", "fox", "owl")
+        assert one.get(1).label == "owl"
+
+
+def test_pages(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        assert [item.id for item in catalogue.page(count=3)] == [1, 2, 3]
+        assert [item.id for item in catalogue.page(after=18, count=9)] == [19, 20]
+        assert [item.id for item in catalogue.page(count=9, split="query")] == [21, 22]
+        assert [item.id for item in catalogue.page(count=9, labels=[UNLABELLED])] == [1, 8, 15]
+        both = catalogue.page(count=4, labels=[UNLABELLED, 1])
+        assert [item.label for item in both] == [None, "dog", "dog", "dog"]
+        assert catalogue.page(count=9, labels=[]) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_changes_turn_an_earlier_state_into_the_present_one(filled: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with Catalogue.open(filled) as catalogue:
+        revision, table = catalogue.revision, catalogue.codes()
+        state = dict(zip(table.ids.tolist(), zip(table.labels, table.codes, strict=True), strict=True))
+        for step in range(60):
+            ids = catalogue.codes().ids
+            match rng.integers(3):
+                case 0:
+                    catalogue.add([new_item(int(number)) for number in rng.integers(100, 200, 3)])
+                case 1 if len(ids):
+                    catalogue.change(int(rng.choice(ids)), label=int(rng.integers(-1, 2)))
+                case 2 if len(ids):
+                    catalogue.remove(rng.choice(ids, 2).tolist())
+            if step % 7 == 0:
+                changes = catalogue.changes(revision)
+                for item_id in changes.removed.tolist():
+                    state.pop(item_id, None)
+                new = zip(changes.table.labels, changes.table.codes, strict=True)
+                state |= dict(zip(changes.table.ids.tolist(), new, strict=True))
+                revision, table = changes.revision, catalogue.codes()
+                assert sorted(state) == table.ids.tolist()
+                for item_id, label, code in zip(table.ids.tolist(), table.labels, table.codes, strict=True):
+                    assert state[item_id][0] == label
+                    assert (state[item_id][1] == code).all()
+        assert catalogue.changes(revision).revision == catalogue.revision
+
+
+# --- older and newer versions ------------------------------------------------------------------------
+
+VERSION_1 = """
+CREATE TABLE meta (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
+CREATE TABLE classes (id INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (id), UNIQUE (name));
+CREATE TABLE items (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL, label INTEGER, split TEXT NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, FOREIGN KEY(label) REFERENCES classes (id));
+CREATE TABLE codes (
+    item_id INTEGER NOT NULL, code BLOB NOT NULL, PRIMARY KEY (item_id),
+    FOREIGN KEY(item_id) REFERENCES items (id));
+CREATE TABLE thumbnails (
+    item_id INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY (item_id),
+    FOREIGN KEY(item_id) REFERENCES items (id));
+INSERT INTO classes VALUES (0, 'cat'), (1, 'dog');
+INSERT INTO items VALUES (1, 'a/1.png', 1, 'database', 2, 20), (2, 'a/2.png', NULL, 'query', 3, 20);
+INSERT INTO codes VALUES (1, x'00000001');
+INSERT INTO thumbnails VALUES (1, x'6f6e65'), (2, x'74776f');
+INSERT INTO meta VALUES
+    ('schema', '1'), ('encoder_id', '00ff'), ('bits', '32'), ('revision', '5'),
+    ('digest', '17259700546428719791');
+"""
+
+
+@pytest.fixture
+def old(path: Path) -> Path:
+    """A catalogue as version 1 wrote it."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA journal_mode=WAL;" + VERSION_1)
+    return path
+
+
+def structure(path: Path) -> dict[str, object]:
+    with closing(sqlite3.connect(path)) as connection:
+        made = connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        about = {"table": ("table_xinfo", "foreign_key_list"), "index": ("index_xinfo",)}
+        return {
+            f"{name} {what}": sorted(
+                tuple(row[1:] if what != "foreign_key_list" else row[2:])
+                for row in connection.execute(f"PRAGMA {what}({name})")
+            )
+            for kind, name in made
+            for what in about[kind]
+        }
+
+
+def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_path: Path) -> None:
+    with Catalogue.open(old) as catalogue:
+        assert catalogue.get(1) == Item(1, "a/1.png", "dog", "database", 2, 20)
+        assert catalogue.thumbnail(2) == b"two"
+        assert catalogue.revision == 5
+        catalogue.add([new_item(3)])
+        catalogue.remove([1])
+    with Catalogue.open(old) as catalogue:
+        assert catalogue.changes(5).removed.tolist() == [1]
+    Catalogue.create(tmp_path / "new.sqlite", encoder_id="00ff", bits=32, classes=CLASSES).close()
+    assert structure(old) == structure(tmp_path / "new.sqlite")
+
+
+def test_an_upgrade_that_fails_leaves_the_old_version(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from index import schema
+
+    before = structure(old)
+    monkeypatch.setitem(schema.UPGRADES, 2, (*schema.UPGRADES[2][:4], "ALTER TABLE nothing ADD COLUMN x"))
+    with pytest.raises(CatalogueError, match="nothing"):
+        Catalogue.open(old)
+    assert structure(old) == before
+
+
+def test_an_old_catalogue_that_cannot_be_upgraded(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_only(monkeypatch)
+    with pytest.raises(CatalogueError, match="schema 1 and cannot be upgraded to 2 here; open it once where"):
+        Catalogue.open(old)

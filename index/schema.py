@@ -1,0 +1,105 @@
+"""The catalogue's tables, and how those of an older version become these.
+
+SQLAlchemy Core, in types that PostgreSQL has too.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+SCHEMA = 2
+
+metadata = MetaData()
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+classes = Table(
+    "classes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False, unique=True),
+)
+items = Table(
+    "items",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("label", ForeignKey("classes.id")),
+    Column("split", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("revision", Integer, nullable=False, server_default="0"),  # the catalogue's, of the last change
+    Column("added", BigInteger),  # seconds since 1970; NULL: before version 2
+    Column("sha256", LargeBinary),  # of the file; NULL: there was none
+    Column("folder", Text),  # that `path` lies in; NULL: the manifest's, or the image was sent
+    Column("file_bytes", BigInteger),  # size and time of the file in `folder`, by which a change is noticed
+    Column("file_time", BigInteger),
+    Column("metadata", Text),  # JSON, the user's own
+    Column("predicted", ForeignKey("classes.id")),  # what the classifier said, and how sure it was
+    Column("confidence", Float),
+    sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion
+)
+Index("items_sha256", items.c.sha256)
+Index("items_revision", items.c.revision)
+Index("items_folder", items.c.folder, items.c.path)
+codes = Table(
+    "codes",
+    metadata,
+    Column("item_id", ForeignKey("items.id"), primary_key=True),
+    Column("code", LargeBinary, nullable=False),
+)
+thumbnails = Table(
+    "thumbnails",
+    metadata,
+    Column("item_id", ForeignKey("items.id"), primary_key=True),
+    Column("image", LargeBinary, nullable=False),
+)
+removed = Table(
+    "removed",
+    metadata,
+    Column("item_id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", Integer, nullable=False),
+)
+Index("removed_revision", removed.c.revision)
+
+# What makes tables of the version before these of each version. Written out: a later change of the tables
+# above must not change what an older one became.
+UPGRADES: dict[int, tuple[str, ...]] = {
+    2: (
+        "ALTER TABLE items ADD COLUMN revision INTEGER NOT NULL DEFAULT '0'",
+        "ALTER TABLE items ADD COLUMN added BIGINT",
+        "ALTER TABLE items ADD COLUMN sha256 BLOB",
+        "ALTER TABLE items ADD COLUMN folder TEXT",
+        "ALTER TABLE items ADD COLUMN file_bytes BIGINT",
+        "ALTER TABLE items ADD COLUMN file_time BIGINT",
+        "ALTER TABLE items ADD COLUMN metadata TEXT",
+        "ALTER TABLE items ADD COLUMN predicted INTEGER REFERENCES classes (id)",
+        "ALTER TABLE items ADD COLUMN confidence FLOAT",
+        "CREATE INDEX items_sha256 ON items (sha256)",
+        "CREATE INDEX items_revision ON items (revision)",
+        "CREATE INDEX items_folder ON items (folder, path)",
+        "CREATE TABLE removed (item_id INTEGER NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (item_id))",
+        "CREATE INDEX removed_revision ON removed (revision)",
+    ),
+}
+
+
+def upgrade(connection: Connection, found: int) -> None:
+    """Turn the tables of version `found` into those of SCHEMA, in the caller's transaction."""
+    for version in range(found + 1, SCHEMA + 1):
+        for statement in UPGRADES[version]:
+            connection.exec_driver_sql(statement)
+    connection.execute(meta.update().where(meta.c.key == "schema").values(value=str(SCHEMA)))
