@@ -111,8 +111,14 @@ class Artifact:
             catalogue = Catalogue.open(self.path / CATALOGUE)
         except CatalogueError as error:
             raise ArtifactError(f"{error}; build the index again") from error
-        for name in ("encoder_id", "bits", "classes"):
-            found, wanted = getattr(catalogue, name), getattr(self.manifest, name)
+        manifest = self.manifest
+        # Images that were added may have brought more classes along.
+        trained = catalogue.classes[: len(manifest.classes)]
+        for name, found, wanted in (
+            ("encoder_id", catalogue.encoder_id, manifest.encoder_id),
+            ("bits", catalogue.bits, manifest.bits),
+            ("classes", trained, manifest.classes),
+        ):
             if found != wanted:
                 catalogue.close()
                 raise ArtifactError(

@@ -124,6 +124,7 @@ class Changes:
     revision: int  # until which
     table: CodeTable  # items that are new or changed
     removed: NDArray[np.int64]  # ids (m,), ascending; some may have come and gone in between
+    classes: tuple[str, ...]  # what the labels stand for
 
 
 class CatalogueError(ValueError):
@@ -295,7 +296,8 @@ class Catalogue:
             self.classes = self._names(connection)
             gone = select(_removed.c.item_id).where(_removed.c.revision > since).order_by(_removed.c.item_id)
             ids = np.array(list(connection.scalars(gone)), np.int64)
-            return Changes(revision, self._rows(connection, _items.c.revision > since), ids)
+            table = self._rows(connection, _items.c.revision > since)
+            return Changes(revision, table, ids, self.classes)
 
     def get(self, item_id: int) -> Item:
         """One item. KeyError when unknown."""

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from index.artifact import Artifact, ArtifactError, open_artifact
-from index.catalogue import UNLABELLED, CodeTable
+from index.catalogue import UNLABELLED
 from index.codes import Codes
 from index.evaluation import Denominator, Ties, average_precision
-from index.hamming import Engine, FlatEngine
+from index.snapshot import Snapshot
 from service.schemas import ClassScore, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
 from training.nets.images import looks_like_an_image, open_image
@@ -75,23 +75,6 @@ class Answer:
     ties_at_cut: int  # eligible items at the distance of the last match, the matches included
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The index at one revision of the catalogue. Replaced, never changed: no reader sees half of it."""
-
-    revision: int
-    table: CodeTable
-    engine: Engine
-
-    def labels_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Class indices (n,) of stored ids (n,)."""
-        return self.table.labels[np.searchsorted(self.table.ids, ids)]
-
-    def ids_of(self, labels: Sequence[int]) -> NDArray[np.int64] | None:
-        """Ids (n,) of the items with one of these class indices; None, and no limit, if there are none."""
-        return self.table.ids[np.isin(self.table.labels, labels)] if labels else None
-
-
 class Sharing:
     """Divides the machine's cores among those who compute at the same time.
 
@@ -125,12 +108,11 @@ class Searcher:
         self._encoder = _load_encoder(artifact)
         self._queries = artifact.queries()
         self.catalogue = artifact.open_catalogue()
-        self._classes = {name: label for label, name in enumerate(self.catalogue.classes)}
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
         self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
-        self._latest = self._take_snapshot()
+        self._latest = Snapshot.of(self.catalogue)
 
     @classmethod
     def open(cls, path: Path, *, max_pixels: int) -> Self:
@@ -223,15 +205,8 @@ class Searcher:
         if self._latest.revision != self.catalogue.revision:
             with self._refreshing:
                 if self._latest.revision != self.catalogue.revision:
-                    self._latest = self._take_snapshot()
+                    self._latest = Snapshot.of(self.catalogue)
         return self._latest
-
-    def _take_snapshot(self) -> Snapshot:
-        revision = self.catalogue.revision  # read first: a change in between only means one more refresh
-        table = self.catalogue.codes()
-        engine = FlatEngine(self.catalogue.bits)
-        engine.add(table.ids, table.codes)
-        return Snapshot(revision, table, engine)
 
     def _encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""
@@ -242,10 +217,11 @@ class Searcher:
             return self._encoder.encode(pixels)
 
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
+        classes = self.snapshot().classes if labels else ()
         for label in labels:
-            if label not in self._classes:
-                raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(self.catalogue.classes)}")
-        return tuple(sorted({self._classes[label] for label in labels}))
+            if label not in classes:
+                raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(classes)}")
+        return tuple(sorted({classes.index(label) for label in labels}))
 
     def _rank(self, snapshot: Snapshot, codes: Codes, questions: Sequence[Question]) -> list[Answer]:
         """Answers to questions that agree in k and labels."""
@@ -268,12 +244,9 @@ class Searcher:
         bits = self.catalogue.bits
         rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
         return tuple(
-            Match(item_id, self._label(label), distance, 1 - distance / bits)
+            Match(item_id, _name(snapshot.classes, label), distance, 1 - distance / bits)
             for item_id, distance, label in rows
         )
-
-    def _label(self, label: int) -> str | None:
-        return None if label == UNLABELLED else self.catalogue.classes[label]
 
     def _measure(self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator) -> Evaluation:
         if self._queries is None:
@@ -281,8 +254,8 @@ class Searcher:
                 "this index was made without labels, so that nobody knows which answers are right; "
                 "build one with labelled images to measure it"
             )
-        queries, table = self._queries, snapshot.table
-        asked, ranked = queries.labels != UNLABELLED, table.labels != UNLABELLED
+        queries, (_, codes) = self._queries, snapshot.engine.items()
+        asked, ranked = queries.labels != UNLABELLED, snapshot.labels != UNLABELLED
         if not asked.any() or not ranked.any():
             lacking = "held-out query" if ranked.any() else "indexed image"
             raise NothingToMeasure(f"no {lacking} has a label, so that no answer can be called right")
@@ -290,8 +263,8 @@ class Searcher:
         scores = average_precision(
             queries.codes[asked],
             labels,
-            table.codes[ranked],
-            table.labels[ranked],
+            codes[ranked],
+            snapshot.labels[ranked],
             k=k,
             ties=ties,
             denominator=denominator,
@@ -322,8 +295,8 @@ class Searcher:
             map=float(scores[scored].mean()),
             aps=_summary(scores[scored]),
             per_class=[
-                _class_score(name, scores[scored & (labels == label)], table.labels == label)
-                for label, name in enumerate(self.catalogue.classes)
+                _class_score(name, scores[scored & (labels == label)], snapshot.labels == label)
+                for label, name in enumerate(snapshot.classes)
             ],
             definition=definition.model_copy(update={"text": _in_words(definition, data)}),
         )
@@ -340,6 +313,10 @@ def _load_encoder(artifact: Artifact) -> Encoder:
             f"{artifact.manifest.bits}; build the index again"
         )
     return encoder
+
+
+def _name(classes: Sequence[str], label: int) -> str | None:
+    return None if label == UNLABELLED else classes[label]
 
 
 def _known(classes: Sequence[str]) -> str:

@@ -119,7 +119,8 @@ def test_an_existing_target_is_refused(staging: Path, target: Path, make: Callab
     [
         ({"encoder_id": "0" * 16}, "encoder id 0000000000000000 is not that of"),
         ({"bits": 64}, "bits"),
-        ({"classes": ("cat",)}, "its classes is"),
+        ({"classes": ("cat", "fox")}, "its classes is"),
+        ({"classes": ("cat", "dog", "fox")}, "its classes is"),
         ({"format": 2}, "has format 2, this version reads 1"),
     ],
 )

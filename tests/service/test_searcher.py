@@ -160,7 +160,16 @@ def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
     after = searcher.evaluate()
     assert after.definition.items == before.definition.items + 1
     assert after.map != before.map
+    searcher.catalogue.change(new_id, label=searcher.catalogue.label("new class"))
+    (match,) = searcher.search(image, k=9, labels=["new class"]).matches
+    assert (match.id, match.label, match.distance) == (new_id, "new class", 0)
+    assert searcher.evaluate().per_class[-1].label == "new class"
+    searcher.catalogue.remove([new_id])
+    found = searcher.search(image, k=1000, max_distance=0).matches
+    assert new_id not in [match.id for match in found]
+    assert searcher.evaluate().map == before.map
     searcher.close()
+    Searcher.open(own.path, max_pixels=LIMIT).close()  # with a class that the training did not know
 
 
 @pytest.mark.parametrize("denominator", ["min", "retrieved"])

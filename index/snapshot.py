@@ -1,0 +1,50 @@
+"""The catalogue's database split in memory, as it was at one revision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import Catalogue, Changes
+from index.segmented import SegmentedEngine
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Replaced, never changed: who reads one sees the same all the while."""
+
+    revision: int
+    ids: NDArray[np.int64]  # (n,) ascending
+    labels: NDArray[np.int64]  # (n,) class index or UNLABELLED
+    engine: SegmentedEngine
+    classes: tuple[str, ...]  # what the labels stand for
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> Self:
+        """The catalogue as it is."""
+        empty = np.empty(0, np.int64)
+        nothing = cls(-1, empty, empty, SegmentedEngine(catalogue.bits), ())
+        return nothing.after(catalogue.changes(since=-1))
+
+    def after(self, changes: Changes) -> Self:
+        """The snapshot at `changes.revision`, of the changes since this one's."""
+        table = changes.table
+        new = ~np.isin(table.ids, self.ids, assume_unique=True)  # the others have another label only
+        engine = self.engine.copy()
+        engine.remove(changes.removed)
+        engine.add(table.ids[new], table.codes[new])
+        stay = ~np.isin(self.ids, np.concatenate([changes.removed, table.ids]))
+        ids = np.concatenate([self.ids[stay], table.ids])
+        labels = np.concatenate([self.labels[stay], table.labels])
+        order = np.argsort(ids, kind="stable")
+        return type(self)(changes.revision, ids[order], labels[order], engine, changes.classes)
+
+    def labels_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Class indices (n,) of stored ids (n,)."""
+        return self.labels[np.searchsorted(self.ids, ids)]
+
+    def ids_of(self, labels: Sequence[int]) -> NDArray[np.int64] | None:
+        """Ids (n,) of the items with one of these class indices; None, and no limit, if there are none."""
+        return self.ids[np.isin(self.labels, labels)] if labels else None
