@@ -52,12 +52,7 @@ REVISION = "SELECT value FROM meta WHERE key = 'revision'"
 WRITABLE = "mode=rw"
 READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
 
-_predicted = _classes.alias()
-ITEMS = (
-    select(_items, _classes.c.name.label("label_name"), _predicted.c.name.label("predicted_name"))
-    .outerjoin(_classes, _items.c.label == _classes.c.id)
-    .outerjoin(_predicted, _items.c.predicted == _predicted.c.id)
-)
+ITEMS = select(_items, _classes.c.name.label("label_name")).outerjoin(_classes)
 
 
 @dataclass(frozen=True)
@@ -81,8 +76,6 @@ class NewItem:
     code: Codes | None  # None for queries: theirs lie beside the catalogue
     file: File | None = None  # None: there is none
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
-    predicted: int = UNLABELLED  # class index
-    confidence: float | None = None  # of the prediction, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -96,8 +89,6 @@ class Item:
     added: int | None = None  # seconds since 1970; None: by a version that did not write it down
     sha256: str | None = None  # of the file, in hexadecimal
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    predicted: str | None = None  # class name
-    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -419,7 +410,6 @@ class Catalogue:
         if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != self.bits):
             raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {self.bits} bits")
         self._check_label(item.path, item.label)
-        self._check_label(item.path, item.predicted)
         return {
             "path": item.path,
             "label": None if item.label == UNLABELLED else int(item.label),
@@ -431,8 +421,6 @@ class Catalogue:
             "file_bytes": item.file.size if item.file else None,
             "file_time": item.file.modified if item.file else None,
             "metadata": _in_json(item.metadata) if item.metadata else None,
-            "predicted": None if item.predicted == UNLABELLED else int(item.predicted),
-            "confidence": item.confidence,
         }
 
     def _check_label(self, what: str, label: int) -> None:
@@ -505,8 +493,6 @@ def _item(row: Row[Any]) -> Item:
         added=row.added,
         sha256=None if row.sha256 is None else row.sha256.hex(),
         metadata={} if row.metadata is None else json.loads(row.metadata),
-        predicted=row.predicted_name,
-        confidence=row.confidence,
     )
 
 

@@ -7,7 +7,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -48,8 +47,6 @@ items = Table(
     Column("file_bytes", BigInteger),  # size and time of the file in `folder`, by which a change is noticed
     Column("file_time", BigInteger),
     Column("metadata", Text),  # JSON, the user's own
-    Column("predicted", ForeignKey("classes.id")),  # what the classifier said, and how sure it was
-    Column("confidence", Float),
     sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion
 )
 Index("items_sha256", items.c.sha256)
@@ -86,8 +83,6 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE items ADD COLUMN file_bytes BIGINT",
         "ALTER TABLE items ADD COLUMN file_time BIGINT",
         "ALTER TABLE items ADD COLUMN metadata TEXT",
-        "ALTER TABLE items ADD COLUMN predicted INTEGER REFERENCES classes (id)",
-        "ALTER TABLE items ADD COLUMN confidence FLOAT",
         "CREATE INDEX items_sha256 ON items (sha256)",
         "CREATE INDEX items_revision ON items (revision)",
         "CREATE INDEX items_folder ON items (folder, path)",

@@ -367,11 +367,9 @@ def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
 def test_what_else_is_known_of_an_item_comes_back(catalogue: Catalogue) -> None:
     file = File(b"\x01" * 32, "/photos", 1234, 1_700_000_000_123_456_789)
     more = {"camera": "Leica \u2713", "nested": {"iso": [100, 200]}}
-    new = new_item(1, file=file, metadata=more, predicted=0, confidence=0.75)
-    (item_id,) = catalogue.add([new])
+    (item_id,) = catalogue.add([new_item(1, file=file, metadata=more)])
     item = catalogue.get(item_id)
     assert (item.sha256, item.metadata) == ("01" * 32, more)
-    assert (item.predicted, item.confidence) == ("cat", 0.75)
     assert catalogue.files("/photos") == {"a/1.png": Known(item_id, file.sha256, file.size, file.modified)}
     assert catalogue.files("/elsewhere") == {}
     with pytest.raises(ValueError, match="JSON"):
