@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from io import StringIO
@@ -40,6 +40,14 @@ class Cell:
 COLUMNS = ("method", "labels", "seed", "config", "machine")
 # What says which cell it is, where the images lie and who computes; all else changes what comes out.
 NOT_IN_CONFIG = ("seed", "labels", "data", "device")
+# What may differ between the methods of one table: how they pre-train, and what --search finds for each.
+OF_A_METHOD = (
+    *("rule", "epochs", "hebbian_lr", "hebbian_adaptive", "whiten", "smoothing", "temperature"),
+    *("norm_rescale", "vae_lr", "beta", "latents", "vae_classifier", "hah_lr"),
+    *("finetune_lr", "weight_decay", "head_lr", "head_weight_decay"),
+)
+# How many images were asked with and searched: other numbers are other images.
+COUNTED = ("queries", "database")
 
 
 def deciding(config: Config) -> dict[str, Any]:
@@ -75,22 +83,33 @@ class Cells:
             return []
         with self.path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS:
-                raise TableError(f"{self.path}: the columns should begin with {','.join(COLUMNS)}")
             try:
+                if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS:
+                    raise TableError(f"{self.path}: the columns should begin with {','.join(COLUMNS)}")
                 return [_parsed(line) for line in reader]
+            except TableError:
+                raise
             except (ValueError, TypeError, AttributeError) as error:
                 raise TableError(f"{self.path}, line {reader.line_num}: {error}; mend or remove it") from None
 
     def add(self, cell: Cell) -> None:
         """Write `cell` beside the others, unless it is there: another process may compute a baseline too.
 
-        The file is replaced as a whole, so that it is never half a row.
+        The file is replaced as a whole, so that it is never half a row. TableError for a cell of other images
+        than the rest, as far as their numbers tell.
         """
         with locked(self.path.with_suffix(".lock"), wait=True):
             cells = self.read()
-            if (cell.key, cell.config) in {(each.key, each.config) for each in cells}:
+            if self.identity(cell) in map(self.identity, cells):
                 return
+            for name in COUNTED:
+                if others := {each.figures[name] for each in cells if name in each.figures} - {
+                    cell.figures.get(name)
+                }:
+                    raise TableError(
+                        f"{self.path}: its cells have {max(others):.0f} {name}, this run "
+                        f"{cell.figures.get(name, 0):.0f}: other images; name another folder with --out"
+                    )
             cells.append(cell)
             names = dict.fromkeys(name for each in cells for name in each.figures)
             text = StringIO()
@@ -100,6 +119,10 @@ class Cells:
                 about = {name: getattr(each, name) for name in COLUMNS}
                 writer.writerow(about | {name: f"{value:.6g}" for name, value in each.figures.items()})
             replace_file(self.path, text.getvalue().encode())
+
+    def identity(self, cell: Cell) -> tuple[Any, ...]:
+        """Two cells of which this is the same are one experiment."""
+        return cell.key
 
     def filters(self, method: str) -> Path:
         """Where the picture of a method's first-layer filters lies."""
@@ -119,27 +142,58 @@ class Cells:
         replace_file(self.curve(cell.method, cell.labels), text.encode())
 
     def config_id(self, config: Config) -> str:
-        """Twelve digits that stand for the configuration; the file of that name beside the cells holds it.
+        """Twelve digits that stand for the configuration; `remember` writes the file of that name.
 
         A configuration written before a setting existed had what is the setting's default now.
         """
         values = deciding(config)
         for path in sorted(self.configs.glob("*.json")):
-            written = json.loads(path.read_text(encoding="utf-8"))
+            written = self._values(path)
             if DEFAULTS | written == DEFAULTS | values and values.keys() >= written.keys():
                 return path.stem
-        name = digest(config)
-        replace_file(self.configs / f"{name}.json", as_json(config).encode())
+        return digest(config)
+
+    def remember(self, config: Config) -> str:
+        """`config_id`, after writing down what it stands for."""
+        name = self.config_id(config)
+        if not (path := self.configs / f"{name}.json").exists():
+            replace_file(path, as_json(config).encode())
         return name
 
-    def check(self, method: str, config: str) -> None:
-        """Raise TableError if cells of `method` were computed otherwise: their mean would mean nothing."""
-        others = {cell.config for cell in self.read() if cell.method == method} - {config}
-        if others:
-            raise TableError(
-                f"{self.path}: its cells of {method} have configuration {min(others)}, this run {config} "
-                f"(both are in {self.configs}); name another folder with --out"
-            )
+    def check(self, configs: Mapping[str, Config]) -> None:
+        """Raise TableError if there are cells that do not belong into one table with those of `configs`, by
+        method: of such a method, computed otherwise, or of another with something else that all share."""
+        anyone = next(iter(configs.values()))
+        for method, name in dict.fromkeys((cell.method, cell.config) for cell in self.read()):
+            config = configs.get(method)
+            apart = () if config else OF_A_METHOD
+            if differing := self.differences(name, config or anyone, apart):
+                raise TableError(
+                    f"{self.path}: its cells of {method} have configuration {name}, this run other values "
+                    f"({differing}); name another folder with --out"
+                )
+
+    def differences(self, name: str, config: Config, apart: Iterable[str] = ()) -> str:
+        """In words, where the configuration called `name` is another than `config`; empty: nowhere. What is
+        in `apart` may differ. TableError if nobody knows what `name` stands for."""
+        path = self.configs / f"{name}.json"
+        if not path.exists():
+            raise TableError(f"{path} is missing: cells in {self.path} were computed as it says; put it back")
+        theirs, ours = DEFAULTS | self._values(path), deciding(config)
+        return ", ".join(
+            f"{key} {theirs.get(key)} there, {value} here"
+            for key, value in ours.items()
+            if key not in apart and theirs.get(key) != value
+        )
+
+    def _values(self, path: Path) -> dict[str, Any]:
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it is not a JSON object")
+        except ValueError as error:
+            raise TableError(f"{path}: {error}; mend it or put it back") from None
+        return values
 
     @contextmanager
     def claimed(self, methods: Iterable[str]) -> Iterator[None]:

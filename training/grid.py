@@ -27,7 +27,7 @@ from training.nets.backbones import Network
 from training.nets.encoder import TILE, pack_signs
 from training.nets.head import Head
 from training.protocol import label_subset
-from training.run import ITQ_IMAGES, Run
+from training.run import ITQ_IMAGES, STAGES, Run, fingerprint
 
 log = logging.getLogger("hebbsearch")
 
@@ -70,10 +70,9 @@ def run_task(
     if task.labels == (NO_LABELS,):
         yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded, on))
         return
-    cells_work = work / cells.config_id(config)
+    cells_work = work_folder(config, loaded, work)
     base = None
     for labels in task.labels:
-        begin = time.monotonic()
         regime = dataclasses.replace(config, labels=labels)
         folder = cells_work / f"{task.seed}-{labels}"
         with alone(folder):
@@ -87,11 +86,18 @@ def run_task(
                 run.model.normalise.load_state_dict(base.model.normalise.state_dict())
                 run.model.network.load_state_dict(base.model.network.state_dict())
             measured = variants(run, saved)
-            pretraining = base.seconds.get("pre-training", 0.0)
-            taken = {"pretraining_seconds": pretraining, "seconds": time.monotonic() - begin}
+            taken = {
+                "pretraining_seconds": base.seconds.get(STAGES[0], 0.0),
+                "finetuning_seconds": run.seconds[STAGES[1]],
+            }
             measured = measured._replace(figures=measured.figures | taken)
             yield _finished(cells, task, labels, config, run, measured)
             shutil.rmtree(folder)
+
+
+def work_folder(config: Config, loaded: Loaded, work: Path) -> Path:
+    """Where checkpoints of a configuration and these images lie."""
+    return work / f"{digest(config)}-{fingerprint(loaded.images)[:8]}"
 
 
 @contextmanager
@@ -104,11 +110,13 @@ def alone(folder: Path) -> Iterator[None]:
 
 def asked(run: Run, on: str) -> Run:
     """`run`, measured on the images that `on` names: on VALIDATION, to choose settings by, no test image is
-    seen. DataError where those are searched themselves."""
+    seen. DataError where there are none, or those are searched themselves."""
     if on == VALIDATION:
         if not run.images.validation_share:
             raise DataError(f"{run.images.where}: no validation images are kept apart; leave out --on")
         run.split = dataclasses.replace(run.split, queries=run.split.validation)
+    if not len(run.split.queries):
+        raise DataError(f"{run.images.where}: no {on} image has a label, so that nothing can be measured")
     return run
 
 
@@ -116,7 +124,8 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
     seen = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
     if labels == NO_LABELS:
         seen = dict.fromkeys(seen, 0)
-    name, machine = cells.config_id(config), export.describe(run.device)
+    seen |= {"queries": len(run.split.queries), "database": len(run.split.pretraining)}
+    name, machine = cells.remember(config), export.describe(run.device)
     cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)
     if task.seed == 0:
         cells.add_curve(cell, measured.curve)
@@ -129,7 +138,7 @@ def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
     config = earlier(config)
     labels = config.labels if config.rule in LEARN_FROM_LABELS else "100%"
     name = str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features"
-    folder = work / digest(config) / name
+    folder = work_folder(config, loaded, work) / name
     with alone(folder):
         run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
         run.learn_features(run.restore())
@@ -143,7 +152,8 @@ def first_filters(network: Network) -> NDArray[np.float32]:
 
 def variants(run: Run, saved: dict[str, Any] | None) -> Measured:
     """Fine-tune once and measure twice: at the epochs that the validation labels choose and, as
-    `…_unvalidated`, at the last ones, for which no label but the training ones was seen."""
+    `…_unvalidated`, at the last ones, which are what they are without any label but the training ones. (What
+    the defaults of learning rates and pre-training epochs are was once chosen on validation labels.)"""
     tuned = run.finetune(saved)
     last, fresh = copied_state(run.model.classifier), copied_state(run.model.head)
     run.checkpoint = None  # what follows takes a minute or two, with a joint head as long as the fine-tuning

@@ -92,6 +92,7 @@ class HebbianAntiHebbian:
         lr: float,
         momentum: float,
         epochs: int,
+        schedule: str = "text",
         rescale: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -108,7 +109,7 @@ class HebbianAntiHebbian:
         self.layers = {name: m for name, m in network.named_modules() if isinstance(m, HaHConv2d)}
         self.cost_weights = cost_weights
         self.model = Classifier(network, BACKBONES[backbone].hidden, classes, dropout=0.0).to(device)
-        self.lr, self.epochs = lr, epochs
+        self.lr, self.epochs, self.schedule = lr, epochs, schedule
         self.optimizer = nesterov(self.model, lr, momentum)
 
     def epoch(self, number: int, batches: Iterable[Batch]) -> None:
@@ -116,7 +117,7 @@ class HebbianAntiHebbian:
 
         Raises FloatingPointError for a non-finite loss.
         """
-        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs))
+        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs, self.schedule))
         self.model.train()
         total = torch.zeros(())
         for inputs, labels in batches:

@@ -75,10 +75,17 @@ def stratified(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np
 
 
 def label_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """A mask of `fraction` of each class, at least one; a smaller fraction's is part of a larger one's."""
+    """A mask of `fraction` of each class, at least one; a smaller fraction's is part of a larger one's.
+
+    Of n images a class gives ⌊n · fraction + u⌋, where u lies evenly spread over the classes in a random
+    order: less than one label away from its share, and of C equal classes together exactly the nearest number
+    to theirs, as Σ ⌊x + (i + ½) / C⌋ over i < C is C·x rounded.
+    """
     chosen = np.zeros(len(labels), bool)
-    for members in _members_by_class(labels, seed):
-        chosen[members[: max(1, round(fraction * len(members)))]] = True
+    classes = _members_by_class(labels, seed)
+    offsets = (np.random.default_rng(seed).permutation(len(classes)) + 0.5) / max(len(classes), 1)
+    for members, offset in zip(classes, offsets, strict=True):
+        chosen[members[: max(1, int(fraction * len(members) + offset))]] = True
     return chosen
 
 

@@ -23,7 +23,15 @@ import numpy as np
 from training import plots, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells
-from training.config import DATASETS, PRECISIONS, Config, ConfigError, configure, parse_setting
+from training.config import (
+    DATASETS,
+    PRECISIONS,
+    Config,
+    ConfigError,
+    configure,
+    parse_setting,
+    settings_help,
+)
 from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
 from training.grid import (
@@ -54,6 +62,7 @@ SEEDS = 5
 PAPER_EPOCHS = 20  # of pre-training, among which tables 1 and 5 look for the one that is enough
 # What --quick computes: minutes on two cores.
 QUICK_REGIMES, QUICK_SEEDS, QUICK_IMAGES = ("5%", "25%", "100%"), 2, 1200
+STAGE_SETTINGS = ("epochs", "finetune_epochs", "image_size")  # which have a flag in build_index.py only
 BASELINE = "none"  # what the other methods are tested against
 # The paper prints one mAP and does not say of what; results/README.md says why it is most likely this one.
 PAPER_MAP = "map_at_100_retrieved"
@@ -105,7 +114,12 @@ def run_command(arguments: list[str] | None = None) -> None:
     """Compute what is missing, then write the table. Raises the errors that `main` turns into one line."""
     flags = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    paper = {} if flags.quick else tables.paper(flags.table, flags.dataset)
+    if not flags.quick:
+        tables.paper(flags.table, flags.dataset)  # refuses a table that the data set is not in
+    if flags.table in GRIDS:
+        flags.methods = list(dict.fromkeys(flags.methods or NAMES))
+    elif flags.methods:
+        flags.methods = list(dict.fromkeys(flags.methods))
     if flags.seeds is None:
         flags.seeds = QUICK_SEEDS if flags.quick else SEEDS
     if flags.seeds < 1:
@@ -116,46 +130,78 @@ def run_command(arguments: list[str] | None = None) -> None:
         )
     if flags.table in timing.TABLES:
         return run_timing(flags)
-    flags.regimes = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
-    flags.methods = flags.methods or tuple(NAMES)
-    for labels in flags.regimes:
-        check_regime(labels)
-    grid = GRIDS[flags.table]
-    backbone = grid.backbones.get(flags.dataset, "conv6")
+    asked_for = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
+    flags.regimes = list(dict.fromkeys(map(checked_regime, asked_for)))
+    backbone = GRIDS[flags.table].backbones.get(flags.dataset, "conv6")
     configs = {method: method_config(flags, backbone, method) for method in flags.methods}
     suffix = "-quick" if flags.quick else ""
     if flags.on == VALIDATION:
         suffix += f"-{VALIDATION}"
-        paper = {}  # its numbers are those of the test images
     out = Path(flags.out)
     images = cache(partial(prepared, configs[flags.methods[0]]))  # the same for all methods
     if flags.search:
-        check_regime(flags.search)
-        configs = search_all(configs, out, images(), flags.search)
+        configs = search_all(configs, out, images(), checked_regime(flags.search))
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
     with cells.claimed(flags.methods):
-        for method, config in configs.items():
-            cells.check(method, cells.config_id(config))
-        compute(flags, configs, cells, images)
-    found = cells.read()
+        cells.check(configs)
+        try:
+            compute(flags, configs, cells, images)
+        finally:  # whatever ended it, what is known is shown
+            if found := cells.read():
+                show(flags, cells, found, backbone, suffix)
+
+
+def show(flags: argparse.Namespace, cells: Cells, found: Sequence[Cell], backbone: str, suffix: str) -> None:
+    """Write every table that the cells are of, and print the one asked for."""
     methods, regimes = known(found, flags.methods, flags.regimes)
-    rows = list(rows_of(found, methods, regimes, paper))
-    name = f"table{flags.table}-{flags.dataset}{suffix}"
-    tables.write_csv(out / f"{name}.csv", rows)
-    shown = tables.markdown([row for row in rows if row.metric in grid.metrics])
-    tables.replace_file(out / f"{name}.md", shown.encode())
-    draw(out / f"{name}.png", rows, paper, grid.metrics[0])
-    if grid.metrics[0] == PAPER_MAP:
-        draw_curves(out / f"{name}-precision-recall.png", cells, methods, min(regimes, key=share))
-    print(shown)
-    print(f"{out / name}.csv, .md, .png")
+    for table, grid in GRIDS.items():
+        if table != flags.table and grid.backbones.get(flags.dataset) != backbone:
+            continue
+        # The paper's numbers are those of the test images, whole.
+        paper = {} if flags.quick or flags.on == VALIDATION else tables.paper(table, flags.dataset)
+        rows = list(rows_of(found, methods, regimes, paper))
+        path = cells.folder / f"table{table}-{flags.dataset}{suffix}"
+        tables.write_csv(path.with_suffix(".csv"), rows)
+        text = tables.markdown([row for row in rows if row.metric in grid.metrics])
+        if grid.metrics[0] == PAPER_MAP:
+            text += "\n" + conventions_table(rows)
+            draw_curves(Path(f"{path}-precision-recall.png"), cells, methods, min(regimes, key=share))
+        tables.replace_file(path.with_suffix(".md"), text.encode())
+        draw(path.with_suffix(".png"), rows, paper, grid.metrics[0])
+        if table == flags.table:
+            print(text)
+            print(f"{path}.csv, .md, .png")
 
 
-def check_regime(labels: str) -> None:
-    """Raise ConfigError for what is no share of the labels."""
+def conventions_table(rows: Sequence[Row]) -> str:
+    """Markdown: what the mAP of each method is in every convention, beside the one number of the paper."""
+    names = dict.fromkeys(row.metric for row in rows if row.metric.startswith(("map", "real_map")))
+    shown = [name for name in names if not name.endswith(("_low", "_high", "_unvalidated"))]
+    means = {(row.method, row.labels, row.metric): row for row in rows if row.mean is not None}
+    lines = [
+        [
+            "mAP in %, in every convention",
+            "labels",
+            "the paper's",
+            *(name.replace("_", " ") for name in shown),
+        ],
+        ["---", "--:", *["--:"] * (len(shown) + 1)],
+    ]
+    for method, labels in dict.fromkeys((row.method, row.labels) for row in rows):
+        figures = [means.get((method, labels, name)) for name in shown]
+        if any(figures):
+            printed = next((row.paper for row in figures if row and row.paper is not None), None)
+            numbers = [printed, *(row and row.mean for row in figures)]
+            lines.append([method, labels, *(tables.MISSING if n is None else f"{n:.2f}" for n in numbers)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def checked_regime(labels: str) -> str:
+    """A share of the labels as it is always written: `1%`, not `1.0%`. ConfigError for what is none."""
     if not labels.endswith("%"):
         raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%")
     configure({"labels": labels})
+    return f"{share(labels):g}%"
 
 
 def share(labels: str) -> float:
@@ -235,7 +281,11 @@ def method_config(flags: argparse.Namespace, backbone: str, method: str, **chose
     }
     if flags.quick and flags.dataset != "digits":
         chosen |= {"epochs": 2, "finetune_epochs": 10}
-    return configure(chosen | dict(parse_setting(text) for text in flags.set))
+    for name, value in map(parse_setting, flags.set):
+        if name not in {*settings_help(), *STAGE_SETTINGS}:
+            raise ConfigError(f"--set {name}: what is computed is said by reproduce's own flags")
+        chosen[name] = value
+    return configure(chosen)
 
 
 def prepared(config: Config) -> Loaded:
@@ -255,14 +305,26 @@ def compute(
     if not left():
         return
     first, loaded = configs[flags.methods[0]], images()
+    if loaded.skipped:
+        path, reason = loaded.skipped[0].values()
+        log.warning("%d images cannot be read, the first is %s: %s", len(loaded.skipped), path, reason)
     if flags.quick:
         loaded = smaller(loaded, QUICK_IMAGES)
     check_labels(loaded.images, flags.regimes)
     countdown = Countdown()
-    while tasks := left():  # fewer than before: another process may have computed a baseline meanwhile
+    failed: dict[tuple[str, int], ArithmeticError] = {}
+    # Asked anew after each task: another process may have computed a baseline meanwhile.
+    while tasks := [task for task in left() if (task.method, task.seed) not in failed]:
         config = configs.get(tasks[0].method, first)
-        for cell in run_task(tasks[0], config, cells, loaded, Path(flags.work), flags.on):
-            countdown.finished(cell, left())
+        try:
+            for cell in run_task(tasks[0], config, cells, loaded, Path(flags.work), flags.on):
+                countdown.finished(cell, left())
+        except ArithmeticError as error:  # diverged; others need not
+            log.error("%s, seed %d: %s", tasks[0].method, tasks[0].seed, error)
+            failed[tasks[0].method, tasks[0].seed] = error
+    if failed:
+        names = ", ".join(f"{method} with seed {seed}" for method, seed in failed)
+        raise TableError(f"not computed, because it diverged: {names}; the reasons are above")
 
 
 def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
@@ -288,10 +350,10 @@ def rows_of(
                 continue
             base = [cell for cell in cells if (cell.method, cell.labels) == (BASELINE, labels)]
             name = NAMES.get(method, method)
-            for metric in ours[0].figures:
+            for metric in dict.fromkeys(metric for cell in ours for metric in cell.figures):
                 values = figures_of(ours, metric)
                 mean, deviation = mean_and_deviation(values)
-                tested = method != BASELINE and bool(base)
+                tested = method != BASELINE and bool(base) and metric not in IN_UNITS
                 yield Row(
                     method=name,
                     labels=labels,
@@ -312,7 +374,10 @@ def printed(metric: str) -> str:
     return {"map": "", PAPER_MAP: "map"}.get(metric, metric)
 
 
-IN_UNITS = ("seconds", "pretraining_seconds", "training_labels", "validation_labels")
+IN_UNITS = (
+    *("pretraining_seconds", "finetuning_seconds"),
+    *("training_labels", "validation_labels", "queries", "database"),
+)
 
 
 def figures_of(cells: Iterable[Cell], metric: str) -> list[float]:

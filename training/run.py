@@ -153,6 +153,10 @@ class Run:
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
             learn(self, learning, epoch, groups)
+        self.take_over(learning)
+
+    def take_over(self, learning: Learner) -> None:
+        """Give what was learned to the network."""
         if isinstance(learning, Autoencoding) and self.config.vae_classifier == "latents":
             self.model.network.load_state_dict(learning.weights_to_latents())
         else:
@@ -182,6 +186,7 @@ class Run:
                 lr=config.hah_lr,
                 momentum=config.momentum,
                 epochs=config.epochs,
+                schedule=config.schedule,
                 rescale=config.norm_rescale,
                 device=self.device,
             )

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from torch import Tensor
 
@@ -77,6 +77,10 @@ class Trials(Cells):
         super().__init__(folder / "search", name)
         self.path = self.folder / f"{name}.csv"
 
+    def identity(self, cell: Cell) -> tuple[Any, ...]:
+        """A trial is of its configuration."""
+        return *cell.key, cell.config
+
     def accuracy(self, config: Config) -> float | None:
         """The validation accuracy that a trial had with `config`, if there was one."""
         key = self.config_id(config), config.labels, config.seed
@@ -106,7 +110,7 @@ class Accuracy:
             run = Run(config, None, self.loaded)
             accuracy = self.measured(run)
             figures = values | {"validation_accuracy": accuracy, "seconds": time.monotonic() - begin}
-            name, machine = self.trials.config_id(config), describe(run.device)
+            name, machine = self.trials.remember(config), describe(run.device)
             self.trials.add(Cell(config.rule, config.labels, config.seed, name, machine, figures))
         # As it is written, so that a search that goes on decides as one in a piece.
         found = self.trials.accuracy(config)

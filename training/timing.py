@@ -28,6 +28,7 @@ from training.data import DataError, Loaded
 from training.device import set_up_process
 from training.export import describe
 from training.finetune import nesterov
+from training.grid import alone, work_folder
 from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Linear, convolve
@@ -270,7 +271,7 @@ def trajectory(run: Run) -> list[float]:
     positions = positions_of(run, learner)
     for epoch, groups in run.epochs(STAGES[0], run.config.epochs, positions, saved, learner.state_dict):
         learn(run, learner, epoch, groups)
-        run.model.network.load_state_dict(learner.weights())
+        run.take_over(learner)
         accuracies.append(readout(run))
     return accuracies
 
@@ -345,14 +346,14 @@ class Trajectories:
                 writer.writerows((name, number, epoch, f"{value:.6g}", made_by) for epoch, value in lines)
             tables.replace_file(self.path, text.getvalue().encode())
 
-    def check(self, method: str, config: str) -> None:
+    def check(self, method: str, config: Config) -> None:
         """Raise TableError if runs of `method` were configured otherwise: their mean would mean nothing."""
-        others = {other for (name, _), (other, _) in self.read().items() if name == method} - {config}
-        if others:
-            raise TableError(
-                f"{self.path}: its epochs of {method} have configuration {min(others)}, this run {config} "
-                f"(both are in {self.cells.configs}); name another folder with --out"
-            )
+        for name in {made_by for (of, _), (made_by, _) in self.read().items() if of == method}:
+            if differing := self.cells.differences(name, config):
+                raise TableError(
+                    f"{self.path}: its epochs of {method} have configuration {name}, this run other values "
+                    f"({differing}); name another folder with --out"
+                )
 
 
 def converge(
@@ -362,17 +363,16 @@ def converge(
     first = next(iter(configs.values()))
     finished = Trajectories(out, f"{first.dataset}-{first.backbone}")
     for method, config in configs.items():
-        finished.check(method, finished.cells.config_id(config))
+        finished.check(method, config)
     with finished.cells.claimed(configs):
         for seed, (method, config) in itertools.product(range(seeds), configs.items()):
             if (method, seed) in finished.read():
                 continue
-            name = finished.cells.config_id(config)
-            folder = work / "convergence" / name / str(seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            accuracies = trajectory(Run(dataclasses.replace(config, seed=seed), folder, loaded))
-            finished.add(method, seed, name, accuracies)
-            shutil.rmtree(folder)
+            folder = work_folder(config, loaded, work) / f"{seed}-epochs"
+            with alone(folder):
+                accuracies = trajectory(Run(dataclasses.replace(config, seed=seed), folder, loaded))
+                finished.add(method, seed, finished.cells.remember(config), accuracies)
+                shutil.rmtree(folder)
             log.info("%s, seed %d: converged in epoch %d", method, seed, converged(accuracies))
     known = finished.read()
     return {method: [converged(known[method, seed][1]) for seed in range(seeds)] for method in configs}
@@ -398,7 +398,7 @@ def time_networks(request: Request, loaded: Loaded, paper: Mapping[Key, float]) 
     measured = list(durations({name: (run, run.pretraining()) for name, run in runs.items()}))
     for method in request.methods:
         row = partial(_row, NETWORKS[method], paper=paper, machine=describe(runs[method].device))
-        own, learned = cells.config_id(configs[method]), cells.config_id(configs[learns[method]])
+        own, learned = cells.remember(configs[method]), cells.remember(configs[learns[method]])
         counts = [float(count) for count in epochs[learns[method]]]
         mean, deviation = mean_and_deviation(counts)
         for name, metric, value, spread, rounds in measured:
@@ -418,8 +418,7 @@ def time_layers(request: Request, loaded: Loaded, paper: Mapping[Key, float]) ->
     configs = request.configs
     learns = {method: FAST.get(method, method) for method in request.methods}
     cells = Cells(request.out, f"{request.first.dataset}-layer")
-    for name in learns.values():
-        cells.check(name, cells.config_id(configs[name]))
+    cells.check({name: configs[name] for name in learns.values()})
     with cells.claimed(learns.values()):
         for seed in range(request.seeds):
             done = {cell.key for cell in cells.read()}
@@ -428,7 +427,7 @@ def time_layers(request: Request, loaded: Loaded, paper: Mapping[Key, float]) ->
             for name, run in prepared(seeded, loaded).items():
                 figures = {"readout_validation": layer_readout(run)}
                 machine = describe(run.device)
-                cells.add(Cell(name, "", seed, cells.config_id(run.config), machine, figures))
+                cells.add(Cell(name, "", seed, cells.remember(run.config), machine, figures))
                 log.info("%s, seed %d: %.4f of the validation images", name, seed, *figures.values())
     same = {name: dataclasses.replace(configs[name], whiten=False) for name in request.methods}
     runs = prepared(same, loaded)
@@ -439,7 +438,7 @@ def time_layers(request: Request, loaded: Loaded, paper: Mapping[Key, float]) ->
         for name, metric, value, spread, rounds in measured:
             if name == method:
                 machine = describe(runs[method].device)
-                config = cells.config_id(same[method])
+                config = cells.remember(same[method])
                 yield row(metric, value, spread, rounds, config=config, machine=machine)
         ours = [cell for cell in known if cell.method == learns[method]]
         mean, deviation = mean_and_deviation([100 * cell.figures["readout_validation"] for cell in ours])
@@ -497,7 +496,7 @@ class HaHLayer(HebbianAntiHebbian):
         self.cost_weights = COST_WEIGHTS
         model = nn.Sequential(only, Quadrants(), Linear(4 * filters, classes))
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.lr, self.epochs = config.hah_lr, config.epochs
+        self.lr, self.epochs, self.schedule = config.hah_lr, config.epochs, config.schedule
         self.optimizer = nesterov(self.model, config.hah_lr, config.momentum)
 
     def weights(self) -> dict[str, Tensor]:

@@ -47,29 +47,32 @@ def test_what_was_added_comes_back_in_order(cells):
         ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0\n", "line 2: .*as many values as"),
         ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,much\n", "line 2: .*much"),
         ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,0.1,7\n", "line 2: .*as many values as"),
+        ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m\udcff,0.1\n", "line .*decode"),
     ],
 )
 def test_a_file_that_is_off_is_named_and_left_as_it_is(cells, text, says):
     cells.path.parent.mkdir(parents=True)
-    cells.path.write_text(text)
+    content = text.encode(errors="surrogateescape")
+    cells.path.write_bytes(content)
     with pytest.raises(TableError, match=f"cifar10-conv6.csv.*{says}"):
         cells.add(CELL)
-    assert cells.path.read_text() == text
+    assert cells.path.read_bytes() == content
 
 
 def test_seed_labels_and_place_do_not_make_another_configuration(cells):
     chosen = {"dataset": "cifar10", "data": "here", "precision": "fp32"}
-    name = cells.config_id(configure(chosen))
+    name = cells.remember(configure(chosen))
     same = {"seed": 3, "labels": "5%", "data": "there", "device": "cpu"}
     assert cells.config_id(configure(chosen | same)) == name
     others = [{"precision": "bf16"}, {"epochs": 3}, {"rule": "none"}, {"finetune_lr": 2e-3}]
     assert len({name, *(cells.config_id(configure(chosen | other)) for other in others)}) == 5
+    assert [path.stem for path in cells.configs.iterdir()] == [name]  # only what is remembered is written
     assert json.loads((cells.configs / f"{name}.json").read_text())["finetune_lr"] == 1e-3
 
 
 def test_a_configuration_from_before_a_setting_existed_had_its_default(cells, monkeypatch):
     config = configure({"dataset": "cifar10", "data": "here", "precision": "fp32"})
-    name = cells.config_id(config)
+    name = cells.remember(config)
     path = cells.configs / f"{name}.json"
     written = json.loads(path.read_text())
     del written["beta"]
@@ -82,12 +85,60 @@ def test_a_configuration_from_before_a_setting_existed_had_its_default(cells, mo
     assert cells.config_id(config) == name
 
 
-def test_cells_of_another_configuration_are_refused(cells):
+def configured(**changes):
+    return configure({"dataset": "cifar10", "data": "here", "precision": "fp32"} | changes)
+
+
+def test_cells_that_do_not_belong_into_one_table_are_refused(cells):
+    ours, base = configured(), configured(rule="none", finetune_lr=1e-2, epochs=3)
+    cells.add(dataclasses.replace(CELL, config=cells.remember(ours)))
+    cells.check({"hpca_fh": ours})
+    cells.check({"hpca_fh": dataclasses.replace(ours, seed=4, labels="5%", data="there"), "none": base})
+    cells.check({"none": base})  # of methods what is theirs may differ
+    with pytest.raises(TableError, match=r"cells of hpca_fh .*\(finetune_lr 0.001 there, 0.01 here\).*--out"):
+        cells.check({"hpca_fh": dataclasses.replace(ours, finetune_lr=1e-2)})
+    with pytest.raises(TableError, match=r"cells of hpca_fh .*\(bits 256 there, 64 here\)"):
+        cells.check({"none": dataclasses.replace(base, bits=64)})
+
+
+def test_one_configuration_may_have_two_names(cells):
+    """As where the files of two machines were put together."""
+    config = configured()
+    cells.add(dataclasses.replace(CELL, config=cells.remember(config)))
+    written = json.loads(next(cells.configs.iterdir()).read_text())
+    del written["beta"]
+    (cells.configs / "000000000000.json").write_text(json.dumps(written))
+    assert cells.config_id(config) == "000000000000"
+    cells.check({"hpca_fh": config})
+
+
+def test_what_a_configuration_is_must_be_known(cells):
     cells.add(CELL)
-    cells.check("hpca_fh", CELL.config)
-    cells.check("none", "ba9876543210")
-    with pytest.raises(TableError, match=r"cells of hpca_fh have configuration 0123.*this run ba98.*--out"):
-        cells.check("hpca_fh", "ba9876543210")
+    with pytest.raises(TableError, match=r"0123456789ab\.json is missing"):
+        cells.check({"hpca_fh": configured()})
+    for broken in (b"{", b"[]", b"\xff"):
+        (cells.configs).mkdir(exist_ok=True)
+        (cells.configs / "0123456789ab.json").write_bytes(broken)
+        with pytest.raises(TableError, match=r"0123456789ab\.json: .*mend it"):
+            cells.check({"hpca_fh": configured()})
+
+
+def test_cells_of_other_images_are_refused(cells):
+    def cell(seed, **counts):
+        return dataclasses.replace(CELL, seed=seed, figures=CELL.figures | counts)
+
+    cells.add(cell(0))  # from before they were counted
+    cells.add(cell(1, queries=10, database=40))
+    cells.add(cell(2, queries=10, database=40))
+    with pytest.raises(TableError, match="its cells have 40 database, this run 39: other images"):
+        cells.add(cell(3, queries=10, database=39))
+    assert [each.seed for each in cells.read()] == [0, 1, 2]
+
+
+def test_an_experiment_is_written_once(cells):
+    cells.add(CELL)
+    cells.add(dataclasses.replace(CELL, config="ba9876543210", figures={"top1": 0.9}))
+    assert cells.read() == [CELL]
 
 
 def test_one_process_at_a_time_computes_a_method(cells):

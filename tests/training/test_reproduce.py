@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ from scipy import stats
 
 from tests.training.test_build_index import stripes
 from training.cells import Cell
-from training.reproduce import known, rows_of
+from training.reproduce import checked_regime, known, rows_of
 from training.tables import Key, read_csv
 
 COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
@@ -85,7 +86,15 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     assert (row.paper, row.seeds, row.std) == (81.80, 1, None)
     assert ours["HPCA-FH", "100%", "map"].paper is None
     assert row.mean == pytest.approx(100 * float(after[3]["map_at_100_retrieved"]))
-    assert "| HPCA-FH |" in (results / "table3-cifar10.md").read_text()
+    text = (results / "table3-cifar10.md").read_text()
+    assert "| HPCA-FH |" in text
+    printed, shown = (
+        f"| HPCA-FH | 100% | 81.80 | {ours['HPCA-FH', '100%', 'map'].mean:.2f} |",
+        text.split("\n\n")[-1],
+    )
+    assert printed in shown
+    assert f" {row.mean:.2f} |" in shown
+    assert "table2-cifar10.csv" in {path.name for path in results.iterdir()}  # of the same cells
     for name in ("table3-cifar10.png", "table3-cifar10-precision-recall.png"):
         with Image.open(results / name) as picture:
             assert picture.width == 1600
@@ -102,7 +111,7 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     # Other settings would be other cells.
     said = reproduce(tmp_path, *command, "--set", "finetune_lr=0.5", code=2)
     assert "cells of none have configuration" in said
-    assert "--out" in said
+    assert "(finetune_lr 0.001 there, 0.5 here); name another folder with --out" in said
     assert finished(tmp_path) == after
 
 
@@ -120,6 +129,8 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
         ([*CIFAR, "--methods", "pca"], "rule 'pca': use one of"),
         (CIFAR, "--dataset cifar10 needs --data DIR"),
         ([*CIFAR, "--set", "epoch=1"], "--set epoch=1: use name=value with one of"),
+        ([*CIFAR, "--set", "rule=none"], "--set rule: what is computed is said by reproduce's own flags"),
+        ([*CIFAR, "--set", "seed=3"], "--set seed: what is computed"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, says):
@@ -136,10 +147,35 @@ def test_a_regime_with_fewer_labels_than_classes_is_refused(tmp_path, pictures):
     assert finished(tmp_path) == []
 
 
+def test_test_images_without_labels_are_refused_before_anything_is_trained(tmp_path, pictures):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(pictures / "train")
+    (tmp_path / "data" / "test").mkdir()
+    for number, file in enumerate(sorted((pictures / "test").rglob("*.png"))):
+        shutil.copy(file, tmp_path / "data" / "test" / f"{number}.png")
+    said = reproduce(tmp_path, *CIFAR, "--data", "data", "--regimes", "50%", "--methods", "none", code=2)
+    assert "no test image has a label" in said
+    assert finished(tmp_path) == []
+
+
+def test_what_diverges_does_not_stop_the_rest(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--methods", "hpca_fh", "none", "--regimes", "50%"]
+    said = reproduce(tmp_path, *command, "--set", "hebbian_lr=1e30", code=2)
+    assert "use a smaller one" in said
+    assert said.splitlines()[-1].endswith("because it diverged: hpca_fh with seed 0; the reasons are above")
+    assert [row["method"] for row in finished(tmp_path)] == ["none", "pixels", "chance"]
+    assert "| None |" in (tmp_path / "results" / "table3-cifar10.md").read_text()
+
+
+def test_a_share_has_one_spelling():
+    spellings = ("1%", "1.0%", "10e-1%", " 1%")
+    assert {checked_regime(labels) for labels in spellings} == {"1%"}
+    assert checked_regime("2.50%") == "2.5%"
+
+
 def cell(method, seed, value):
-    return Cell(
-        method, "1%", seed, "c", "m", {"top1": value, "map_at_100_retrieved": value / 2, "seconds": 7}
-    )
+    figures = {"top1": value, "map_at_100_retrieved": value / 2, "finetuning_seconds": 7 + seed}
+    return Cell(method, "1%", seed, "c", "m", figures | ({"top5": 2 * value} if seed else {}))
 
 
 def test_a_table_shows_what_is_known():
@@ -162,5 +198,7 @@ def test_rows_are_means_deviations_and_welch_tests():
     assert row.p_value == pytest.approx(stats.ttest_ind(ours, base, equal_var=False).pvalue)
     assert (row.p_against, row.paper, row.seeds) == ("None", 39.75, 3)
     assert rows["HPCA-FH", "map_at_100_retrieved"].paper == 37.39
-    assert rows["HPCA-FH", "seconds"].mean == 7
+    assert rows["HPCA-FH", "finetuning_seconds"].mean == 8
+    assert rows["HPCA-FH", "finetuning_seconds"].p_value is None
+    assert (rows["HPCA-FH", "top5"].mean, rows["HPCA-FH", "top5"].seeds) == (pytest.approx(79), 2)
     assert rows["None", "top1"].p_value is None

@@ -329,7 +329,7 @@ def test_layers_table_through_the_command_and_again(monkeypatch, cifar, tmp_path
     monkeypatch.setattr(timing, "layer_readout", never)
     reproduce.run_command(command)
     assert Cells(out, "cifar10-layer").read() == cells
-    with pytest.raises(TableError, match="cells of softhebb have configuration"):
+    with pytest.raises(TableError, match="cells of hebbgrad have configuration"):
         reproduce.run_command([*command, "--set", "batch_size=16", "--methods", "softhebb"])
 
 
