@@ -328,6 +328,14 @@ class Catalogue:
         with self._reading() as connection:
             return {path: Known(*known) for path, *known in connection.execute(query)}
 
+    def code(self, item_id: int) -> Codes:
+        """The code (1, bits/8) of an item of the database split. KeyError when there is none."""
+        with self._reading() as connection:
+            table = self._rows(connection, _items.c.id == _check_id(item_id))
+        if not len(table.ids):
+            raise KeyError(item_id)
+        return table.codes
+
     def thumbnail(self, item_id: int) -> bytes:
         """The stored WebP bytes. KeyError when the item is unknown."""
         query = select(_thumbnails.c.image).where(_thumbnails.c.item_id == _check_id(item_id))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from anyio import CapacityLimiter, WouldBlock, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,12 +16,19 @@ from pydantic_core import to_json
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
+from index.catalogue import UNLABELLED, Item
+from index.codes import Codes, from_hex
 from service.batching import Batcher
 from service.schemas import (
+    CodeSearch,
+    CodeSearchAnswer,
+    Curve,
     Evaluation,
     EvaluationParameters,
     Health,
     Image,
+    Page,
+    PageParameters,
     Readiness,
     SearchAnswer,
     SearchParameters,
@@ -54,6 +62,10 @@ SMALL = 2**18  # pixels that are decoded in a few milliseconds
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
 BUSY = "{} searches are under way or waiting, as many as the service takes; try again in a second"
+
+UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a valid integer, not 'x'"}
+
+ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
 SEARCH_INPUT = {
     # What FastAPI makes of the model; its own reading of it would be a quarter of its time for a search.
@@ -136,6 +148,61 @@ async def search(request: Request) -> Response:
     return Response(_in_json(answer, request), media_type="application/json")
 
 
+@router.post(
+    "/search/codes",
+    summary="Find the indexed images nearest to codes that were made elsewhere",
+    responses=problems(
+        {
+            409: ANOTHER_ENCODER.format("0123456789abcdef", "4f0c2a9be1d37750"),
+            422: "codes.0: a 256-bit code has 64 hexadecimal digits, not 4",
+            503: BUSY.format(128),
+        }
+    ),
+    response_model=CodeSearchAnswer,
+)
+async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -> Response:
+    """Codes of another encoder mean something else: they are refused."""
+    ours = searcher.artifact.manifest.encoder_id
+    if asked.encoder_id != ours:
+        raise HTTPException(409, ANOTHER_ENCODER.format(asked.encoder_id[:80], ours))
+    codes = np.concatenate([_code(text, at, searcher.catalogue.bits) for at, text in enumerate(asked.codes)])
+
+    def work() -> list[Answer]:
+        wanted = searcher.wanted(asked.k, asked.max_distance, asked.label)
+        return searcher.nearest(codes, [wanted] * len(codes))
+
+    with _place(request):
+        try:
+            answers = await to_thread.run_sync(work)
+        except UnknownLabel as error:
+            raise HTTPException(422, str(error)) from None
+    body = b'{"answers":[%s]}' % b",".join(_in_json(answer, request) for answer in answers)
+    return Response(body, media_type="application/json")
+
+
+@router.get(
+    "/images/{item_id}/similar",
+    summary="Find the indexed images nearest to one of them",
+    responses=problems({**UNKNOWN_ID, 503: BUSY.format(128)}),
+    response_model=SearchAnswer,
+)
+async def similar(
+    item_id: int, request: Request, searcher: Service, asked: Annotated[SearchParameters, Query()]
+) -> Response:
+    """By its stored code, without itself; a held-out query may be asked with too."""
+
+    def work() -> Answer:
+        wanted = searcher.wanted(asked.k, asked.max_distance, asked.label)
+        return _found(partial(searcher.similar, wanted=wanted), item_id)
+
+    with _place(request):
+        try:
+            answer = await to_thread.run_sync(work)
+        except UnknownLabel as error:
+            raise HTTPException(422, str(error)) from None
+    return Response(_in_json(answer, request), media_type="application/json")
+
+
 @router.get(
     "/eval/map",
     summary="Mean average precision of the held-out queries",
@@ -160,16 +227,52 @@ async def eval_map(
         raise HTTPException(409, str(error)) from None
 
 
-UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a valid integer, not 'x'"}
+@router.get(
+    "/eval/curve",
+    summary="Precision and recall at each Hamming radius",
+    responses=problems({409: "this index was made without labels, so that nobody knows which …"}),
+)
+async def eval_curve(request: Request, searcher: Service) -> Curve:
+    """Of the held-out queries against the index as it is now, and remembered until the index changes."""
+    try:
+        curve = await to_thread.run_sync(searcher.curve, limiter=request.state.evaluating)
+    except NothingToMeasure as error:
+        raise HTTPException(409, str(error)) from None
+    return Curve(
+        radius=curve.radius.tolist(), precision=curve.precision.tolist(), recall=curve.recall.tolist()
+    )
+
+
+@router.get(
+    "/images",
+    summary="List the indexed images",
+    responses=problems({422: "label 'hexagon' is unknown; known are circle, square"}),
+)
+def images(request: Request, searcher: Service, asked: Annotated[PageParameters, Query()]) -> Page:
+    """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated."""
+    try:
+        labels = [*searcher.wanted(1, labels=asked.label).labels, *[UNLABELLED] * asked.unlabelled]
+    except UnknownLabel as error:
+        raise HTTPException(422, str(error)) from None
+    found = searcher.catalogue.page(
+        after=asked.after, count=asked.limit + 1, labels=labels or None, split=asked.split
+    )
+    more, found = len(found) > asked.limit, found[: asked.limit]
+    return Page(
+        images=[_described(item, request, searcher) for item in found], next=found[-1].id if more else None
+    )
 
 
 @router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
 def image(item_id: int, request: Request, searcher: Service) -> Image:
     """Indexed images and held-out queries."""
-    item = _found(searcher.catalogue.get, item_id)
+    return _described(_found(searcher.catalogue.get, item_id), request, searcher)
+
+
+def _described(item: Item, request: Request, searcher: Searcher) -> Image:
     try:
-        searcher.original(item_id)
-        original = _address(request, item_id, "original")
+        searcher.original_of(item)
+        original = _address(request, item.id, "original")
     except NoOriginal:
         original = None
     return Image(
@@ -179,7 +282,10 @@ def image(item_id: int, request: Request, searcher: Service) -> Image:
         split=item.split,
         width=item.width,
         height=item.height,
-        thumbnail=_address(request, item_id, "thumbnail"),
+        added=item.added,
+        sha256=item.sha256,
+        metadata=dict(item.metadata),
+        thumbnail=_address(request, item.id, "thumbnail"),
         original=original,
     )
 
@@ -267,6 +373,13 @@ def _in_json(answer: Answer, request: Request) -> bytes:
             "ties_at_cut": answer.ties_at_cut,
         }
     )
+
+
+def _code(text: str, at: int, bits: int) -> Codes:
+    try:
+        return from_hex(text, bits)
+    except ValueError as error:
+        raise HTTPException(422, f"codes.{at}: {error}") from None
 
 
 def _address(request: Request, item_id: int, what: str) -> str:

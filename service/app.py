@@ -145,6 +145,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
             404: "there is nothing at this address; /docs lists the addresses there are",
             405: f"{request.method} is not possible here, only {(error.headers or {}).get('Allow')}",
         }.get(error.status_code, detail)
+    elif detail == "There was an error parsing the body":  # FastAPI's
+        detail = "the body cannot be read as JSON; send it in UTF-8, as /docs shows"
     return _problem(error.status_code, detail, error.headers)
 
 

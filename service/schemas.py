@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from index.evaluation import Denominator, Ties
 
+MOST_CODES = 64  # in one request
+
 
 class SearchParameters(BaseModel):
     """How to search; each as a query parameter or as a form field."""
@@ -33,29 +35,26 @@ class Result(BaseModel):
     thumbnail: str = Field(description="Address of a small WebP image.")
 
 
+ANSWER: dict[str, Any] = {
+    "code": "9c41d7" + "0" * 58,
+    "results": [
+        {
+            "id": 17,
+            "label": "3",
+            "distance": 12,
+            "similarity": 0.953125,
+            "thumbnail": "/images/17/thumbnail",
+        }
+    ],
+    "exact": True,
+    "ties_at_cut": 1,
+}
+
+
 class SearchAnswer(BaseModel):
     """The nearest indexed images, sorted by (distance, id)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "code": "9c41d7" + "0" * 58,
-                    "results": [
-                        {
-                            "id": 17,
-                            "label": "3",
-                            "distance": 12,
-                            "similarity": 0.953125,
-                            "thumbnail": "/images/17/thumbnail",
-                        }
-                    ],
-                    "exact": True,
-                    "ties_at_cut": 1,
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER]})
 
     code: str = Field(description="The query's binary code in hexadecimal, most significant bit first.")
     results: list[Result]
@@ -64,6 +63,48 @@ class SearchAnswer(BaseModel):
         description="How many eligible items (label filter applied) lie at the distance of the last "
         "result, those returned included; 0 without results. Ties go to the lowest ids."
     )
+
+
+class CodeSearch(SearchParameters):
+    """Codes that were made elsewhere, and how to search with each of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"encoder_id": "4f0c2a9be1d37750", "codes": ["9c41d7" + "0" * 58], "k": 10}]
+        }
+    )
+
+    codes: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=MOST_CODES,
+            description="Each in hexadecimal, most significant bit first, as a search answers with them.",
+        ),
+    ]
+    encoder_id: str = Field(description="What made them; GET /eval/map and a manifest.json name it.")
+
+
+class CodeSearchAnswer(BaseModel):
+    """An answer to each code, in their order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"answers": [ANSWER]}]})
+
+    answers: list[SearchAnswer]
+
+
+class Curve(BaseModel):
+    """Means over the held-out queries of everything within each Hamming radius."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"radius": [0, 1, 2], "precision": [1.0, 0.99, 0.97], "recall": [0.01, 0.04, 0.09]}]
+        }
+    )
+
+    radius: list[int] = Field(description="0 to the number of bits; inclusive.")
+    precision: list[float] = Field(description="0 for a query that finds nothing within the radius.")
+    recall: list[float]
 
 
 class EvaluationParameters(BaseModel):
@@ -170,25 +211,25 @@ class Evaluation(BaseModel):
     definition: Definition
 
 
+IMAGE: dict[str, Any] = {
+    "id": 17,
+    "path": "three/0017.png",
+    "label": "3",
+    "split": "database",
+    "width": 8,
+    "height": 8,
+    "added": 1764028800,
+    "sha256": "ab" * 32,
+    "metadata": {"camera": "left"},
+    "thumbnail": "/images/17/thumbnail",
+    "original": "/images/17/original",
+}
+
+
 class Image(BaseModel):
     """What is known of an image in the catalogue."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": 17,
-                    "path": "three/0017.png",
-                    "label": "3",
-                    "split": "database",
-                    "width": 8,
-                    "height": 8,
-                    "thumbnail": "/images/17/thumbnail",
-                    "original": "/images/17/original",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [IMAGE]})
 
     id: int
     path: str = Field(description="Relative to the indexed folder.")
@@ -196,8 +237,39 @@ class Image(BaseModel):
     split: str = Field(description="database: it can be found; query: held out to measure the answers.")
     width: int
     height: int
+    added: int | None = Field(description="Seconds since 1970; null: an earlier version did not note it.")
+    sha256: str | None = Field(description="Of the file, in hexadecimal; null: not known.")
+    metadata: dict[str, Any] = Field(description="The user's own.")
     thumbnail: str
     original: str | None = Field(description="null: the original file is not there.")
+
+
+class PageParameters(BaseModel):
+    """Which images to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Annotated[
+        int, Field(ge=0, lt=2**63, description="Only ids above this one: a page's `next`.", examples=[100])
+    ] = 0
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many images.")] = 100
+    split: Annotated[
+        Literal["database", "query"],
+        Field(description="database: what can be found; query: held out to measure the answers."),
+    ] = "database"
+    label: Annotated[list[str], Field(description="Only images with one of these labels; repeatable.")] = []
+    unlabelled: Annotated[
+        bool, Field(description="Only images without a label, beside those with one of `label`.")
+    ] = False
+
+
+class Page(BaseModel):
+    """Images by ascending id."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [IMAGE], "next": 17}]})
+
+    images: list[Image]
+    next: int | None = Field(description="`after` of the next page; null: this is the last one.")
 
 
 class Health(BaseModel):

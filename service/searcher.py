@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
@@ -19,9 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from index.artifact import Artifact, ArtifactError, open_artifact
-from index.catalogue import UNLABELLED
+from index.catalogue import UNLABELLED, Item
 from index.codes import Codes
-from index.evaluation import Denominator, Ties, average_precision
+from index.evaluation import (
+    Denominator,
+    Labels,
+    PrecisionRecall,
+    Ties,
+    average_precision,
+    precision_recall_curve,
+)
 from index.snapshot import Snapshot
 from service.schemas import ClassScore, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
@@ -46,13 +53,21 @@ class NoOriginal(LookupError):
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which items a query asks for; the labels exist."""
+
+    k: int
+    max_distance: int | None = None
+    labels: tuple[int, ...] = ()  # class indices, ascending; none: any item
+    without: int | None = None  # an id
+
+
+@dataclass(frozen=True)
 class Question:
-    """A query that is known to be good: its image is decoded, its labels exist."""
+    """A query that is known to be good: its image is decoded."""
 
     pixels: Tensor  # uint8 (3, S, S)
-    k: int
-    max_distance: int | None
-    labels: tuple[int, ...]  # class indices, ascending; none: any item
+    wanted: Wanted
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,7 @@ class Searcher:
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
+        self._curve: tuple[int, PrecisionRecall] | None = None  # and its revision
         self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
         self._latest = Snapshot.of(self.catalogue)
 
@@ -136,20 +152,32 @@ class Searcher:
         (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit."""
         limit = self._max_pixels if max_pixels is None else min(max_pixels, self._max_pixels)
         pixels = self._encoder.prepare(open_image(image, max_pixels=limit))
-        return Question(pixels, k, max_distance, self._indices(labels))
+        return Question(pixels, self.wanted(k, max_distance, labels))
+
+    def wanted(self, k: int, max_distance: int | None = None, labels: Sequence[str] = ()) -> Wanted:
+        """The k nearest items within `max_distance` that carry one of `labels`. Raises UnknownLabel."""
+        return Wanted(k, max_distance, self._indices(labels))
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Encode all queries together and rank together those that ask alike."""
-        snapshot = self.snapshot()
         codes = self._encode(torch.stack([question.pixels for question in questions]))
-        alike: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
-        for row, question in enumerate(questions):
-            alike[question.k, question.labels].append(row)
+        return self.nearest(codes, [question.wanted for question in questions])
+
+    def nearest(self, codes: Codes, wanted: Sequence[Wanted]) -> list[Answer]:
+        """What lies near each of the codes (n, bits/8), ranked together where the same is wanted."""
+        snapshot = self.snapshot()
+        alike: defaultdict[Wanted, list[int]] = defaultdict(list)
+        for row, each in enumerate(wanted):
+            alike[replace(each, max_distance=None)].append(row)
         answers: dict[int, Answer] = {}
         for rows in alike.values():
-            ranked = self._rank(snapshot, codes[rows], [questions[row] for row in rows])
+            ranked = self._rank(snapshot, codes[rows], [wanted[row] for row in rows])
             answers |= zip(rows, ranked, strict=True)
-        return [answers[row] for row in range(len(questions))]
+        return [answers[row] for row in range(len(wanted))]
+
+    def similar(self, item_id: int, wanted: Wanted) -> Answer:
+        """What lies near an item, or near a held-out query, without itself. Raises KeyError."""
+        return self.nearest(self._code(item_id), [replace(wanted, without=item_id)])[0]
 
     def search(
         self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()
@@ -180,9 +208,21 @@ class Searcher:
                 self._evaluations[key] = self._measure(snapshot, k, ties, denominator)
             return self._evaluations[key]
 
+    def curve(self) -> PrecisionRecall:
+        """Precision and recall of the held-out queries at each radius, against the index as it is now. Raises
+        NothingToMeasure. Computed once for each revision of the catalogue."""
+        snapshot = self.snapshot()
+        with self._evaluating:
+            if self._curve is None or self._curve[0] != snapshot.revision:
+                self._curve = snapshot.revision, precision_recall_curve(*self._asked_and_ranked(snapshot))
+            return self._curve[1]
+
     def original(self, item_id: int) -> Path:
         """The indexed file itself. KeyError for an unknown id, NoOriginal with the reason."""
-        item = self.catalogue.get(item_id)
+        return self.original_of(self.catalogue.get(item_id))
+
+    def original_of(self, item: Item) -> Path:
+        """The same of an item that is known. Raises NoOriginal."""
         folder = self.artifact.manifest.data.get("root")
         if folder is None:
             raise NoOriginal("this index was not made from a folder of files; there is only the thumbnail")
@@ -223,11 +263,22 @@ class Searcher:
                 raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(classes)}")
         return tuple(sorted({classes.index(label) for label in labels}))
 
-    def _rank(self, snapshot: Snapshot, codes: Codes, questions: Sequence[Question]) -> list[Answer]:
-        """Answers to questions that agree in k and labels."""
-        engine, allowed = snapshot.engine, snapshot.ids_of(questions[0].labels)
-        distances, ids = engine.search(codes, questions[0].k, allowed=allowed)
-        limits = (question.max_distance for question in questions)
+    def _code(self, item_id: int) -> Codes:
+        """The code (1, bits/8) of an item or of a held-out query. Raises KeyError."""
+        if self._queries is not None:
+            held_out: Codes = self._queries.codes[self._queries.ids == item_id]
+            if len(held_out):
+                return held_out
+        return self.catalogue.code(item_id)
+
+    def _rank(self, snapshot: Snapshot, codes: Codes, wanted: Sequence[Wanted]) -> list[Answer]:
+        """Answers to those that want the same but for the distance."""
+        engine, allowed = snapshot.engine, snapshot.ids_of(wanted[0].labels)
+        if (left_out := wanted[0].without) is not None:
+            allowed = snapshot.ids if allowed is None else allowed
+            allowed = allowed[allowed != left_out]
+        distances, ids = engine.search(codes, wanted[0].k, allowed=allowed)
+        limits = (each.max_distance for each in wanted)
         radii = np.array([engine.bits if limit is None else limit for limit in limits])
         found = (distances <= radii[:, None]).sum(axis=1)  # the first of each row, which is sorted
         last = np.array([row[n - 1] if n else -1 for row, n in zip(distances, found, strict=True)])
@@ -248,7 +299,12 @@ class Searcher:
             for item_id, distance, label in rows
         )
 
-    def _measure(self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator) -> Evaluation:
+    def _held_out(self) -> int:
+        return 0 if self._queries is None else len(self._queries.ids)
+
+    def _asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
+        """Codes and labels of the held-out queries and of the items, as far as they have labels. Raises
+        NothingToMeasure."""
         if self._queries is None:
             raise NothingToMeasure(
                 "this index was made without labels, so that nobody knows which answers are right; "
@@ -259,26 +315,21 @@ class Searcher:
         if not asked.any() or not ranked.any():
             lacking = "held-out query" if ranked.any() else "indexed image"
             raise NothingToMeasure(f"no {lacking} has a label, so that no answer can be called right")
-        labels = queries.labels[asked]
-        scores = average_precision(
-            queries.codes[asked],
-            labels,
-            codes[ranked],
-            snapshot.labels[ranked],
-            k=k,
-            ties=ties,
-            denominator=denominator,
-        )
-        scored = ~np.isnan(scores)
-        if not scored.any():
+        if not np.isin(queries.labels[asked], snapshot.labels).any():
             raise NothingToMeasure("no indexed image has the label of any held-out query")
+        return queries.codes[asked], queries.labels[asked], codes[ranked], snapshot.labels[ranked]
+
+    def _measure(self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator) -> Evaluation:
+        _, labels, codes, _ = compared = self._asked_and_ranked(snapshot)
+        scores = average_precision(*compared, k=k, ties=ties, denominator=denominator)
+        scored = ~np.isnan(scores)
         manifest, data = self.artifact.manifest, self.artifact.manifest.data
         definition = Definition(
             text="",
             queries=int(scored.sum()),
-            dropped_queries=len(queries.labels) - int(scored.sum()),
-            items=int(ranked.sum()),
-            unlabelled_items=int((~ranked).sum()),
+            dropped_queries=self._held_out() - int(scored.sum()),
+            items=len(codes),
+            unlabelled_items=len(snapshot.ids) - len(codes),
             k=k,
             ties=ties,
             denominator=denominator,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -161,6 +162,130 @@ def test_parameters_that_contradict(http: httpx.Client, picture: bytes) -> None:
         assert f"{name} is " in refusal(response, 422)
 
 
+def test_similar_images(http: httpx.Client, picture: bytes) -> None:
+    """What the image itself finds, without itself."""
+    for parameters in (
+        {},
+        {"k": 1000},
+        {"max_distance": 40, "k": 3},
+        {"label": ["square", "circle"], "k": 7},
+    ):
+        asked = parameters | {"k": parameters.get("k", 10) + 1}
+        by_image = answer(http.post("/search", content=picture, params=asked | {"k": min(asked["k"], 1000)}))
+        found = answer(http.get("/images/25/similar", params=parameters))
+        others = [result for result in by_image["results"] if result["id"] != 25]
+        assert found["results"] == others[: parameters.get("k", 10)]
+        assert found["code"] == by_image["code"]
+    assert "unknown" in refusal(http.get("/images/25/similar?label=hexagon"), 422)
+    assert "no such parameter" in refusal(http.get("/images/25/similar?limit=3"), 422)
+    for unknown in ("999", "0", str(2**70)):
+        assert "there is no image" in refusal(http.get(f"/images/{unknown}/similar"), 404)
+
+
+def test_ties_of_similar_images_leave_the_image_out(http: httpx.Client) -> None:
+    (only,) = answer(http.get("/images/25/similar?k=1"))["results"]
+    tied = answer(http.get(f"/images/25/similar?k=1000&max_distance={only['distance']}"))["results"]
+    assert answer(http.get("/images/25/similar?k=1"))["ties_at_cut"] == len(tied)
+
+
+def test_a_held_out_query_has_similar_images_too(http: httpx.Client, artifact: Artifact) -> None:
+    queries = artifact.queries()
+    assert queries is not None
+    query = int(queries.ids[0])
+    found = answer(http.get(f"/images/{query}/similar?k=5"))
+    assert found["code"] == queries.codes[0].tobytes().hex()
+    assert query not in [result["id"] for result in found["results"]]
+
+
+def test_codes_are_searched(http: httpx.Client, artifact: Artifact, picture: bytes) -> None:
+    by_image = answer(http.post("/search?k=7", content=picture))
+    other = answer(http.get("/images/3/similar?k=7"))
+    asked = {
+        "encoder_id": artifact.manifest.encoder_id,
+        "codes": [by_image["code"], other["code"].upper(), by_image["code"]],
+        "k": 7,
+    }
+    one, two, three = answer(http.post("/search/codes", json=asked))["answers"]
+    assert one == three == by_image
+    assert two["results"][0]["distance"] == 0
+    near = answer(http.post("/search/codes", json=asked | {"max_distance": 0, "label": ["square"]}))
+    assert [match["id"] for match in near["answers"][0]["results"]] == [25]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"encoder_id": "feedbeef"}, 409, "the codes are of encoder feedbeef, this index is of encoder "),
+        ({"encoder_id": None}, 422, "encoder_id: "),
+        ({"codes": ["00"]}, 422, r"codes\.0: a 256-bit code has 64 hexadecimal digits, not 2"),
+        ({"codes": ["00" * 32, "zz" * 32]}, 422, r"codes\.1: .* hexadecimal digits; found 'z'"),
+        ({"codes": []}, 422, "codes: .*at least 1"),
+        ({"codes": ["00" * 32] * 65}, 422, "codes: .*at most 64"),
+        ({"label": ["hexagon"]}, 422, "'hexagon' is unknown"),
+        ({"limit": 3}, 422, "limit: there is no such parameter"),
+        ({"k": 0}, 422, "k: "),
+    ],
+)
+def test_bad_codes(
+    http: httpx.Client, artifact: Artifact, change: dict[str, Any], status: int, says: str
+) -> None:
+    good = {"encoder_id": artifact.manifest.encoder_id, "codes": ["00" * 32]}
+    assert len(answer(http.post("/search/codes", json=good))["answers"]) == 1
+    assert re.search(says, refusal(http.post("/search/codes", json=good | change), status))
+
+
+def test_what_a_request_of_codes_is_not(http: httpx.Client) -> None:
+    for content, status in ((b"", 422), (b"{", 422), (b"[]", 422), (b"null", 422), (b"\xff", 400)):
+        headers = {"content-type": "application/json"}
+        refusal(http.post("/search/codes", content=content, headers=headers), status)
+
+
+def test_images_are_listed_page_by_page(http: httpx.Client, artifact: Artifact) -> None:
+    seen, after = [], 0
+    while after is not None:
+        page = answer(http.get("/images", params={"after": after, "limit": 20}))
+        assert len(page["images"]) == 20 or page["next"] is None
+        seen += page["images"]
+        after = page["next"]
+    assert len(seen) == ITEMS
+    assert [image["id"] for image in seen] == sorted({image["id"] for image in seen})
+    assert seen[24] == answer(http.get("/images/25"))
+    assert answer(http.get(f"/images?limit={ITEMS}"))["next"] is None
+    queries = artifact.queries()
+    assert queries is not None
+    held_out = answer(http.get("/images?split=query"))["images"]
+    assert [image["id"] for image in held_out] == queries.ids.tolist()
+
+
+def test_images_are_listed_by_label(http: httpx.Client) -> None:
+    def labels(query: str) -> list[str | None]:
+        return [image["label"] for image in answer(http.get(f"/images?{query}"))["images"]]
+
+    assert labels("label=square") == ["square"] * PER_CLASS
+    assert set(labels("label=square&label=circle")) == {"square", "circle"}
+    assert labels("unlabelled=true") == [None] * UNLABELLED_ITEMS
+    assert len(labels("unlabelled=true&label=square")) == PER_CLASS + UNLABELLED_ITEMS
+    assert "'hexagon' is unknown" in refusal(http.get("/images?label=hexagon"), 422)
+    assert "limit: " in refusal(http.get("/images?limit=1001"), 422)
+    assert "after: " in refusal(http.get(f"/images?after={2**63}"), 422)
+
+
+def test_eval_curve(http: httpx.Client, artifact: Artifact) -> None:
+    curve = answer(http.get("/eval/curve"))
+    queries, table = artifact.queries(), Searcher(artifact, max_pixels=10**6).catalogue.codes()
+    assert queries is not None
+    assert curve["radius"] == list(range(257))
+    labelled = table.labels >= 0
+    codes, labels = table.codes[labelled], table.labels[labelled]
+    distances = np.bitwise_count(queries.codes[:, None] ^ codes[None]).sum(2)
+    relevant = queries.labels[:, None] == labels[None]
+    for radius in (0, 5, 60, 256):
+        near = distances <= radius
+        hits = (near & relevant).sum(1)
+        assert curve["precision"][radius] == pytest.approx((hits / np.maximum(near.sum(1), 1)).mean())
+        assert curve["recall"][radius] == pytest.approx((hits / relevant.sum(1)).mean())
+
+
 def test_eval_map(http: httpx.Client) -> None:
     found = answer(http.get("/eval/map"))
     assert found.keys() == {"map", "aps", "per_class", "definition"}
@@ -192,13 +317,17 @@ def test_no_labels_no_map(unlabelled_artifact: Artifact, picture: bytes) -> None
 
 
 def test_image(http: httpx.Client, artifact: Artifact) -> None:
-    assert answer(http.get("/images/25")) == {
+    found = answer(http.get("/images/25"))
+    assert abs(found.pop("added") - time.time()) < 10_000
+    assert found == {
         "id": 25,
         "path": "class1/004.png",
         "label": "square",
         "split": "database",
         "width": 24,
         "height": 24,
+        "sha256": None,
+        "metadata": {},
         "thumbnail": "/images/25/thumbnail",
         "original": "/images/25/original",
     }
@@ -265,8 +394,14 @@ def test_documentation_has_examples(http: httpx.Client) -> None:
     assert http.get("/docs").status_code == 200
     document = answer(http.get("/openapi.json"))
     assert set(document["paths"]) == {
-        *("/search", "/eval/map", "/health/live", "/health/ready"),
-        *("/images/{item_id}", "/images/{item_id}/thumbnail", "/images/{item_id}/original"),
+        *("/search", "/search/codes", "/eval/map", "/eval/curve", "/health/live", "/health/ready"),
+        *(
+            "/images",
+            "/images/{item_id}/similar",
+            "/images/{item_id}",
+            "/images/{item_id}/thumbnail",
+            "/images/{item_id}/original",
+        ),
     }
     schemas = document["components"]["schemas"]
     for path, methods in document["paths"].items():
@@ -298,12 +433,12 @@ def test_nothing_blocks_the_event_loop(
         monkeypatch.setattr(Searcher, name, watching)
 
     app = create_app(Settings(artifact=artifact.path))
-    names = {"prepare", "answer", "evaluate", "check", "original"}
+    names = {"prepare", "answer", "evaluate", "check", "original_of", "nearest", "similar", "curve"}
     for name in names:
         watched(name)
     with serve_here(app) as address:
         answer(httpx.post(f"{address}/search", content=picture))
-        for path in ("eval/map", "health/ready", "images/1"):
+        for path in ("eval/map", "eval/curve", "health/ready", "images/1", "images/1/similar"):
             answer(httpx.get(f"{address}/{path}"))
     assert called == names
 
