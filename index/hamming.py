@@ -93,10 +93,9 @@ class FlatEngine:
 
     def refuse_stored(self, ids: Ids) -> None:
         """ValueError if one of these ids is stored."""
-        places = np.searchsorted(self._ids, ids)
-        stored = ids[self._ids[np.minimum(places, len(self) - 1)] == ids] if len(self) else ids[:0]
+        stored = places_of(ids, self._ids)
         if len(stored):
-            raise ValueError(f"id {stored[0]} is already stored")
+            raise ValueError(f"id {self._ids[stored[0]]} is already stored")
 
     def items(self) -> tuple[Ids, Codes]:
         """Ids (n,), ascending, and codes (n, bits/8): the engine's own memory, valid until it changes."""
@@ -187,6 +186,15 @@ def without_repetition(ids: Ids) -> tuple[Ids, NDArray[np.intp]]:
     if len(twice):
         raise ValueError(f"id {twice[0]} is given twice")
     return ids, order
+
+
+def places_of(wanted: Ids, ids: Ids) -> NDArray[np.intp]:
+    """Where in `ids`, which are in order, those of `wanted` are that are there."""
+    places = np.searchsorted(ids, wanted)
+    inside = places < len(ids)
+    places, wanted = places[inside], wanted[inside]
+    there: NDArray[np.intp] = places[ids[places] == wanted]
+    return there
 
 
 def in_order(distances: Distances, ids: Ids) -> tuple[Distances, Ids]:

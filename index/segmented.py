@@ -5,7 +5,16 @@ from typing import Self
 import numpy as np
 
 from index.codes import Codes, check_codes
-from index.hamming import Counts, Distances, FlatEngine, Ids, check_ids, in_order, without_repetition
+from index.hamming import (
+    Counts,
+    Distances,
+    FlatEngine,
+    Ids,
+    check_ids,
+    in_order,
+    places_of,
+    without_repetition,
+)
 
 LARGEST = 2**18  # codes in a segment, 8 MB of 256 bits: what a removal copies
 
@@ -75,8 +84,12 @@ class SegmentedEngine:
 
     def _without(self, segment: FlatEngine, leaving: Ids) -> FlatEngine:
         ids, codes = segment.items()
-        staying = ~np.isin(ids, leaving)
-        return segment if staying.all() else self._segment(ids[staying], codes[staying])
+        places = places_of(leaving, ids)
+        return (
+            self._segment(np.delete(ids, places), np.delete(codes, places, axis=0))
+            if len(places)
+            else segment
+        )
 
     def search(self, codes: Codes, k: int, *, allowed: Ids | None = None) -> tuple[Distances, Ids]:
         if len(self._segments) == 1:

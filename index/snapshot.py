@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.catalogue import Catalogue, Changes
+from index.hamming import places_of
 from index.segmented import SegmentedEngine
 
 
@@ -31,13 +32,14 @@ class Snapshot:
     def after(self, changes: Changes) -> Self:
         """The snapshot at `changes.revision`, of the changes since this one's."""
         table = changes.table
-        new = ~np.isin(table.ids, self.ids, assume_unique=True)  # the others have another label only
+        known = self.ids[places_of(table.ids, self.ids)]
+        new = ~np.isin(table.ids, known, assume_unique=True)  # the others have another label only
         engine = self.engine.copy()
         engine.remove(changes.removed)
         engine.add(table.ids[new], table.codes[new])
-        stay = ~np.isin(self.ids, np.concatenate([changes.removed, table.ids]))
-        ids = np.concatenate([self.ids[stay], table.ids])
-        labels = np.concatenate([self.labels[stay], table.labels])
+        gone = places_of(np.concatenate([changes.removed, table.ids]), self.ids)
+        ids = np.concatenate([np.delete(self.ids, gone), table.ids])
+        labels = np.concatenate([np.delete(self.labels, gone), table.labels])
         order = np.argsort(ids, kind="stable")
         return type(self)(changes.revision, ids[order], labels[order], engine, changes.classes)
 
