@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 ENCODER = "encoder.safetensors"
 CATALOGUE = "catalogue.sqlite"
 QUERIES = "queries.npz"
+ORIGINALS = "originals"
 
 
 # What the service shows of `data` and `config`, each possibly missing.
@@ -174,12 +175,12 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     artifact.queries()
     artifact.open_catalogue().close()
     for path in (*staging.iterdir(), staging):
-        _sync(path)
+        sync(path)
     try:
         staging.rename(target)
     except OSError as error:
         raise ArtifactError(f"{target}: {error.strerror}; choose another folder") from error
-    _sync(target.parent)
+    sync(target.parent)
     return Artifact(target, manifest)
 
 
@@ -242,7 +243,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -60,7 +60,7 @@ class File:
     """The file that an item was made from, by which it is recognised when it comes again."""
 
     sha256: bytes
-    folder: str | None = None  # that the item's path lies in; None: it was sent
+    folder: str | None = None  # that the item's path lies in; None: the manifest's; empty: none, it was sent
     size: int | None = None  # bytes
     modified: int | None = None  # nanoseconds since 1970
 
@@ -88,6 +88,7 @@ class Item:
     height: int
     added: int | None = None  # seconds since 1970; None: by a version that did not write it down
     sha256: str | None = None  # of the file, in hexadecimal
+    folder: str | None = None  # as in File
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -500,6 +501,7 @@ def _item(row: Row[Any]) -> Item:
         height=row.height,
         added=row.added,
         sha256=None if row.sha256 is None else row.sha256.hex(),
+        folder=row.folder,
         metadata={} if row.metadata is None else json.loads(row.metadata),
     )
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes, from_hex
+from service.access import Access, needs
 from service.batching import Batcher
 from service.schemas import (
     CodeSearch,
@@ -41,7 +43,8 @@ from training.nets.images import ImageError, NotAnImage, TooManyPixels
 
 T = TypeVar("T")
 
-router = APIRouter()
+router = APIRouter()  # open to all: whether the service is well
+reading = APIRouter(dependencies=[Depends(needs(Access.READ))])
 
 # What a browser shows as a picture and never runs. Any other original is a download.
 SAFE_TYPES = {
@@ -111,7 +114,7 @@ async def _searcher(request: Request) -> Searcher:
 Service = Annotated[Searcher, Depends(_searcher)]
 
 
-@router.post(
+@reading.post(
     "/search",
     response_model=SearchAnswer,
     summary="Find the indexed images nearest to an image",
@@ -148,7 +151,7 @@ async def search(request: Request) -> Response:
     return Response(_in_json(answer, request), media_type="application/json")
 
 
-@router.post(
+@reading.post(
     "/search/codes",
     summary="Find the indexed images nearest to codes that were made elsewhere",
     responses=problems(
@@ -180,7 +183,7 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
     return Response(body, media_type="application/json")
 
 
-@router.get(
+@reading.get(
     "/images/{item_id}/similar",
     summary="Find the indexed images nearest to one of them",
     responses=problems({**UNKNOWN_ID, 503: BUSY.format(128)}),
@@ -203,7 +206,7 @@ async def similar(
     return Response(_in_json(answer, request), media_type="application/json")
 
 
-@router.get(
+@reading.get(
     "/eval/map",
     summary="Mean average precision of the held-out queries",
     responses=problems(
@@ -227,7 +230,7 @@ async def eval_map(
         raise HTTPException(409, str(error)) from None
 
 
-@router.get(
+@reading.get(
     "/eval/curve",
     summary="Precision and recall at each Hamming radius",
     responses=problems({409: "this index was made without labels, so that nobody knows which …"}),
@@ -243,7 +246,7 @@ async def eval_curve(request: Request, searcher: Service) -> Curve:
     )
 
 
-@router.get(
+@reading.get(
     "/images",
     summary="List the indexed images",
     responses=problems({422: "label 'hexagon' is unknown; known are circle, square"}),
@@ -259,17 +262,17 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
     )
     more, found = len(found) > asked.limit, found[: asked.limit]
     return Page(
-        images=[_described(item, request, searcher) for item in found], next=found[-1].id if more else None
+        images=[described(item, request, searcher) for item in found], next=found[-1].id if more else None
     )
 
 
-@router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
+@reading.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
 def image(item_id: int, request: Request, searcher: Service) -> Image:
     """Indexed images and held-out queries."""
-    return _described(_found(searcher.catalogue.get, item_id), request, searcher)
+    return described(_found(searcher.catalogue.get, item_id), request, searcher)
 
 
-def _described(item: Item, request: Request, searcher: Searcher) -> Image:
+def described(item: Item, request: Request, searcher: Searcher) -> Image:
     try:
         searcher.original_of(item)
         original = _address(request, item.id, "original")
@@ -290,7 +293,7 @@ def _described(item: Item, request: Request, searcher: Searcher) -> Image:
     )
 
 
-@router.get(
+@reading.get(
     "/images/{item_id}/thumbnail",
     summary="A small WebP of an image",
     response_class=Response,
@@ -309,7 +312,7 @@ def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
     return Response(content, media_type="image/webp", headers=headers)
 
 
-@router.get(
+@reading.get(
     "/images/{item_id}/original",
     summary="The indexed file itself",
     response_class=FileResponse,
@@ -325,14 +328,16 @@ def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
 )
 def original(item_id: int, searcher: Service) -> FileResponse:
     """Only while the file still lies in the indexed folder."""
+    item = _found(searcher.catalogue.get, item_id)
     try:
-        path = _found(searcher.original, item_id)
+        path = searcher.original_of(item)
     except NoOriginal as error:
         raise HTTPException(404, str(error)) from None
-    kind = SAFE_TYPES.get(path.suffix.lower())
+    name = PurePath(item.path)  # one that was sent lies under another
+    kind = SAFE_TYPES.get(name.suffix.lower())
     if kind is not None:
         return FileResponse(path, media_type=kind)
-    return FileResponse(path, media_type=DOWNLOAD, filename=path.name)
+    return FileResponse(path, media_type=DOWNLOAD, filename=name.name)
 
 
 @router.get("/health/live", summary="The process answers")
@@ -422,9 +427,20 @@ async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
     """The image's bytes, and the other form fields if it came in a form."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        return _checked(await request.body(), request), {}
+        return checked(await request.body(), request), {}
+    form = await read_form(request, max_files=1)
     try:
-        form = await request.form(max_files=1)
+        image = checked(await _image_in(form), request)
+        _each_once(form)
+        return image, {name: value for name, value in _fields(form).items() if name != "image"}
+    finally:
+        await form.close()
+
+
+async def read_form(request: Request, *, max_files: int) -> FormData:
+    """The request's form, to be closed. Raises HTTPException for one that cannot be read."""
+    try:
+        return await request.form(max_files=max_files)
     except HTTPException as error:
         if error.status_code != 400:
             raise
@@ -432,12 +448,6 @@ async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
         raise HTTPException(400, f"the form cannot be read ({reason}); {HOW_TO_SEND}") from None
     except (UnicodeError, LookupError, ValueError) as error:  # a charset that does not exist, or does not fit
         raise HTTPException(400, f"the form cannot be read ({error}); {HOW_TO_SEND}") from None
-    try:
-        image = _checked(await _image_in(form), request)
-        _each_once(form)
-        return image, {name: value for name, value in _fields(form).items() if name != "image"}
-    finally:
-        await form.close()
 
 
 async def _image_in(form: FormData) -> bytes:
@@ -449,8 +459,8 @@ async def _image_in(form: FormData) -> bytes:
     return await images[0].read()
 
 
-def _checked(image: bytes, request: Request) -> bytes:
-    limit = _settings(request).max_image_bytes
+def checked(image: bytes, request: Request) -> bytes:
+    limit = settings_of(request).max_image_bytes
     if not image:
         raise HTTPException(422, f"there is no image, or an empty one; {HOW_TO_SEND}")
     if len(image) > limit:
@@ -458,7 +468,7 @@ def _checked(image: bytes, request: Request) -> bytes:
     return image
 
 
-def _settings(request: Request) -> Settings:
+def settings_of(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 

@@ -18,15 +18,17 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError
-from service.api import router
+from service import api, changes
 from service.batching import Batcher
-from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large
+from service.library import Library
+from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large, too_many
 from service.searcher import Searcher
 from service.settings import PREFIX, Settings
 
@@ -81,6 +83,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
+                "adding": CapacityLimiter(changes.ADDING),
+                "writing": CapacityLimiter(1),  # one after the other: decoding takes what the cores have
                 "probing": CapacityLimiter(1),
             }
         finally:
@@ -97,13 +101,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.searcher = searcher
     app.state.settings = settings
+    app.state.library = Library(searcher, max_pixels=settings.max_pixels, keep=settings.keep_originals)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes)
+    app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
     app.add_middleware(DefaultHeaders)
-    app.include_router(router)
+    for routes in (api.router, api.reading, changes.router):
+        app.include_router(routes)
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
@@ -118,11 +124,16 @@ def _settings_from_environment() -> Settings:
             + (
                 "is not set; name a folder that build_index.py made"
                 if fault["type"] == "missing"
-                else f"{fault['msg']}, not {fault['input']!r}"
+                else fault["msg"]
+                + ("" if str(fault["loc"][0]).endswith("_keys") else f", not {fault['input']!r}")
             )
             for fault in error.errors()
         )
         raise SystemExit("; ".join(faults)) from None
+
+
+def _is_secret(fault: ErrorDetails) -> bool:
+    return str(fault["loc"][0]).endswith("_keys")
 
 
 async def _page() -> FileResponse:
@@ -204,42 +215,45 @@ class BodyLimit:
     closing on a client that still sends would lose the answer on its way.
     """
 
-    def __init__(self, app: ASGIApp, image_limit: int) -> None:
+    def __init__(self, app: ASGIApp, image_limit: int, batch_limit: int) -> None:
         self.app = app
         self.image_limit = image_limit
-        self.limit = image_limit + FORM_OVERHEAD
+        self.batch_limit = batch_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "0")
+        many = scope["path"] == "/images"  # of which several may come at a time
+        limit = max(self.image_limit, self.batch_limit if many else 0) + FORM_OVERHEAD
+        detail = too_large(self.image_limit) if not many else too_many(self.batch_limit)
         received = 0
         refused = False
 
         async def receive_limited() -> Message:
             nonlocal received, refused
-            refused = int(announced) > self.limit
+            refused = int(announced) > limit
             if not refused:
                 message = await receive()
                 received += len(message.get("body", b""))
-                refused = received > self.limit
+                refused = received > limit
             if refused:
-                raise HTTPException(413, too_large(self.image_limit), {"Connection": "close"})
+                raise HTTPException(413, detail, {"Connection": "close"})
             return message
 
         async def send_and_linger(message: Message) -> None:
             if refused and message["type"] == "http.response.body":
                 await send({**message, "more_body": True})
-                await self._discard(receive)
+                await self._discard(receive, 2 * limit)
                 message = {"type": "http.response.body"}
             await send(message)
 
         return await self.app(scope, receive_limited, send_and_linger)
 
-    async def _discard(self, receive: Receive) -> None:
+    async def _discard(self, receive: Receive, most: int) -> None:
         discarded = 0
         with move_on_after(LINGER):
-            while discarded < 2 * self.limit:
+            while discarded < most:
                 message = await receive()
                 if not message.get("more_body", False):
                     return

@@ -1,8 +1,9 @@
 """What goes in and out over HTTP."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from index.evaluation import Denominator, Ties
 
@@ -272,6 +273,71 @@ class Page(BaseModel):
     next: int | None = Field(description="`after` of the next page; null: this is the last one.")
 
 
+class AddedImage(BaseModel):
+    """What became of one image."""
+
+    name: str = Field(description="Of the file, without its folder.")
+    status: Literal["added", "exists", "refused"]
+    image: Image | None = Field(description="null: it was refused.")
+    error: str | None = Field(description="Why it was refused.")
+
+
+class AddedImages(BaseModel):
+    """What became of each image, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "images": [
+                        {"name": "0017.png", "status": "added", "image": IMAGE, "error": None},
+                        {
+                            "name": "notes.txt",
+                            "status": "refused",
+                            "image": None,
+                            "error": "not an image in a known format (PNG, JPEG, …)",
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    images: list[AddedImage]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("use printable characters, and no space around them")
+    return text
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(value, allow_nan=False).encode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it cannot be written as JSON ({error})") from None
+    if size > MOST_METADATA:
+        raise ValueError(f"it has {size:,} bytes as JSON, at most {MOST_METADATA:,} are kept")
+    return value
+
+
+MOST_METADATA = 16_384  # bytes
+ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+
+
+class Change(BaseModel):
+    """What to change of an image; what is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"label": "cat", "metadata": {"camera": "left"}}]}
+    )
+
+    label: ImageText | None = Field(default=None, description="May be new; null: none.")
+    metadata: Metadata = Field(default={}, description="Takes the place of what there was.")
+
+
 class Health(BaseModel):
     """The service is well."""
 
@@ -320,3 +386,8 @@ def problems(details: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 def too_large(limit: int) -> str:
     """The detail of every 413."""
     return f"the image has more than {limit:,} bytes; send a smaller one"
+
+
+def too_many(limit: int) -> str:
+    """The detail of a 413 for many images."""
+    return f"the images have more than {limit:,} bytes together; send fewer at a time"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from index.artifact import Artifact, ArtifactError, open_artifact
+from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes
 from index.evaluation import (
@@ -29,6 +29,7 @@ from index.evaluation import (
     average_precision,
     precision_recall_curve,
 )
+from index.originals import Originals
 from index.snapshot import Snapshot
 from service.schemas import ClassScore, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
@@ -37,6 +38,7 @@ from training.nets.images import looks_like_an_image, open_image
 CORES = torch.get_num_threads()
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
+SENT = ""  # the folder of an item that did not come from one
 EVALUATIONS = 64  # results kept: whoever asks for every k must not fill the memory
 
 
@@ -123,6 +125,7 @@ class Searcher:
         self._encoder = _load_encoder(artifact)
         self._queries = artifact.queries()
         self.catalogue = artifact.open_catalogue()
+        self.originals = Originals(artifact.path / ORIGINALS)
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
@@ -151,7 +154,7 @@ class Searcher:
         """What `answer` needs to find the k nearest items within `max_distance` that carry one of `labels`
         (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit."""
         limit = self._max_pixels if max_pixels is None else min(max_pixels, self._max_pixels)
-        pixels = self._encoder.prepare(open_image(image, max_pixels=limit))
+        pixels = self.pixels(open_image(image, max_pixels=limit))
         return Question(pixels, self.wanted(k, max_distance, labels))
 
     def wanted(self, k: int, max_distance: int | None = None, labels: Sequence[str] = ()) -> Wanted:
@@ -160,7 +163,7 @@ class Searcher:
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Encode all queries together and rank together those that ask alike."""
-        codes = self._encode(torch.stack([question.pixels for question in questions]))
+        codes = self.encode(torch.stack([question.pixels for question in questions]))
         return self.nearest(codes, [question.wanted for question in questions])
 
     def nearest(self, codes: Codes, wanted: Sequence[Wanted]) -> list[Answer]:
@@ -223,6 +226,11 @@ class Searcher:
 
     def original_of(self, item: Item) -> Path:
         """The same of an item that is known. Raises NoOriginal."""
+        if item.folder == SENT:
+            path = self.originals.path(bytes.fromhex(item.sha256 or ""))
+            if not path.is_file():
+                raise NoOriginal("the file was sent and is not kept; there is only the thumbnail")
+            return path
         folder = self.artifact.manifest.data.get("root")
         if folder is None:
             raise NoOriginal("this index was not made from a folder of files; there is only the thumbnail")
@@ -248,7 +256,11 @@ class Searcher:
                     self._latest = Snapshot.of(self.catalogue)
         return self._latest
 
-    def _encode(self, pixels: Tensor) -> Codes:
+    def pixels(self, image: Image.Image) -> Tensor:
+        """An RGB image as the encoder takes it: uint8 (3, S, S)."""
+        return self._encoder.prepare(image)
+
+    def encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""
         with self._encoding.share() as cores:
             torch.set_num_threads(

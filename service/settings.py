@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "HEBBSEARCH_"
+SHORTEST_KEY = 16
 
 
 class Settings(BaseSettings):
@@ -22,3 +23,21 @@ class Settings(BaseSettings):
     # Large images decoded at the same time: each takes up to 4 bytes a pixel, often twice. Small ones, of up
     # to 2^18 pixels, are decoded by those who answer.
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    # Images in one request that adds some, and their bytes together.
+    max_batch: int = Field(default=64, ge=1)
+    max_batch_bytes: int = Field(default=100_000_000, ge=1)
+    keep_originals: bool = True  # the files of images that are sent
+    # Separated by commas. Without any key, only this machine may change anything; without read keys, anyone
+    # who reaches the service may read.
+    read_keys: SecretStr = SecretStr("")
+    write_keys: SecretStr = SecretStr("")
+    admin_keys: SecretStr = SecretStr("")
+
+    @field_validator("read_keys", "write_keys", "admin_keys")
+    @classmethod
+    def _long_enough(cls, text: SecretStr) -> SecretStr:
+        if any(len(key.strip()) < SHORTEST_KEY for key in text.get_secret_value().split(",") if key.strip()):
+            raise ValueError(
+                f"a key has fewer than {SHORTEST_KEY} characters; make one with openssl rand -hex 16"
+            )
+        return text

@@ -163,6 +163,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return build_artifact(tmp_path_factory.mktemp("shapes"))
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> Artifact:
+    """The same, of the test alone: it may be changed."""
+    return build_artifact(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def unlabelled_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The same images without labels and queries. Not to be changed."""
@@ -179,9 +185,7 @@ def server(artifact: Artifact) -> Iterator[str]:
 @contextmanager
 def serve(path: Path | None, app: str = APP, **settings: str) -> Iterator[str]:
     """Run the service in a process of its own, from when it is ready; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(command(port, app), env=environment(path, **settings))
     address = f"http://127.0.0.1:{port}"
     try:
@@ -211,6 +215,14 @@ def serve_here(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def command(port: int, app: str = APP) -> list[str]:

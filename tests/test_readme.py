@@ -51,7 +51,7 @@ def test_every_environment_variable_is_in_the_table_with_its_default():
     assert rows.keys() == {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int):
-            assert rows[f"{PREFIX}{name.upper()}"] == str(field.default)
+            assert rows[f"{PREFIX}{name.upper()}"] == str(field.default).lower()  # as true is written
 
 
 @pytest.mark.parametrize("room", ["index", "training", "service"])

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Query
 from PIL import Image
 
 from index.artifact import Artifact
+from index.catalogue import UNLABELLED, NewItem
 from index.codes import from_hex
 from service.app import create_app
 from service.schemas import Evaluation, SearchAnswer, SearchParameters
@@ -362,15 +363,18 @@ def test_original(http: httpx.Client, picture: bytes) -> None:
 
 
 def test_original_of_an_odd_type_is_a_download(
-    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.html"
     page.write_text("<script>alert(1)</script>")
-    monkeypatch.setattr(Searcher, "original", lambda *_: page)
-    with serve_here(create_app(Settings(artifact=artifact.path))) as address:
-        headers = httpx.get(f"{address}/images/1/original").headers
-    assert headers["content-type"] == "application/octet-stream"
-    assert headers["content-disposition"].startswith("attachment")
+    monkeypatch.setattr(Searcher, "original_of", lambda *_: page)
+    with own.open_catalogue() as catalogue:
+        item = NewItem("page.html", UNLABELLED, "database", 1, 1, b"", np.zeros(32, np.uint8))
+        (item_id,) = catalogue.add([item])
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        headers = httpx.get(f"{address}/images/{item_id}/original").headers
+        assert headers["content-type"] == "application/octet-stream"
+        assert headers["content-disposition"].startswith("attachment")
 
 
 def test_missing_original(unlabelled_artifact: Artifact) -> None:

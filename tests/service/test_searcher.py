@@ -17,7 +17,7 @@ from index.catalogue import UNLABELLED, Catalogue, NewItem
 from index.codes import hamming
 from index.evaluation import Denominator, Ties, average_precision
 from service.searcher import NoOriginal, NothingToMeasure, Searcher, Sharing, UnknownLabel
-from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, build_artifact
+from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
 from training.nets.images import TooManyPixels
 
 LIMIT = 1_000_000
@@ -28,12 +28,6 @@ def searcher(artifact: Artifact) -> Iterator[Searcher]:
     searcher = Searcher(artifact, max_pixels=LIMIT)
     yield searcher
     searcher.close()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Artifact:
-    """An artifact that a test may change."""
-    return build_artifact(tmp_path)
 
 
 def file_of(searcher: Searcher, item_id: int) -> bytes:

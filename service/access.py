@@ -1,0 +1,105 @@
+"""Who may do what: whoever has a key, or, where there are none, whoever sits at this machine."""
+
+import hmac
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+from ipaddress import ip_address
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from service.settings import Settings
+
+
+class Access(IntEnum):
+    """Each includes those before it."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+BEARER = HTTPBearer(
+    auto_error=False, description="A key of HEBBSEARCH_READ_KEYS, _WRITE_KEYS or _ADMIN_KEYS."
+)
+NO_KEY = "a key is needed; send it as the header 'Authorization: Bearer KEY'"
+UNKNOWN_KEY = "this key is not known here; ask whoever runs the service for one"
+KEY_TOO_WEAK = "this key does not allow that; ask whoever runs the service for a {} key"
+NO_KEYS_SET = (
+    "no key is set, so that only programs and pages of this machine may change anything; "
+    "set HEBBSEARCH_WRITE_KEYS to let others"
+)
+
+
+def keys(settings: Settings) -> list[tuple[bytes, Access]]:
+    """Every key with what it allows."""
+    levels = {
+        Access.READ: settings.read_keys,
+        Access.WRITE: settings.write_keys,
+        Access.ADMIN: settings.admin_keys,
+    }
+    return [(key.encode(), level) for level, text in levels.items() for key in split(text.get_secret_value())]
+
+
+def split(text: str) -> list[str]:
+    """Keys, separated by commas."""
+    return [key.strip() for key in text.split(",") if key.strip()]
+
+
+def allowed_by(key: str, known: list[tuple[bytes, Access]]) -> Access:
+    """What a key allows. Each known one is compared, in a time that does not depend on where they differ."""
+    given = key.encode(errors="surrogateescape")
+    return max((level for each, level in known if hmac.compare_digest(each, given)), default=Access.NONE)
+
+
+def from_this_machine(request: Request) -> bool:
+    """Whether a program of this machine asks, or a page that this service gave to a browser on it.
+
+    A foreign page in such a browser asks from this machine too: it is known by its origin, and one whose
+    name was made to point here (DNS rebinding) by the host that it asks for.
+    """
+    if request.client is None or not is_loopback(request.client.host):
+        return False
+    host = request.headers.get("host", "")
+    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        return False
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def needs(level: Access) -> Callable[..., Coroutine[Any, Any, None]]:
+    """A dependency that lets those pass who may do what `level` says: 401 without a key, 403 with one that
+    does not suffice."""
+
+    async def check(
+        request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
+    ) -> None:
+        settings: Settings = request.app.state.settings
+        known = keys(settings)
+        if level == Access.READ and not split(settings.read_keys.get_secret_value()):
+            return
+        if not known:
+            if not from_this_machine(request):
+                raise HTTPException(403, NO_KEYS_SET)
+            return
+        if given is None:
+            raise HTTPException(401, NO_KEY, {"WWW-Authenticate": "Bearer"})
+        allowed = allowed_by(given.credentials, known)
+        if allowed == Access.NONE:
+            raise HTTPException(401, UNKNOWN_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+        if allowed < level:
+            raise HTTPException(403, KEY_TOO_WEAK.format(level.name.lower()))
+
+    return check

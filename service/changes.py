@@ -1,0 +1,264 @@
+"""The routes that change the index."""
+
+import json
+from functools import partial
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from anyio import WouldBlock, to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from index.catalogue import CatalogueError
+from service.access import Access, needs
+from service.api import (
+    HOW_TO_SEND,
+    UNKNOWN_ID,
+    Service,
+    checked,
+    described,
+    read_form,
+    settings_of,
+)
+from service.library import HeldOut, Library, Outcome, Upload
+from service.schemas import (
+    AddedImage,
+    AddedImages,
+    Change,
+    Image,
+    ImageText,
+    Metadata,
+    problems,
+    too_large,
+)
+from training.nets.images import NotAnImage
+
+router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
+
+ADDING = 8  # requests that add images, under way or waiting; each may hold max_batch_bytes
+BUSY = f"{ADDING} requests that add images are under way or waiting; try again in a second"
+SHOWN = 5  # reasons that one message gives
+
+REFUSED = problems(
+    {
+        401: "a key is needed; send it as the header 'Authorization: Bearer KEY'",
+        403: "no key is set, so that only programs and pages of this machine may change anything; …",
+        409: "/artifact/catalogue.sqlite: attempt to write a readonly database",
+    }
+)
+TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
+METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
+
+
+async def _library(request: Request) -> Library:
+    library: Library = request.app.state.library
+    return library
+
+
+Changing = Annotated[Library, Depends(_library)]
+
+
+@router.post(
+    "/images",
+    status_code=201,
+    summary="Add images to the index",
+    response_model=AddedImages,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {
+                            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                            "label": {"type": "string", "description": "Of all of them; may be new."},
+                            "metadata": {"type": "string", "description": "A JSON object, for each of them."},
+                        },
+                    },
+                    "example": {"image": ["(the bytes of cat.png)"], "label": "cat"},
+                },
+                "image/*": {
+                    "schema": {"type": "string", "format": "binary"},
+                    "example": "(the bytes of cat.png)",
+                },
+            },
+        }
+    },
+    responses={
+        200: {"model": AddedImages, "description": "All of them were there already."},
+        **problems(
+            {
+                413: too_large(10_000_000),
+                415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
+                422: "cat.png: the image is truncated or damaged (…)",
+                503: BUSY,
+            }
+        ),
+        **REFUSED,
+    },
+)
+async def add(
+    request: Request,
+    response: Response,
+    searcher: Service,
+    library: Changing,
+    label: Annotated[ImageText | None, Query(description="For a raw body: its label.")] = None,
+    name: Annotated[ImageText, Query(description="For a raw body: what to call it.")] = "image",
+) -> AddedImages:
+    """One or many as multipart fields `image`, with one `label` and `metadata` for all; or one as raw body.
+
+    The same bytes are the same image: what is there already is said and not added again. Of many, those that
+    cannot be read are left out and named. When the answer comes, all that it says is on the disk.
+    """
+    uploads = await _uploads(request, label, name)
+    place = object()
+    try:
+        request.state.adding.acquire_on_behalf_of_nowait(place)
+    except WouldBlock:
+        raise HTTPException(503, BUSY, {"Retry-After": "1"}) from None
+    try:
+        outcomes = await to_thread.run_sync(partial(library.add, uploads), limiter=request.state.writing)
+    except CatalogueError as error:
+        raise _unwritable(error) from None
+    finally:
+        request.state.adding.release_on_behalf_of(place)
+    if all(outcome.error for outcome in outcomes):
+        raise _refusal(uploads, outcomes)
+    if not any(outcome.new for outcome in outcomes):
+        response.status_code = 200
+
+    def work() -> AddedImages:
+        found = searcher.catalogue.get_many(each.id for each in outcomes if each.id is not None)
+        items = {item.id: described(item, request, searcher) for item in found}
+        return AddedImages(
+            images=[
+                AddedImage(
+                    name=upload.name,
+                    status="refused" if outcome.error else "added" if outcome.new else "exists",
+                    image=None if outcome.id is None else items[outcome.id],
+                    error=None if outcome.error is None else str(outcome.error),
+                )
+                for upload, outcome in zip(uploads, outcomes, strict=True)
+            ]
+        )
+
+    return await to_thread.run_sync(work)
+
+
+@router.patch(
+    "/images/{item_id}",
+    summary="Change what is known of an image",
+    responses=problems({**UNKNOWN_ID, 409: "image 7 is held out to measure the answers and must stay …"})
+    | {status: text for status, text in REFUSED.items() if status != 409},
+)
+def change(item_id: int, asked: Change, request: Request, searcher: Service, library: Changing) -> Image:
+    """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
+    given = asked.model_fields_set
+    try:
+        library.change(
+            item_id,
+            label=asked.label,
+            unlabel="label" in given and asked.label is None,
+            metadata=asked.metadata if "metadata" in given else None,
+        )
+        return described(searcher.catalogue.get(item_id), request, searcher)
+    except KeyError:
+        raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
+    except HeldOut as error:
+        raise HTTPException(409, str(error)) from None
+    except CatalogueError as error:
+        raise _unwritable(error) from None
+
+
+@router.delete(
+    "/images/{item_id}",
+    status_code=204,
+    summary="Remove an image from the index",
+    responses=problems({**UNKNOWN_ID, 409: "image 7 is held out to measure the answers and must stay …"})
+    | {status: text for status, text in REFUSED.items() if status != 409},
+)
+def remove(item_id: int, library: Changing) -> None:
+    """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
+    that was indexed from a folder stays there."""
+    try:
+        library.remove(item_id)
+    except KeyError:
+        raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
+    except HeldOut as error:
+        raise HTTPException(409, str(error)) from None
+    except CatalogueError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: CatalogueError) -> HTTPException:
+    text = str(error)
+    status = 507 if "is full" in text else 503 if "locked" in text else 409
+    return HTTPException(status, text)
+
+
+def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
+    """All were refused: why."""
+    shown = [f"{up.name}: {out.error}" for up, out in zip(uploads, outcomes, strict=True)][:SHOWN]
+    more = f"; and {len(outcomes) - SHOWN} more" if len(outcomes) > SHOWN else ""
+    strange = all(isinstance(outcome.error, NotAnImage) for outcome in outcomes)
+    return HTTPException(415 if strange else 422, "; ".join(shown) + more)
+
+
+async def _uploads(request: Request, label: str | None, name: str) -> list[Upload]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        return [Upload(name, checked(await request.body(), request), label)]
+    limit = settings_of(request).max_batch
+    form = await read_form(request, max_files=limit)
+    try:
+        strange = set(form) - {"image", "label", "metadata"}
+        if strange:
+            raise HTTPException(
+                422, f"{min(strange)[:80]}: there is no such field; /docs shows those there are"
+            )
+        files = form.getlist("image")
+        if not files or not all(isinstance(file, UploadFile) for file in files):
+            raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND}")
+        given = {key: _text(form.getlist(key), key) for key in ("label", "metadata")}
+        if label is not None and given["label"] not in (None, label):
+            raise HTTPException(422, "label is one in the address and another in the form; give one of them")
+        wanted = _valid(TEXT, given["label"], "label") if given["label"] is not None else label
+        metadata = _valid(METADATA, _object(given["metadata"]), "metadata") if given["metadata"] else {}
+        return [
+            Upload(_name(file), checked(await file.read(), request), wanted, metadata)
+            for file in files
+            if isinstance(file, UploadFile)
+        ]
+    finally:
+        await form.close()
+
+
+def _text(values: list[Any], name: str) -> str | None:
+    if len(set(map(str, values))) > 1 or any(isinstance(value, UploadFile) for value in values):
+        raise HTTPException(422, f"{name}: give one, as text; it is that of all images of the request")
+    return values[0] if values else None
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"metadata is no JSON ({str(error)[:80]})") from None
+
+
+def _valid(kind: TypeAdapter[Any], value: Any, name: str) -> Any:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise HTTPException(422, f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _name(file: UploadFile) -> str:
+    """A file's own name, without folders; whatever it is, it is a name and no path."""
+    name = PurePath((file.filename or "").replace("\\", "/")).name
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)[:200]
+    return printable or "image"

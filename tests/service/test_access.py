@@ -1,0 +1,131 @@
+"""Who may do what, over real HTTP where the way in matters."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from index.artifact import Artifact
+from service.access import Access, allowed_by, from_this_machine, is_loopback, keys
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import command, environment, serve_here
+
+READ, WRITE, ADMIN = ("r" * 16, "w" * 16, "a" * 16)
+
+
+@pytest.fixture
+def guarded(own: Artifact) -> Iterator[httpx.Client]:
+    settings = Settings(
+        artifact=own.path, read_keys=READ, write_keys=f"{WRITE}, {'x' * 16}", admin_keys=ADMIN
+    )
+    with serve_here(create_app(settings)) as address, httpx.Client(base_url=address) as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(
+    ("key", "reads", "writes"),
+    [
+        (None, 401, 401),
+        ("unknown" * 4, 401, 401),
+        (READ[:-1], 401, 401),
+        (READ, 200, 403),
+        (WRITE, 200, 200),
+        ("x" * 16, 200, 200),
+        (ADMIN, 200, 200),
+    ],
+)
+def test_a_key_allows_what_it_is_for(guarded: httpx.Client, key: str | None, reads: int, writes: int) -> None:
+    headers = {} if key is None else bearer(key)
+    for path in ("/eval/map", "/images", "/images/1", "/images/1/thumbnail", "/images/1/similar"):
+        assert guarded.get(path, headers=headers).status_code == reads
+    answer = guarded.patch("/images/1", json={"metadata": {}}, headers=headers)
+    assert answer.status_code == writes
+    if writes == 401:
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert "key" in answer.json()["detail"]
+    assert guarded.get("/health/live").status_code == guarded.get("/health/ready").status_code == 200
+
+
+def test_odd_credentials_are_no_key(guarded: httpx.Client) -> None:
+    for value in ("Bearer", f"Basic {WRITE}", WRITE, "Bearer \xff\xfe", f"Bearer {WRITE} {WRITE}"):
+        headers = [(b"Authorization", value.encode("latin-1"))]
+        assert guarded.patch("/images/1", json={}, headers=headers).status_code == 401
+
+
+def test_without_read_keys_everyone_reads(own: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=own.path, write_keys=WRITE))) as address:
+        assert httpx.get(f"{address}/images/1").status_code == 200
+        assert httpx.patch(f"{address}/images/1", json={}).status_code == 401
+        assert httpx.patch(f"{address}/images/1", json={}, headers=bearer(WRITE)).status_code == 200
+
+
+def test_without_keys_this_machine_writes_and_no_foreign_page(own: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        port = address.rpartition(":")[2]
+
+        def status(**headers: str) -> int:
+            return httpx.patch(f"{address}/images/1", json={}, headers=headers).status_code
+
+        assert status() == 200
+        assert status(origin=address) == 200
+        assert status(host=f"localhost:{port}", origin=f"http://localhost:{port}") == 200
+        for foreign in ("http://evil.example", "null", f"http://localhost:{port}", "http://127.0.0.1:1"):
+            assert status(origin=foreign) == 403
+        assert status(host=f"evil.example:{port}") == 403  # a name that was made to point here
+        assert status(host=f"evil.example:{port}", origin=f"http://evil.example:{port}") == 403
+
+
+def request_from(client: str | None, **headers: str) -> Request:
+    scope: dict[str, Any] = {"type": "http", "client": client and (client, 5), "headers": []}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Request(scope)
+
+
+def test_others_are_not_this_machine() -> None:
+    assert from_this_machine(request_from("127.0.0.1", host="127.0.0.1:8000"))
+    assert from_this_machine(request_from("::1", host="[::1]:8000"))
+    for client in ("10.0.0.7", "testclient", None):
+        assert not from_this_machine(request_from(client, host="localhost"))
+    assert [is_loopback(host) for host in ("127.9.9.9", "localhost", "::1")] == [True] * 3
+    assert not any(map(is_loopback, ("", "localhost.evil.example", "8.8.8.8", "127.0.0.1.nip.io")))
+
+
+def test_the_highest_level_of_a_key_counts_and_each_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = keys(
+        Settings(artifact=Path(), read_keys=f"{READ},{ADMIN},", write_keys=f" {WRITE} ", admin_keys=ADMIN)
+    )
+    assert [allowed_by(key, known) for key in (READ, WRITE, ADMIN, "")] == [
+        Access.READ, Access.WRITE, Access.ADMIN, Access.NONE,
+    ]  # fmt: skip
+    compared = []
+    monkeypatch.setattr(
+        "service.access.hmac.compare_digest", lambda one, other: compared.append(one) or False
+    )
+    assert allowed_by(READ, known) == Access.NONE
+    assert len(compared) == 4
+
+
+def test_a_short_key_is_refused_and_no_key_is_ever_shown(artifact: Artifact) -> None:
+    with pytest.raises(ValidationError, match="fewer than 16 characters"):
+        Settings(artifact=artifact.path, write_keys="secret123")
+    assert WRITE not in repr(Settings(artifact=artifact.path, write_keys=WRITE))
+    run = subprocess.run(
+        command(1),
+        env=environment(artifact.path, write_keys="secret123"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "HEBBSEARCH_WRITE_KEYS: Value error, a key has fewer than 16 characters" in run.stderr
+    assert "secret123" not in run.stderr

@@ -1,0 +1,288 @@
+"""Images come, change and go over real HTTP."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from index.artifact import Artifact
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready
+
+
+def png(seed: int, label: int = 0) -> bytes:
+    """A picture that the collection does not have."""
+    file = BytesIO()
+    draw(label, 10_000 + seed).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def http(own: Artifact) -> Iterator[httpx.Client]:
+    with (
+        serve_here(create_app(Settings(artifact=own.path))) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        yield client
+
+
+def answer(response: httpx.Response, status: int = 200) -> Any:
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def refusal(response: httpx.Response, status: int) -> str:
+    assert response.headers["content-type"] == "application/problem+json"
+    detail: str = answer(response, status)["detail"]
+    return detail
+
+
+def test_an_image_is_added_found_changed_and_removed(http: httpx.Client) -> None:
+    picture = png(1, label=2)
+    (added,) = answer(http.post("/images?label=new+label&name=mine.png", content=picture), 201)["images"]
+    image = added["image"]
+    assert (added["status"], added["name"], added["error"]) == ("added", "mine.png", None)
+    assert (image["label"], image["path"], image["width"]) == ("new label", "mine.png", 24)
+    assert http.get(image["original"]).content == picture
+    assert http.get(image["original"]).headers["content-type"] == "image/png"
+    assert http.get(image["thumbnail"]).headers["content-type"] == "image/webp"
+
+    def found(**asked: Any) -> list[tuple[int, str | None]]:
+        results = answer(http.post("/search", content=picture, params={"max_distance": 0} | asked))["results"]
+        return [(result["id"], result["label"]) for result in results]
+
+    assert (image["id"], "new label") in found()
+    assert found(label="new label") == [(image["id"], "new label")]
+    assert answer(http.get("/images?label=new+label"))["images"] == [image]
+
+    more = {"camera": "left", "tags": ["a", 1]}
+    changed = answer(http.patch(f"/images/{image['id']}", json={"label": CLASSES[2], "metadata": more}))
+    assert changed == image | {"label": CLASSES[2], "metadata": more}
+    assert found(label=CLASSES[2])[-1] == (image["id"], CLASSES[2])
+    assert answer(http.patch(f"/images/{image['id']}", json={"label": None}))["label"] is None
+    assert answer(http.get(f"/images/{image['id']}")) == changed | {"label": None}
+
+    assert http.delete(f"/images/{image['id']}").status_code == 204
+    assert image["id"] not in [item_id for item_id, _ in found(k=1000)]
+    for path in ("", "/thumbnail", "/original", "/similar"):
+        refusal(http.get(f"/images/{image['id']}{path}"), 404)
+    refusal(http.delete(f"/images/{image['id']}"), 404)
+    refusal(http.patch(f"/images/{image['id']}", json={}), 404)
+
+
+def test_what_was_changed_is_there_after_a_restart(own: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        (added,) = answer(httpx.post(f"{address}/images?label=fox", content=png(1)), 201)["images"]
+        httpx.delete(f"{address}/images/1").raise_for_status()
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        assert answer(httpx.get(f"{address}/images/{added['image']['id']}")) == added["image"]
+        assert httpx.get(f"{address}/images/1").status_code == 404
+        assert (
+            answer(httpx.post(f"{address}/search?label=fox", content=png(1)))["results"][0]["distance"] == 0
+        )
+
+
+def test_many_are_added_and_bad_ones_are_named(http: httpx.Client, own: Artifact) -> None:
+    cut = png(3)[:100]
+    files = [
+        ("image", ("folder/one.png", png(1))),
+        ("image", ("notes.txt", b"no image at all")),
+        ("image", ("two.png", png(2))),
+        ("image", ("cut.png", cut)),
+        ("image", ("../../again.png", png(1))),
+        ("image", ("C:\\\\photos\\\\four.png", png(4))),
+    ]
+    form = {"label": "square", "metadata": json.dumps({"batch": 7})}
+    images = answer(http.post("/images", files=files, data=form), 201)["images"]
+    assert [image["status"] for image in images] == [
+        "added",
+        "refused",
+        "added",
+        "refused",
+        "exists",
+        "added",
+    ]
+    assert [image["name"] for image in images[:5]] == [
+        "one.png",
+        "notes.txt",
+        "two.png",
+        "cut.png",
+        "again.png",
+    ]
+    assert "known format" in images[1]["error"]
+    assert "truncated or damaged" in images[3]["error"]
+    assert images[4]["image"] == images[0]["image"]
+    assert images[2]["image"]["label"] == "square"
+    assert images[2]["image"]["metadata"] == {"batch": 7}
+    assert len(list((own.path / "originals").rglob("*"))) >= 3
+    again = answer(http.post("/images", files=files[:1]), 200)["images"]
+    assert [(image["status"], image["image"]["id"]) for image in again] == [
+        ("exists", images[0]["image"]["id"])
+    ]
+
+
+ONE = {"files": {"image": png(1)}}
+
+
+@pytest.mark.parametrize(
+    ("request_of", "status", "says"),
+    [
+        (lambda: {"content": b"no image at all"}, 415, "image: not an image in a known format"),
+        (lambda: {"content": png(1)[:60]}, 422, "image: the image is truncated"),
+        (lambda: {"content": b""}, 422, "there is no image"),
+        (lambda: {"files": [("image", ("a", b"x" * 20))] * 7}, 415, "; and 2 more"),
+        (lambda: {"files": {"picture": png(1)}}, 422, "picture: there is no such field"),
+        (lambda: {"data": {"label": "cat"}, "files": {"label": b"x"}}, 422, "must be a file"),
+        (lambda: {**ONE, "data": {"label": ["a", "b"]}}, 422, "label: give one"),
+        (
+            lambda: {**ONE, "data": {"label": ""}},
+            422,
+            "label: String should have at least 1",
+        ),
+        (lambda: {**ONE, "data": {"label": " a"}}, 422, "label: .*no space around"),
+        (lambda: {**ONE, "data": {"label": "a\x00"}}, 422, "label: .*printable"),
+        (lambda: {**ONE, "data": {"metadata": "{"}}, 422, "metadata is no JSON"),
+        (lambda: {**ONE, "data": {"metadata": "[1]"}}, 422, "metadata: .*dictionary"),
+        (lambda: {**ONE, "data": {"metadata": "[" * 10**5}}, 422, "metadata"),
+        (lambda: {**ONE, "data": {"metadata": '{"a": NaN}'}}, 422, "metadata: .*JSON"),
+        (
+            lambda: {**ONE, "data": {"metadata": json.dumps({"a": "x" * 20_000})}},
+            422,
+            "metadata: .*at most 16,384",
+        ),
+        (
+            lambda: {**ONE, "data": {"label": "a"}, "params": {"label": "b"}},
+            422,
+            "give one",
+        ),
+        (lambda: {"files": [("image", png(number)) for number in range(65)]}, 400, "Too many files"),
+    ],
+)
+def test_bad_additions_add_nothing(
+    http: httpx.Client, own: Artifact, request_of: Any, status: int, says: str
+) -> None:
+    before = answer(http.get("/images?limit=1000"))
+    assert re.search(says, refusal(http.post("/images", **request_of()), status))
+    assert answer(http.get("/images?limit=1000")) == before
+    assert not (own.path / "originals").exists()
+    assert answer(http.post("/images", content=png(1)), 201)
+
+
+def test_bad_changes(http: httpx.Client, own: Artifact) -> None:
+    queries = own.queries()
+    assert queries is not None
+    held_out = int(queries.ids[0])
+    for call in (
+        lambda: http.delete(f"/images/{held_out}"),
+        lambda: http.patch(f"/images/{held_out}", json={}),
+    ):
+        assert "held out to measure" in refusal(call(), 409)
+    for change in ({"label": ""}, {"label": 5}, {"metadata": None}, {"metadata": [1]}, {"path": "x"}, []):
+        refusal(http.patch("/images/1", json=change), 422)
+    for unknown in ("0", "-1", str(2**80), "99999"):
+        refusal(http.delete(f"/images/{unknown}"), 404)
+
+
+def test_limits(own: Artifact) -> None:
+    settings = Settings(artifact=own.path, max_image_bytes=2000, max_batch_bytes=4000, max_batch=2)
+    noise = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(noise, "PNG")
+    with serve_here(create_app(settings)) as address:
+        assert "2,000 bytes" in refusal(httpx.post(f"{address}/images", content=noise.getvalue()), 413)
+        files = [("image", noise.getvalue())] * 6
+        assert "4,000 bytes together" in refusal(httpx.post(f"{address}/images", files=files), 413)
+        files = [("image", png(number)) for number in range(3)]
+        assert "Too many files" in refusal(httpx.post(f"{address}/images", files=files), 400)
+        assert answer(httpx.post(f"{address}/images", files=files[:2]), 201)
+
+
+def test_originals_are_kept_only_if_wanted(own: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=own.path, keep_originals=False))) as address:
+        (added,) = answer(httpx.post(f"{address}/images", content=png(1)), 201)["images"]
+        assert added["image"]["original"] is None
+        assert "is not kept" in refusal(httpx.get(f"{address}/images/{added['image']['id']}/original"), 404)
+    assert not (own.path / "originals").exists()
+
+
+def test_a_file_goes_with_its_image(http: httpx.Client, own: Artifact) -> None:
+    (added,) = answer(http.post("/images", content=png(1)), 201)["images"]
+    kept = [path for path in (own.path / "originals").rglob("*") if path.is_file()]
+    assert [path.name for path in kept] == [added["image"]["sha256"]]
+    http.delete(f"/images/{added['image']['id']}")
+    assert not kept[0].exists()
+
+
+def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: False)
+    with serve_here(create_app(Settings(artifact=own.path, keep_originals=False))) as address:
+        assert "readonly database" in refusal(httpx.post(f"{address}/images", content=png(1)), 409)
+        assert "readonly database" in refusal(httpx.delete(f"{address}/images/1"), 409)
+        assert "readonly database" in refusal(httpx.patch(f"{address}/images/1", json={"label": "a"}), 409)
+        assert answer(httpx.post(f"{address}/search", content=png(1)))
+
+
+def test_many_clients_change_while_others_search(http: httpx.Client) -> None:
+    """Nothing that was acknowledged is lost, nothing that is gone is found."""
+    address = str(http.base_url)
+
+    def work(number: int) -> int:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            picture = png(number)
+            (added,) = answer(client.post("/images?label=" + "abc"[number % 3], content=picture), 201)[
+                "images"
+            ]
+            item_id: int = added["image"]["id"]
+            search = {"max_distance": 0, "k": 1000}
+            for gone in (False, True):
+                results = answer(client.post("/search", content=picture, params=search))["results"]
+                assert (item_id in [result["id"] for result in results]) != gone
+                if number % 2 and not gone:
+                    assert client.delete(f"/images/{item_id}").status_code == 204
+                elif not gone:
+                    return item_id
+        return 0
+
+    with ThreadPoolExecutor(6) as threads:
+        stay = {item_id for item_id in threads.map(work, range(48)) if item_id}
+    assert len(stay) == 24
+    listed = answer(http.get("/images?limit=1000&label=a&label=b&label=c"))["images"]
+    assert {image["id"] for image in listed} == stay
+
+
+def test_what_was_acknowledged_survives_a_kill(own: Artifact) -> None:
+    """The whole kill test, with more rounds, belongs to durability; this is one of it."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    kept: set[int] = set()
+    gone: set[int] = set()
+    for turn in range(3):
+        process = subprocess.Popen(command(port), env=environment(own.path))
+        try:
+            wait_until_ready(address, process)
+            for number in range(8):
+                (added,) = answer(httpx.post(f"{address}/images", content=png(100 * turn + number)), 201)[
+                    "images"
+                ]
+                kept.add(added["image"]["id"])
+                if number % 3 == 0:
+                    item_id = kept.pop()
+                    assert httpx.delete(f"{address}/images/{item_id}").status_code == 204
+                    gone.add(item_id)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        for item_id in kept:
+            image = answer(httpx.get(f"{address}/images/{item_id}"))
+            assert httpx.get(f"{address}{image['original']}").status_code == 200
+        assert {httpx.get(f"{address}/images/{item_id}").status_code for item_id in gone} == {404}
