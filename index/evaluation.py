@@ -143,6 +143,46 @@ def precision_recall_curve(
     return PrecisionRecall(np.arange(rankings.bits + 1), precision / queries, recall / queries)
 
 
+def precision_by_distance(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+) -> Floats:
+    """What share of the items at each Hamming distance is relevant (bits + 1,): what a distance is worth.
+
+    Of all pairs of a query and an item, and then the nearest curve, by squares weighted with the pairs, that
+    never rises: nearer is not worse. A distance at which no pair lies has the value of the next larger one
+    with pairs, or of the largest. ValueError if there are no pairs.
+    """
+    rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
+    items = relevant = np.zeros(rankings.bits + 1, np.int64)
+    for groups in rankings.groups(rankings.size):
+        items, relevant = items + groups.items.sum(axis=0), relevant + groups.relevant.sum(axis=0)
+    there = np.flatnonzero(items)
+    if not len(there):
+        raise ValueError("there are no queries, or no items to rank")
+    shares = never_rising(relevant[there] / items[there], items[there])
+    return shares[np.minimum(np.searchsorted(there, np.arange(len(items))), len(there) - 1)]
+
+
+def never_rising(values: Floats, weights: Counts) -> Floats:
+    """The non-increasing sequence (n,) nearest to `values` (n,), by squares with these weights, all above 0.
+
+    Neighbours that rise are pooled to their mean until none do: Ayer, Brunk, Ewing, Reid and Silverman,
+    Annals of Mathematical Statistics 1955.
+    """
+    pools: list[tuple[float, float, int]] = []  # mean, weight, length
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        mean, total, length = value, float(weight), 1
+        while pools and pools[-1][0] < mean:
+            before, more, count = pools.pop()
+            mean = (before * more + mean * total) / (more + total)
+            total, length = more + total, count + length
+        pools.append((mean, total, length))
+    return np.repeat([mean for mean, _, _ in pools], [length for _, _, length in pools])
+
+
 def precision_within_radius(
     query_codes: Codes,
     query_labels: Labels,

@@ -232,18 +232,15 @@ async def eval_map(
 
 @reading.get(
     "/eval/curve",
-    summary="Precision and recall at each Hamming radius",
+    summary="What each Hamming distance is worth",
     responses=problems({409: "this index was made without labels, so that nobody knows which …"}),
 )
 async def eval_curve(request: Request, searcher: Service) -> Curve:
     """Of the held-out queries against the index as it is now, and remembered until the index changes."""
     try:
-        curve = await to_thread.run_sync(searcher.curve, limiter=request.state.evaluating)
+        return await to_thread.run_sync(searcher.curve, limiter=request.state.evaluating)
     except NothingToMeasure as error:
         raise HTTPException(409, str(error)) from None
-    return Curve(
-        radius=curve.radius.tolist(), precision=curve.precision.tolist(), recall=curve.recall.tolist()
-    )
 
 
 @reading.get(

@@ -95,17 +95,29 @@ class CodeSearchAnswer(BaseModel):
 
 
 class Curve(BaseModel):
-    """Means over the held-out queries of everything within each Hamming radius."""
+    """What the held-out queries say of each Hamming distance: means over them of everything within it, and
+    the share of the images at it that have a query's label."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"radius": [0, 1, 2], "precision": [1.0, 0.99, 0.97], "recall": [0.01, 0.04, 0.09]}]
+            "examples": [
+                {
+                    "radius": [0, 1, 2],
+                    "precision": [1.0, 0.99, 0.97],
+                    "recall": [0.01, 0.04, 0.09],
+                    "precision_at": [1.0, 0.97, 0.96],
+                }
+            ]
         }
     )
 
     radius: list[int] = Field(description="0 to the number of bits; inclusive.")
     precision: list[float] = Field(description="0 for a query that finds nothing within the radius.")
     recall: list[float]
+    precision_at: list[float] = Field(
+        description="Of the labelled images at this distance of a query, the share with its label; smoothed "
+        "so that it never rises. So sure one may be of a result."
+    )
 
 
 class EvaluationParameters(BaseModel):

@@ -24,14 +24,14 @@ from index.codes import Codes
 from index.evaluation import (
     Denominator,
     Labels,
-    PrecisionRecall,
     Ties,
     average_precision,
+    precision_by_distance,
     precision_recall_curve,
 )
 from index.originals import Originals
 from index.snapshot import Snapshot
-from service.schemas import ClassScore, Definition, Evaluation, ScoreSummary
+from service.schemas import ClassScore, Curve, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
 from training.nets.images import looks_like_an_image, open_image
 
@@ -129,7 +129,7 @@ class Searcher:
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
-        self._curve: tuple[int, PrecisionRecall] | None = None  # and its revision
+        self._curve: tuple[int, Curve] | None = None  # and its revision
         self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
         self._latest = Snapshot.of(self.catalogue)
 
@@ -211,13 +211,21 @@ class Searcher:
                 self._evaluations[key] = self._measure(snapshot, k, ties, denominator)
             return self._evaluations[key]
 
-    def curve(self) -> PrecisionRecall:
-        """Precision and recall of the held-out queries at each radius, against the index as it is now. Raises
+    def curve(self) -> Curve:
+        """What each distance is worth, by the held-out queries against the index as it is now. Raises
         NothingToMeasure. Computed once for each revision of the catalogue."""
         snapshot = self.snapshot()
         with self._evaluating:
             if self._curve is None or self._curve[0] != snapshot.revision:
-                self._curve = snapshot.revision, precision_recall_curve(*self._asked_and_ranked(snapshot))
+                compared = self._asked_and_ranked(snapshot)
+                within = precision_recall_curve(*compared)
+                made = Curve(
+                    radius=within.radius.tolist(),
+                    precision=within.precision.tolist(),
+                    recall=within.recall.tolist(),
+                    precision_at=precision_by_distance(*compared).tolist(),
+                )
+                self._curve = snapshot.revision, made
             return self._curve[1]
 
     def original(self, item_id: int) -> Path:

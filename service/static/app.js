@@ -5,9 +5,10 @@ const number = new Intl.NumberFormat("en");
 const SAMPLES = 18;
 const SMALL = 64; // pixels; up to here an image is shown with crisp pixels
 
-let current = null; // the image asked about: {blob, name, thumbnail?}
+let current = null; // the image asked about: {name, source} with its bytes, blob, or an indexed image's id
 let asking = null; // AbortController of the running search
 let items = null; // number of indexed images
+let worth = null; // at each distance, the share of images that have the query's label, if that was measured
 const visited = new Map(); // history entry -> query, so that "back" leads to the image before
 
 /** An element with properties, text and children. */
@@ -76,13 +77,13 @@ async function search() {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const form = new FormData();
-  form.set("image", current.blob, "image");
-  form.set("k", $("k").value);
-  for (const label of chosenLabels()) form.append("label", label);
+  const wanted = new URLSearchParams({ k: $("k").value });
+  for (const label of chosenLabels()) wanted.append("label", label);
   $("results").setAttribute("aria-busy", "true");
   try {
-    const answer = await ask("search", { method: "POST", body: form, signal });
+    const answer = await (current.blob
+      ? ask(`search?${wanted}`, { method: "POST", body: current.blob, signal })
+      : ask(`images/${current.id}/similar?${wanted}`, { signal }));
     if (signal.aborted) return;
     $("error").hidden = true;
     show(answer);
@@ -131,12 +132,14 @@ function summary({ results, exact, ties_at_cut: ties }) {
   return `The ${number.format(results.length)} nearest${of}${exact ? "" : ", approximately"}${more}.`;
 }
 
-function card({ id, label, distance, similarity, thumbnail }) {
-  const percent = `${(100 * similarity).toFixed(1)} %`;
+function card({ id, label, distance, thumbnail }) {
+  const share = worth?.[distance];
+  const percent = share === undefined ? "" : `${Math.round(100 * share)} %`;
+  const known = percent && `: of images this near ${percent} share the label`;
   const name = label ?? "no label";
   const button = element(
     "button",
-    { type: "button", title: `More like this. Distance ${distance}, similarity ${percent}` },
+    { type: "button", title: `More like this. ${bitCount(distance)} away${known}` },
     picture({ src: thumbnail, alt: "", loading: "lazy" }),
     element(
       "span",
@@ -145,30 +148,22 @@ function card({ id, label, distance, similarity, thumbnail }) {
       element(
         "small",
         { textContent: bitCount(distance) },
-        element("span", { className: "percent", textContent: ` · ${percent}` }),
+        element("span", { className: "percent", textContent: percent && ` · ${percent}` }),
       ),
     ),
   );
-  button.setAttribute("aria-label", `${name}, distance ${bitCount(distance)}: search for more like this`);
+  button.setAttribute("aria-label", `${name}, distance ${bitCount(distance)}${known}. Search for more like this`);
   button.addEventListener("click", () => moreLike(id, thumbnail, label));
   return element("li", {}, button);
 }
 
 const bitCount = (count) => `${count} ${count === 1 ? "bit" : "bits"}`;
 
-/** Search with an indexed image: with its file if the service still has it, else with its thumbnail. */
-async function moreLike(id, thumbnail, label) {
-  try {
-    const { original } = await ask(`images/${id}`);
-    let response = original === null ? null : await fetch(original);
-    if (!response?.ok) response = await fetch(thumbnail);
-    if (!response.ok) throw new Error(`Image ${id} is no longer there.`);
-    const name = label === null ? `image ${id}` : `image ${id} · ${label}`;
-    begin({ blob: await response.blob(), name, thumbnail });
-    scrollTo({ top: 0, behavior: "smooth" });
-  } catch (error) {
-    showError(error.message);
-  }
+/** Search with an indexed image, by the code that is stored. */
+function moreLike(id, thumbnail, label) {
+  const name = label === null ? `image ${id}` : `image ${id} · ${label}`;
+  begin({ id, name, source: thumbnail });
+  scrollTo({ top: 0, behavior: "smooth" });
 }
 
 /** The code as a square of black and empty pixels, one for each bit. */
@@ -215,7 +210,9 @@ function sample({ id, label, thumbnail }) {
 
 async function showQuality() {
   try {
-    const { map, aps, per_class: classes, definition } = await ask("eval/map");
+    const [curve, measured] = await Promise.all([ask("eval/curve"), ask("eval/map")]);
+    worth = curve.precision_at;
+    const { map, aps, per_class: classes, definition } = measured;
     $("score").textContent = `mAP ${map.toFixed(3)}`;
     $("score").hidden = false;
     const depth = definition.k === null ? "the whole ranking" : `the first ${definition.k}`;
@@ -306,12 +303,7 @@ document.addEventListener("drop", (event) => {
 
 $("picture").addEventListener("load", () => markPixels($("picture")));
 $("picture").addEventListener("error", () => {
-  // TIFF and the like: the service reads more formats than browsers show.
-  if (current.thumbnail && current.source !== current.thumbnail) {
-    $("picture").src = current.source = current.thumbnail;
-  } else {
-    $("preview").classList.add("blind");
-  }
+  $("preview").classList.add("blind"); // TIFF and the like: the service reads more than browsers show
 });
 
 $("options").addEventListener("submit", (event) => event.preventDefault());

@@ -11,7 +11,9 @@ from index.evaluation import (
     average_precision,
     average_precision_of_vectors,
     mean_average_precision,
+    never_rising,
     precision_at_k,
+    precision_by_distance,
     precision_recall_curve,
     precision_within_radius,
 )
@@ -375,3 +377,39 @@ def test_no_vectors_give_no_precision() -> None:
     assert got.shape == (2, len(queries)) and np.isnan(got).all()
     got = average_precision_of_vectors(queries[:0], query_labels[:0], vectors, labels, cuts=cuts)
     assert got.shape == (2, 0)
+
+
+# --- what a distance is worth ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_precision_by_distance_is_the_isotonic_regression_of_the_shares(seed):
+    from sklearn.isotonic import IsotonicRegression
+
+    rng = np.random.default_rng(seed)
+    queries, database = (rng.integers(0, 256, (n, 2), dtype=np.uint8) for n in (9, 40))
+    wanted, labels = rng.integers(0, 3, 9), rng.integers(0, 3, 40)
+    distances = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2)
+    pairs = distances.ravel(), (wanted[:, None] == labels[None]).ravel()
+    fitted = IsotonicRegression(increasing=False).fit(*pairs)
+    found = precision_by_distance(queries, wanted, database, labels)
+    there = np.unique(distances)
+    assert found.shape == (17,)
+    assert found[there] == pytest.approx(fitted.predict(there))
+    for distance in set(range(17)) - set(there.tolist()):
+        larger = there[there > distance]
+        assert found[distance] == found[larger[0] if len(larger) else there[-1]]
+
+
+def test_precision_by_distance_needs_pairs():
+    codes, labels = np.zeros((2, 1), np.uint8), np.zeros(2, int)
+    for queries, database in ((2, 0), (0, 2)):
+        with pytest.raises(ValueError, match="no queries, or no items"):
+            precision_by_distance(codes[:queries], labels[:queries], codes[:database], labels[:database])
+
+
+def test_what_never_rises_stays():
+    values = np.array([0.9, 0.9, 0.5, 0.0])
+    assert never_rising(values, np.array([1, 5, 2, 9])).tolist() == values.tolist()
+    assert never_rising(np.array([0.2, 0.8]), np.array([3, 1])) == pytest.approx([0.35, 0.35])
+    assert never_rising(np.array([]), np.array([], int)).shape == (0,)

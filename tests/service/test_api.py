@@ -285,6 +285,10 @@ def test_eval_curve(http: httpx.Client, artifact: Artifact) -> None:
         hits = (near & relevant).sum(1)
         assert curve["precision"][radius] == pytest.approx((hits / np.maximum(near.sum(1), 1)).mean())
         assert curve["recall"][radius] == pytest.approx((hits / relevant.sum(1)).mean())
+    assert curve["precision_at"] == sorted(curve["precision_at"], reverse=True)
+    pairs = (distances[..., None] == np.arange(257)).sum((0, 1))
+    total = np.dot(curve["precision_at"], pairs)  # pooling keeps the number of relevant pairs
+    assert total == pytest.approx(relevant.sum())
 
 
 def test_eval_map(http: httpx.Client) -> None:

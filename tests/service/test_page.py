@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_give_an_image_and_see_its_neighbours(page: Page, picture: Path, kind: s
     neighbours = page.locator("#results .about")
     expect(neighbours).to_have_count(24)
     expect(neighbours.first).to_contain_text("<b>cross</b>")  # text, not markup
-    expect(neighbours.first).to_contain_text("0 bits · 100.0 %")
+    expect(neighbours.first).to_contain_text("0 bits")
     expect(page.locator("#results b")).to_have_count(0)
     expect(page.locator("#name")).to_have_text("mine.png")
     expect(page.locator("#status")).to_contain_text("24 nearest of 63 images")
@@ -106,12 +107,25 @@ def test_more_like_this_and_back(page: Page, picture: Path) -> None:
     third.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#name")).to_contain_text("image ")
-    expect(page.locator("#results .about").first).to_contain_text("0 bits")
+    asked = (page.locator("#name").text_content() or "").split()[1]
+    expect(page.locator("#title")).to_be_visible()
+    expect(page.locator("#results button")).to_have_count(24)
+    expect(page.locator(f"#results img[src='/images/{asked}/thumbnail']")).to_have_count(0)  # not itself
     expect(page.locator("#title")).to_be_focused()  # the keyboard stays among the results
     page.go_back()
     expect(page.locator("#name")).to_have_text("007.png")
     page.go_back()
     expect(page.locator("#invitation")).to_be_visible()
+
+
+def test_each_result_says_what_its_distance_is_worth(page: Page, picture: Path) -> None:
+    expect(page.locator("#score")).to_be_visible()
+    page.set_input_files("#file", picture)
+    nearest = page.locator("#results button").first
+    expect(nearest.locator(".percent")).to_have_text(re.compile(r" · \d+ %"))
+    expect(nearest).to_have_attribute(
+        "title", re.compile(r"0 bits away: of images this near \d+ % share the label")
+    )
 
 
 def test_samples_to_start_from(page: Page) -> None:
