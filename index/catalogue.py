@@ -7,6 +7,7 @@ SQLite through SQLAlchemy Core; the tables are in index/schema.py. Only `_open_m
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -35,6 +36,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from index.codes import Codes
 from index.schema import SCHEMA, metadata, upgrade
@@ -49,6 +51,7 @@ UNLABELLED = -1
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
+PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
 READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
 
@@ -68,7 +71,7 @@ class File:
 @dataclass(frozen=True)
 class NewItem:
     path: str  # relative to the indexed folder
-    label: int  # class index or UNLABELLED
+    label: int | str  # class index, UNLABELLED, or a name, which becomes a class if it is none yet
     split: Literal["database", "query"]
     width: int
     height: int
@@ -129,10 +132,12 @@ class Catalogue:
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
         self._engine = engine
+        # Who waits to write holds no connection: otherwise they would take all that readers need.
+        self._turn = threading.Lock()
+        self._learning = threading.Lock()
         with self._reading() as connection:
             meta = {key: value for key, value in connection.execute(select(_meta.c.key, _meta.c.value))}
-            names = connection.scalars(select(_classes.c.name).order_by(_classes.c.id))
-            self.classes: tuple[str, ...] = tuple(names)
+            self.classes: tuple[str, ...] = tuple(self._labels(connection))
         self.encoder_id: str = meta["encoder_id"]
         self.bits: int = int(meta["bits"])
 
@@ -201,8 +206,10 @@ class Catalogue:
         """
         rows, ids = iter(items), list[int]()
         with self._writing() as (connection, revision):
+            classes = self._labels(connection)
             while batch := list(islice(rows, BATCH)):
-                ids += self._insert(connection, batch, revision)
+                ids += self._insert(connection, batch, revision, classes)
+        self._learn(classes)
         return ids
 
     def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
@@ -218,12 +225,13 @@ class Catalogue:
                 key = item.file.sha256 if item.file else number
                 if key not in known:
                     unknown.setdefault(key, item)
-            new = list(unknown.values())
+            new, classes = list(unknown.values()), self._labels(connection)
             ids = [
                 id_
                 for start in range(0, len(new), BATCH)
-                for id_ in self._insert(connection, new[start : start + BATCH], revision)
+                for id_ in self._insert(connection, new[start : start + BATCH], revision, classes)
             ]
+        self._learn(classes)
         added = dict(zip(unknown, ids, strict=True))
         answers, told = list[tuple[int, bool]](), set[int]()
         for number, item in enumerate(items):
@@ -253,43 +261,40 @@ class Catalogue:
         return gone
 
     def change(
-        self, item_id: int, *, label: int | None = None, metadata: Mapping[str, Any] | None = None
+        self, item_id: int, *, label: int | str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Give an item of the database split another label (UNLABELLED: none) or other metadata; None leaves
-        as it is. KeyError when it is unknown, ValueError for a label that there is not."""
+        """Give an item of the database split another label, as in NewItem, or other metadata; None leaves as
+        it is. KeyError when it is unknown, ValueError for a label that there is not."""
         values: dict[str, Any] = {} if metadata is None else {"metadata": _in_json(metadata)}
-        if label is not None:
-            self._check_label(f"item {item_id}", label)
-            values["label"] = None if label == UNLABELLED else label
         this = _items.c.id == _check_id(item_id)
         with self._writing() as (connection, revision):
-            before = self._rows(connection, this)
+            before, classes = self._rows(connection, this), self._labels(connection)
             if not len(before.ids):
                 raise KeyError(item_id)
+            if label is not None:
+                values["label"] = self._resolved(connection, classes, f"item {item_id}", label)
             connection.execute(update(_items).where(this).values(revision=revision, **values))
             self._count(connection, _digest(self._rows(connection, this)) - _digest(before))
+        self._learn(classes)
 
     def label(self, name: str) -> int:
         """The index of the class `name`, which becomes one if it is none yet."""
-        if name in self.classes:
-            return self.classes.index(name)
         with self._writing() as (connection, _):
-            names = self._names(connection)
-            if name not in names:
-                connection.execute(insert(_classes), {"id": len(names), "name": name})
-                names = (*names, name)
-        self.classes = names
-        return names.index(name)
+            classes = self._labels(connection)
+            self._resolved(connection, classes, name, name)
+        self._learn(classes)
+        return classes[name]
 
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
         with self._reading() as connection:
             revision = int(_value(connection, "revision"))
-            self.classes = self._names(connection)
+            classes = self._labels(connection)
             gone = select(_removed.c.item_id).where(_removed.c.revision > since).order_by(_removed.c.item_id)
             ids = np.array(list(connection.scalars(gone)), np.int64)
             table = self._rows(connection, _items.c.revision > since)
-            return Changes(revision, table, ids, self.classes)
+        self._learn(classes)
+        return Changes(revision, table, ids, tuple(classes))
 
     def get(self, item_id: int) -> Item:
         """One item. KeyError when unknown."""
@@ -375,16 +380,18 @@ class Catalogue:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _insert(self, connection: Connection, batch: Sequence[NewItem], revision: int) -> list[int]:
+    def _insert(
+        self, connection: Connection, batch: Sequence[NewItem], revision: int, classes: dict[str, int]
+    ) -> list[int]:
         now = int(time.time())
-        rows = [self._row(item) | {"revision": revision, "added": now} for item in batch]
+        rows = [self._row(connection, item, classes) | {"revision": revision, "added": now} for item in batch]
         statement = insert(_items).returning(_items.c.id, sort_by_parameter_order=True)
         ids = list(connection.scalars(statement, rows))
         thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
         connection.execute(insert(_thumbnails), thumbnails)
         coded = [
-            (id_, item.label, item.code.tobytes())
-            for id_, item in zip(ids, batch, strict=True)
+            (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
+            for id_, item, row in zip(ids, batch, rows, strict=True)
             if item.code is not None
         ]
         if coded:
@@ -408,20 +415,43 @@ class Catalogue:
             found |= {sha256: id_ for sha256, id_ in connection.execute(query)}
         return found
 
-    def _names(self, connection: Connection) -> tuple[str, ...]:
-        return tuple(connection.scalars(select(_classes.c.name).order_by(_classes.c.id)))
+    def _labels(self, connection: Connection) -> dict[str, int]:
+        """The index of each class, in order."""
+        query = select(_classes.c.name, _classes.c.id).order_by(_classes.c.id)
+        return {name: index for name, index in connection.execute(query)}
 
-    def _row(self, item: NewItem) -> dict[str, Any]:
+    def _resolved(
+        self, connection: Connection, classes: dict[str, int], what: str, label: int | str
+    ) -> int | None:
+        """The index of a label, None for none; a new name is added to the table and to `classes`."""
+        if isinstance(label, str):
+            if label not in classes:
+                connection.execute(insert(_classes), {"id": len(classes), "name": label})
+                classes[label] = len(classes)
+            return classes[label]
+        if label == UNLABELLED:
+            return None
+        if not 0 <= label < len(classes):
+            raise ValueError(f"{what}: label is {label}; wanted {UNLABELLED} or 0 to {len(classes) - 1}")
+        return int(label)
+
+    def _learn(self, classes: Iterable[str]) -> None:
+        """Take in what another connection committed. Classes are only ever added."""
+        names = tuple(classes)
+        with self._learning:
+            if len(names) > len(self.classes):
+                self.classes = names
+
+    def _row(self, connection: Connection, item: NewItem, classes: dict[str, int]) -> dict[str, Any]:
         if item.split not in ("database", "query"):
             raise ValueError(f"{item.path}: split is {item.split!r}; wanted database or query")
         if (item.split == "database") != (item.code is not None):
             raise ValueError(f"{item.path}: database items, and only they, have a code here")
         if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != self.bits):
             raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {self.bits} bits")
-        self._check_label(item.path, item.label)
         return {
             "path": item.path,
-            "label": None if item.label == UNLABELLED else int(item.label),
+            "label": self._resolved(connection, classes, item.path, item.label),
             "split": item.split,
             "width": item.width,
             "height": item.height,
@@ -431,10 +461,6 @@ class Catalogue:
             "file_time": item.file.modified if item.file else None,
             "metadata": _in_json(item.metadata) if item.metadata else None,
         }
-
-    def _check_label(self, what: str, label: int) -> None:
-        if label != UNLABELLED and not 0 <= label < len(self.classes):
-            raise ValueError(f"{what}: label is {label}; wanted {UNLABELLED} or 0 to {len(self.classes) - 1}")
 
     def _rows(self, connection: Connection, *which: ColumnElement[bool]) -> CodeTable:
         """Ids, labels and codes of the items of the database split to which all of `which` apply."""
@@ -486,9 +512,16 @@ class Catalogue:
         """One transaction, alone, and its revision: growing that takes the write lock before anything is
         read."""
         grown = cast(cast(_meta.c.value, Integer) + 1, Text)
-        with _naming(self.path), self._engine.begin() as connection:
-            connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
-            yield connection, int(_value(connection, "revision"))
+        if not self._turn.acquire(timeout=PATIENCE):
+            raise CatalogueError(
+                f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
+            )
+        try:
+            with _naming(self.path), self._engine.begin() as connection:
+                connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
+                yield connection, int(_value(connection, "revision"))
+        finally:
+            self._turn.release()
 
 
 def _item(row: Row[Any]) -> Item:
@@ -515,8 +548,9 @@ def _upgrade(path: Path, engine: Engine, *, writable: bool) -> None:
     """Make it a catalogue of this version. CatalogueError for one of a version to come."""
     with _naming(path), engine.connect() as connection:
         found = _value(connection, "schema")
-        if found == str(SCHEMA):
-            return
+    if found == str(SCHEMA):
+        return
+    with _naming(path), engine.connect() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
             raise CatalogueError(
                 f"{path}: has schema {found}, this version reads up to {SCHEMA}; use a newer version"
@@ -526,7 +560,9 @@ def _upgrade(path: Path, engine: Engine, *, writable: bool) -> None:
                 f"{path}: has schema {found} and cannot be upgraded to {SCHEMA} here; open it once where its "
                 "folder can be written to"
             )
-        upgrade(connection, int(found))
+        # Writing first takes the write lock: of two processes the second finds it done.
+        connection.execute(update(_meta).where(_meta.c.key == "schema").values(value=_meta.c.value))
+        upgrade(connection, int(_value(connection, "schema")))
         connection.commit()
 
 
@@ -539,6 +575,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise CatalogueError(f"{path}: {error.orig}") from error
     except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
         raise CatalogueError(f"{path}: {error}") from error
+    except PoolTimeout as error:
+        raise CatalogueError(f"{path}: too many read it at a time; try again") from error
 
 
 def _value(connection: Connection, key: str) -> str:
@@ -594,7 +632,9 @@ def _engine(path: Path, mode: str) -> Engine:
 
 
 def _connect(address: str, new: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(address, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+    )
     if new:  # the file remembers; one opened later is not touched before it is known to be ours
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")

@@ -1,9 +1,18 @@
 """The files of images that were sent, kept as they came, each once under its SHA-256."""
 
 import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from index.artifact import sync
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there one process at a time is up to the user
+    fcntl = None  # type: ignore[assignment]
 
 
 class Originals:
@@ -11,28 +20,48 @@ class Originals:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._turn = threading.Lock()
 
     def path(self, sha256: bytes) -> Path:
         """Where the file with this hash lies, if it was kept."""
         name = sha256.hex()
         return self.folder / name[:2] / name
 
-    def keep(self, sha256: bytes, content: bytes) -> None:
-        """Write the file, whole and to the disk before this returns, unless it is there."""
+    @contextmanager
+    def alone(self, *, make: bool = False) -> Iterator[None]:
+        """No other thread or process keeps or forgets files meanwhile: a file must not go while an item that
+        needs it comes. `make`: the folder shall be there."""
+        with self._turn:
+            if make:
+                self.folder.mkdir(exist_ok=True)
+            if fcntl is None or not self.folder.exists():
+                yield
+                return
+            with (self.folder / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+
+    def keep(self, sha256: bytes, content: bytes) -> bool:
+        """Write the file, whole and to the disk before this returns, unless it is there: then False."""
         path = self.path(sha256)
-        if path.exists():
-            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(content)
-            sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        for folder in (path.parent, self.folder, self.folder.parent):  # each of which may be new
+        new = not path.exists()
+        if new:
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(content)
+                sync(Path(temporary))
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        for folder in (path.parent, self.folder, self.folder.parent):  # whose entries may be new
             sync(folder)
+        return new
 
     def forget(self, sha256: bytes) -> None:
-        """Remove the file, if it is there."""
-        self.path(sha256).unlink(missing_ok=True)
+        """Remove the file, if it is there, from the disk too."""
+        path = self.path(sha256)
+        if path.exists():
+            path.unlink()
+            sync(path.parent)

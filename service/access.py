@@ -23,6 +23,7 @@ class Access(IntEnum):
     ADMIN = 3
 
 
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 BEARER = HTTPBearer(
     auto_error=False, description="A key of HEBBSEARCH_READ_KEYS, _WRITE_KEYS or _ADMIN_KEYS."
 )
@@ -64,11 +65,14 @@ def from_this_machine(request: Request) -> bool:
     """
     if request.client is None or not is_loopback(request.client.host):
         return False
-    host = request.headers.get("host", "")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if any(name in request.headers for name in FORWARDED):  # a proxy asks for somebody
         return False
-    origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == host
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    try:
+        named = urlsplit(f"//{host}").hostname or ""
+        return is_loopback(named) and (origin is None or urlsplit(origin).netloc == host)
+    except ValueError:  # brackets that do not close
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -14,12 +14,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import ValidationError
 from pydantic_core import to_json
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes, from_hex
-from service.access import Access, needs
+from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
 from service.batching import Batcher
 from service.schemas import (
     CodeSearch,
@@ -44,7 +45,10 @@ from training.nets.images import ImageError, NotAnImage, TooManyPixels
 T = TypeVar("T")
 
 router = APIRouter()  # open to all: whether the service is well
-reading = APIRouter(dependencies=[Depends(needs(Access.READ))])
+reading = APIRouter(
+    dependencies=[Depends(needs(Access.READ))],
+    responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
+)
 
 # What a browser shows as a picture and never runs. Any other original is a download.
 SAFE_TYPES = {
@@ -61,6 +65,8 @@ SAFE_TYPES = {
 DOWNLOAD = "application/octet-stream"
 
 SMALL = 2**18  # pixels that are decoded in a few milliseconds
+
+MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
 
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
@@ -156,7 +162,9 @@ async def search(request: Request) -> Response:
     summary="Find the indexed images nearest to codes that were made elsewhere",
     responses=problems(
         {
+            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
             409: ANOTHER_ENCODER.format("0123456789abcdef", "4f0c2a9be1d37750"),
+            413: "the body has more than 262,144 bytes; send less at a time",
             422: "codes.0: a 256-bit code has 64 hexadecimal digits, not 4",
             503: BUSY.format(128),
         }
@@ -436,8 +444,14 @@ async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
 
 async def read_form(request: Request, *, max_files: int) -> FormData:
     """The request's form, to be closed. Raises HTTPException for one that cannot be read."""
+    _, parameters = parse_options_header(request.headers.get("content-type", ""))
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8"):  # others are rare, some take time that grows with the square
+        raise HTTPException(
+            400, f"the form cannot be read (its charset is {charset[:40]!r}); send it in UTF-8"
+        )
     try:
-        return await request.form(max_files=max_files)
+        return await request.form(max_files=max_files, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
     except HTTPException as error:
         if error.status_code != 400:
             raise

@@ -33,7 +33,9 @@ from service.searcher import Searcher
 from service.settings import PREFIX, Settings
 
 STATIC = Path(__file__).parent / "static"
+JSON_LIMIT = 262_144  # bytes of a body that is read as JSON before anything else is known of it
 FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers, other fields
+EXPLAINED = 5  # faults that one refusal explains
 LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
 ANSWERING = 2  # threads: one encodes while the other decodes or ranks
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
@@ -84,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
                 "adding": CapacityLimiter(changes.ADDING),
+                "changing": CapacityLimiter(changes.CHANGING),
                 "writing": CapacityLimiter(1),  # one after the other: decoding takes what the cores have
                 "probing": CapacityLimiter(1),
             }
@@ -101,7 +104,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.searcher = searcher
     app.state.settings = settings
-    app.state.library = Library(searcher, max_pixels=settings.max_pixels, keep=settings.keep_originals)
+    app.state.library = Library(
+        searcher,
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_pixels,
+        keep=settings.keep_originals,
+    )
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
@@ -163,7 +171,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _problem(422, "; ".join(_explained(fault) for fault in error.errors()))
+    faults = error.errors()
+    more = f"; and {len(faults) - EXPLAINED} more" if len(faults) > EXPLAINED else ""
+    return _problem(422, "; ".join(_explained(fault) for fault in faults[:EXPLAINED]) + more)
 
 
 def _explained(fault: dict[str, Any]) -> str:
@@ -186,6 +196,12 @@ async def _on_bug(_: Request, __: Exception) -> Response:
 # --- middleware ------------------------------------------------------------------------------------
 
 
+def route_path(scope: Scope) -> str:
+    """The path as the routes know it, without the prefix that a proxy adds."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 class DefaultHeaders:
     """Headers for every response that does not set them itself."""
 
@@ -199,7 +215,7 @@ class DefaultHeaders:
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
                 headers.setdefault("Cache-Control", "no-cache")  # always asked again, often answered 304
-                policy = DOCS_POLICY if scope["path"] == "/docs" else CONTENT_SECURITY_POLICY
+                policy = DOCS_POLICY if route_path(scope) == "/docs" else CONTENT_SECURITY_POLICY
                 headers.setdefault("Content-Security-Policy", policy)
             await send(message)
 
@@ -223,10 +239,9 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        announced = Headers(scope=scope).get("content-length", "0")
-        many = scope["path"] == "/images"  # of which several may come at a time
-        limit = max(self.image_limit, self.batch_limit if many else 0) + FORM_OVERHEAD
-        detail = too_large(self.image_limit) if not many else too_many(self.batch_limit)
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
+        limit, detail = self._limit(route_path(scope), headers.get("content-type", ""))
         received = 0
         refused = False
 
@@ -249,6 +264,14 @@ class BodyLimit:
             await send(message)
 
         return await self.app(scope, receive_limited, send_and_linger)
+
+    def _limit(self, path: str, kind: str) -> tuple[int, str]:
+        """How many bytes may come, and what is said of more."""
+        if kind.partition(";")[0].strip().lower() == "application/json":
+            return JSON_LIMIT, f"the body has more than {JSON_LIMIT:,} bytes; send less at a time"
+        if path == "/images" and kind.lower().startswith("multipart/"):
+            return self.batch_limit + FORM_OVERHEAD, too_many(self.batch_limit)
+        return self.image_limit + FORM_OVERHEAD, too_large(self.image_limit)
 
     async def _discard(self, receive: Receive, most: int) -> None:
         discarded = 0

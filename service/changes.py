@@ -1,18 +1,21 @@
 """The routes that change the index."""
 
+import errno
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from anyio import WouldBlock, to_thread
+from anyio import CapacityLimiter, WouldBlock, fail_after, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from index.catalogue import CatalogueError
-from service.access import Access, needs
+from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import (
     HOW_TO_SEND,
     UNKNOWN_ID,
@@ -35,19 +38,24 @@ from service.schemas import (
 )
 from training.nets.images import NotAnImage
 
+T = TypeVar("T")
+
 router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
 
 ADDING = 8  # requests that add images, under way or waiting; each may hold max_batch_bytes
-BUSY = f"{ADDING} requests that add images are under way or waiting; try again in a second"
+CHANGING = 64  # other requests that change something
+BUSY = "{} requests that change the index are under way or waiting; try again in a second"
+READING = 300.0  # seconds in which the images of a request must have come
 SHOWN = 5  # reasons that one message gives
 
-REFUSED = problems(
-    {
-        401: "a key is needed; send it as the header 'Authorization: Bearer KEY'",
-        403: "no key is set, so that only programs and pages of this machine may change anything; …",
-        409: "/artifact/catalogue.sqlite: attempt to write a readonly database",
-    }
-)
+UNWRITABLE = {
+    401: NO_KEY,
+    403: NO_KEYS_SET,
+    409: "/artifact/catalogue.sqlite: attempt to write a readonly database",
+    503: BUSY.format(CHANGING),
+    507: "/artifact/catalogue.sqlite: database or disk is full",
+}
+HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
 
@@ -92,13 +100,15 @@ Changing = Annotated[Library, Depends(_library)]
         200: {"model": AddedImages, "description": "All of them were there already."},
         **problems(
             {
+                **UNWRITABLE,
+                400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
+                408: "the images had not come after 300 seconds",
                 413: too_large(10_000_000),
                 415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
                 422: "cat.png: the image is truncated or damaged (…)",
-                503: BUSY,
+                503: BUSY.format(ADDING),
             }
         ),
-        **REFUSED,
     },
 )
 async def add(
@@ -114,32 +124,33 @@ async def add(
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
-    uploads = await _uploads(request, label, name)
-    place = object()
-    try:
-        request.state.adding.acquire_on_behalf_of_nowait(place)
-    except WouldBlock:
-        raise HTTPException(503, BUSY, {"Retry-After": "1"}) from None
-    try:
-        outcomes = await to_thread.run_sync(partial(library.add, uploads), limiter=request.state.writing)
-    except CatalogueError as error:
-        raise _unwritable(error) from None
-    finally:
-        request.state.adding.release_on_behalf_of(place)
+    with _place(request.state.adding):  # before the images are read: they are what takes memory
+        try:
+            with fail_after(READING):
+                uploads = await _uploads(request, label, name)
+        except TimeoutError:
+            raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
+        outcomes = await _write(request, partial(library.add, uploads))
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
     if not any(outcome.new for outcome in outcomes):
         response.status_code = 200
 
     def work() -> AddedImages:
-        found = searcher.catalogue.get_many(each.id for each in outcomes if each.id is not None)
-        items = {item.id: described(item, request, searcher) for item in found}
+        def found(item_id: int | None) -> Image | None:
+            try:
+                return (
+                    None if item_id is None else described(searcher.catalogue.get(item_id), request, searcher)
+                )
+            except KeyError:  # removed by another at this moment
+                return None
+
         return AddedImages(
             images=[
                 AddedImage(
                     name=upload.name,
                     status="refused" if outcome.error else "added" if outcome.new else "exists",
-                    image=None if outcome.id is None else items[outcome.id],
+                    image=found(outcome.id),
                     error=None if outcome.error is None else str(outcome.error),
                 )
                 for upload, outcome in zip(uploads, outcomes, strict=True)
@@ -152,52 +163,77 @@ async def add(
 @router.patch(
     "/images/{item_id}",
     summary="Change what is known of an image",
-    responses=problems({**UNKNOWN_ID, 409: "image 7 is held out to measure the answers and must stay …"})
-    | {status: text for status, text in REFUSED.items() if status != 409},
+    responses=problems(
+        {
+            **UNKNOWN_ID,
+            **UNWRITABLE,
+            **HELD_OUT,
+            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+            413: "the body has more than 262,144 bytes; send less at a time",
+        }
+    ),
 )
-def change(item_id: int, asked: Change, request: Request, searcher: Service, library: Changing) -> Image:
+async def change(
+    item_id: int, asked: Change, request: Request, searcher: Service, library: Changing
+) -> Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
-    given = asked.model_fields_set
-    try:
+
+    def work() -> Image:
         library.change(
             item_id,
             label=asked.label,
-            unlabel="label" in given and asked.label is None,
-            metadata=asked.metadata if "metadata" in given else None,
+            unlabel="label" in asked.model_fields_set and asked.label is None,
+            metadata=asked.metadata,
         )
         return described(searcher.catalogue.get(item_id), request, searcher)
-    except KeyError:
-        raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
-    except HeldOut as error:
-        raise HTTPException(409, str(error)) from None
-    except CatalogueError as error:
-        raise _unwritable(error) from None
+
+    with _place(request.state.changing):
+        return await _write(request, work, item_id)
 
 
 @router.delete(
     "/images/{item_id}",
     status_code=204,
     summary="Remove an image from the index",
-    responses=problems({**UNKNOWN_ID, 409: "image 7 is held out to measure the answers and must stay …"})
-    | {status: text for status, text in REFUSED.items() if status != 409},
+    responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
-def remove(item_id: int, library: Changing) -> None:
+async def remove(item_id: int, request: Request, library: Changing) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
+    with _place(request.state.changing):
+        await _write(request, partial(library.remove, item_id), item_id)
+
+
+@contextmanager
+def _place(places: CapacityLimiter) -> Iterator[None]:
+    """One of the places that there are; 503 at once where all are taken."""
+    borrower = object()
     try:
-        library.remove(item_id)
+        places.acquire_on_behalf_of_nowait(borrower)
+    except WouldBlock:
+        text = BUSY.format(int(places.total_tokens))
+        raise HTTPException(503, text, {"Retry-After": "1"}) from None
+    try:
+        yield
+    finally:
+        places.release_on_behalf_of(borrower)
+
+
+async def _write(request: Request, work: Callable[[], T], item_id: int | None = None) -> T:
+    """One after the other: whoever waits takes no thread that others need."""
+    try:
+        return await to_thread.run_sync(work, limiter=request.state.writing)
     except KeyError:
         raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
     except HeldOut as error:
         raise HTTPException(409, str(error)) from None
     except CatalogueError as error:
-        raise _unwritable(error) from None
-
-
-def _unwritable(error: CatalogueError) -> HTTPException:
-    text = str(error)
-    status = 507 if "is full" in text else 503 if "locked" in text else 409
-    return HTTPException(status, text)
+        text = str(error)
+        status = 507 if "is full" in text else 503 if "locked" in text or "try again" in text else 409
+        raise HTTPException(status, text) from None
+    except OSError as error:  # a file could not be kept
+        status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 409
+        raise HTTPException(status, f"{error.filename or 'originals'}: {error.strerror}") from None
 
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
@@ -229,7 +265,7 @@ async def _uploads(request: Request, label: str | None, name: str) -> list[Uploa
         wanted = _valid(TEXT, given["label"], "label") if given["label"] is not None else label
         metadata = _valid(METADATA, _object(given["metadata"]), "metadata") if given["metadata"] else {}
         return [
-            Upload(_name(file), checked(await file.read(), request), wanted, metadata)
+            Upload(_name(file), await file.read(), wanted, metadata)
             for file in files
             if isinstance(file, UploadFile)
         ]

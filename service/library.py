@@ -5,8 +5,8 @@ and every search that begins afterwards sees it.
 """
 
 import hashlib
-import threading
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from index.catalogue import UNLABELLED, File, NewItem
-from index.originals import Originals
+from service.schemas import too_large
 from service.searcher import SENT, Searcher
-from training.nets.images import ImageError, open_image, thumbnail
+from training.nets.images import BrokenImage, ImageError, open_image, thumbnail
 
 TOGETHER = 64  # images encoded at a time
+
+log = logging.getLogger("hebbsearch")
 
 
 class HeldOut(ValueError):
@@ -57,16 +59,13 @@ class _Decoded:
 class Library:
     """The index of a searcher, to be changed; `keep` says whether the files of images that come are kept."""
 
-    def __init__(self, searcher: Searcher, *, max_pixels: int, keep: bool) -> None:
+    def __init__(self, searcher: Searcher, *, max_bytes: int, max_pixels: int, keep: bool) -> None:
         self._searcher = searcher
         self._catalogue = searcher.catalogue
+        self._originals = searcher.originals
+        self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._keep = keep
-        self._files = threading.Lock()  # a file must not go while an item that needs it comes
-
-    @property
-    def _originals(self) -> Originals:
-        return self._searcher.originals
 
     def add(self, uploads: Sequence[Upload]) -> list[Outcome]:
         """Add what can be read, all of it or nothing; the same bytes are the same item."""
@@ -95,9 +94,9 @@ class Library:
     ) -> None:
         """Give an image another label, or none, or other metadata. Raises KeyError and HeldOut."""
         self._refuse_held_out(item_id)
-        index = UNLABELLED if unlabel else None if label is None else self._catalogue.label(label)
-        self._catalogue.change(item_id, label=index, metadata=metadata)
-        self._searcher.snapshot()
+        if unlabel or label is not None or metadata is not None:
+            self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
+            self._searcher.snapshot()
 
     def remove(self, item_id: int) -> None:
         """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut."""
@@ -107,16 +106,27 @@ class Library:
             raise KeyError(item_id)
         self._searcher.snapshot()
         if item.sha256:
-            sha256 = bytes.fromhex(item.sha256)
-            with self._files:
+            self._forget_unused([bytes.fromhex(item.sha256)])
+
+    def _forget_unused(self, hashes: Iterable[bytes]) -> None:
+        """Remove the files that no item needs. The items are gone: a file that cannot be removed stays."""
+        with self._originals.alone():
+            for sha256 in hashes:
                 if self._catalogue.with_hash(sha256) is None:
-                    self._originals.forget(sha256)
+                    try:
+                        self._originals.forget(sha256)
+                    except OSError:
+                        log.exception("%s of no item stays", self._originals.path(sha256))
 
     def _refuse_held_out(self, item_id: int) -> None:
         if self._catalogue.get(item_id).split == "query":
             raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
 
     def _decode(self, upload: Upload, sha256: bytes) -> _Decoded:
+        if not upload.content:
+            raise BrokenImage("the file is empty")
+        if len(upload.content) > self._max_bytes:
+            raise BrokenImage(too_large(self._max_bytes))
         image = open_image(upload.content, max_pixels=self._max_pixels)
         pixels = self._searcher.pixels(image)
         return _Decoded(upload, sha256, pixels, image.width, image.height, thumbnail(image))
@@ -130,7 +140,7 @@ class Library:
         items = [
             NewItem(
                 path=each.upload.name,
-                label=UNLABELLED if each.upload.label is None else self._catalogue.label(each.upload.label),
+                label=UNLABELLED if each.upload.label is None else each.upload.label,
                 split="database",
                 width=each.width,
                 height=each.height,
@@ -141,10 +151,16 @@ class Library:
             )
             for each, code in zip(decoded, codes, strict=True)
         ]
-        with self._files:
-            if self._keep:  # before the items: an item whose file is lost is worse than a file of no item
-                for each in decoded:
-                    self._originals.keep(each.sha256, each.upload.content)
-            added = self._catalogue.add_unknown(items)
+        kept: list[bytes] = []
+        try:
+            with self._originals.alone(make=self._keep):
+                # Before the items: an item whose file is lost is worse than a file of no item.
+                for each in decoded if self._keep else ():
+                    if self._originals.keep(each.sha256, each.upload.content):
+                        kept.append(each.sha256)
+                added = self._catalogue.add_unknown(items)
+        except Exception:
+            self._forget_unused(kept)
+            raise
         self._searcher.snapshot()
         return added

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from index.evaluation import Denominator, Ties
 
-MOST_CODES = 64  # in one request
+MOST_CODES, MOST_LABELS = 64, 100  # in one request
 
 
 class SearchParameters(BaseModel):
@@ -22,7 +22,11 @@ class SearchParameters(BaseModel):
     ] = None
     label: Annotated[
         list[str],
-        Field(description="Only items with one of these labels; repeatable.", examples=[["3", "8"]]),
+        Field(
+            max_length=MOST_LABELS,
+            description="Only items with one of these labels; repeatable.",
+            examples=[["3", "8"]],
+        ),
     ] = []
 
 
@@ -270,7 +274,10 @@ class PageParameters(BaseModel):
         Literal["database", "query"],
         Field(description="database: what can be found; query: held out to measure the answers."),
     ] = "database"
-    label: Annotated[list[str], Field(description="Only images with one of these labels; repeatable.")] = []
+    label: Annotated[
+        list[str],
+        Field(max_length=MOST_LABELS, description="Only images with one of these labels; repeatable."),
+    ] = []
     unlabelled: Annotated[
         bool, Field(description="Only images without a label, beside those with one of `label`.")
     ] = False
@@ -290,7 +297,7 @@ class AddedImage(BaseModel):
 
     name: str = Field(description="Of the file, without its folder.")
     status: Literal["added", "exists", "refused"]
-    image: Image | None = Field(description="null: it was refused.")
+    image: Image | None = Field(description="null: it was refused, or is gone already.")
     error: str | None = Field(description="Why it was refused.")
 
 
@@ -326,15 +333,23 @@ def _printable(text: str) -> str:
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
     try:
-        size = len(json.dumps(value, allow_nan=False).encode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it cannot be written as JSON ({error})") from None
+        size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    except (ValueError, RecursionError) as error:  # NaN, half of a surrogate pair
+        raise ValueError(f"it cannot be written as JSON ({str(error)[:80]})") from None
     if size > MOST_METADATA:
         raise ValueError(f"it has {size:,} bytes as JSON, at most {MOST_METADATA:,} are kept")
+    if _depth(value) > DEEPEST_METADATA:
+        raise ValueError(f"it is nested more than {DEEPEST_METADATA} levels deep")
     return value
 
 
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
 MOST_METADATA = 16_384  # bytes
+DEEPEST_METADATA = 20
 ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
@@ -347,7 +362,9 @@ class Change(BaseModel):
     )
 
     label: ImageText | None = Field(default=None, description="May be new; null: none.")
-    metadata: Metadata = Field(default={}, description="Takes the place of what there was.")
+    metadata: Metadata | None = Field(
+        default=None, description="Takes the place of what there was; null or left out: as it is."
+    )
 
 
 class Health(BaseModel):

@@ -252,16 +252,19 @@ class Searcher:
         if not path.is_file():
             raise NoOriginal("the original is not a file any more; there is only the thumbnail")
         # An artifact says itself where its images lie: nothing but an image is ever given out.
-        if not looks_like_an_image(path):
-            raise NoOriginal("the original is not an image any more; there is only the thumbnail")
-        return path
+        try:
+            if looks_like_an_image(path):
+                return path
+        except OSError:
+            raise NoOriginal("the original cannot be read; there is only the thumbnail") from None
+        raise NoOriginal("the original is not an image any more; there is only the thumbnail")
 
     def snapshot(self) -> Snapshot:
         """The index as the catalogue is now."""
         if self._latest.revision != self.catalogue.revision:
             with self._refreshing:
                 if self._latest.revision != self.catalogue.revision:
-                    self._latest = Snapshot.of(self.catalogue)
+                    self._latest = self._latest.after(self.catalogue.changes(self._latest.revision))
         return self._latest
 
     def pixels(self, image: Image.Image) -> Tensor:

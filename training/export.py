@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import hashlib
 import os
 import platform
 import shutil
@@ -16,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from index import artifact
-from index.catalogue import UNLABELLED, Catalogue, NewItem
+from index.catalogue import UNLABELLED, Catalogue, File, NewItem
 from index.codes import Codes
 from index.evaluation import mean_average_precision
 from training import data
-from training.data import DataError
+from training.data import DataError, ImageSet
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, thumbnail
@@ -85,7 +86,7 @@ def items(
     def row(number: int) -> NewItem:
         position = int(positions[number])
         try:
-            image = run.images.open(position)
+            image, file = run.images.open(position), file_of(run.images, position)
         except (ImageError, OSError) as error:
             raise DataError(
                 f"{run.images.paths[position]}: changed while the run was reading it ({error}); "
@@ -99,10 +100,20 @@ def items(
             height=image.height,
             thumbnail=thumbnail(image),
             code=None if codes is None else codes[number],
+            file=file,
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from data.progress("thumbnails", pool.map(row, range(len(positions))), len(positions))
+
+
+def file_of(images: ImageSet, position: int) -> File | None:
+    """By what the image's file is recognised when it comes again; None if it lies in no folder."""
+    if images.root is None:
+        return None
+    path = images.root / images.paths[position]
+    content, about = path.read_bytes(), path.stat()
+    return File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
 
 
 def manifest(

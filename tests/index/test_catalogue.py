@@ -464,6 +464,43 @@ def test_pages(filled: Path) -> None:
         assert catalogue.page(count=9, labels=[]) == []
 
 
+def test_who_waits_to_write_keeps_nobody_from_reading(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.catalogue.PATIENCE", 1)
+    other = sqlite3.connect(filled, isolation_level=None)
+    with Catalogue.open(filled) as catalogue, ThreadPoolExecutor(40) as threads:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = [threads.submit(catalogue.change, 1, label=0) for _ in range(40)]
+        start = time.monotonic()
+        for item_id in range(1, 20):
+            catalogue.get(item_id)
+        assert time.monotonic() - start < 0.5
+        faults = {str(each.exception()) for each in waiting}
+        assert all("locked" in fault or "try again" in fault for fault in faults)
+        other.execute("ROLLBACK")
+        catalogue.change(1, label=0)
+    other.close()
+
+
+def test_classes_are_never_forgotten(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        catalogue._learn(["cat", "dog", "fox"])
+        catalogue._learn(["cat", "dog"])  # what a thread read before that
+        assert catalogue.classes == ("cat", "dog", "fox")
+
+
+def test_a_new_label_comes_with_its_item_or_not_at_all(catalogue: Catalogue) -> None:
+    (item_id,) = catalogue.add([new_item(1, label="fox")])
+    assert catalogue.get(item_id).label == "fox"
+    assert catalogue.codes().labels.tolist() == [2]
+    with pytest.raises(ValueError, match="split"):
+        catalogue.add([new_item(2, label="owl"), new_item(3, split="train")])
+    assert catalogue.classes == ("cat", "dog", "fox")
+    catalogue.change(item_id, label="elk")
+    catalogue.close()
+    with Catalogue.open(catalogue.path) as again:  # the digest took it in
+        assert again.classes == ("cat", "dog", "fox", "elk")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_changes_turn_an_earlier_state_into_the_present_one(filled: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -552,6 +589,14 @@ def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_pat
         assert catalogue.changes(5).removed.tolist() == [1]
     Catalogue.create(tmp_path / "new.sqlite", encoder_id="00ff", bits=32, classes=CLASSES).close()
     assert structure(old) == structure(tmp_path / "new.sqlite")
+
+
+def test_of_two_that_upgrade_at_a_time_both_succeed(old: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        opened = list(threads.map(Catalogue.open, [old] * 4))
+    for catalogue in opened:
+        assert catalogue.get(1).label == "dog"
+        catalogue.close()
 
 
 def test_an_upgrade_that_fails_leaves_the_old_version(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,9 @@ def test_without_keys_this_machine_writes_and_no_foreign_page(own: Artifact) -> 
             assert status(origin=foreign) == 403
         assert status(host=f"evil.example:{port}") == 403  # a name that was made to point here
         assert status(host=f"evil.example:{port}", origin=f"http://evil.example:{port}") == 403
+        assert status(origin="http://[") == status(host="[") == 403
+        for proxied in ("forwarded", "x-forwarded-for", "x-real-ip"):
+            assert status(**{proxied: "for=127.0.0.1"}) == 403
 
 
 def request_from(client: str | None, **headers: str) -> Request:

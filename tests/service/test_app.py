@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from index.artifact import Artifact, ArtifactError
-from service.app import create_app
+from service.app import create_app, route_path
 from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests.conftest import build_artifact, command, environment, serve_here
@@ -221,6 +221,44 @@ def test_an_endless_body_is_cut_off(server: str) -> None:
         except OSError:  # closed by the server, while we were still sending
             pass
     assert sent < 100
+
+
+def test_bodies_are_limited_by_what_they_are(artifact: Artifact) -> None:
+    settings = Settings(artifact=artifact.path, max_image_bytes=1000, max_batch_bytes=500_000)
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    json = {"content-type": "application/json"}
+    with serve_here(create_app(settings)) as address:
+
+        def status(path: str, size: int, **headers: str) -> int:
+            return httpx.post(f"{address}{path}", content=b"x" * size, headers=headers).status_code
+
+        for headers, size in ((form, 600_000), (json, 300_000), ({}, 100_000)):
+            assert status("/images", size, **headers) == 413
+            assert status("/search/codes", size, **headers) == 413
+        assert status("/images", 400_000, **form) == 400  # read, and found to be no form
+        assert status("/search", 400_000, **form) == 413
+
+
+def test_a_prefix_of_a_proxy_is_no_part_of_the_path() -> None:
+    scope = {"path": "/api/images", "root_path": "/api"}
+    assert route_path(scope) == route_path({"path": "/images"}) == "/images"
+
+
+def test_a_form_in_another_charset_is_refused(http: httpx.Client) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n-' + b"a" * 60_000 + b"\r\n--x--\r\n"
+    for charset in ("punycode", "unicode_escape", "latin-1"):
+        headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        for path in ("/search", "/images"):
+            answer = http.post(path, content=body, headers=headers)
+            assert (answer.status_code, "send it in UTF-8" in answer.text) == (400, True)
+
+
+def test_many_faults_are_counted(http: httpx.Client) -> None:
+    asked = {"encoder_id": "a", "codes": ["00"], **{f"strange{number}": 1 for number in range(1000)}}
+    answer = http.post("/search/codes", json=asked)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith("; and 995 more")
+    assert "at most 100" in http.post("/search/codes", json=asked | {"label": ["a"] * 101}).text
 
 
 def test_a_client_that_leaves_harms_nobody(server: str, http: httpx.Client, picture: bytes) -> None:

@@ -1,12 +1,15 @@
 """Images come, change and go over real HTTP."""
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,6 +37,12 @@ def http(own: Artifact) -> Iterator[httpx.Client]:
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         yield client
+
+
+def kept(artifact: Artifact) -> list[str]:
+    """The names of the files that are kept."""
+    files = [path for path in (artifact.path / "originals").rglob("*") if path.is_file()]
+    return sorted(path.name for path in files if path.name != ".lock")
 
 
 def answer(response: httpx.Response, status: int = 200) -> Any:
@@ -101,24 +110,15 @@ def test_many_are_added_and_bad_ones_are_named(http: httpx.Client, own: Artifact
         ("image", ("cut.png", cut)),
         ("image", ("../../again.png", png(1))),
         ("image", ("C:\\\\photos\\\\four.png", png(4))),
+        ("image", ("empty.png", b"")),
     ]
     form = {"label": "square", "metadata": json.dumps({"batch": 7})}
     images = answer(http.post("/images", files=files, data=form), 201)["images"]
-    assert [image["status"] for image in images] == [
-        "added",
-        "refused",
-        "added",
-        "refused",
-        "exists",
-        "added",
+    assert [(image["name"], image["status"]) for image in images] == [
+        *(("one.png", "added"), ("notes.txt", "refused"), ("two.png", "added"), ("cut.png", "refused")),
+        *(("again.png", "exists"), ("four.png", "added"), ("empty.png", "refused")),
     ]
-    assert [image["name"] for image in images[:5]] == [
-        "one.png",
-        "notes.txt",
-        "two.png",
-        "cut.png",
-        "again.png",
-    ]
+    assert images[6]["error"] == "the file is empty"
     assert "known format" in images[1]["error"]
     assert "truncated or damaged" in images[3]["error"]
     assert images[4]["image"] == images[0]["image"]
@@ -153,8 +153,10 @@ ONE = {"files": {"image": png(1)}}
         (lambda: {**ONE, "data": {"label": "a\x00"}}, 422, "label: .*printable"),
         (lambda: {**ONE, "data": {"metadata": "{"}}, 422, "metadata is no JSON"),
         (lambda: {**ONE, "data": {"metadata": "[1]"}}, 422, "metadata: .*dictionary"),
-        (lambda: {**ONE, "data": {"metadata": "[" * 10**5}}, 422, "metadata"),
+        (lambda: {**ONE, "data": {"metadata": "[" * 50_000}}, 422, "metadata"),
         (lambda: {**ONE, "data": {"metadata": '{"a": NaN}'}}, 422, "metadata: .*JSON"),
+        (lambda: {**ONE, "data": {"metadata": '{"a": "\\ud800"}'}}, 422, "metadata: .*cannot be written"),
+        (lambda: {**ONE, "data": {"metadata": '{"a":' + "[" * 30 + "]" * 30 + "}"}}, 422, "20 levels deep"),
         (
             lambda: {**ONE, "data": {"metadata": json.dumps({"a": "x" * 20_000})}},
             422,
@@ -187,8 +189,21 @@ def test_bad_changes(http: httpx.Client, own: Artifact) -> None:
         lambda: http.patch(f"/images/{held_out}", json={}),
     ):
         assert "held out to measure" in refusal(call(), 409)
-    for change in ({"label": ""}, {"label": 5}, {"metadata": None}, {"metadata": [1]}, {"path": "x"}, []):
+    deep: Any = []
+    for _ in range(300):
+        deep = [deep]
+    for change in (
+        {"label": ""},
+        {"label": 5},
+        {"metadata": {"a": deep}},
+        {"metadata": [1]},
+        {"path": "x"},
+        [],
+    ):
         refusal(http.patch("/images/1", json=change), 422)
+    surrogate = b'{"metadata": {"\\ud800": 1}}'
+    refusal(http.patch("/images/1", content=surrogate, headers={"content-type": "application/json"}), 422)
+    assert answer(http.get("/images/1"))["metadata"] == {}
     for unknown in ("0", "-1", str(2**80), "99999"):
         refusal(http.delete(f"/images/{unknown}"), 404)
 
@@ -216,10 +231,9 @@ def test_originals_are_kept_only_if_wanted(own: Artifact) -> None:
 
 def test_a_file_goes_with_its_image(http: httpx.Client, own: Artifact) -> None:
     (added,) = answer(http.post("/images", content=png(1)), 201)["images"]
-    kept = [path for path in (own.path / "originals").rglob("*") if path.is_file()]
-    assert [path.name for path in kept] == [added["image"]["sha256"]]
+    assert kept(own) == [added["image"]["sha256"]]
     http.delete(f"/images/{added['image']['id']}")
-    assert not kept[0].exists()
+    assert kept(own) == []
 
 
 def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +243,32 @@ def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytes
         assert "readonly database" in refusal(httpx.delete(f"{address}/images/1"), 409)
         assert "readonly database" in refusal(httpx.patch(f"{address}/images/1", json={"label": "a"}), 409)
         assert answer(httpx.post(f"{address}/search", content=png(1)))
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EROFS, 409), (errno.EACCES, 409)])
+def test_a_file_that_cannot_be_kept_adds_nothing(
+    http: httpx.Client, own: Artifact, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("index.originals.sync", fail)
+        assert os.strerror(number) in refusal(http.post("/images?label=ghost", content=png(1)), status)
+    assert [
+        path for path in (own.path / "originals").rglob("*") if path.is_file() and path.name != ".lock"
+    ] == []
+    assert "unknown" in refusal(http.get("/images?label=ghost"), 422)
+    assert answer(http.post("/images?label=ghost", content=png(1)), 201)
+
+
+def test_an_item_that_cannot_be_stored_leaves_no_file(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: False)
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        assert "readonly database" in refusal(httpx.post(f"{address}/images", content=png(1)), 409)
+    assert [
+        path for path in (own.path / "originals").rglob("*") if path.is_file() and path.name != ".lock"
+    ] == []
 
 
 def test_many_clients_change_while_others_search(http: httpx.Client) -> None:

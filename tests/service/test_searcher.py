@@ -166,6 +166,19 @@ def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
     Searcher.open(own.path, max_pixels=LIMIT).close()  # with a class that the training did not know
 
 
+def test_a_change_is_taken_in_without_reading_the_whole_catalogue(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = Searcher(own, max_pixels=LIMIT)
+    revision, asked = searcher.snapshot().revision, list[int]()
+    changes = searcher.catalogue.changes
+    monkeypatch.setattr(searcher.catalogue, "changes", lambda since: (asked.append(since), changes(since))[1])
+    searcher.catalogue.change(5, label=0)
+    assert searcher.snapshot().labels[4] == 0
+    assert asked == [revision]
+    searcher.close()
+
+
 @pytest.mark.parametrize("denominator", ["min", "retrieved"])
 @pytest.mark.parametrize("ties", ["expected", "order"])
 @pytest.mark.parametrize("k", [None, 5])
