@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,8 @@ def test_catalogue_holds_every_image_once(built, pictures):
     assert all(item.path.startswith(item.label) for item in database)
     assert {item.split for item in queries} == {"query"}
     assert database[0].width == 28
+    for item in (database[0], database[-1], queries[0]):  # recognised when it is sent
+        assert item.sha256 == sha256((pictures / item.path).read_bytes()).hexdigest()
 
 
 def test_codes_are_those_of_the_saved_encoder(built, pictures):
