@@ -91,9 +91,9 @@ def needs(level: Access) -> Callable[..., Coroutine[Any, Any, None]]:
         request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
     ) -> None:
         settings: Settings = request.app.state.settings
-        known = keys(settings)
         if level == Access.READ and not split(settings.read_keys.get_secret_value()):
             return
+        known = keys(settings)
         if not known:
             if not from_this_machine(request):
                 raise HTTPException(403, NO_KEYS_SET)

@@ -137,11 +137,9 @@ async def add(
         response.status_code = 200
 
     def work() -> AddedImages:
-        def found(item_id: int | None) -> Image | None:
+        def found(item_id: int) -> Image | None:
             try:
-                return (
-                    None if item_id is None else described(searcher.catalogue.get(item_id), request, searcher)
-                )
+                return described(searcher.catalogue.get(item_id), request, searcher)
             except KeyError:  # removed by another at this moment
                 return None
 
@@ -150,7 +148,7 @@ async def add(
                 AddedImage(
                     name=upload.name,
                     status="refused" if outcome.error else "added" if outcome.new else "exists",
-                    image=found(outcome.id),
+                    image=None if outcome.id is None else found(outcome.id),
                     error=None if outcome.error is None else str(outcome.error),
                 )
                 for upload, outcome in zip(uploads, outcomes, strict=True)
