@@ -161,7 +161,7 @@ def test_precision_is_that_of_the_training_and_stated(pictures, tmp_path, precis
 def test_other_rules_and_few_labels(pictures, tmp_path, rule):
     build(tmp_path, "--data", str(pictures), *QUICK, "--rule", rule, "--labels", "20%", "--out", "here")
     manifest = artifact.open_artifact(tmp_path / "here").manifest
-    assert manifest.data["training_labels"] == 10
+    assert manifest.data["training_labels"] == 11  # of 2 × 27
     assert manifest.data["labelled"] == 54
     assert (manifest.preprocessing["whitening"] is not None) == (rule == "swta_fh")
 
