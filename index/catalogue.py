@@ -218,11 +218,11 @@ class Catalogue:
         For each its id and whether it is new; one whose file is there already, with the same SHA-256, has
         the id that the file has, the lowest of several.
         """
+        keys = [item.file.sha256 if item.file else number for number, item in enumerate(items)]
         with self._writing() as (connection, revision):
             known = self._with_hashes(connection, [item.file.sha256 for item in items if item.file])
             unknown: dict[bytes | int, NewItem] = {}  # each file once
-            for number, item in enumerate(items):
-                key = item.file.sha256 if item.file else number
+            for key, item in zip(keys, items, strict=True):
                 if key not in known:
                     unknown.setdefault(key, item)
             new, classes = list(unknown.values()), self._labels(connection)
@@ -234,8 +234,7 @@ class Catalogue:
         self._learn(classes)
         added = dict(zip(unknown, ids, strict=True))
         answers, told = list[tuple[int, bool]](), set[int]()
-        for number, item in enumerate(items):
-            key = item.file.sha256 if item.file else number
+        for key in keys:
             id_ = added[key] if key in added else known[key]  # type: ignore[index]  # known: hashes only
             answers.append((id_, key in added and id_ not in told))
             told.add(id_)

@@ -78,11 +78,7 @@ class FlatEngine:
         return len(self._ids)
 
     def add(self, ids: Ids, codes: Codes) -> None:
-        ids, codes = check_ids(ids), check_codes(codes, bits=self.bits)
-        if len(ids) != len(codes):
-            raise ValueError(f"{len(ids)} ids for {len(codes)} codes")
-        ids, order = without_repetition(ids)
-        codes = codes[order]
+        ids, codes = by_id(ids, codes, bits=self.bits)
         self.refuse_stored(ids)
         if len(self._ids) and len(ids) and ids[0] < self._ids[-1]:
             stored = self._flat.reconstruct_n(0, len(self))
@@ -178,14 +174,17 @@ def check_ids(ids: Ids) -> Ids:
     return ids.astype(np.int64)
 
 
-def without_repetition(ids: Ids) -> tuple[Ids, NDArray[np.intp]]:
-    """Ids in order, and what brings them there. ValueError for one that comes twice."""
+def by_id(ids: Ids, codes: Codes, *, bits: int) -> tuple[Ids, Codes]:
+    """Ids in order, with their codes. ValueError for what does not fit together, and for an id twice."""
+    ids, codes = check_ids(ids), check_codes(codes, bits=bits)
+    if len(ids) != len(codes):
+        raise ValueError(f"{len(ids)} ids for {len(codes)} codes")
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     twice = ids[1:][ids[1:] == ids[:-1]]
     if len(twice):
         raise ValueError(f"id {twice[0]} is given twice")
-    return ids, order
+    return ids, codes[order]
 
 
 def places_of(wanted: Ids, ids: Ids) -> NDArray[np.intp]:

@@ -8,11 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index.artifact import sync
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there one process at a time is up to the user
-    fcntl = None  # type: ignore[assignment]
+from index.locking import locked
 
 
 class Originals:
@@ -32,13 +28,10 @@ class Originals:
         """No other thread or process keeps or forgets files meanwhile: a file must not go while an item that
         needs it comes. `make`: the folder shall be there."""
         with self._turn:
-            if make:
-                self.folder.mkdir(exist_ok=True)
-            if fcntl is None or not self.folder.exists():
+            if not make and not self.folder.exists():
                 yield
                 return
-            with (self.folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(self.folder / ".lock", wait=True):
                 yield
 
     def keep(self, sha256: bytes, content: bytes) -> bool:

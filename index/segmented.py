@@ -4,17 +4,8 @@ from typing import Self
 
 import numpy as np
 
-from index.codes import Codes, check_codes
-from index.hamming import (
-    Counts,
-    Distances,
-    FlatEngine,
-    Ids,
-    check_ids,
-    in_order,
-    places_of,
-    without_repetition,
-)
+from index.codes import Codes
+from index.hamming import Counts, Distances, FlatEngine, Ids, by_id, check_ids, in_order, places_of
 
 LARGEST = 2**18  # codes in a segment, 8 MB of 256 bits: what a removal copies
 
@@ -54,11 +45,7 @@ class SegmentedEngine:
         return ids[order], codes[order]
 
     def add(self, ids: Ids, codes: Codes) -> None:
-        ids, codes = check_ids(ids), check_codes(codes, bits=self.bits)
-        if len(ids) != len(codes):
-            raise ValueError(f"{len(ids)} ids for {len(codes)} codes")
-        ids, order = without_repetition(ids)
-        codes = codes[order]
+        ids, codes = by_id(ids, codes, bits=self.bits)
         for segment in self._segments:
             segment.refuse_stored(ids)
         for start in range(0, len(ids), LARGEST):

@@ -38,7 +38,7 @@ from service.schemas import (
     problems,
     too_large,
 )
-from service.searcher import Answer, NoOriginal, NothingToMeasure, Question, Searcher, UnknownLabel
+from service.searcher import Answer, NoOriginal, Question, Searcher
 from service.settings import Settings
 from training.nets.images import ImageError, NotAnImage, TooManyPixels
 
@@ -76,6 +76,10 @@ UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a 
 
 ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
+RAW_IMAGE = {
+    "image/*": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes of cat.png)"}
+}
+
 SEARCH_INPUT = {
     # What FastAPI makes of the model; its own reading of it would be a quarter of its time for a search.
     "parameters": [
@@ -103,10 +107,7 @@ SEARCH_INPUT = {
                 },
                 "example": {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]},
             },
-            "image/*": {
-                "schema": {"type": "string", "format": "binary"},
-                "example": "(the bytes of cat.png)",
-            },
+            **RAW_IMAGE,
         },
     },
 }
@@ -147,12 +148,12 @@ async def search(request: Request) -> Response:
 
     searcher = await _searcher(request)
     prepare = partial(searcher.prepare, image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
-    with _place(request):
+    with place(request.state.places, BUSY):
         try:
             answer = await _answered(request, prepare)
         except NotAnImage as error:
             raise HTTPException(415, str(error)) from None
-        except (ImageError, UnknownLabel) as error:
+        except ImageError as error:
             raise HTTPException(422, str(error)) from None
     return Response(_in_json(answer, request), media_type="application/json")
 
@@ -182,11 +183,8 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
         wanted = searcher.wanted(asked.k, asked.max_distance, asked.label)
         return searcher.nearest(codes, [wanted] * len(codes))
 
-    with _place(request):
-        try:
-            answers = await to_thread.run_sync(work)
-        except UnknownLabel as error:
-            raise HTTPException(422, str(error)) from None
+    with place(request.state.places, BUSY):
+        answers = await to_thread.run_sync(work)
     body = b'{"answers":[%s]}' % b",".join(_in_json(answer, request) for answer in answers)
     return Response(body, media_type="application/json")
 
@@ -206,11 +204,8 @@ async def similar(
         wanted = searcher.wanted(asked.k, asked.max_distance, asked.label)
         return _found(partial(searcher.similar, wanted=wanted), item_id)
 
-    with _place(request):
-        try:
-            answer = await to_thread.run_sync(work)
-        except UnknownLabel as error:
-            raise HTTPException(422, str(error)) from None
+    with place(request.state.places, BUSY):
+        answer = await to_thread.run_sync(work)
     return Response(_in_json(answer, request), media_type="application/json")
 
 
@@ -232,10 +227,7 @@ async def eval_map(
     def work() -> Evaluation:
         return searcher.evaluate(k=query.k, ties=query.ties, denominator=query.denominator)
 
-    try:
-        return await to_thread.run_sync(work, limiter=request.state.evaluating)
-    except NothingToMeasure as error:
-        raise HTTPException(409, str(error)) from None
+    return await to_thread.run_sync(work, limiter=request.state.evaluating)
 
 
 @reading.get(
@@ -245,10 +237,7 @@ async def eval_map(
 )
 async def eval_curve(request: Request, searcher: Service) -> Curve:
     """Of the held-out queries against the index as it is now, and remembered until the index changes."""
-    try:
-        return await to_thread.run_sync(searcher.curve, limiter=request.state.evaluating)
-    except NothingToMeasure as error:
-        raise HTTPException(409, str(error)) from None
+    return await to_thread.run_sync(searcher.curve, limiter=request.state.evaluating)
 
 
 @reading.get(
@@ -258,10 +247,7 @@ async def eval_curve(request: Request, searcher: Service) -> Curve:
 )
 def images(request: Request, searcher: Service, asked: Annotated[PageParameters, Query()]) -> Page:
     """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated."""
-    try:
-        labels = [*searcher.wanted(1, labels=asked.label).labels, *[UNLABELLED] * asked.unlabelled]
-    except UnknownLabel as error:
-        raise HTTPException(422, str(error)) from None
+    labels = [*searcher.wanted(1, labels=asked.label).labels, *[UNLABELLED] * asked.unlabelled]
     found = searcher.catalogue.page(
         after=asked.after, count=asked.limit + 1, labels=labels or None, split=asked.split
     )
@@ -400,7 +386,12 @@ def _found(look_up: Callable[[int], T], item_id: int) -> T:
     try:
         return look_up(item_id)
     except KeyError:
-        raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
+        raise no_image(item_id) from None
+
+
+def no_image(item_id: int) -> HTTPException:
+    """The refusal of an unknown id."""
+    return HTTPException(404, f"there is no image {str(item_id)[:20]}")
 
 
 async def _answered(request: Request, prepare: Callable[..., Question]) -> Answer:
@@ -414,14 +405,14 @@ async def _answered(request: Request, prepare: Callable[..., Question]) -> Answe
 
 
 @contextmanager
-def _place(request: Request) -> Iterator[None]:
-    """One of the places that there are for searches; 503 at once where all are taken."""
-    places: CapacityLimiter = request.state.places
+def place(places: CapacityLimiter, busy: str) -> Iterator[None]:
+    """One of the places that there are; where all are taken 503 at once, which `busy` explains."""
     borrower = object()
     try:
         places.acquire_on_behalf_of_nowait(borrower)
     except WouldBlock:
-        raise HTTPException(503, BUSY.format(int(places.total_tokens)), {"Retry-After": "1"}) from None
+        text = busy.format(int(places.total_tokens))
+        raise HTTPException(503, text, {"Retry-After": "1"}) from None
     try:
         yield
     finally:

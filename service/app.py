@@ -27,14 +27,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from index.artifact import ArtifactError
 from service import api, changes
 from service.batching import Batcher
-from service.library import Library
+from service.library import HeldOut, Library
 from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large, too_many
-from service.searcher import Searcher
+from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings
 
 STATIC = Path(__file__).parent / "static"
 JSON_LIMIT = 262_144  # bytes of a body that is read as JSON before anything else is known of it
 FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers, other fields
+# What the searcher and the library refuse wherever it is asked; their messages say what to do.
+REFUSALS: dict[type[Exception], int] = {UnknownLabel: 422, NothingToMeasure: 409, HeldOut: 409}
 EXPLAINED = 5  # faults that one refusal explains
 LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
 ANSWERING = 2  # threads: one encodes while the other decodes or ranks
@@ -113,6 +115,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    for refusal in REFUSALS:
+        app.add_exception_handler(refusal, _on_refusal)
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
     app.add_middleware(DefaultHeaders)
@@ -132,8 +136,7 @@ def _settings_from_environment() -> Settings:
             + (
                 "is not set; name a folder that build_index.py made"
                 if fault["type"] == "missing"
-                else fault["msg"]
-                + ("" if str(fault["loc"][0]).endswith("_keys") else f", not {fault['input']!r}")
+                else fault["msg"] + ("" if _is_secret(fault) else f", not {fault['input']!r}")
             )
             for fault in error.errors()
         )
@@ -181,6 +184,10 @@ def _explained(fault: dict[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{name[:80]}: there is no such parameter; /docs lists those there are"
     return f"{name}: {fault['msg']}, not {str(fault['input'])[:80]!r}"
+
+
+async def _on_refusal(_: Request, error: Exception) -> Response:
+    return _problem(REFUSALS[type(error)], str(error))
 
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:

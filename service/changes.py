@@ -2,13 +2,12 @@
 
 import errno
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
-from anyio import CapacityLimiter, WouldBlock, fail_after, to_thread
+from anyio import fail_after, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
@@ -18,14 +17,17 @@ from index.catalogue import CatalogueError
 from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import (
     HOW_TO_SEND,
+    RAW_IMAGE,
     UNKNOWN_ID,
     Service,
     checked,
     described,
+    no_image,
+    place,
     read_form,
     settings_of,
 )
-from service.library import HeldOut, Library, Outcome, Upload
+from service.library import Library, Outcome, Upload
 from service.schemas import (
     AddedImage,
     AddedImages,
@@ -89,10 +91,7 @@ Changing = Annotated[Library, Depends(_library)]
                     },
                     "example": {"image": ["(the bytes of cat.png)"], "label": "cat"},
                 },
-                "image/*": {
-                    "schema": {"type": "string", "format": "binary"},
-                    "example": "(the bytes of cat.png)",
-                },
+                **RAW_IMAGE,
             },
         }
     },
@@ -124,7 +123,7 @@ async def add(
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
-    with _place(request.state.adding):  # before the images are read: they are what takes memory
+    with place(request.state.adding, BUSY):  # before the images are read: they are what takes memory
         try:
             with fail_after(READING):
                 uploads = await _uploads(request, label, name)
@@ -185,7 +184,7 @@ async def change(
         )
         return described(searcher.catalogue.get(item_id), request, searcher)
 
-    with _place(request.state.changing):
+    with place(request.state.changing, BUSY):
         return await _write(request, work, item_id)
 
 
@@ -198,33 +197,16 @@ async def change(
 async def remove(item_id: int, request: Request, library: Changing) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
-    with _place(request.state.changing):
+    with place(request.state.changing, BUSY):
         await _write(request, partial(library.remove, item_id), item_id)
 
 
-@contextmanager
-def _place(places: CapacityLimiter) -> Iterator[None]:
-    """One of the places that there are; 503 at once where all are taken."""
-    borrower = object()
-    try:
-        places.acquire_on_behalf_of_nowait(borrower)
-    except WouldBlock:
-        text = BUSY.format(int(places.total_tokens))
-        raise HTTPException(503, text, {"Retry-After": "1"}) from None
-    try:
-        yield
-    finally:
-        places.release_on_behalf_of(borrower)
-
-
-async def _write(request: Request, work: Callable[[], T], item_id: int | None = None) -> T:
+async def _write(request: Request, work: Callable[[], T], item_id: int = 0) -> T:
     """One after the other: whoever waits takes no thread that others need."""
     try:
         return await to_thread.run_sync(work, limiter=request.state.writing)
     except KeyError:
-        raise HTTPException(404, f"there is no image {str(item_id)[:20]}") from None
-    except HeldOut as error:
-        raise HTTPException(409, str(error)) from None
+        raise no_image(item_id) from None
     except CatalogueError as error:
         text = str(error)
         status = 507 if "is full" in text else 503 if "locked" in text or "try again" in text else 409

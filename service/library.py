@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from index.catalogue import UNLABELLED, File, NewItem
+from index.catalogue import UNLABELLED, File, Item, NewItem
 from service.schemas import too_large
 from service.searcher import SENT, Searcher
 from training.nets.images import BrokenImage, ImageError, open_image, thumbnail
@@ -93,15 +93,14 @@ class Library:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Give an image another label, or none, or other metadata. Raises KeyError and HeldOut."""
-        self._refuse_held_out(item_id)
+        self._changeable(item_id)
         if unlabel or label is not None or metadata is not None:
             self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
             self._searcher.snapshot()
 
     def remove(self, item_id: int) -> None:
         """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut."""
-        self._refuse_held_out(item_id)
-        item = self._catalogue.get(item_id)
+        item = self._changeable(item_id)
         if not self._catalogue.remove([item_id]):
             raise KeyError(item_id)
         self._searcher.snapshot()
@@ -118,9 +117,12 @@ class Library:
                     except OSError:
                         log.exception("%s of no item stays", self._originals.path(sha256))
 
-    def _refuse_held_out(self, item_id: int) -> None:
-        if self._catalogue.get(item_id).split == "query":
+    def _changeable(self, item_id: int) -> Item:
+        """The item, if it may be changed. Raises KeyError and HeldOut."""
+        item = self._catalogue.get(item_id)
+        if item.split == "query":
             raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
+        return item
 
     def _decode(self, upload: Upload, sha256: bytes) -> _Decoded:
         if not upload.content:

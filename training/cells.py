@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from index.evaluation import PrecisionRecall
+from index.locking import locked
 from training.config import Config
 from training.tables import TableError, replace_file
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there two commands at a time are up to the user
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -208,18 +204,6 @@ class Cells:
                         "--out"
                     ) from None
             yield
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """One process at a time; the kernel frees it whatever ends us. BlockingIOError if it is not free."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def _parsed(line: dict[str, Any]) -> Cell:

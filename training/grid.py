@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from index.catalogue import UNLABELLED
+from index.locking import locked
 from training import data, export, plots
-from training.cells import Cell, Cells, digest, locked
+from training.cells import Cell, Cells, digest
 from training.config import Config, earlier
 from training.data import DataError, Loaded, Positions
 from training.device import round_products

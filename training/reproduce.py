@@ -116,10 +116,7 @@ def run_command(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if not flags.quick:
         tables.paper(flags.table, flags.dataset)  # refuses a table that the data set is not in
-    if flags.table in GRIDS:
-        flags.methods = list(dict.fromkeys(flags.methods or NAMES))
-    elif flags.methods:
-        flags.methods = list(dict.fromkeys(flags.methods))
+    flags.methods = list(dict.fromkeys(flags.methods or (NAMES if flags.table in GRIDS else ())))
     if flags.seeds is None:
         flags.seeds = QUICK_SEEDS if flags.quick else SEEDS
     if flags.seeds < 1:

@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from index.locking import locked
 from training import data, plots, tables
-from training.cells import Cell, Cells, locked
+from training.cells import Cell, Cells
 from training.config import Config, ConfigError
 from training.data import DataError, Loaded
 from training.device import set_up_process
