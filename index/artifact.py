@@ -25,6 +25,11 @@ CATALOGUE = "catalogue.sqlite"
 QUERIES = "queries.npz"
 ORIGINALS = "originals"
 
+# What catalogues note of their artifacts.
+BUILT = "built"  # the revision with which it was published: what came later, people did
+SUCCESSOR = "successor"  # the folder beside this one that took its place
+PREDECESSOR = "predecessor"  # and the one whose place this one took
+
 
 # What the service shows of `data` and `config`, each possibly missing.
 _TEXT, _COUNT = (str, type(None)), (int, type(None))
@@ -173,7 +178,8 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     artifact = open_artifact(staging)
     artifact.queries()
-    artifact.open_catalogue().close()
+    with artifact.open_catalogue() as catalogue:
+        catalogue.note(BUILT, str(catalogue.revision))
     for path in (*staging.iterdir(), staging):
         sync(path)
     try:
@@ -182,6 +188,30 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
         raise ArtifactError(f"{target}: {error.strerror}; choose another folder") from error
     sync(target.parent)
     return Artifact(target, manifest)
+
+
+def in_service(path: Path) -> Path:
+    """The folder that is to be served where `path` is asked for: the one that took its place, if one did.
+
+    ArtifactError where that is missing or they lead in a circle.
+    """
+    seen = [path.resolve()]
+    while (name := _successor(seen[-1])) is not None:
+        path = (seen[-1].parent / name).resolve()
+        if path in seen:
+            raise ArtifactError(f"{seen[-1] / CATALOGUE}: its successors lead in a circle; serve another one")
+        if not path.exists():
+            raise ArtifactError(f"{path}: took the place of {seen[-1].name} and is missing; put it back")
+        seen.append(path)
+    return seen[-1]
+
+
+def _successor(path: Path) -> str | None:
+    """Read as it is, before anything is verified: what is wrong with it, `open_artifact` says."""
+    try:
+        return Catalogue.read_note(path / CATALOGUE, SUCCESSOR)
+    except CatalogueError:
+        return None
 
 
 def open_artifact(path: Path) -> Artifact:

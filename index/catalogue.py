@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +27,14 @@ from sqlalchemy import (
     QueuePool,
     Row,
     Text,
+    and_,
     cast,
     create_engine,
     delete,
     event,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -79,6 +82,15 @@ class NewItem:
     code: Codes | None  # None for queries: theirs lie beside the catalogue
     file: File | None = None  # None: there is none
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
+    added: int | None = None  # seconds since 1970; None: now
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an image is known by in any catalogue: its bytes, or, where nobody hashed them, its path."""
+
+    sha256: bytes | None
+    path: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,11 @@ class Item:
     sha256: str | None = None  # of the file, in hexadecimal
     folder: str | None = None  # as in File
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """What it is known by in another catalogue."""
+        return Identity(None if self.sha256 is None else bytes.fromhex(self.sha256), self.path)
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,7 @@ class Catalogue:
         if len(set(classes)) < len(classes):
             raise ValueError(f"classes are {list(classes)}; wanted each name once")
         meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0}
+        meta["built"] = 0
         engine = _engine(path, "mode=rwc")
         with _naming(path), engine.begin() as connection:
             metadata.create_all(connection)
@@ -184,6 +202,19 @@ class Catalogue:
             engine.dispose()
             raise CatalogueError(f"{path}: is damaged ({error})") from error
         return catalogue
+
+    @classmethod
+    def read_note(cls, path: Path, key: str) -> str | None:
+        """`noted` of a catalogue that is not open and is not verified. CatalogueError."""
+        if not path.is_file():
+            raise CatalogueError(f"{path}: no such catalogue")
+        engine = _engine(path, _open_mode(path))
+        try:
+            with _naming(path), engine.connect() as connection:
+                value: str | None = connection.scalar(select(_meta.c.value).where(_meta.c.key == key))
+                return value
+        finally:
+            engine.dispose()
 
     @property
     def revision(self) -> int:
@@ -253,8 +284,12 @@ class Catalogue:
                 self._count(connection, -_digest(some))
                 for table in (_codes, _thumbnails):
                     connection.execute(delete(table).where(table.c.item_id.in_(here)))
+                known = select(_items.c.id, _items.c.path, _items.c.folder, _items.c.sha256)
+                rows = [
+                    {"item_id": id_, "revision": revision, "path": path, "folder": folder, "sha256": sha256}
+                    for id_, path, folder, sha256 in connection.execute(known.where(_items.c.id.in_(here)))
+                ]
                 connection.execute(delete(_items).where(_items.c.id.in_(here)))
-                rows = [{"item_id": item_id, "revision": revision} for item_id in here]
                 connection.execute(insert(_removed), rows)
                 gone += here
         return gone
@@ -294,6 +329,63 @@ class Catalogue:
             table = self._rows(connection, _items.c.revision > since)
         self._learn(classes)
         return Changes(revision, table, ids, tuple(classes))
+
+    def noted(self, key: str) -> str | None:
+        """What `note` wrote."""
+        with self._reading() as connection:
+            value: str | None = connection.scalar(select(_meta.c.value).where(_meta.c.key == key))
+            return value
+
+    def note(self, key: str, value: str | None) -> None:
+        """Write down something beside the items, on the disk when this returns; None: nothing any more."""
+        with _naming(self.path), self._engine.begin() as connection:
+            connection.execute(delete(_meta).where(_meta.c.key == key))
+            if value is not None:
+                connection.execute(insert(_meta), {"key": key, "value": value})
+
+    def changed(self, since: int, *, after: int = 0, count: int) -> list[Item]:
+        """At most `count` items of the database split with ids above `after`, ascending, that came or changed
+        after revision `since`."""
+        query = ITEMS.where(
+            _items.c.split == "database", _items.c.revision > since, _items.c.id > after
+        ).order_by(_items.c.id)
+        with self._reading() as connection:
+            return [_item(row) for row in connection.execute(query.limit(count))]
+
+    def gone(self, since: int) -> list[Identity]:
+        """What was removed after revision `since` and has not come back."""
+        back = select(_items.c.id).where(
+            _items.c.split == "database",
+            or_(
+                _items.c.sha256 == _removed.c.sha256,
+                and_(
+                    _items.c.sha256.is_(None), _removed.c.sha256.is_(None), _items.c.path == _removed.c.path
+                ),
+            ),
+        )
+        query = select(_removed.c.sha256, _removed.c.path).where(
+            _removed.c.revision > since, _removed.c.path.is_not(None), ~back.exists()
+        )
+        with self._reading() as connection:
+            return [Identity(*row) for row in connection.execute(query.distinct())]
+
+    def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
+        """The items of both splits that are known by each of these."""
+        found: dict[Identity, list[Item]] = {}
+        with self._reading() as connection:
+            for start in range(0, len(identities), BATCH // 2):
+                some = identities[start : start + BATCH // 2]
+                hashes = [each.sha256 for each in some if each.sha256 is not None]
+                paths = [each.path for each in some if each.sha256 is None]
+                which = or_(
+                    _items.c.sha256.in_(hashes), and_(_items.c.sha256.is_(None), _items.c.path.in_(paths))
+                )
+                items = [_item(row) for row in connection.execute(ITEMS.where(which).order_by(_items.c.id))]
+                by_key: defaultdict[bytes | str, list[Item]] = defaultdict(list)
+                for item in items:
+                    by_key[item.identity.sha256 or item.path].append(item)
+                found |= {each: by_key[each.sha256 or each.path] for each in some}
+        return found
 
     def get(self, item_id: int) -> Item:
         """One item. KeyError when unknown."""
@@ -383,7 +475,9 @@ class Catalogue:
         self, connection: Connection, batch: Sequence[NewItem], revision: int, classes: dict[str, int]
     ) -> list[int]:
         now = int(time.time())
-        rows = [self._row(connection, item, classes) | {"revision": revision, "added": now} for item in batch]
+        rows = [self._row(connection, item, classes) | {"revision": revision} for item in batch]
+        for row in rows:
+            row["added"] = now if row["added"] is None else row["added"]
         statement = insert(_items).returning(_items.c.id, sort_by_parameter_order=True)
         ids = list(connection.scalars(statement, rows))
         thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
@@ -459,6 +553,7 @@ class Catalogue:
             "file_bytes": item.file.size if item.file else None,
             "file_time": item.file.modified if item.file else None,
             "metadata": _in_json(item.metadata) if item.metadata else None,
+            "added": item.added,
         }
 
     def _rows(self, connection: Connection, *which: ColumnElement[bool]) -> CodeTable:

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 
 metadata = MetaData()
 meta = Table(
@@ -69,6 +69,9 @@ removed = Table(
     metadata,
     Column("item_id", Integer, primary_key=True, autoincrement=False),
     Column("revision", Integer, nullable=False),
+    Column("path", Text),  # by these it is known in another catalogue; all NULL: before version 3
+    Column("folder", Text),
+    Column("sha256", LargeBinary),
 )
 Index("removed_revision", removed.c.revision)
 
@@ -88,6 +91,12 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "CREATE INDEX items_folder ON items (folder, path)",
         "CREATE TABLE removed (item_id INTEGER NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (item_id))",
         "CREATE INDEX removed_revision ON removed (revision)",
+    ),
+    3: (
+        "ALTER TABLE removed ADD COLUMN path TEXT",
+        "ALTER TABLE removed ADD COLUMN folder TEXT",
+        "ALTER TABLE removed ADD COLUMN sha256 BLOB",
+        "INSERT INTO meta (key, value) SELECT 'built', value FROM meta WHERE key = 'revision'",
     ),
 }
 

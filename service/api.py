@@ -1,8 +1,8 @@
 """The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes, from_hex
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
-from service.batching import Batcher
+from service.live import Generation, Live
 from service.schemas import (
     CodeSearch,
     CodeSearchAnswer,
@@ -113,9 +113,15 @@ SEARCH_INPUT = {
 }
 
 
-async def _searcher(request: Request) -> Searcher:
-    searcher: Searcher = request.app.state.searcher
-    return searcher
+def lease(request: Request) -> AbstractContextManager[Generation]:
+    """What is served now; it stays open until the request is answered."""
+    live: Live = request.state.live
+    return live.lease()
+
+
+async def _searcher(request: Request) -> AsyncIterator[Searcher]:
+    with lease(request) as generation:
+        yield generation.searcher
 
 
 Service = Annotated[Searcher, Depends(_searcher)]
@@ -146,11 +152,16 @@ async def search(request: Request) -> Response:
     image, form = await _read_image(request)
     asked = _merged(query, _checked_parameters(form, "form"))
 
-    searcher = await _searcher(request)
-    prepare = partial(searcher.prepare, image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
-    with place(request.state.places, BUSY):
+    with place(request.state.places, BUSY), lease(request) as generation:
+        prepare = partial(
+            generation.searcher.prepare,
+            image,
+            k=asked.k,
+            max_distance=asked.max_distance,
+            labels=asked.label,
+        )
         try:
-            answer = await _answered(request, prepare)
+            answer = await _answered(request, generation, prepare)
         except NotAnImage as error:
             raise HTTPException(415, str(error)) from None
         except ImageError as error:
@@ -394,14 +405,13 @@ def no_image(item_id: int) -> HTTPException:
     return HTTPException(404, f"there is no image {str(item_id)[:20]}")
 
 
-async def _answered(request: Request, prepare: Callable[..., Question]) -> Answer:
+async def _answered(request: Request, generation: Generation, prepare: Callable[..., Question]) -> Answer:
     """Small images are decoded with their batch; a large one beforehand, in a thread of its own."""
-    batches: Batcher[Question, Answer] = request.state.batches
     try:
-        return await batches.ask(partial(prepare, max_pixels=SMALL))
+        return await generation.batches.ask(partial(prepare, max_pixels=SMALL))
     except TooManyPixels:  # known from its header
         question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
-        return await batches.ask(lambda: question)
+        return await generation.batches.ask(lambda: question)
 
 
 @contextmanager

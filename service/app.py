@@ -4,6 +4,7 @@ Run it with `uvicorn --factory service.app:create_app`.
 """
 
 import gc
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -24,22 +25,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from index.artifact import ArtifactError
-from service import api, changes
-from service.batching import Batcher
-from service.library import HeldOut, Library
+from index.artifact import ArtifactError, in_service
+from service import admin, api, changes
+from service.carrying import CannotCarry
+from service.library import HeldOut
+from service.live import Live, NotReplaced
 from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings
+
+log = logging.getLogger("hebbsearch")
 
 STATIC = Path(__file__).parent / "static"
 JSON_LIMIT = 262_144  # bytes of a body that is read as JSON before anything else is known of it
 FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers, other fields
 # What the searcher and the library refuse wherever it is asked; their messages say what to do.
-REFUSALS: dict[type[Exception], int] = {UnknownLabel: 422, NothingToMeasure: 409, HeldOut: 409}
+REFUSALS: dict[type[Exception], int] = {
+    UnknownLabel: 422,
+    NothingToMeasure: 409,
+    HeldOut: 409,
+    CannotCarry: 409,
+    NotReplaced: 409,
+    ArtifactError: 422,
+}
 EXPLAINED = 5  # faults that one refusal explains
-LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
-ANSWERING = 2  # threads: one encodes while the other decodes or ranks
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -72,30 +81,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return create_app(_settings_from_environment())
         except (ArtifactError, OSError) as error:
             raise SystemExit(str(error)) from None
-    searcher = Searcher.open(settings.artifact, max_pixels=settings.max_pixels)
+    searcher = _searcher(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING)
+        live = Live(searcher, settings)
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
         try:
             yield {
+                "live": live,
                 "places": CapacityLimiter(settings.queue),
-                "batches": batches,
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
                 "adding": CapacityLimiter(changes.ADDING),
                 "changing": CapacityLimiter(changes.CHANGING),
-                "writing": CapacityLimiter(1),  # one after the other: decoding takes what the cores have
                 "probing": CapacityLimiter(1),
             }
         finally:
             gc.unfreeze()
-            batches.close()
-            searcher.close()
+            await live.close()
 
     app = FastAPIOffline(  # its /docs brings its scripts along instead of asking another host
         title="hebbsearch",
@@ -106,12 +113,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.searcher = searcher
     app.state.settings = settings
-    app.state.library = Library(
-        searcher,
-        max_bytes=settings.max_image_bytes,
-        max_pixels=settings.max_pixels,
-        keep=settings.keep_originals,
-    )
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
@@ -120,11 +121,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
     app.add_middleware(DefaultHeaders)
-    for routes in (api.router, api.reading, changes.router):
+    for routes in (api.router, api.reading, changes.router, admin.router):
         app.include_router(routes)
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
+
+
+def _searcher(settings: Settings) -> Searcher:
+    """Of the artifact that was asked for, or of the one that took its place."""
+    path = in_service(settings.artifact)
+    if path != settings.artifact.resolve():
+        log.warning("%s took the place of %s and is served", path, settings.artifact)
+    return Searcher.open(path, max_pixels=settings.max_pixels)
 
 
 def _settings_from_environment() -> Settings:

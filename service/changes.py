@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
-from anyio import fail_after, to_thread
+from anyio import fail_after
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
@@ -19,7 +19,6 @@ from service.api import (
     HOW_TO_SEND,
     RAW_IMAGE,
     UNKNOWN_ID,
-    Service,
     checked,
     described,
     no_image,
@@ -27,7 +26,8 @@ from service.api import (
     read_form,
     settings_of,
 )
-from service.library import Library, Outcome, Upload
+from service.library import Outcome, Upload
+from service.live import Generation, Live
 from service.schemas import (
     AddedImage,
     AddedImages,
@@ -60,14 +60,6 @@ UNWRITABLE = {
 HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
-
-
-async def _library(request: Request) -> Library:
-    library: Library = request.app.state.library
-    return library
-
-
-Changing = Annotated[Library, Depends(_library)]
 
 
 @router.post(
@@ -113,8 +105,6 @@ Changing = Annotated[Library, Depends(_library)]
 async def add(
     request: Request,
     response: Response,
-    searcher: Service,
-    library: Changing,
     label: Annotated[ImageText | None, Query(description="For a raw body: its label.")] = None,
     name: Annotated[ImageText, Query(description="For a raw body: what to call it.")] = "image",
 ) -> AddedImages:
@@ -129,32 +119,39 @@ async def add(
                 uploads = await _uploads(request, label, name)
         except TimeoutError:
             raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
-        outcomes = await _write(request, partial(library.add, uploads))
+        outcomes, images = await _write(request, partial(_added, uploads, request))
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
     if not any(outcome.new for outcome in outcomes):
         response.status_code = 200
 
-    def work() -> AddedImages:
-        def found(item_id: int) -> Image | None:
-            try:
-                return described(searcher.catalogue.get(item_id), request, searcher)
-            except KeyError:  # removed by another at this moment
-                return None
+    return AddedImages(
+        images=[
+            AddedImage(
+                name=upload.name,
+                status="refused" if outcome.error else "added" if outcome.new else "exists",
+                image=image,
+                error=None if outcome.error is None else str(outcome.error),
+            )
+            for upload, outcome, image in zip(uploads, outcomes, images, strict=True)
+        ]
+    )
 
-        return AddedImages(
-            images=[
-                AddedImage(
-                    name=upload.name,
-                    status="refused" if outcome.error else "added" if outcome.new else "exists",
-                    image=None if outcome.id is None else found(outcome.id),
-                    error=None if outcome.error is None else str(outcome.error),
-                )
-                for upload, outcome in zip(uploads, outcomes, strict=True)
-            ]
-        )
 
-    return await to_thread.run_sync(work)
+def _added(
+    uploads: list[Upload], request: Request, generation: Generation
+) -> tuple[list[Outcome], list[Image | None]]:
+    """What became of each, and what is known of it then; a search does not wait for the latter."""
+    searcher = generation.searcher
+
+    def found(item_id: int) -> Image | None:
+        try:
+            return described(searcher.catalogue.get(item_id), request, searcher)
+        except KeyError:  # removed by another process at this moment
+            return None
+
+    outcomes = generation.library.add(uploads)
+    return outcomes, [None if outcome.id is None else found(outcome.id) for outcome in outcomes]
 
 
 @router.patch(
@@ -170,19 +167,17 @@ async def add(
         }
     ),
 )
-async def change(
-    item_id: int, asked: Change, request: Request, searcher: Service, library: Changing
-) -> Image:
+async def change(item_id: int, asked: Change, request: Request) -> Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
 
-    def work() -> Image:
-        library.change(
+    def work(generation: Generation) -> Image:
+        generation.library.change(
             item_id,
             label=asked.label,
             unlabel="label" in asked.model_fields_set and asked.label is None,
             metadata=asked.metadata,
         )
-        return described(searcher.catalogue.get(item_id), request, searcher)
+        return described(generation.searcher.catalogue.get(item_id), request, generation.searcher)
 
     with place(request.state.changing, BUSY):
         return await _write(request, work, item_id)
@@ -194,17 +189,18 @@ async def change(
     summary="Remove an image from the index",
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
-async def remove(item_id: int, request: Request, library: Changing) -> None:
+async def remove(item_id: int, request: Request) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
     with place(request.state.changing, BUSY):
-        await _write(request, partial(library.remove, item_id), item_id)
+        await _write(request, lambda generation: generation.library.remove(item_id), item_id)
 
 
-async def _write(request: Request, work: Callable[[], T], item_id: int = 0) -> T:
+async def _write(request: Request, work: Callable[[Generation], T], item_id: int = 0) -> T:
     """One after the other: whoever waits takes no thread that others need."""
+    live: Live = request.state.live
     try:
-        return await to_thread.run_sync(work, limiter=request.state.writing)
+        return await live.write(work)
     except KeyError:
         raise no_image(item_id) from None
     except CatalogueError as error:

@@ -60,7 +60,7 @@ class Library:
     """The index of a searcher, to be changed; `keep` says whether the files of images that come are kept."""
 
     def __init__(self, searcher: Searcher, *, max_bytes: int, max_pixels: int, keep: bool) -> None:
-        self._searcher = searcher
+        self.searcher = searcher
         self._catalogue = searcher.catalogue
         self._originals = searcher.originals
         self._max_bytes = max_bytes
@@ -96,16 +96,20 @@ class Library:
         self._changeable(item_id)
         if unlabel or label is not None or metadata is not None:
             self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
-            self._searcher.snapshot()
+            self.searcher.snapshot()
 
     def remove(self, item_id: int) -> None:
         """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut."""
-        item = self._changeable(item_id)
-        if not self._catalogue.remove([item_id]):
+        if not self.forget([self._changeable(item_id)]):
             raise KeyError(item_id)
-        self._searcher.snapshot()
-        if item.sha256:
-            self._forget_unused([bytes.fromhex(item.sha256)])
+
+    def forget(self, items: Sequence[Item]) -> list[int]:
+        """Forget those of the items that are there and held out for nothing; which they were."""
+        gone = self._catalogue.remove(item.id for item in items)
+        if gone:
+            self.searcher.snapshot()
+            self._forget_unused(bytes.fromhex(item.sha256) for item in items if item.sha256)
+        return gone
 
     def _forget_unused(self, hashes: Iterable[bytes]) -> None:
         """Remove the files that no item needs. The items are gone: a file that cannot be removed stays."""
@@ -130,7 +134,7 @@ class Library:
         if len(upload.content) > self._max_bytes:
             raise BrokenImage(too_large(self._max_bytes))
         image = open_image(upload.content, max_pixels=self._max_pixels)
-        pixels = self._searcher.pixels(image)
+        pixels = self.searcher.pixels(image)
         return _Decoded(upload, sha256, pixels, image.width, image.height, thumbnail(image))
 
     def _add(self, decoded: Sequence[_Decoded]) -> list[tuple[int, bool]]:
@@ -138,7 +142,7 @@ class Library:
             return []
         starts = range(0, len(decoded), TOGETHER)
         stacks = (torch.stack([each.pixels for each in decoded[at : at + TOGETHER]]) for at in starts)
-        codes = [code for stack in stacks for code in self._searcher.encode(stack)]
+        codes = [code for stack in stacks for code in self.searcher.encode(stack)]
         items = [
             NewItem(
                 path=each.upload.name,
@@ -153,16 +157,23 @@ class Library:
             )
             for each, code in zip(decoded, codes, strict=True)
         ]
+        return self.store(items, {each.sha256: each.upload.content for each in decoded})
+
+    def store(self, items: Sequence[NewItem], files: Mapping[bytes, bytes]) -> list[tuple[int, bool]]:
+        """Add the items that are not there yet, all of them or nothing, as `Catalogue.add_unknown`.
+
+        `files` are theirs, by SHA-256, and kept where they shall be.
+        """
         kept: list[bytes] = []
         try:
             with self._originals.alone(make=self._keep):
                 # Before the items: an item whose file is lost is worse than a file of no item.
-                for each in decoded if self._keep else ():
-                    if self._originals.keep(each.sha256, each.upload.content):
-                        kept.append(each.sha256)
+                for sha256, content in files.items() if self._keep else ():
+                    if self._originals.keep(sha256, content):
+                        kept.append(sha256)
                 added = self._catalogue.add_unknown(items)
         except Exception:
             self._forget_unused(kept)
             raise
-        self._searcher.snapshot()
+        self.searcher.snapshot()
         return added

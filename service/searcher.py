@@ -138,6 +138,11 @@ class Searcher:
         """Open and verify the artifact in this folder. ArtifactError names the file at fault."""
         return cls(open_artifact(path), max_pixels=max_pixels)
 
+    @property
+    def name(self) -> str:
+        """That of the artifact's folder."""
+        return self.artifact.path.resolve().name
+
     def close(self) -> None:
         """Release the catalogue."""
         self.catalogue.close()
@@ -227,6 +232,20 @@ class Searcher:
                 )
                 self._curve = snapshot.revision, made
             return self._curve[1]
+
+    def held_out(self) -> NDArray[np.int64]:
+        """The ids (n,) of the held-out queries that have a label."""
+        if self._queries is None:
+            return np.empty(0, np.int64)
+        asked: NDArray[np.int64] = self._queries.ids[self._queries.labels != UNLABELLED]
+        return asked
+
+    def scores(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Average precision (n,) of these held-out queries over the whole ranking; NaN where no indexed image
+        has the label. Raises NothingToMeasure."""
+        codes, labels, items, classes = self._asked_and_ranked(self.snapshot())
+        rows = [np.flatnonzero(self.held_out() == item_id)[0] for item_id in ids.tolist()]
+        return average_precision(codes[rows], labels[rows], items, classes)
 
     def original(self, item_id: int) -> Path:
         """The indexed file itself. KeyError for an unknown id, NoOriginal with the reason."""
@@ -357,7 +376,7 @@ class Searcher:
             ties=ties,
             denominator=denominator,
             encoder_id=manifest.encoder_id,
-            artifact=self.artifact.path.resolve().name,
+            artifact=self.name,
             rule=manifest.config.get("rule"),
             backbone=manifest.config.get("backbone"),
             labels=_regime(data),

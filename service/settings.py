@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1)
     max_batch_bytes: int = Field(default=100_000_000, ge=1)
     keep_originals: bool = True  # the files of images that are sent
+    # How much less mAP another artifact may reach than the one it replaces, on images that both hold out.
+    reload_margin: float = Field(default=0.02, ge=0, le=1)
     # Separated by commas. Without any key, only this machine may change anything; without read keys, anyone
     # who reaches the service may read.
     read_keys: SecretStr = SecretStr("")

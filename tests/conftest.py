@@ -92,12 +92,12 @@ def draw_all(folder: Path) -> tuple[list[Drawn], list[Drawn]]:
     return database, queries
 
 
-def build_artifact(folder: Path, *, labels: bool = True) -> Artifact:
+def build_artifact(folder: Path, *, labels: bool = True, seed: int = 0) -> Artifact:
     """Draw, encode with an untrained encoder, catalogue, publish: what build_index.py does after training."""
     root, staging = folder / "images", folder / "staging"
     staging.mkdir(parents=True)
     database, queries = draw_all(root)
-    encoder = Encoder.initial("conv6", seed=0)
+    encoder = Encoder.initial("conv6", seed=seed)
     encoder.save(staging / ENCODER)
     identity = encoder_id(staging / ENCODER)
     classes = CLASSES if labels else ()

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from index.artifact import (
+    BUILT,
     CATALOGUE,
     ENCODER,
     FORMAT,
     MANIFEST,
     QUERIES,
+    SUCCESSOR,
     Artifact,
     ArtifactError,
     Manifest,
     Queries,
     encoder_id,
+    in_service,
     load_queries,
     open_artifact,
     publish,
@@ -252,3 +255,34 @@ def test_queries_that_do_not_fit_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="labels have"):
         save_queries(tmp_path / QUERIES, replace(held_out(), labels=np.zeros(1, np.int64)))
     assert not (tmp_path / QUERIES).exists()
+
+
+def test_a_published_artifact_knows_what_came_later(artifact: Artifact) -> None:
+    with artifact.open_catalogue() as catalogue:
+        assert catalogue.noted(BUILT) == str(catalogue.revision)
+        catalogue.change(1, label=1)
+        assert [item.id for item in catalogue.changed(int(catalogue.noted(BUILT) or 0), count=2)] == [1]
+
+
+def note_successor(path: Path, name: str | None) -> None:
+    with open_artifact(path).open_catalogue() as catalogue:
+        catalogue.note(SUCCESSOR, name)
+
+
+def test_an_artifact_leads_to_those_that_took_its_place(tmp_path: Path) -> None:
+    first, second, third = (
+        publish(tmp_path / "staging", tmp_path / name, stage(tmp_path / "staging")).path for name in "abc"
+    )
+    assert in_service(first) == first
+    note_successor(first, "b")
+    note_successor(second, "c")
+    link = tmp_path / "current"
+    link.symlink_to(first)
+    assert in_service(first) == in_service(link) == in_service(third) == third
+    note_successor(third, "a")
+    with pytest.raises(ArtifactError, match="circle"):
+        in_service(first)
+    note_successor(third, "d")
+    with pytest.raises(ArtifactError, match="/d: took the place of c and is missing; put it back"):
+        in_service(first)
+    assert in_service(tmp_path / "nothing") == tmp_path / "nothing"

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.catalogue import UNLABELLED, Catalogue, CatalogueError, File, Item, Known, NewItem
+from index.catalogue import UNLABELLED, Catalogue, CatalogueError, File, Identity, Item, Known, NewItem
+from index.schema import SCHEMA
 
 CLASSES = ["cat", "dog"]
 
@@ -274,7 +275,7 @@ def test_a_read_only_open_log_is_refused(filled: Path, monkeypatch: pytest.Monke
         ("DELETE FROM items WHERE id = 5", "digest"),
         (
             "UPDATE meta SET value = '9' WHERE key = 'schema'",
-            "schema 9, this version reads up to 2; use a newer version",
+            f"schema 9, this version reads up to {SCHEMA}; use a newer version",
         ),
         ("UPDATE meta SET value = 'many' WHERE key = 'bits'", "damaged"),
         ("DELETE FROM meta WHERE key = 'encoder_id'", "damaged"),
@@ -587,6 +588,7 @@ def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_pat
         catalogue.remove([1])
     with Catalogue.open(old) as catalogue:
         assert catalogue.changes(5).removed.tolist() == [1]
+        assert catalogue.noted("built") == "5"
     Catalogue.create(tmp_path / "new.sqlite", encoder_id="00ff", bits=32, classes=CLASSES).close()
     assert structure(old) == structure(tmp_path / "new.sqlite")
 
@@ -611,5 +613,75 @@ def test_an_upgrade_that_fails_leaves_the_old_version(old: Path, monkeypatch: py
 
 def test_an_old_catalogue_that_cannot_be_upgraded(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_only(monkeypatch)
-    with pytest.raises(CatalogueError, match="schema 1 and cannot be upgraded to 2 here; open it once where"):
+    with pytest.raises(
+        CatalogueError, match=f"schema 1 and cannot be upgraded to {SCHEMA} here; open it once"
+    ):
         Catalogue.open(old)
+
+
+def test_notes_are_kept_and_taken_back(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        before = catalogue.revision
+        assert catalogue.noted("successor") is None
+        catalogue.note("successor", "run-2")
+        catalogue.note("successor", "run-3")
+        assert catalogue.revision == before
+    assert Catalogue.read_note(filled, "successor") == "run-3"
+    with Catalogue.open(filled) as catalogue:
+        catalogue.note("successor", None)
+    assert Catalogue.read_note(filled, "successor") is None
+
+
+def test_what_came_or_changed_since_a_revision(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        since = catalogue.revision
+        catalogue.change(5, metadata={"seen": True})
+        (new,) = catalogue.add([new_item(30, added=17)])
+        catalogue.add([new_query(31)])
+        assert [item.id for item in catalogue.changed(since, count=10)] == [5, new]
+        assert [item.id for item in catalogue.changed(since, after=5, count=10)] == [new]
+        assert [item.id for item in catalogue.changed(since, count=1)] == [5]
+        assert catalogue.get(new).added == 17
+        assert catalogue.changed(catalogue.revision, count=10) == []
+
+
+def test_what_is_gone_is_known_by_its_bytes_or_else_by_its_path(filled: Path) -> None:
+    def hashed(number: int) -> NewItem:
+        return new_item(number, file=File(bytes([number]) * 32, folder=""))
+
+    with Catalogue.open(filled) as catalogue:
+        since = catalogue.revision
+        ids = catalogue.add([hashed(40), hashed(41), hashed(40)])
+        catalogue.remove([1, 2, *ids[:2]])
+        assert set(catalogue.gone(since)) == {
+            Identity(None, "a/0.png"),
+            Identity(None, "a/1.png"),
+            Identity(bytes([41]) * 32, "a/41.png"),  # 40 is there once more
+        }
+        catalogue.add([new_item(1), hashed(41)])
+        assert catalogue.gone(since) == [Identity(None, "a/0.png")]
+        assert catalogue.gone(catalogue.revision) == []
+
+
+def test_items_are_known_in_both_splits(filled: Path) -> None:
+    file = File(b"\1" * 32, folder="")
+    with Catalogue.open(filled) as catalogue:
+        ids = catalogue.add(
+            [new_item(40, file=file), new_query(41, file=file), new_item(42, file=File(b"2" * 32))]
+        )
+        asked = [
+            Identity(file.sha256, "elsewhere.png"),
+            Identity(None, "a/3.png"),
+            Identity(None, "a/20.png"),
+            Identity(None, "a/42.png"),  # its bytes are known: the path alone does not say that it is this
+            Identity(b"3" * 32, "a/3.png"),
+        ]
+        known = catalogue.known_as(asked)
+    assert [[item.id for item in known[each]] for each in asked] == [ids[:2], [4], [21], [], []]
+
+
+def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.catalogue.BATCH", 6)
+    with Catalogue.open(filled) as catalogue:
+        known = catalogue.known_as([Identity(None, f"a/{number}.png") for number in range(20)])
+        assert [item.id for items in known.values() for item in items] == list(range(1, 21))

@@ -401,16 +401,6 @@ def test_health(http: httpx.Client) -> None:
 def test_documentation_has_examples(http: httpx.Client) -> None:
     assert http.get("/docs").status_code == 200
     document = answer(http.get("/openapi.json"))
-    assert set(document["paths"]) == {
-        *("/search", "/search/codes", "/eval/map", "/eval/curve", "/health/live", "/health/ready"),
-        *(
-            "/images",
-            "/images/{item_id}/similar",
-            "/images/{item_id}",
-            "/images/{item_id}/thumbnail",
-            "/images/{item_id}/original",
-        ),
-    }
     schemas = document["components"]["schemas"]
     for path, methods in document["paths"].items():
         for operation in methods.values():

@@ -1,0 +1,187 @@
+"""What people did to one artifact, done to the artifact that takes its place; and which of the two answers
+better. No HTTP in it.
+
+An image is known in both by its bytes (SHA-256) or, where nobody hashed them, by its path. Doing all again
+does nothing: it may be begun while images still come and go, and be finished when none do.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from index.catalogue import UNLABELLED, File, Identity, Item, NewItem
+from service.library import Library
+from service.searcher import NoOriginal, NothingToMeasure, Searcher
+from training.nets.images import ImageError, open_image
+
+PAGE = 1000  # items looked at together
+TOGETHER = 16  # images in memory at a time, each with its file
+
+
+class CannotCarry(ValueError):
+    """Images would be lost; the message says how many and why."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How many images were carried over."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+    def __add__(self, other: "Carried") -> "Carried":
+        return Carried(self.added + other.added, self.changed + other.changed, self.removed + other.removed)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """mAP of two artifacts, each over its own index, on the images that both hold out."""
+
+    queries: int
+    before: float
+    after: float
+
+
+def carry(source: Searcher, target: Library, since: int) -> tuple[int, Carried]:
+    """Do to `target` what was done to `source` after its revision `since`: images that were sent or removed,
+    labels and metadata that were given. Until which revision, and how much it was.
+
+    Raises CannotCarry, before anything is done, for images that were sent, are not there yet, and whose codes
+    cannot be made because their files were not kept.
+    """
+    until = source.catalogue.revision
+    lost = sum(_is_lost(source, target, *each) for each in _changed(source, target, since))
+    if lost:
+        raise CannotCarry(
+            f"the files of {lost:,} images that were sent to {source.name} are not kept, so that the encoder "
+            f"of {target.searcher.name} cannot make their codes; remove these images, or build an artifact "
+            "with them"
+        )
+    removed = _remove(target, source.catalogue.gone(since))
+    added, changed, coming = 0, 0, list[Item]()
+    for item, known in _changed(source, target, since):
+        if known:
+            changed += _change(target, item, known)
+        elif item.folder is not None:
+            coming.append(item)
+            if len(coming) == TOGETHER:
+                added += _add(source, target, coming)
+                coming = []
+    added += _add(source, target, coming)
+    return until, Carried(added, changed, removed)
+
+
+def compare(before: Searcher, after: Searcher) -> Comparison | None:
+    """Both on the same images; None where `before` measures nothing that could become worse.
+
+    Raises NothingToMeasure where no image is held out by both.
+    """
+    items = before.catalogue.get_many(before.held_out().tolist())
+    if not items:
+        return None
+    asked = set(after.held_out().tolist())
+    known = after.catalogue.known_as([item.identity for item in items])
+    pairs = [(item.id, twin.id) for item in items for twin in known[item.identity] if twin.id in asked]
+    if not pairs:
+        raise NothingToMeasure(
+            f"no image is held out by both {before.name} and {after.name}, so that nobody knows which "
+            "answers better"
+        )
+    ours, theirs = (np.array(ids, np.int64) for ids in zip(*pairs, strict=True))
+    scores = np.stack([before.scores(ours), after.scores(theirs)])
+    scores = np.where(np.isnan(scores), 0, scores)  # no indexed image has the label: nothing right is found
+    return Comparison(len(pairs), *scores.mean(axis=1).tolist())
+
+
+def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[Item, list[Item]]]:
+    """What came or changed, each with the items that it is in the target."""
+    after = 0
+    while items := source.catalogue.changed(since, after=after, count=PAGE):
+        known = target.searcher.catalogue.known_as([item.identity for item in items])
+        yield from ((item, known[item.identity]) for item in items)
+        after = items[-1].id
+
+
+def _is_lost(source: Searcher, target: Library, item: Item, known: Sequence[Item]) -> bool:
+    if known or item.folder is None or _same_encoder(source, target):
+        return False
+    try:
+        source.original_of(item)
+    except NoOriginal:
+        return True
+    return False
+
+
+def _same_encoder(source: Searcher, target: Library) -> bool:
+    return source.catalogue.encoder_id == target.searcher.catalogue.encoder_id
+
+
+def _remove(target: Library, gone: Sequence[Identity]) -> int:
+    known = target.searcher.catalogue.known_as(gone)
+    items = [item for twins in known.values() for item in twins]
+    return sum(len(target.forget(items[at : at + PAGE])) for at in range(0, len(items), PAGE))
+
+
+def _change(target: Library, item: Item, known: Sequence[Item]) -> bool:
+    """Whether anything was different in what may be changed."""
+    different = [
+        twin
+        for twin in known
+        if twin.split == "database" and (twin.label, twin.metadata) != (item.label, item.metadata)
+    ]
+    for twin in different:
+        target.change(twin.id, label=item.label, unlabel=item.label is None, metadata=item.metadata)
+    return bool(different)
+
+
+def _add(source: Searcher, target: Library, items: Sequence[Item]) -> int:
+    if not items:
+        return 0
+    files = {item.id: file for item in items if (file := _file(source, item)) is not None}
+    if _same_encoder(source, target):
+        codes = [source.catalogue.code(item.id)[0] for item in items]
+    else:
+        pixels = torch.stack([_pixels(target, item, files[item.id]) for item in items])
+        codes = list(target.searcher.encode(pixels))
+    new = [
+        NewItem(
+            path=item.path,
+            label=UNLABELLED if item.label is None else item.label,
+            split="database",
+            width=item.width,
+            height=item.height,
+            thumbnail=source.catalogue.thumbnail(item.id),
+            code=code,
+            file=_as_file(item),
+            metadata=item.metadata,
+            added=item.added,
+        )
+        for item, code in zip(items, codes, strict=True)
+    ]
+    kept = {
+        hashed.sha256: files[item.id] for item in items if item.id in files and (hashed := _as_file(item))
+    }
+    return sum(is_new for _, is_new in target.store(new, kept))
+
+
+def _as_file(item: Item) -> File | None:
+    return None if item.sha256 is None else File(bytes.fromhex(item.sha256), item.folder)
+
+
+def _file(source: Searcher, item: Item) -> bytes | None:
+    """The bytes that were sent, if they are kept."""
+    try:
+        return source.original_of(item).read_bytes()
+    except NoOriginal:
+        return None
+
+
+def _pixels(target: Library, item: Item, content: bytes) -> Tensor:
+    try:
+        return target.searcher.pixels(open_image(content))
+    except ImageError as error:
+        raise CannotCarry(f"image {item.id}, {item.path}: its kept file cannot be read ({error})") from None

@@ -1,0 +1,196 @@
+"""The artifact that is being served, and its change for another one while requests run.
+
+Everything here but what it calls in threads runs in the event loop.
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from index.artifact import BUILT, PREDECESSOR, SUCCESSOR
+from index.catalogue import CatalogueError
+from service.batching import Batcher
+from service.carrying import Carried, Comparison, carry, compare
+from service.library import Library
+from service.searcher import Answer, Question, Searcher
+from service.settings import Settings
+
+T = TypeVar("T")
+
+LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
+ANSWERING = 2  # threads: one encodes while the other decodes or ranks
+
+log = logging.getLogger("hebbsearch")
+
+
+class NotReplaced(ValueError):
+    """The artifact that is served stays; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What a change of artifacts did."""
+
+    before: str  # folder names
+    after: str
+    carried: Carried
+    comparison: Comparison | None  # None: there was nothing to compare by
+
+
+class Generation:
+    """An open artifact with all that answers from it. Made within the event loop."""
+
+    def __init__(self, searcher: Searcher, settings: Settings) -> None:
+        self.searcher = searcher
+        self.library = Library(
+            searcher,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_pixels,
+            keep=settings.keep_originals,
+        )
+        self.batches: Batcher[Question, Answer] = Batcher(
+            searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING
+        )
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """It stays open meanwhile."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def close(self) -> None:
+        """Once nobody uses it any more."""
+        await self._unused.wait()
+        await to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        self.batches.close()
+        self.searcher.close()
+
+
+class Live:
+    """What is served now. `writing`: whoever changes the index does it within, one after the other."""
+
+    def __init__(self, searcher: Searcher, settings: Settings) -> None:
+        self._settings = settings
+        self._current = Generation(searcher, settings)
+        self._retired: set[asyncio.Task[None]] = set()
+        self._replacing = asyncio.Lock()
+        self.writing = CapacityLimiter(1)  # decoding takes what the cores have
+
+    @contextmanager
+    def lease(self) -> Iterator[Generation]:
+        """The current generation, for one request; it stays open until then, whatever takes its place."""
+        generation = self._current
+        with generation.used():
+            yield generation
+
+    async def write(self, work: Callable[[Generation], T]) -> T:
+        """Do `work` in a thread, alone, with the generation that is current when its turn comes."""
+        async with self.writing:
+            with self.lease() as generation:
+                return await to_thread.run_sync(work, generation)
+
+    async def close(self) -> None:
+        """Close what is served and what was."""
+        await asyncio.gather(self._current.close(), *self._retired)
+
+    async def replace(self, path: Path, *, force: bool = False) -> Replaced:
+        """Serve the artifact in this folder, beside the one that is served, from now on and after a restart.
+
+        It is verified, warmed, given what was done to the one served, and compared with it, while requests go
+        on; only at the end those who write wait. Raises ArtifactError, CannotCarry and NotReplaced, which
+        `force` overrules where it is about the comparison; what is served then goes on being served.
+        """
+        if self._replacing.locked():
+            raise NotReplaced("the artifact is being replaced at this moment; try again when that is done")
+        async with self._replacing:
+            before = self._current
+            if path.resolve() == before.searcher.artifact.path.resolve():
+                raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
+            async with self._opened(path) as after:
+                since = int(before.searcher.catalogue.noted(BUILT) or 0)
+                await to_thread.run_sync(after.searcher.check)
+                until, carried = await to_thread.run_sync(carry, before.searcher, after.library, since)
+                comparison = await to_thread.run_sync(self._compared, before, after, force)
+                async with self.writing:
+                    _, rest = await to_thread.run_sync(carry, before.searcher, after.library, until)
+                    await to_thread.run_sync(_record, before.searcher, after.searcher)
+                    self._current = after
+            self._retire(before)
+        return Replaced(before.searcher.name, after.searcher.name, carried + rest, comparison)
+
+    async def back(self) -> Replaced:
+        """Serve the artifact again whose place the one served took, with what was done since. Raises as
+        `replace`."""
+        with self.lease() as generation:
+            path = generation.searcher.artifact.path.resolve()
+            name = await to_thread.run_sync(generation.searcher.catalogue.noted, PREDECESSOR)
+        if name is None:
+            raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
+        return await self.replace(path.parent / name, force=True)
+
+    @asynccontextmanager
+    async def _opened(self, path: Path) -> AsyncIterator[Generation]:
+        """A generation of this folder, closed again if it does not come to be served."""
+        searcher = await to_thread.run_sync(lambda: Searcher.open(path, max_pixels=self._settings.max_pixels))
+        generation = Generation(searcher, self._settings)
+        try:
+            yield generation
+        except BaseException:
+            self._retire(generation)
+            raise
+
+    def _compared(self, before: Generation, after: Generation, force: bool) -> Comparison | None:
+        try:
+            comparison = compare(before.searcher, after.searcher)
+        except ValueError as error:
+            if force:
+                return None
+            raise NotReplaced(f"{error}; force it if it shall be served all the same") from None
+        margin = self._settings.reload_margin
+        if comparison and not force and comparison.after < comparison.before - margin:
+            raise NotReplaced(
+                f"on the {comparison.queries:,} images that both hold out {after.searcher.name} reaches a "
+                f"mAP of {comparison.after:.4f}, {before.searcher.name} {comparison.before:.4f}; more than "
+                f"{margin:g} less is refused; force it if it shall be served all the same"
+            )
+        return comparison
+
+    def _retire(self, generation: Generation) -> None:
+        async def end() -> None:
+            await generation.close()
+            gc.unfreeze()  # what was there at the start is garbage now in part
+            gc.collect()
+            gc.freeze()
+
+        task = asyncio.create_task(end())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+
+def _record(before: Searcher, after: Searcher) -> None:
+    """Let a restart serve `after`. In this order: at each moment they lead to one that has everything."""
+    try:
+        after.catalogue.note(SUCCESSOR, None)
+        after.catalogue.note(PREDECESSOR, before.name)
+        before.catalogue.note(SUCCESSOR, after.name)
+    except CatalogueError as error:
+        raise NotReplaced(f"{error}; a restart would not know of the other artifact") from None
+    log.info("%s takes the place of %s", after.name, before.name)
