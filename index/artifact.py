@@ -7,6 +7,7 @@ does change; it carries its own integrity and is bound to the encoder by the enc
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,8 @@ CATALOGUE = "catalogue.sqlite"
 QUERIES = "queries.npz"
 ORIGINALS = "originals"
 
+MISSING = "is missing; name a folder that build_index.py made"
+
 # What catalogues note of their artifacts.
 BUILT = "built"  # the revision with which it was published: what came later, people did
 SUCCESSOR = "successor"  # the folder beside this one that took its place
@@ -40,6 +43,7 @@ STATED: dict[str, dict[str, tuple[type, ...]]] = {
         "labels": _TEXT,
         "training_labels": _COUNT,
         "validation_labels": _COUNT,
+        "queries_seen": _COUNT,  # of another artifact's encoder: images that it was made with
     },
     "config": {"rule": _TEXT, "backbone": _TEXT},
 }
@@ -173,13 +177,16 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
     names = [ENCODER, *([QUERIES] if (staging / QUERIES).exists() else [])]
-    files = {name: _sha256(_present(staging / name)) for name in names}
+    if not (staging / ENCODER).is_file():
+        raise ArtifactError(f"{staging / ENCODER}: {MISSING}")
+    files = {name: _sha256(staging / name) for name in names}
     manifest = replace(manifest, files=files)
     (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     artifact = open_artifact(staging)
     artifact.queries()
     with artifact.open_catalogue() as catalogue:
-        catalogue.note(BUILT, str(catalogue.revision))
+        if catalogue.noted(BUILT) == "0":  # else it was published before, and people changed it since
+            catalogue.note(BUILT, str(catalogue.revision))
     for path in (*staging.iterdir(), staging):
         sync(path)
     try:
@@ -223,32 +230,39 @@ def open_artifact(path: Path) -> Artifact:
 
 
 def _open(path: Path) -> Artifact:
-    manifest = _read_manifest(_present(path / MANIFEST))
-    _present(path / CATALOGUE)
-    if ENCODER not in manifest.files or not manifest.files.keys() <= {ENCODER, QUERIES}:
-        raise ArtifactError(
-            f"{path / MANIFEST}: lists files {sorted(manifest.files)}, wanted {ENCODER} "
-            f"and perhaps {QUERIES}; build the index again"
-        )
-    for name, wanted in manifest.files.items():
-        if _sha256(_present(path / name)) != wanted:
-            raise ArtifactError(
-                f"{path / name}: is not the file the artifact was made with (its SHA-256 "
-                "differs); restore it or build the index again"
-            )
-    if manifest.encoder_id != manifest.files[ENCODER][:16]:
-        raise ArtifactError(
-            f"{path / MANIFEST}: encoder id {manifest.encoder_id} is not that of {ENCODER}; "
-            "build the index again"
-        )
+    manifest = read_manifest(path)
+    for file, what in file_faults(path, manifest):
+        raise ArtifactError(f"{file}: {what}")
     return Artifact(path, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """That of the artifact in this folder. ArtifactError."""
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"{file}: {MISSING}")
     try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
+        return Manifest.from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{path}: {error}; build the index again") from error
+        raise ArtifactError(f"{file}: {error}; build the index again") from error
+
+
+def file_faults(path: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the files that the manifest of this folder names, each with its way out."""
+    if not (path / CATALOGUE).is_file():
+        yield path / CATALOGUE, MISSING
+    if ENCODER not in manifest.files or not manifest.files.keys() <= {ENCODER, QUERIES}:
+        wanted = f"wanted {ENCODER} and perhaps {QUERIES}; build the index again"
+        yield path / MANIFEST, f"lists files {sorted(manifest.files)}, {wanted}"
+    for name, sha256 in manifest.files.items():
+        if not (path / name).is_file():
+            yield path / name, MISSING
+        elif _sha256(path / name) != sha256:
+            what = "is not the file the artifact was made with (its SHA-256 differs)"
+            yield path / name, f"{what}; restore it or build the index again"
+    if manifest.encoder_id != manifest.files.get(ENCODER, "")[:16]:
+        what = f"encoder id {manifest.encoder_id} is not that of {ENCODER}; build the index again"
+        yield path / MANIFEST, what
 
 
 def _check_queries(queries: Queries) -> None:
@@ -260,12 +274,6 @@ def _check_queries(queries: Queries) -> None:
                 f"{name} have type {values.dtype} and shape {values.shape}; "
                 f"wanted int64 ({len(queries.codes)},)"
             )
-
-
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: is missing; name a folder that build_index.py made")
-    return path
 
 
 def _sha256(path: Path) -> str:

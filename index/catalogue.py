@@ -58,6 +58,17 @@ PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
 READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
 
+_coded = select(_codes.c.item_id).where(_codes.c.item_id == _items.c.id).exists()
+_shown = select(_thumbnails.c.item_id).where(_thumbnails.c.item_id == _items.c.id).exists()
+FAULTS = {
+    "has no code": select(_items.c.id).where(_items.c.split == "database", ~_coded),
+    "is held out and has a code": select(_items.c.id).where(_items.c.split == "query", _coded),
+    "has a split that there is not": select(_items.c.id).where(_items.c.split.not_in(("database", "query"))),
+    "has no thumbnail": select(_items.c.id).where(~_shown),
+    "has a thumbnail that is no WebP": select(_thumbnails.c.item_id).where(
+        func.substr(_thumbnails.c.image, 9, 4) != b"WEBP"
+    ),
+}
 ITEMS = select(_items, _classes.c.name.label("label_name")).outerjoin(_classes)
 
 
@@ -311,6 +322,37 @@ class Catalogue:
             self._count(connection, _digest(self._rows(connection, this)) - _digest(before))
         self._learn(classes)
 
+    def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
+        """Be a catalogue of another encoder: `codes` has one (bits/8,) for each item and held-out query.
+
+        Those of the queries are given back. All or nothing: ValueError where one is missing, KeyError for an
+        id that there is not. Nobody may have it open.
+        """
+        held_out, changed = dict.fromkeys(self.held_out()), 0
+        with self._writing() as (connection, _):
+            old = self._rows(connection)
+            for id_, code in codes:
+                if id_ in held_out:
+                    held_out[id_] = code
+                    continue
+                statement = update(_codes).where(_codes.c.item_id == id_).values(code=code.tobytes())
+                if connection.execute(statement).rowcount != 1:
+                    raise KeyError(id_)
+                changed += 1
+            if changed < len(old.ids) or any(code is None for code in held_out.values()):
+                raise ValueError(
+                    f"{changed} codes for {len(old.ids)} images, or a held-out query without one"
+                )
+            self.bits = bits
+            for key, value in (
+                ("encoder_id", encoder_id),
+                ("bits", str(bits)),
+                ("digest", str(_digest(self._rows(connection)))),
+            ):
+                connection.execute(update(_meta).where(_meta.c.key == key).values(value=value))
+        self.encoder_id = encoder_id
+        return {id_: code for id_, code in held_out.items() if code is not None}
+
     def label(self, name: str) -> int:
         """The index of the class `name`, which becomes one if it is none yet."""
         with self._writing() as (connection, _):
@@ -424,6 +466,31 @@ class Catalogue:
         ).where(_items.c.folder == folder, _items.c.split == "database")
         with self._reading() as connection:
             return {path: Known(*known) for path, *known in connection.execute(query)}
+
+    def hashes(self) -> set[bytes]:
+        """The SHA-256 of every file that was sent."""
+        query = select(_items.c.sha256).where(_items.c.sha256.is_not(None), _items.c.folder.is_not(None))
+        with self._reading() as connection:
+            return set(connection.execution_options(yield_per=READ).scalars(query))
+
+    def held_out(self) -> dict[int, int]:
+        """The label of each held-out query, a class index or UNLABELLED."""
+        query = select(_items.c.id, func.coalesce(_items.c.label, UNLABELLED)).where(
+            _items.c.split == "query"
+        )
+        with self._reading() as connection:
+            return {id_: label for id_, label in connection.execute(query)}
+
+    def faults(self) -> Iterator[str]:
+        """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
+        with self._reading() as connection:
+            for (found,) in connection.exec_driver_sql("PRAGMA integrity_check"):
+                if found != "ok":
+                    yield f"is damaged ({' '.join(str(found).split())})"
+            for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+                yield f"row {row} of {table} names no row of {parent}"
+            for what, query in FAULTS.items():
+                yield from (f"image {id_} {what}" for id_ in connection.scalars(query))
 
     def code(self, item_id: int) -> Codes:
         """The code (1, bits/8) of an item of the database split. KeyError when there is none."""

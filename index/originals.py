@@ -10,6 +10,8 @@ from pathlib import Path
 from index.artifact import sync
 from index.locking import locked
 
+LOCK = ".lock"
+
 
 class Originals:
     """The folder `originals` of an artifact; made when the first file is kept."""
@@ -23,6 +25,17 @@ class Originals:
         name = sha256.hex()
         return self.folder / name[:2] / name
 
+    def hashes(self) -> Iterator[bytes]:
+        """Of the kept files, in no order."""
+        for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+            if path == self.path(sha256 := _from_hex(path.name)):
+                yield sha256
+
+    def strays(self) -> list[Path]:
+        """Files that are none of those: a crash came before they were whole."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and path.name != LOCK)
+        return sorted(path for path in files if path != self.path(_from_hex(path.name)))
+
     @contextmanager
     def alone(self, *, make: bool = False) -> Iterator[None]:
         """No other thread or process keeps or forgets files meanwhile: a file must not go while an item that
@@ -31,7 +44,7 @@ class Originals:
             if not make and not self.folder.exists():
                 yield
                 return
-            with locked(self.folder / ".lock", wait=True):
+            with locked(self.folder / LOCK, wait=True):
                 yield
 
     def keep(self, sha256: bytes, content: bytes) -> bool:
@@ -58,3 +71,11 @@ class Originals:
         if path.exists():
             path.unlink()
             sync(path.parent)
+
+
+def _from_hex(name: str) -> bytes:
+    """Of a name that is no SHA-256, nothing, which is the name of no file."""
+    try:
+        return bytes.fromhex(name) if len(name) == 64 else b""
+    except ValueError:
+        return b""

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 
+from index.artifact import Artifact
 from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import settings_of
 from service.live import Live, Replaced
-from service.schemas import CarriedOver, Compared, Reload, Reloaded, problems
+from service.schemas import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest, problems
 
 router = APIRouter(
     prefix="/admin",
@@ -35,7 +37,9 @@ async def reload(request: Request, asked: Reload) -> Reloaded:
     one before. An image may have another id in it.
     """
     live: Live = request.state.live
-    return _reloaded(await live.replace(_folder(request, asked.artifact), force=asked.force))
+    return _reloaded(
+        await live.replace(_folder(request, asked.artifact), force=asked.force, as_it_is=asked.as_it_is)
+    )
 
 
 @router.post(
@@ -47,6 +51,35 @@ async def rollback(request: Request) -> Reloaded:
     """With all that was done since. Not compared: it was served already."""
     live: Live = request.state.live
     return _reloaded(await live.back())
+
+
+@router.post(
+    "/snapshot",
+    status_code=201,
+    summary="Copy the artifact that is served",
+    responses=problems(
+        {
+            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+            409: "the artifact is being replaced or copied at this moment; try again when that is done",
+            413: "the body has more than 262,144 bytes; send less at a time",
+            422: "/artifacts/backup-1: exists already; choose another name",
+        }
+    ),
+)
+async def snapshot(request: Request, asked: SnapshotRequest) -> SnapshotMade:
+    """As it is at one moment, while it is searched and changed, in a new folder beside it.
+
+    That is an artifact like any other: serve it, or bring it back with /admin/reload and `as_it_is`.
+    """
+    live: Live = request.state.live
+    copy = await live.copy(_folder(request, asked.name))
+    return await to_thread.run_sync(_described, copy)
+
+
+def _described(copy: Artifact) -> SnapshotMade:
+    with copy.open_catalogue() as catalogue:
+        items = catalogue.counts()["database"]
+    return SnapshotMade(name=copy.path.name, items=items, encoder_id=copy.manifest.encoder_id)
 
 
 def _folder(request: Request, name: str | None) -> Path:

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from index.artifact import BUILT, PREDECESSOR, SUCCESSOR
+from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, Artifact
+from index.backup import copy_artifact
 from index.catalogue import CatalogueError
 from service.batching import Batcher
 from service.carrying import Carried, Comparison, carry, compare
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
 ANSWERING = 2  # threads: one encodes while the other decodes or ranks
+
+BUSY = "the artifact is being replaced or copied at this moment; try again when that is done"
 
 log = logging.getLogger("hebbsearch")
 
@@ -111,15 +114,16 @@ class Live:
         """Close what is served and what was."""
         await asyncio.gather(self._current.close(), *self._retired)
 
-    async def replace(self, path: Path, *, force: bool = False) -> Replaced:
+    async def replace(self, path: Path, *, force: bool = False, as_it_is: bool = False) -> Replaced:
         """Serve the artifact in this folder, beside the one that is served, from now on and after a restart.
 
         It is verified, warmed, given what was done to the one served, and compared with it, while requests go
-        on; only at the end those who write wait. Raises ArtifactError, CannotCarry and NotReplaced, which
-        `force` overrules where it is about the comparison; what is served then goes on being served.
+        on; only at the end those who write wait. With `as_it_is` it is neither given anything nor compared.
+        Raises ArtifactError, CannotCarry and NotReplaced, which `force` overrules where it is about the
+        comparison; what is served then goes on being served.
         """
         if self._replacing.locked():
-            raise NotReplaced("the artifact is being replaced at this moment; try again when that is done")
+            raise NotReplaced(BUSY)
         async with self._replacing:
             before = self._current
             if path.resolve() == before.searcher.artifact.path.resolve():
@@ -127,14 +131,18 @@ class Live:
             async with self._opened(path) as after:
                 since = int(before.searcher.catalogue.noted(BUILT) or 0)
                 await to_thread.run_sync(after.searcher.check)
-                until, carried = await to_thread.run_sync(carry, before.searcher, after.library, since)
-                comparison = await to_thread.run_sync(self._compared, before, after, force)
+                carried, comparison = Carried(), None
+                if not as_it_is:
+                    since, carried = await to_thread.run_sync(carry, before.searcher, after.library, since)
+                    comparison = await to_thread.run_sync(self._compared, before, after, force)
                 async with self.writing:
-                    _, rest = await to_thread.run_sync(carry, before.searcher, after.library, until)
+                    if not as_it_is:
+                        _, rest = await to_thread.run_sync(carry, before.searcher, after.library, since)
+                        carried += rest
                     await to_thread.run_sync(_record, before.searcher, after.searcher)
                     self._current = after
             self._retire(before)
-        return Replaced(before.searcher.name, after.searcher.name, carried + rest, comparison)
+        return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
 
     async def back(self) -> Replaced:
         """Serve the artifact again whose place the one served took, with what was done since. Raises as
@@ -145,6 +153,15 @@ class Live:
         if name is None:
             raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
         return await self.replace(path.parent / name, force=True)
+
+    async def copy(self, target: Path) -> Artifact:
+        """The artifact that is served, as it is now, in the new folder `target`. Raises ArtifactError, and
+        NotReplaced while it is being replaced."""
+        if self._replacing.locked():
+            raise NotReplaced(BUSY)
+        async with self._replacing:
+            with self.lease() as generation:
+                return await to_thread.run_sync(copy_artifact, generation.searcher.artifact.path, target)
 
     @asynccontextmanager
     async def _opened(self, path: Path) -> AsyncIterator[Generation]:

@@ -383,6 +383,13 @@ class Reload(BaseModel):
     force: Annotated[
         bool, Field(description="Even if it answers worse, or nobody knows whether it does.")
     ] = False
+    as_it_is: Annotated[
+        bool,
+        Field(
+            description="Without what was sent, changed and removed since, and without comparing: so that a "
+            "copy that was made before comes back."
+        ),
+    ] = False
 
 
 class CarriedOver(BaseModel):
@@ -421,6 +428,28 @@ class Reloaded(BaseModel):
     after: str = Field(description="The one that is served, also after a restart.")
     carried_over: CarriedOver
     compared: Compared | None = Field(description="null: there was nothing to compare by.")
+
+
+class SnapshotRequest(BaseModel):
+    """What to call the copy."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "backup-2026-01-31"}]})
+
+    name: Annotated[
+        str, Field(max_length=255, description="Name of a new folder beside the artifact that is served.")
+    ]
+
+
+class SnapshotMade(BaseModel):
+    """A copy was made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "backup-2026-01-31", "items": 1617, "encoder_id": "4f0c…"}]}
+    )
+
+    name: str
+    items: int = Field(description="Indexed images.")
+    encoder_id: str
 
 
 class Health(BaseModel):

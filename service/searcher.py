@@ -122,7 +122,7 @@ class Searcher:
     def __init__(self, artifact: Artifact, *, max_pixels: int) -> None:
         self.artifact = artifact
         self._max_pixels = max_pixels
-        self._encoder = _load_encoder(artifact)
+        self._encoder = load_encoder(artifact)
         self._queries = artifact.queries()
         self.catalogue = artifact.open_catalogue()
         self.originals = Originals(artifact.path / ORIGINALS)
@@ -395,7 +395,8 @@ class Searcher:
         )
 
 
-def _load_encoder(artifact: Artifact) -> Encoder:
+def load_encoder(artifact: Artifact) -> Encoder:
+    """The artifact's encoder, ready. ArtifactError."""
     try:
         encoder = Encoder.load(artifact.encoder_path)
     except ValueError as error:
@@ -461,4 +462,6 @@ def _in_words(definition: Definition, data: dict[str, Any]) -> str:
         validation = data.get("validation_labels") or 0
         chosen = f", and {validation:,} more chose its best epoch" if validation else ""
         sentences.append(f"Training saw {training:,} labels{chosen}.")
+    if seen := data.get("queries_seen"):
+        sentences.append(f"Its encoder may have learned from {seen:,} of the queries, which flatters it.")
     return " ".join(sentences)

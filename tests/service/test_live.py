@@ -353,3 +353,26 @@ def test_memory_returns_after_reloads(both: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_copy_is_made_and_comes_back(both: Path) -> None:
+    with served(both / "first") as http:
+        kept = add(http, png(50), label="mine")
+        made = answer(http.post("/admin/snapshot", json={"name": "monday"}), 201)
+        assert made == {"name": "monday", "items": 64, "encoder_id": encoder(http)}
+        answer(http.delete(f"/images/{kept}"), 204)
+        add(http, png(51), label="later")
+        told = reload(http, "monday", as_it_is=True)
+        assert told == {
+            "before": "first",
+            "after": "monday",
+            "carried_over": {"added": 0, "changed": 0, "removed": 0},
+            "compared": None,
+        }
+        there = answer(http.get(f"/images/{kept}"))
+        assert there["label"] == "mine"
+        assert http.get(there["original"]).content == png(50)
+        assert len(images(http)) == 64
+        detail = answer(http.post("/admin/snapshot", json={"name": "first"}), 422)["detail"]
+        assert "exists already; choose another name" in detail
+        assert "name a folder" in answer(http.post("/admin/snapshot", json={"name": "a/b"}), 422)["detail"]

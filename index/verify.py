@@ -1,0 +1,87 @@
+"""What is wrong with an artifact: all of it, by name."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, Queries, file_faults, read_manifest
+from index.catalogue import Catalogue
+from index.originals import Originals
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong."""
+
+    path: Path
+    what: str
+    orphan: bool = False  # a file that nothing needs, such as a crash leaves: `sweep` removes it
+
+    def __str__(self) -> str:
+        return self.what if self.what.startswith(str(self.path)) else f"{self.path}: {self.what}"
+
+
+def faults(path: Path) -> Iterator[Fault]:
+    """All faults of the artifact in this folder, those first that hide others.
+
+    Reads every kept file and the whole catalogue. Of what a service changes meanwhile, something may be named
+    that is none.
+    """
+    try:
+        manifest = read_manifest(path)
+        wrong = [Fault(file, what) for file, what in file_faults(path, manifest)]
+        yield from wrong
+        artifact = Artifact(path, manifest)
+        with artifact.open_catalogue() as catalogue:
+            yield from (Fault(catalogue.path, what) for what in catalogue.faults())
+            if not any(fault.path.name == QUERIES for fault in wrong):
+                yield from _queries(artifact, artifact.queries(), catalogue)
+            yield from _originals(Originals(path / ORIGINALS), catalogue)
+    except ArtifactError as error:
+        yield Fault(path, str(error))  # which names the file
+    except OSError as error:
+        yield Fault(Path(error.filename or path), error.strerror or str(error))
+
+
+def sweep(path: Path) -> list[Path]:
+    """Remove the kept files that no image needs, such as a crash leaves; which they were. ArtifactError."""
+    originals = Originals(path / ORIGINALS)
+    with Artifact(path, read_manifest(path)).open_catalogue() as catalogue, originals.alone():
+        needed = catalogue.hashes()  # within: who adds keeps the file first
+        swept = [originals.path(sha256) for sha256 in originals.hashes() if sha256 not in needed]
+        swept += originals.strays()
+        for file in swept:
+            file.unlink()
+    return swept
+
+
+def _queries(artifact: Artifact, queries: Queries | None, catalogue: Catalogue) -> Iterator[Fault]:
+    held_out = (
+        {} if queries is None else dict(zip(queries.ids.tolist(), queries.labels.tolist(), strict=True))
+    )
+    known = catalogue.held_out()
+    path = artifact.path / QUERIES
+    for ids, what in (
+        (held_out.keys() - known.keys(), "is none of the catalogue's held-out queries"),
+        (known.keys() - held_out.keys(), "is held out in the catalogue and not here"),
+        (
+            {id_ for id_ in held_out.keys() & known.keys() if held_out[id_] != known[id_]},
+            "has another label there",
+        ),
+    ):
+        yield from (Fault(path, f"query {id_} {what}") for id_ in sorted(ids))
+    if queries is not None and len(held_out) < len(queries.ids):
+        yield Fault(path, f"holds {len(queries.ids) - len(held_out):,} ids more than once")
+
+
+def _originals(originals: Originals, catalogue: Catalogue) -> Iterator[Fault]:
+    needed = catalogue.hashes()
+    for sha256 in originals.hashes():
+        path = originals.path(sha256)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").digest() != sha256:
+                yield Fault(path, "is damaged: its SHA-256 is not its name")
+        if sha256 not in needed:
+            yield Fault(path, "belongs to no image", orphan=True)
+    yield from (Fault(path, "was not written to its end", orphan=True) for path in originals.strays())
