@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from anyio import CapacityLimiter, WouldBlock, to_thread
+from anyio import CapacityLimiter, WouldBlock, create_task_group, fail_after, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -23,6 +23,7 @@ from index.codes import Codes, from_hex
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
 from service.batching import Batcher
 from service.schemas import (
+    BatchAnswer,
     CodeSearch,
     CodeSearchAnswer,
     Curve,
@@ -35,8 +36,10 @@ from service.schemas import (
     Readiness,
     SearchAnswer,
     SearchParameters,
+    problem,
     problems,
     too_large,
+    too_many,
 )
 from service.searcher import Answer, NoOriginal, Question, Searcher
 from service.settings import Settings
@@ -68,9 +71,15 @@ SMALL = 2**18  # pixels that are decoded in a few milliseconds
 
 MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
 
+BATCHES = 4  # requests that search many images, under way or waiting; each may hold max_batch_bytes
+ABREAST = 8  # of their images, all together, that are encoded or wait for it beside single searches
+READING = 300.0  # seconds in which the images of a request must have come
+
+HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
 BUSY = "{} searches are under way or waiting, as many as the service takes; try again in a second"
+BUSY_WITH_BATCHES = "{} searches of many images are under way or waiting; try again in a second"
 
 UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a valid integer, not 'x'"}
 
@@ -112,6 +121,26 @@ SEARCH_INPUT = {
     },
 }
 
+BATCH_INPUT = {
+    "parameters": SEARCH_INPUT["parameters"],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        **SearchParameters.model_json_schema()["properties"],
+                    },
+                },
+                "example": {"image": ["(the bytes of cat.png)", "(the bytes of dog.png)"], "k": 10},
+            }
+        },
+    },
+}
+
 
 async def _searcher(request: Request) -> Searcher:
     searcher: Searcher = request.app.state.searcher
@@ -149,13 +178,64 @@ async def search(request: Request) -> Response:
     searcher = await _searcher(request)
     prepare = partial(searcher.prepare, image, k=asked.k, max_distance=asked.max_distance, labels=asked.label)
     with place(request.state.places, BUSY):
-        try:
-            answer = await _answered(request, prepare)
-        except NotAnImage as error:
-            raise HTTPException(415, str(error)) from None
-        except ImageError as error:
-            raise HTTPException(422, str(error)) from None
+        answer = await _answered(request, prepare)
     return Response(_in_json(answer, request), media_type="application/json")
+
+
+@reading.post(
+    "/search/batch",
+    response_model=BatchAnswer,
+    summary="Find the indexed images nearest to each of many images",
+    openapi_extra=BATCH_INPUT,
+    responses=problems(
+        {
+            400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND_MANY}",
+            408: "the images had not come after 300 seconds",
+            413: too_many(100_000_000),
+            422: "k: Input should be less than or equal to 1000, not 5000",
+            503: BUSY_WITH_BATCHES.format(BATCHES),
+        }
+    ),
+)
+async def search_batch(request: Request) -> Response:
+    """Send them as multipart fields `image`; the parameters are those of all. What cannot be read gets an
+    error of its own. However many images come so, a single search waits for few of them."""
+    query = _checked_parameters(_fields(request.query_params), "query")
+    _each_once(request.query_params)
+    with place(request.state.searching_many, BUSY_WITH_BATCHES):  # before they are read, which takes memory
+        try:
+            with fail_after(READING):
+                images, form = await _read_images(request)
+        except TimeoutError:
+            raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
+        asked = _merged(query, _checked_parameters(form, "form"))
+        searcher = await _searcher(request)
+        await to_thread.run_sync(searcher.wanted, asked.k, asked.max_distance, asked.label)  # raises for all
+        waiting, answers = iter(enumerate(images)), dict[int, bytes]()
+
+        async def answer(image: bytes) -> bytes:
+            try:
+                prepare = partial(
+                    searcher.prepare,
+                    checked(image, request),
+                    k=asked.k,
+                    max_distance=asked.max_distance,
+                    labels=asked.label,
+                )
+                return b'{"answer":%s,"error":null}' % _in_json(await _answered(request, prepare), request)
+            except HTTPException as error:
+                return b'{"answer":null,"error":%s}' % to_json(problem(error.status_code, error.detail))
+
+        async def take_turns() -> None:
+            for number, image in waiting:
+                async with request.state.abreast:
+                    answers[number] = await answer(image)
+
+        async with create_task_group() as tasks:
+            for _ in range(ABREAST):
+                tasks.start_soon(take_turns)
+    body = b'{"answers":[%s]}' % b",".join(answers[number] for number in range(len(images)))
+    return Response(body, media_type="application/json")
 
 
 @reading.post(
@@ -395,13 +475,19 @@ def no_image(item_id: int) -> HTTPException:
 
 
 async def _answered(request: Request, prepare: Callable[..., Question]) -> Answer:
-    """Small images are decoded with their batch; a large one beforehand, in a thread of its own."""
+    """Small images are decoded with their batch; a large one beforehand, in a thread of its own. Raises
+    HTTPException for what is no good image."""
     batches: Batcher[Question, Answer] = request.state.batches
     try:
-        return await batches.ask(partial(prepare, max_pixels=SMALL))
-    except TooManyPixels:  # known from its header
-        question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
-        return await batches.ask(lambda: question)
+        try:
+            return await batches.ask(partial(prepare, max_pixels=SMALL))
+        except TooManyPixels:  # known from its header
+            question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
+            return await batches.ask(lambda: question)
+    except NotAnImage as error:
+        raise HTTPException(415, str(error)) from None
+    except ImageError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 @contextmanager
@@ -459,6 +545,20 @@ async def _image_in(form: FormData) -> bytes:
     if not isinstance(images[0], UploadFile):
         raise HTTPException(422, f"the form field 'image' is text, not a file; {HOW_TO_SEND}")
     return await images[0].read()
+
+
+async def _read_images(request: Request) -> tuple[list[bytes], dict[str, Any]]:
+    """The images, and the other fields of their form."""
+    form = await read_form(request, max_files=settings_of(request).max_batch)
+    try:
+        files = form.getlist("image")
+        images = [await file.read() for file in files if isinstance(file, UploadFile)]
+        if not images or len(images) < len(files):
+            raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND_MANY}")
+        _each_once(form)
+        return images, {name: value for name, value in _fields(form).items() if name != "image"}
+    finally:
+        await form.close()
 
 
 def checked(image: bytes, request: Request) -> bytes:

@@ -4,6 +4,7 @@ Run it with `uvicorn --factory service.app:create_app`.
 """
 
 import gc
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -25,10 +26,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError
-from service import api, changes
+from service import api, changes, insight
 from service.batching import Batcher
 from service.library import HeldOut, Library
-from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large, too_many
+from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings
 
@@ -84,6 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield {
                 "places": CapacityLimiter(settings.queue),
                 "batches": batches,
+                "searching_many": CapacityLimiter(api.BATCHES),
+                "abreast": CapacityLimiter(api.ABREAST),
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
@@ -106,6 +109,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.searcher = searcher
     app.state.settings = settings
+    app.state.started = time.monotonic()
     app.state.library = Library(
         searcher,
         max_bytes=settings.max_image_bytes,
@@ -120,7 +124,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
     app.add_middleware(DefaultHeaders)
-    for routes in (api.router, api.reading, changes.router):
+    for routes in (api.router, api.reading, insight.router, changes.router):
         app.include_router(routes)
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -155,8 +159,7 @@ async def _page() -> FileResponse:
 
 
 def _problem(status: int, detail: str, headers: Any = None) -> Response:
-    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_MEDIA_TYPE)
+    return JSONResponse(problem(status, detail).model_dump(), status, headers, PROBLEM_MEDIA_TYPE)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -276,7 +279,7 @@ class BodyLimit:
         """How many bytes may come, and what is said of more."""
         if kind.partition(";")[0].strip().lower() == "application/json":
             return JSON_LIMIT, f"the body has more than {JSON_LIMIT:,} bytes; send less at a time"
-        if path == "/images" and kind.lower().startswith("multipart/"):
+        if path in ("/images", "/search/batch") and kind.lower().startswith("multipart/"):
             return self.batch_limit + FORM_OVERHEAD, too_many(self.batch_limit)
         return self.image_limit + FORM_OVERHEAD, too_large(self.image_limit)
 

@@ -18,6 +18,7 @@ from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import (
     HOW_TO_SEND,
     RAW_IMAGE,
+    READING,
     UNKNOWN_ID,
     Service,
     checked,
@@ -47,7 +48,6 @@ router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
 ADDING = 8  # requests that add images, under way or waiting; each may hold max_batch_bytes
 CHANGING = 64  # other requests that change something
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
-READING = 300.0  # seconds in which the images of a request must have come
 SHOWN = 5  # reasons that one message gives
 
 UNWRITABLE = {

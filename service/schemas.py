@@ -1,6 +1,7 @@
 """What goes in and out over HTTP."""
 
 import json
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -393,7 +394,46 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong and what can be done about it.")
 
 
+class ImageAnswer(BaseModel):
+    """What became of one image that was searched with."""
+
+    answer: SearchAnswer | None = Field(description="null: it was refused.")
+    error: Problem | None = Field(description="As a search with this image alone is refused.")
+
+
+class BatchAnswer(BaseModel):
+    """An answer or an error to each image, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "answers": [
+                        {"answer": ANSWER, "error": None},
+                        {
+                            "answer": None,
+                            "error": {
+                                "type": "about:blank",
+                                "title": "Unsupported Media Type",
+                                "status": 415,
+                                "detail": "not an image in a known format (PNG, JPEG, …)",
+                            },
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    answers: list[ImageAnswer]
+
+
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+def problem(status: int, detail: str) -> Problem:
+    """The error of this status."""
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
 def problems(details: dict[int, str]) -> dict[int | str, dict[str, Any]]:

@@ -5,12 +5,12 @@ Everything here blocks and may be called from many threads at a time.
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from index.snapshot import Snapshot
 from service.schemas import ClassScore, Curve, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
 from training.nets.images import looks_like_an_image, open_image
+
+T = TypeVar("T")
 
 CORES = torch.get_num_threads()
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
@@ -123,13 +125,14 @@ class Searcher:
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = _load_encoder(artifact)
-        self._queries = artifact.queries()
+        self.queries = artifact.queries()  # held out; None: there are none
         self.catalogue = artifact.open_catalogue()
         self.originals = Originals(artifact.path / ORIGINALS)
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
-        self._curve: tuple[int, Curve] | None = None  # and its revision
+        self._once: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+        self._made: dict[Hashable, tuple[int, Any]] = {}  # and their revisions
         self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
         self._latest = Snapshot.of(self.catalogue)
 
@@ -214,19 +217,30 @@ class Searcher:
     def curve(self) -> Curve:
         """What each distance is worth, by the held-out queries against the index as it is now. Raises
         NothingToMeasure. Computed once for each revision of the catalogue."""
+
+        def made(snapshot: Snapshot) -> Curve:
+            compared = self._asked_and_ranked(snapshot)
+            within = precision_recall_curve(*compared)
+            return Curve(
+                radius=within.radius.tolist(),
+                precision=within.precision.tolist(),
+                recall=within.recall.tolist(),
+                precision_at=precision_by_distance(*compared).tolist(),
+            )
+
+        return self.once("curve", made)
+
+    def once(self, what: Hashable, make: Callable[[Snapshot], T]) -> T:
+        """What `make` makes of the index as it is now, once for each revision of the catalogue: who asks for
+        the same meanwhile waits for it. The values of `what` must be few, each of them is kept."""
         snapshot = self.snapshot()
-        with self._evaluating:
-            if self._curve is None or self._curve[0] != snapshot.revision:
-                compared = self._asked_and_ranked(snapshot)
-                within = precision_recall_curve(*compared)
-                made = Curve(
-                    radius=within.radius.tolist(),
-                    precision=within.precision.tolist(),
-                    recall=within.recall.tolist(),
-                    precision_at=precision_by_distance(*compared).tolist(),
-                )
-                self._curve = snapshot.revision, made
-            return self._curve[1]
+        with self._once[what]:
+            revision, made = self._made.get(what, (None, None))
+            if revision != snapshot.revision:
+                made = make(snapshot)
+                self._made[what] = snapshot.revision, made
+            value: T = made  # type: ignore[assignment]  # that of this very `make`
+            return value
 
     def original(self, item_id: int) -> Path:
         """The indexed file itself. KeyError for an unknown id, NoOriginal with the reason."""
@@ -288,8 +302,8 @@ class Searcher:
 
     def _code(self, item_id: int) -> Codes:
         """The code (1, bits/8) of an item or of a held-out query. Raises KeyError."""
-        if self._queries is not None:
-            held_out: Codes = self._queries.codes[self._queries.ids == item_id]
+        if self.queries is not None:
+            held_out: Codes = self.queries.codes[self.queries.ids == item_id]
             if len(held_out):
                 return held_out
         return self.catalogue.code(item_id)
@@ -323,17 +337,17 @@ class Searcher:
         )
 
     def _held_out(self) -> int:
-        return 0 if self._queries is None else len(self._queries.ids)
+        return 0 if self.queries is None else len(self.queries.ids)
 
     def _asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
         """Codes and labels of the held-out queries and of the items, as far as they have labels. Raises
         NothingToMeasure."""
-        if self._queries is None:
+        if self.queries is None:
             raise NothingToMeasure(
                 "this index was made without labels, so that nobody knows which answers are right; "
                 "build one with labelled images to measure it"
             )
-        queries, (_, codes) = self._queries, snapshot.engine.items()
+        queries, (_, codes) = self.queries, snapshot.engine.items()
         asked, ranked = queries.labels != UNLABELLED, snapshot.labels != UNLABELLED
         if not asked.any() or not ranked.any():
             lacking = "held-out query" if ranked.any() else "indexed image"
