@@ -346,7 +346,7 @@ def image(item_id: int, request: Request, searcher: Service) -> Image:
 def described(item: Item, request: Request, searcher: Searcher) -> Image:
     try:
         searcher.original_of(item)
-        original = _address(request, item.id, "original")
+        original = address(request, item.id, "original")
     except NoOriginal:
         original = None
     return Image(
@@ -359,7 +359,7 @@ def described(item: Item, request: Request, searcher: Searcher) -> Image:
         added=item.added,
         sha256=item.sha256,
         metadata=dict(item.metadata),
-        thumbnail=_address(request, item.id, "thumbnail"),
+        thumbnail=address(request, item.id, "thumbnail"),
         original=original,
     )
 
@@ -441,7 +441,7 @@ def _in_json(answer: Answer, request: Request) -> bytes:
                     "label": match.label,
                     "distance": match.distance,
                     "similarity": match.similarity,
-                    "thumbnail": _address(request, match.id, "thumbnail"),
+                    "thumbnail": address(request, match.id, "thumbnail"),
                 }
                 for match in answer.matches
             ],
@@ -458,7 +458,7 @@ def _code(text: str, at: int, bits: int) -> Codes:
         raise HTTPException(422, f"codes.{at}: {error}") from None
 
 
-def _address(request: Request, item_id: int, what: str) -> str:
+def address(request: Request, item_id: int, what: str) -> str:
     return f"{request.scope.get('root_path', '')}/images/{item_id}/{what}"
 
 

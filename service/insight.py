@@ -4,16 +4,27 @@ import platform
 import time
 from functools import cache
 from importlib.metadata import version
+from typing import Annotated
 
 import numpy as np
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from index.catalogue import UNLABELLED
+from index.evaluation import nearest_classes
 from index.snapshot import Snapshot
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
-from service.api import Service
-from service.insight_schemas import ClassCount, Stats, Usage
+from service.api import Service, address
+from service.insight_schemas import (
+    ClassCount,
+    Confused,
+    Confusion,
+    QueryPage,
+    QueryPageParameters,
+    ScoredQuery,
+    Stats,
+    Usage,
+)
 from service.schemas import problems
 from service.searcher import Searcher
 
@@ -22,6 +33,7 @@ router = APIRouter(
     responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
 )
 
+UNMEASURABLE = "this index was made without labels, so that nobody knows which answers are right; …"
 VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
 
 
@@ -35,6 +47,67 @@ async def stats(request: Request, searcher: Service) -> Stats:
 
     counted = await to_thread.run_sync(work, limiter=request.state.evaluating)
     return counted.model_copy(update={"uptime": time.monotonic() - request.app.state.started})
+
+
+@router.get(
+    "/eval/queries",
+    summary="The held-out queries by how well they were answered",
+    responses=problems(
+        {
+            409: UNMEASURABLE,
+            422: "after: String should match pattern …; give a page's `next`, or leave it out",
+        }
+    ),
+)
+async def eval_queries(
+    request: Request, searcher: Service, asked: Annotated[QueryPageParameters, Query()]
+) -> QueryPage:
+    """Worst first, or best first, a page at a time. Those of equal score are sorted by id."""
+
+    def work() -> QueryPage:
+        measured = searcher.measure(k=asked.k, ties=asked.ties, denominator=asked.denominator)
+        sign = 1 if asked.order == "worst" else -1
+        rows = np.lexsort((measured.ids, sign * measured.scores))
+        if asked.after is not None:
+            score, _, id_ = asked.after.partition(":")
+            key, before = sign * measured.scores[rows], sign * float(score)
+            rows = rows[(key > before) | ((key == before) & (measured.ids[rows] > int(id_)))]
+        page = [
+            ScoredQuery(
+                id=int(measured.ids[row]),
+                label=measured.classes[measured.labels[row]],
+                aps=float(measured.scores[row]),
+                thumbnail=address(request, int(measured.ids[row]), "thumbnail"),
+            )
+            for row in rows[: asked.limit]
+        ]
+        more = len(rows) > len(page)
+        return QueryPage(queries=page, next=f"{page[-1].aps!r}:{page[-1].id}" if more else None)
+
+    return await to_thread.run_sync(work, limiter=request.state.evaluating)
+
+
+@router.get(
+    "/eval/confusion",
+    summary="Which class lies nearest to the held-out queries of each class",
+    responses=problems({409: UNMEASURABLE}),
+)
+async def eval_confusion(request: Request, searcher: Service) -> Confusion:
+    """Of the queries against the index as it is now, and remembered until the index changes. Where several
+    images are nearest, each counts for an equal share of its query."""
+
+    def made(snapshot: Snapshot) -> Confusion:
+        classes = snapshot.classes
+        counts = nearest_classes(*searcher.asked_and_ranked(snapshot), classes=len(classes))
+        rows, columns = np.nonzero(counts)
+        found = [
+            Confused(label=classes[row], nearest=classes[column], queries=float(counts[row, column]))
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        ]
+        found.sort(key=lambda each: -each.queries)
+        return Confusion(accuracy=float(np.trace(counts) / counts.sum()), nearest=found)
+
+    return await to_thread.run_sync(searcher.once, "confusion", made, limiter=request.state.evaluating)
 
 
 def _stats(searcher: Searcher, snapshot: Snapshot) -> Stats:

@@ -1,6 +1,10 @@
 """What the routes that tell of the index itself put out over HTTP."""
 
+from typing import Annotated, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from service.schemas import EvaluationParameters
 
 
 class ClassCount(BaseModel):
@@ -67,3 +71,76 @@ class Stats(BaseModel):
     revision: int = Field(description="Of the catalogue; grows with every change.")
     versions: dict[str, str] = Field(description="Of what the service runs on.")
     uptime: float = Field(description="Seconds since the service was started.")
+
+
+class QueryPageParameters(EvaluationParameters):
+    """Which average precision score, and which queries."""
+
+    order: Annotated[Literal["worst", "best"], Field(description="Which come first.")] = "worst"
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many queries.")] = 20
+    after: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9](\.[0-9]{1,20})?(e-[0-9]{1,3})?:[0-9]{1,18}$",
+            description="Only what comes after this: a page's `next`.",
+            examples=["0.0123:1702"],
+        ),
+    ] = None
+
+
+class ScoredQuery(BaseModel):
+    """A held-out query and how well it was answered."""
+
+    id: int
+    label: str
+    aps: float = Field(description="Average precision score, 0 to 1.")
+    thumbnail: str
+
+
+class QueryPage(BaseModel):
+    """Queries by their score; those without an image of their label are not scored and left out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "queries": [
+                        {"id": 1702, "label": "8", "aps": 0.0123, "thumbnail": "/images/1702/thumbnail"}
+                    ],
+                    "next": "0.0123:1702",
+                }
+            ]
+        }
+    )
+
+    queries: list[ScoredQuery]
+    next: str | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class Confused(BaseModel):
+    """Queries of one class whose nearest image is of another, or of the same."""
+
+    label: str = Field(description="Of the queries.")
+    nearest: str = Field(description="Of the nearest image.")
+    queries: float = Field(description="How many; a part of one where several images are nearest.")
+
+
+class Confusion(BaseModel):
+    """The class of the nearest labelled image, by the class of the query."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "accuracy": 0.95,
+                    "nearest": [
+                        {"label": "3", "nearest": "3", "queries": 19.0},
+                        {"label": "3", "nearest": "8", "queries": 1.0},
+                    ],
+                }
+            ]
+        }
+    )
+
+    accuracy: float = Field(description="Share of the queries whose nearest image has their label.")
+    nearest: list[Confused] = Field(description="Only those that occur, the most queries first.")

@@ -111,6 +111,8 @@ class Curve(BaseModel):
                     "precision": [1.0, 0.99, 0.97],
                     "recall": [0.01, 0.04, 0.09],
                     "precision_at": [1.0, 0.97, 0.96],
+                    "same_class": [29, 131, 240],
+                    "other_class": [0, 4, 10],
                 }
             ]
         }
@@ -123,6 +125,10 @@ class Curve(BaseModel):
         description="Of the labelled images at this distance of a query, the share with its label; smoothed "
         "so that it never rises. So sure one may be of a result."
     )
+    same_class: list[int] = Field(
+        description="Pairs of a held-out query and a labelled image at this distance, with the same label."
+    )
+    other_class: list[int] = Field(description="The same with different labels.")
 
 
 class EvaluationParameters(BaseModel):

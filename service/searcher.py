@@ -26,6 +26,7 @@ from index.evaluation import (
     Labels,
     Ties,
     average_precision,
+    pairs_by_distance,
     precision_by_distance,
     precision_recall_curve,
 )
@@ -94,6 +95,17 @@ class Answer:
     ties_at_cut: int  # eligible items at the distance of the last match, the matches included
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation and what it is the mean of: the n queries that were scored."""
+
+    evaluation: Evaluation
+    ids: NDArray[np.int64]  # (n,)
+    labels: Labels  # (n,) class indices
+    scores: NDArray[np.float64]  # (n,)
+    classes: tuple[str, ...]  # what the labels stand for
+
+
 class Sharing:
     """Divides the machine's cores among those who compute at the same time.
 
@@ -133,7 +145,7 @@ class Searcher:
         self._evaluating = threading.Lock()
         self._once: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
         self._made: dict[Hashable, tuple[int, Any]] = {}  # and their revisions
-        self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
+        self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Measurement] = {}
         self._latest = Snapshot.of(self.catalogue)
 
     @classmethod
@@ -205,6 +217,12 @@ class Searcher:
 
         The same question is computed once for each revision of the catalogue.
         """
+        return self.measure(k=k, ties=ties, denominator=denominator).evaluation
+
+    def measure(
+        self, *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
+    ) -> Measurement:
+        """`evaluate`, with the score of each query that was scored."""
         snapshot = self.snapshot()
         key = (snapshot.revision, k, ties, denominator)
         with self._evaluating:
@@ -219,13 +237,15 @@ class Searcher:
         NothingToMeasure. Computed once for each revision of the catalogue."""
 
         def made(snapshot: Snapshot) -> Curve:
-            compared = self._asked_and_ranked(snapshot)
-            within = precision_recall_curve(*compared)
+            compared = self.asked_and_ranked(snapshot)
+            within, pairs = precision_recall_curve(*compared), pairs_by_distance(*compared)
             return Curve(
                 radius=within.radius.tolist(),
                 precision=within.precision.tolist(),
                 recall=within.recall.tolist(),
-                precision_at=precision_by_distance(*compared).tolist(),
+                precision_at=precision_by_distance(pairs).tolist(),
+                same_class=pairs.same_class.tolist(),
+                other_class=pairs.other_class.tolist(),
             )
 
         return self.once("curve", made)
@@ -339,7 +359,7 @@ class Searcher:
     def _held_out(self) -> int:
         return 0 if self.queries is None else len(self.queries.ids)
 
-    def _asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
+    def asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
         """Codes and labels of the held-out queries and of the items, as far as they have labels. Raises
         NothingToMeasure."""
         if self.queries is None:
@@ -356,8 +376,10 @@ class Searcher:
             raise NothingToMeasure("no indexed image has the label of any held-out query")
         return queries.codes[asked], queries.labels[asked], codes[ranked], snapshot.labels[ranked]
 
-    def _measure(self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator) -> Evaluation:
-        _, labels, codes, _ = compared = self._asked_and_ranked(snapshot)
+    def _measure(
+        self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator
+    ) -> Measurement:
+        _, labels, codes, _ = compared = self.asked_and_ranked(snapshot)
         scores = average_precision(*compared, k=k, ties=ties, denominator=denominator)
         scored = ~np.isnan(scores)
         manifest, data = self.artifact.manifest, self.artifact.manifest.data
@@ -379,7 +401,7 @@ class Searcher:
             bits=manifest.bits,
             created=manifest.created,
         )
-        return Evaluation(
+        evaluation = Evaluation(
             map=float(scores[scored].mean()),
             aps=_summary(scores[scored]),
             per_class=[
@@ -388,6 +410,9 @@ class Searcher:
             ],
             definition=definition.model_copy(update={"text": _in_words(definition, data)}),
         )
+        assert self.queries is not None  # something was measured
+        ids = self.queries.ids[self.queries.labels != UNLABELLED]
+        return Measurement(evaluation, ids[scored], labels[scored], scores[scored], snapshot.classes)
 
 
 def _load_encoder(artifact: Artifact) -> Encoder:

@@ -81,3 +81,60 @@ def test_stats_of_an_index_without_labels(unlabelled_artifact: Artifact) -> None
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         stats = answer(httpx.get(f"{address}/stats"))
     assert (stats["classes"], stats["queries"], stats["unlabelled"]) == ([], 0, ITEMS)
+
+
+# --- how good it is ----------------------------------------------------------------------------------
+
+
+def test_queries_are_listed_by_their_score(http: httpx.Client, artifact: Artifact) -> None:
+    queries = artifact.queries()
+    assert queries is not None
+    labels = dict(zip(queries.ids.tolist(), queries.labels.tolist(), strict=True))
+    for asked in ({}, {"k": 5, "ties": "order", "denominator": "retrieved"}):
+        whole = answer(http.get("/eval/queries", params={"limit": 1000} | asked))
+        listed = whole["queries"]
+        assert whole["next"] is None
+        assert {each["id"]: CLASSES.index(each["label"]) for each in listed} == labels
+        order = [(each["aps"], each["id"]) for each in listed]
+        assert order == sorted(order)
+        mean = sum(each["aps"] for each in listed) / len(listed)
+        assert mean == pytest.approx(answer(http.get("/eval/map", params=asked))["map"])
+        best = answer(http.get("/eval/queries", params={"limit": 1000, "order": "best"} | asked))["queries"]
+        assert best == sorted(listed, key=lambda each: (-each["aps"], each["id"]))
+        for order_, all_ in (("worst", listed), ("best", best)):
+            found, page = [], {"next": ""}
+            while page["next"] is not None:
+                after = {"after": page["next"]} if page["next"] else {}
+                page = answer(http.get("/eval/queries", params={"limit": 5, "order": order_} | after | asked))
+                found += page["queries"]
+            assert found == all_
+    assert http.get(listed[0]["thumbnail"]).headers["content-type"] == "image/webp"
+
+
+@pytest.mark.parametrize("after", ["x", "0.5", "nan:1", "0.5:-1", "0.5:" + "9" * 30, "1e999:1"])
+def test_a_strange_place_to_go_on_is_refused(http: httpx.Client, after: str) -> None:
+    assert "after: " in refusal(http.get("/eval/queries", params={"after": after}), 422)
+
+
+def test_the_confusion_is_that_of_single_searches(http: httpx.Client, artifact: Artifact) -> None:
+    queries = artifact.queries()
+    assert queries is not None
+    confusion = answer(http.get("/eval/confusion"))
+    expected: dict[tuple[str, str], float] = {}
+    for id_, label in zip(queries.ids.tolist(), queries.labels.tolist(), strict=True):
+        results = answer(http.get(f"/images/{id_}/similar?k=1000"))["results"]
+        labelled = [result for result in results if result["label"] is not None]
+        near = [each["label"] for each in labelled if each["distance"] == labelled[0]["distance"]]
+        for name in near:
+            key = CLASSES[label], name
+            expected[key] = expected.get(key, 0) + 1 / len(near)
+    found = {(each["label"], each["nearest"]): each["queries"] for each in confusion["nearest"]}
+    assert found == pytest.approx(expected)
+    right = sum(queries for (label, nearest), queries in expected.items() if label == nearest)
+    assert confusion["accuracy"] == pytest.approx(right / HELD_OUT)
+
+
+def test_without_labels_nothing_is_measured(unlabelled_artifact: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
+        for path in ("queries", "confusion"):
+            assert "without labels" in refusal(httpx.get(f"{address}/eval/{path}"), 409)
