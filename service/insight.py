@@ -11,14 +11,20 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 
 from index.catalogue import UNLABELLED
+from index.code_statistics import bit_statistics, same_code
+from index.codes import to_hex
 from index.evaluation import nearest_classes
 from index.snapshot import Snapshot
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
 from service.api import Service, address
 from service.insight_schemas import (
+    BitReport,
     ClassCount,
+    CodeReport,
+    Collision,
     Confused,
     Confusion,
+    CorrelatedBits,
     QueryPage,
     QueryPageParameters,
     ScoredQuery,
@@ -26,7 +32,7 @@ from service.insight_schemas import (
     Usage,
 )
 from service.schemas import problems
-from service.searcher import Searcher
+from service.searcher import NothingToMeasure, Searcher
 
 router = APIRouter(
     dependencies=[Depends(needs(Access.READ))],
@@ -34,6 +40,8 @@ router = APIRouter(
 )
 
 UNMEASURABLE = "this index was made without labels, so that nobody knows which answers are right; …"
+NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some with POST /images"
+LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
 VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
 
 
@@ -108,6 +116,53 @@ async def eval_confusion(request: Request, searcher: Service) -> Confusion:
         return Confusion(accuracy=float(np.trace(counts) / counts.sum()), nearest=found)
 
     return await to_thread.run_sync(searcher.once, "confusion", made, limiter=request.state.evaluating)
+
+
+@router.get(
+    "/eval/codes",
+    summary="The state of the codes: balance, dead and repeated bits, collisions",
+    responses=problems({409: NO_IMAGE}),
+)
+async def eval_codes(request: Request, searcher: Service) -> CodeReport:
+    """Of all indexed images as they are now, and remembered until the index changes."""
+    return await to_thread.run_sync(searcher.once, "codes", _code_report, limiter=request.state.evaluating)
+
+
+def _code_report(snapshot: Snapshot) -> CodeReport:
+    ids, codes = snapshot.engine.items()
+    if not len(ids):
+        raise NothingToMeasure(NO_IMAGE)
+    bits = bit_statistics(codes)
+    order, starts = same_code(codes)
+    sizes = np.diff(starts, append=len(order))
+    largest = np.argsort(-sizes, kind="stable")[:LARGEST]
+    return CodeReport(
+        items=len(ids),
+        bits=[
+            BitReport(bit=bit, balance=balance, entropy=entropy)
+            for bit, (balance, entropy) in enumerate(
+                zip(bits.balance.tolist(), bits.entropy.tolist(), strict=True)
+            )
+        ],
+        dead=bits.dead.tolist(),
+        effective_bits=bits.effective,
+        mean_absolute_correlation=bits.mean_absolute_correlation,
+        most_correlated=[
+            CorrelatedBits(first=first, second=second, correlation=correlation)
+            for first, second, correlation in bits.most_correlated(LARGEST)
+        ],
+        distinct=len(starts),
+        colliding=int(sizes[sizes > 1].sum()),
+        collisions=[
+            Collision(
+                code=to_hex(codes[order[starts[group]]]),
+                size=int(sizes[group]),
+                ids=ids[order[starts[group] :][: min(sizes[group], SHOWN)]].tolist(),
+            )
+            for group in largest
+            if sizes[group] > 1
+        ],
+    )
 
 
 def _stats(searcher: Searcher, snapshot: Snapshot) -> Stats:

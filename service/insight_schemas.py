@@ -144,3 +144,64 @@ class Confusion(BaseModel):
 
     accuracy: float = Field(description="Share of the queries whose nearest image has their label.")
     nearest: list[Confused] = Field(description="Only those that occur, the most queries first.")
+
+
+class BitReport(BaseModel):
+    """One bit of the codes."""
+
+    bit: int = Field(description="From 0, the most significant of the first byte.")
+    balance: float = Field(description="Share of the images whose code has a one here.")
+    entropy: float = Field(description="In bits: 1 at a balance of one half, 0 where it never changes.")
+
+
+class CorrelatedBits(BaseModel):
+    """Two bits that say much of each other."""
+
+    first: int
+    second: int
+    correlation: float = Field(description="Pearson's, −1 to 1.")
+
+
+class Collision(BaseModel):
+    """Images that share a code: no search can tell them apart."""
+
+    code: str = Field(description="In hexadecimal.")
+    size: int = Field(description="How many images.")
+    ids: list[int] = Field(description="The lowest of their ids, at most ten.")
+
+
+class CodeReport(BaseModel):
+    """The state of the codes of all indexed images."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": 1618,
+                    "bits": [{"bit": 0, "balance": 0.47, "entropy": 0.9974}],
+                    "dead": [17],
+                    "effective_bits": 9.8,
+                    "mean_absolute_correlation": 0.27,
+                    "most_correlated": [{"first": 3, "second": 90, "correlation": -0.98}],
+                    "distinct": 1400,
+                    "colliding": 300,
+                    "collisions": [{"code": "9c41d7" + "0" * 58, "size": 12, "ids": [4, 17]}],
+                }
+            ]
+        }
+    )
+
+    items: int
+    bits: list[BitReport]
+    dead: list[int] = Field(description="Bits that are the same in every code.")
+    effective_bits: float = Field(
+        description="How many uncorrelated bits would say as much: (Σλ)² / Σλ² over the eigenvalues λ of the "
+        "correlation matrix of the bits that are not dead (Bretherton et al. 1999)."
+    )
+    mean_absolute_correlation: float = Field(description="Over the pairs of bits that are not dead.")
+    most_correlated: list[CorrelatedBits] = Field(
+        description="The 20 pairs with the largest absolute correlation, largest first."
+    )
+    distinct: int = Field(description="Different codes.")
+    colliding: int = Field(description="Images that share their code with another.")
+    collisions: list[Collision] = Field(description="The 20 largest groups that share a code, largest first.")

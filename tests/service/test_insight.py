@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from index.artifact import Artifact
+from index.artifact import CATALOGUE, Artifact
+from index.catalogue import Catalogue
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here
@@ -138,3 +140,42 @@ def test_without_labels_nothing_is_measured(unlabelled_artifact: Artifact) -> No
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         for path in ("queries", "confusion"):
             assert "without labels" in refusal(httpx.get(f"{address}/eval/{path}"), 409)
+
+
+def test_the_state_of_the_codes(http: httpx.Client, artifact: Artifact) -> None:
+    with Catalogue.open(artifact.path / CATALOGUE) as catalogue:
+        table = catalogue.codes()
+    bits = np.unpackbits(table.codes, axis=1)
+    report = answer(http.get("/eval/codes"))
+    assert report["items"] == ITEMS
+    assert [each["balance"] for each in report["bits"]] == pytest.approx(bits.mean(0).tolist())
+    assert report["dead"] == np.flatnonzero(bits.std(0) == 0).tolist()
+    for pair in report["most_correlated"]:
+        first, second = bits[:, pair["first"]], bits[:, pair["second"]]
+        assert pair["correlation"] == pytest.approx(np.corrcoef(first, second)[0, 1])
+    assert 1 <= report["effective_bits"] <= 256 - len(report["dead"])
+    groups: dict[str, list[int]] = {}
+    for id_, code in zip(table.ids.tolist(), table.codes, strict=True):
+        groups.setdefault(code.tobytes().hex(), []).append(id_)
+    assert report["distinct"] == len(groups)
+    shared = {code: ids for code, ids in groups.items() if len(ids) > 1}
+    assert report["colliding"] == sum(map(len, shared.values()))
+    for each in report["collisions"]:
+        assert (each["size"], each["ids"]) == (len(shared[each["code"]]), shared[each["code"]][:10])
+    sizes = sorted(map(len, shared.values()), reverse=True)[:20]
+    assert [each["size"] for each in report["collisions"]] == sizes
+
+
+def test_equal_codes_collide_and_no_codes_are_said(changing: httpx.Client, artifact: Artifact) -> None:
+    picture = (Path(artifact.manifest.data["root"]) / "class1/004.png").read_bytes()
+    for more in (b"", b"1"):  # another file with the same pixels
+        answer(changing.post("/images", content=picture + more), 201)
+    report = answer(changing.get("/eval/codes"))
+    assert {25, ITEMS + HELD_OUT + 1, ITEMS + HELD_OUT + 2} in [
+        set(each["ids"]) for each in report["collisions"]
+    ]
+    ids = [image["id"] for image in answer(changing.get("/images?limit=1000"))["images"]]
+    for id_ in ids:
+        changing.delete(f"/images/{id_}").raise_for_status()
+    assert "no image is indexed" in refusal(changing.get("/eval/codes"), 409)
+    assert answer(changing.get("/stats"))["items"] == 0
