@@ -81,8 +81,8 @@ def bit_statistics(codes: Codes) -> BitStatistics:
 
 
 def same_code(codes: Codes) -> tuple[NDArray[np.intp], Counts]:
-    """An order of codes (n, b/8) that brings equal ones together, (n,), stable; and where in it each stretch of
-    equal ones begins, (distinct,)."""
+    """An order (n,) of codes (n, b/8) that brings equal ones together, stable, and where in it the stretches
+    of equal ones begin (distinct,)."""
     codes = check_codes(codes)
     n, width = codes.shape
     padded = np.zeros((n, -(-width // 8) * 8), np.uint8)

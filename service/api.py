@@ -265,6 +265,7 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
 
     with place(request.state.places, BUSY):
         answers = await to_thread.run_sync(work)
+    request.app.state.metrics.searches.labels("code").inc(len(answers))
     body = b'{"answers":[%s]}' % b",".join(_in_json(answer, request) for answer in answers)
     return Response(body, media_type="application/json")
 
@@ -286,6 +287,7 @@ async def similar(
 
     with place(request.state.places, BUSY):
         answer = await to_thread.run_sync(work)
+    request.app.state.metrics.searches.labels("code").inc()
     return Response(_in_json(answer, request), media_type="application/json")
 
 

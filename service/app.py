@@ -29,9 +29,11 @@ from index.artifact import ArtifactError
 from service import api, changes, insight
 from service.batching import Batcher
 from service.library import HeldOut, Library
+from service.metrics import Metrics
 from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings
+from service.watching import Watching, configure_logging
 
 STATIC = Path(__file__).parent / "static"
 JSON_LIMIT = 262_144  # bytes of a body that is read as JSON before anything else is known of it
@@ -70,14 +72,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     if settings is None:
         try:
-            return create_app(_settings_from_environment())
+            settings = _settings_from_environment()
+            configure_logging(settings.log)
+            return create_app(settings)
         except (ArtifactError, OSError) as error:
             raise SystemExit(str(error)) from None
+    metrics = Metrics({name.replace("-", "_"): value for name, value in insight.versions().items()})
     searcher = Searcher.open(settings.artifact, max_pixels=settings.max_pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING)
+        batches = Batcher(metrics.counting(searcher.answer), largest=LARGEST_BATCH, threads=ANSWERING)
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
@@ -110,6 +115,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.searcher = searcher
     app.state.settings = settings
     app.state.started = time.monotonic()
+    app.state.metrics = metrics
     app.state.library = Library(
         searcher,
         max_bytes=settings.max_image_bytes,
@@ -121,8 +127,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     for refusal in REFUSALS:
         app.add_exception_handler(refusal, _on_refusal)
-    app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
+    app.add_middleware(Watching, metrics=metrics, failed=_failed)
     app.add_middleware(DefaultHeaders)
     for routes in (api.router, api.reading, insight.router, changes.router):
         app.include_router(routes)
@@ -197,7 +203,7 @@ async def _on_disconnect(_: Request, __: Exception) -> Response:
     return _problem(400, "the connection ended before the whole image had arrived")
 
 
-async def _on_bug(_: Request, __: Exception) -> Response:
+def _failed() -> Response:
     return _problem(
         500, "the service failed at this request and its log says why; other requests are answered"
     )

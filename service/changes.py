@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import fail_after, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -130,6 +130,8 @@ async def add(
         except TimeoutError:
             raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
         outcomes = await _write(request, partial(library.add, uploads))
+    for outcome in outcomes:
+        request.app.state.metrics.images.labels(_status(outcome)).inc()
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
     if not any(outcome.new for outcome in outcomes):
@@ -146,7 +148,7 @@ async def add(
             images=[
                 AddedImage(
                     name=upload.name,
-                    status="refused" if outcome.error else "added" if outcome.new else "exists",
+                    status=_status(outcome),
                     image=None if outcome.id is None else found(outcome.id),
                     error=None if outcome.error is None else str(outcome.error),
                 )
@@ -199,6 +201,7 @@ async def remove(item_id: int, request: Request, library: Changing) -> None:
     that was indexed from a folder stays there."""
     with place(request.state.changing, BUSY):
         await _write(request, partial(library.remove, item_id), item_id)
+    request.app.state.metrics.images.labels("removed").inc()
 
 
 async def _write(request: Request, work: Callable[[], T], item_id: int = 0) -> T:
@@ -214,6 +217,10 @@ async def _write(request: Request, work: Callable[[], T], item_id: int = 0) -> T
     except OSError as error:  # a file could not be kept
         status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 409
         raise HTTPException(status, f"{error.filename or 'originals'}: {error.strerror}") from None
+
+
+def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:
+    return "refused" if outcome.error else "added" if outcome.new else "exists"
 
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:

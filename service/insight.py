@@ -8,7 +8,8 @@ from typing import Annotated
 
 import numpy as np
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from index.catalogue import UNLABELLED
 from index.code_statistics import bit_statistics, same_code
@@ -42,6 +43,19 @@ router = APIRouter(
 UNMEASURABLE = "this index was made without labels, so that nobody knows which answers are right; …"
 NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some with POST /images"
 LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
+METRICS_EXAMPLE = """# HELP hebbsearch_requests_total Requests that were answered.
+# TYPE hebbsearch_requests_total counter
+hebbsearch_requests_total{method="POST",route="/search",status="200"} 12.0
+"""
+# What `of` says of places in the metrics: the limiter.
+PLACES = {
+    "search": "places",
+    "search_batch": "searching_many",
+    "search_batch_images": "abreast",
+    "decode": "decoding",
+    "add": "adding",
+    "change": "changing",
+}
 VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
 
 
@@ -165,6 +179,24 @@ def _code_report(snapshot: Snapshot) -> CodeReport:
     )
 
 
+@router.get(
+    "/metrics",
+    summary="What the service counts of itself, for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}}}},
+)
+def metrics(request: Request, searcher: Service) -> Response:
+    """Since the start of the process. Where there are read keys it needs one, as Prometheus can send it
+    (`authorization` of a scrape configuration)."""
+    artifact = searcher.artifact
+    text = request.app.state.metrics.text(
+        items=len(searcher.snapshot().ids),
+        artifact={"artifact": artifact.path.resolve().name, "encoder_id": artifact.manifest.encoder_id},
+        places={of: request.state[name] for of, name in PLACES.items()},
+    )
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
 def _stats(searcher: Searcher, snapshot: Snapshot) -> Stats:
     manifest, catalogue = searcher.artifact.manifest, searcher.catalogue
     queries = np.empty(0, np.int64) if searcher.queries is None else searcher.queries.labels
@@ -197,7 +229,7 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> Stats:
         encoder_id=manifest.encoder_id,
         bits=manifest.bits,
         revision=snapshot.revision,
-        versions=_versions(),
+        versions=versions(),
         uptime=0,
     )
 
@@ -208,5 +240,6 @@ def _counts(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) ->
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what the service runs on."""
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}

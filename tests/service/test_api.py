@@ -405,7 +405,7 @@ def test_documentation_has_examples(http: httpx.Client) -> None:
     document = answer(http.get("/openapi.json"))
     assert set(document["paths"]) == {
         *("/search", "/search/codes", "/eval/map", "/eval/curve", "/health/live", "/health/ready"),
-        *("/search/batch", "/stats", "/eval/queries", "/eval/confusion", "/eval/codes"),
+        *("/search/batch", "/stats", "/eval/queries", "/eval/confusion", "/eval/codes", "/metrics"),
         *(
             "/images",
             "/images/{item_id}/similar",
