@@ -15,7 +15,7 @@ run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 		s.bind(('$(HOST)', $(PORT)))" 2>/dev/null || \
 		{ echo "port $(PORT) of $(HOST) is taken; choose another: make run PORT=$$(($(PORT) + 1))"; exit 1; }
 	@echo "hebbsearch: $(ARTIFACT) at http://$(HOST):$(PORT) (Ctrl-C stops it)"
-	@HEBBSEARCH_ARTIFACT="$(ARTIFACT)" exec $(BIN)/uvicorn --factory service.app:create_app \
+	@HEBBSEARCH_ARTIFACT="$(ARTIFACT)" HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/uvicorn --factory service.app:create_app \
 		--host $(HOST) --port $(PORT)
 
 test: .venv/installed lint

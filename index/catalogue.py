@@ -509,6 +509,17 @@ class Catalogue:
             raise KeyError(item_id)
         return image
 
+    def file_bytes(self) -> int:
+        """What it takes on the disk, with its write-ahead log."""
+        names = (self.path.name + suffix for suffix in ("", "-wal", "-shm"))
+        files = (self.path.with_name(name) for name in names)
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def thumbnail_bytes(self) -> int:
+        """All thumbnails together, those of the queries too. Reads the whole table of them."""
+        with self._reading() as connection:
+            return connection.scalar(select(func.sum(func.length(_thumbnails.c.image)))) or 0
+
     def codes(self) -> CodeTable:
         """Ids, labels and codes of the database split."""
         with self._reading() as connection:

@@ -38,6 +38,14 @@ class PrecisionRecall:
     recall: Floats  # (bits + 1,)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query and an item, counted by their Hamming distance, 0 … bits."""
+
+    same_class: Counts  # (bits + 1,)
+    other_class: Counts  # (bits + 1,)
+
+
 def average_precision(
     query_codes: Codes,
     query_labels: Labels,
@@ -143,27 +151,58 @@ def precision_recall_curve(
     return PrecisionRecall(np.arange(rankings.bits + 1), precision / queries, recall / queries)
 
 
-def precision_by_distance(
+def pairs_by_distance(
     query_codes: Codes,
     query_labels: Labels,
     database_codes: Codes,
     database_labels: Labels,
-) -> Floats:
-    """What share of the items at each Hamming distance is relevant (bits + 1,): what a distance is worth.
-
-    Of all pairs of a query and an item, and then the nearest curve, by squares weighted with the pairs, that
-    never rises: nearer is not worse. A distance at which no pair lies has the value of the next larger one
-    with pairs, or of the largest. ValueError if there are no pairs.
-    """
+) -> Pairs:
+    """How many pairs of a query and an item lie at each Hamming distance."""
     rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
     items = relevant = np.zeros(rankings.bits + 1, np.int64)
     for groups in rankings.groups(rankings.size):
         items, relevant = items + groups.items.sum(axis=0), relevant + groups.relevant.sum(axis=0)
+    return Pairs(relevant, items - relevant)
+
+
+def precision_by_distance(pairs: Pairs) -> Floats:
+    """What share of the items at each Hamming distance is relevant (bits + 1,): what a distance is worth.
+
+    The nearest curve to the shares, by squares weighted with the pairs, that never rises: nearer is not
+    worse. A distance at which no pair lies has the value of the next larger one with pairs, or of the
+    largest. ValueError if there are no pairs.
+    """
+    items = pairs.same_class + pairs.other_class
     there = np.flatnonzero(items)
     if not len(there):
         raise ValueError("there are no queries, or no items to rank")
-    shares = never_rising(relevant[there] / items[there], items[there])
+    shares = never_rising(pairs.same_class[there] / items[there], items[there])
     return shares[np.minimum(np.searchsorted(there, np.arange(len(items))), len(there) - 1)]
+
+
+def nearest_classes(
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+    *,
+    classes: int,
+) -> Floats:
+    """How many queries of each class have their nearest item in each class (classes, classes), the queries'
+    classes along the rows.
+
+    Where several items are nearest, each counts for an equal share of the query: the expectation over their
+    random orders. ValueError for an empty database.
+    """
+    rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
+    if not rankings.size:
+        raise ValueError("there are no items to rank")
+    counts, labels = np.zeros((classes, classes)), rankings.labels
+    rows = (row for distances, _ in rankings.distances() for row in distances)
+    for label, row in zip(query_labels, rows, strict=True):
+        nearest = labels[np.flatnonzero(row == row.min())]
+        counts[label] += np.bincount(nearest, minlength=classes) / len(nearest)
+    return counts
 
 
 def never_rising(values: Floats, weights: Counts) -> Floats:
@@ -273,12 +312,13 @@ class _Rankings:
         # _order: the position in the database of each column
         self._order, self._bounds = _stretches(query_labels, len(query_codes), labels, self.size)
         self._codes = codes[self._order]
+        self.labels = np.asarray(labels)[self._order]  # of each column
 
     def cut(self, k: int | None) -> int:
         return _check_k(k, self.size)
 
     def groups(self, k: int) -> Iterator[_Groups]:
-        for distances, stretches in self._distances():
+        for distances, stretches in self.distances():
             rows = zip(distances, stretches, strict=True)
             items, relevant = np.moveaxis(
                 # row by row: bincount widens its input, and one row stays in the cache
@@ -302,7 +342,7 @@ class _Rankings:
         # distance, then position, then relevance in one number: sorting that is several times faster
         # than finding the order of the distances
         places = 2 * self._order.astype(key) + key(1)
-        for distances, stretches in self._distances():
+        for distances, stretches in self.distances():
             for row, stretch in zip(distances, stretches, strict=True):
                 ranked = row * key(2 * self.size) + places
                 ranked[stretch] -= key(1)
@@ -313,7 +353,7 @@ class _Rankings:
         """Items at each distance (bits + 1,)."""
         return np.bincount(distances, minlength=self.bits + 1)
 
-    def _distances(self) -> Iterator[tuple[NDArray[np.int32], list[slice]]]:
+    def distances(self) -> Iterator[tuple[NDArray[np.int32], list[slice]]]:
         """Blocks of distances (rows, n), with the stretch of relevant columns of each row."""
         step = max(1, CELLS // max(self.size, 1))
         for start in range(0, len(self._queries), step):

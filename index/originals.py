@@ -65,6 +65,10 @@ class Originals:
             sync(folder)
         return new
 
+    def size(self) -> int:
+        """Bytes of all files that are kept. Looks at each of them."""
+        return sum(_size(file) for file in self.folder.glob("[0-9a-f][0-9a-f]/*"))
+
     def forget(self, sha256: bytes) -> None:
         """Remove the file, if it is there, from the disk too."""
         path = self.path(sha256)
@@ -79,3 +83,10 @@ def _from_hex(name: str) -> bytes:
         return bytes.fromhex(name) if len(name) == 64 else b""
     except ValueError:
         return b""
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # forgotten at this moment
+        return 0

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from anyio import CapacityLimiter, WouldBlock, to_thread
+from anyio import CapacityLimiter, WouldBlock, create_task_group, fail_after, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -23,6 +23,7 @@ from index.codes import Codes, from_hex
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
 from service.live import Generation, Live
 from service.schemas import (
+    BatchAnswer,
     CodeSearch,
     CodeSearchAnswer,
     Curve,
@@ -35,10 +36,12 @@ from service.schemas import (
     Readiness,
     SearchAnswer,
     SearchParameters,
+    problem,
     problems,
     too_large,
+    too_many,
 )
-from service.searcher import Answer, NoOriginal, Question, Searcher
+from service.searcher import Answer, NoOriginal, Searcher
 from service.settings import Settings
 from training.nets.images import ImageError, NotAnImage, TooManyPixels
 
@@ -68,9 +71,15 @@ SMALL = 2**18  # pixels that are decoded in a few milliseconds
 
 MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
 
+BATCHES = 4  # requests that search many images, under way or waiting; each may hold max_batch_bytes
+ABREAST = 8  # of their images, all together, that are encoded or wait for it beside single searches
+READING = 300.0  # seconds in which the images of a request must have come
+
+HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
 BUSY = "{} searches are under way or waiting, as many as the service takes; try again in a second"
+BUSY_WITH_BATCHES = "{} searches of many images are under way or waiting; try again in a second"
 
 UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a valid integer, not 'x'"}
 
@@ -108,6 +117,26 @@ SEARCH_INPUT = {
                 "example": {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]},
             },
             **RAW_IMAGE,
+        },
+    },
+}
+
+BATCH_INPUT = {
+    "parameters": SEARCH_INPUT["parameters"],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        **SearchParameters.model_json_schema()["properties"],
+                    },
+                },
+                "example": {"image": ["(the bytes of cat.png)", "(the bytes of dog.png)"], "k": 10},
+            }
         },
     },
 }
@@ -153,20 +182,59 @@ async def search(request: Request) -> Response:
     asked = _merged(query, _checked_parameters(form, "form"))
 
     with place(request.state.places, BUSY), lease(request) as generation:
-        prepare = partial(
-            generation.searcher.prepare,
-            image,
-            k=asked.k,
-            max_distance=asked.max_distance,
-            labels=asked.label,
-        )
-        try:
-            answer = await _answered(request, generation, prepare)
-        except NotAnImage as error:
-            raise HTTPException(415, str(error)) from None
-        except ImageError as error:
-            raise HTTPException(422, str(error)) from None
+        answer = await _answered(request, generation, image, asked)
     return Response(_in_json(answer, request), media_type="application/json")
+
+
+@reading.post(
+    "/search/batch",
+    response_model=BatchAnswer,
+    summary="Find the indexed images nearest to each of many images",
+    openapi_extra=BATCH_INPUT,
+    responses=problems(
+        {
+            400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND_MANY}",
+            408: "the images had not come after 300 seconds",
+            413: too_many(100_000_000),
+            422: "k: Input should be less than or equal to 1000, not 5000",
+            503: BUSY_WITH_BATCHES.format(BATCHES),
+        }
+    ),
+)
+async def search_batch(request: Request) -> Response:
+    """Send them as multipart fields `image`; the parameters are those of all. What cannot be read gets an
+    error of its own. However many images come so, a single search waits for few of them."""
+    query = _checked_parameters(_fields(request.query_params), "query")
+    _each_once(request.query_params)
+    with place(request.state.searching_many, BUSY_WITH_BATCHES):  # before they are read, which takes memory
+        try:
+            with fail_after(READING):
+                images, form = await _read_images(request)
+        except TimeoutError:
+            raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
+        asked = _merged(query, _checked_parameters(form, "form"))
+        waiting, answers = iter(enumerate(images)), dict[int, bytes]()
+
+        async def answer(generation: Generation, image: bytes) -> bytes:
+            try:
+                found = await _answered(request, generation, checked(image, request), asked)
+                return b'{"answer":%s,"error":null}' % _in_json(found, request)
+            except HTTPException as error:
+                return b'{"answer":null,"error":%s}' % to_json(problem(error.status_code, error.detail))
+
+        async def take_turns(generation: Generation) -> None:
+            for number, image in waiting:
+                async with request.state.abreast:
+                    answers[number] = await answer(generation, image)
+
+        with lease(request) as generation:
+            wanted = partial(generation.searcher.wanted, asked.k, asked.max_distance, asked.label)
+            await to_thread.run_sync(wanted)  # raises for all
+            async with create_task_group() as tasks:
+                for _ in range(ABREAST):
+                    tasks.start_soon(take_turns, generation)
+    body = b'{"answers":[%s]}' % b",".join(answers[number] for number in range(len(images)))
+    return Response(body, media_type="application/json")
 
 
 @reading.post(
@@ -196,6 +264,7 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
 
     with place(request.state.places, BUSY):
         answers = await to_thread.run_sync(work)
+    request.app.state.metrics.searches.labels("code").inc(len(answers))
     body = b'{"answers":[%s]}' % b",".join(_in_json(answer, request) for answer in answers)
     return Response(body, media_type="application/json")
 
@@ -217,6 +286,7 @@ async def similar(
 
     with place(request.state.places, BUSY):
         answer = await to_thread.run_sync(work)
+    request.app.state.metrics.searches.labels("code").inc()
     return Response(_in_json(answer, request), media_type="application/json")
 
 
@@ -277,7 +347,7 @@ def image(item_id: int, request: Request, searcher: Service) -> Image:
 def described(item: Item, request: Request, searcher: Searcher) -> Image:
     try:
         searcher.original_of(item)
-        original = _address(request, item.id, "original")
+        original = address(request, item.id, "original")
     except NoOriginal:
         original = None
     return Image(
@@ -290,7 +360,7 @@ def described(item: Item, request: Request, searcher: Searcher) -> Image:
         added=item.added,
         sha256=item.sha256,
         metadata=dict(item.metadata),
-        thumbnail=_address(request, item.id, "thumbnail"),
+        thumbnail=address(request, item.id, "thumbnail"),
         original=original,
     )
 
@@ -372,7 +442,7 @@ def _in_json(answer: Answer, request: Request) -> bytes:
                     "label": match.label,
                     "distance": match.distance,
                     "similarity": match.similarity,
-                    "thumbnail": _address(request, match.id, "thumbnail"),
+                    "thumbnail": address(request, match.id, "thumbnail"),
                 }
                 for match in answer.matches
             ],
@@ -389,7 +459,7 @@ def _code(text: str, at: int, bits: int) -> Codes:
         raise HTTPException(422, f"codes.{at}: {error}") from None
 
 
-def _address(request: Request, item_id: int, what: str) -> str:
+def address(request: Request, item_id: int, what: str) -> str:
     return f"{request.scope.get('root_path', '')}/images/{item_id}/{what}"
 
 
@@ -405,13 +475,31 @@ def no_image(item_id: int) -> HTTPException:
     return HTTPException(404, f"there is no image {str(item_id)[:20]}")
 
 
-async def _answered(request: Request, generation: Generation, prepare: Callable[..., Question]) -> Answer:
-    """Small images are decoded with their batch; a large one beforehand, in a thread of its own."""
+async def _answered(
+    request: Request, generation: Generation, image: bytes, asked: SearchParameters
+) -> Answer:
+    """Small images are decoded with their batch; a large one beforehand, in a thread of its own. Raises
+    HTTPException for what is no good image."""
+    batches, prepare = (
+        generation.batches,
+        partial(
+            generation.searcher.prepare,
+            image,
+            k=asked.k,
+            max_distance=asked.max_distance,
+            labels=asked.label,
+        ),
+    )
     try:
-        return await generation.batches.ask(partial(prepare, max_pixels=SMALL))
-    except TooManyPixels:  # known from its header
-        question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
-        return await generation.batches.ask(lambda: question)
+        try:
+            return await batches.ask(partial(prepare, max_pixels=SMALL))
+        except TooManyPixels:  # known from its header
+            question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
+            return await batches.ask(lambda: question)
+    except NotAnImage as error:
+        raise HTTPException(415, str(error)) from None
+    except ImageError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 @contextmanager
@@ -469,6 +557,20 @@ async def _image_in(form: FormData) -> bytes:
     if not isinstance(images[0], UploadFile):
         raise HTTPException(422, f"the form field 'image' is text, not a file; {HOW_TO_SEND}")
     return await images[0].read()
+
+
+async def _read_images(request: Request) -> tuple[list[bytes], dict[str, Any]]:
+    """The images, and the other fields of their form."""
+    form = await read_form(request, max_files=settings_of(request).max_batch)
+    try:
+        files = form.getlist("image")
+        images = [await file.read() for file in files if isinstance(file, UploadFile)]
+        if not images or len(images) < len(files):
+            raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND_MANY}")
+        _each_once(form)
+        return images, {name: value for name, value in _fields(form).items() if name != "image"}
+    finally:
+        await form.close()
 
 
 def checked(image: bytes, request: Request) -> bytes:

@@ -5,6 +5,7 @@ Run it with `uvicorn --factory service.app:create_app`.
 
 import gc
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -26,13 +27,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError, in_service
-from service import admin, api, changes
+from service import admin, api, changes, insight
 from service.carrying import CannotCarry
 from service.library import HeldOut
 from service.live import Live, NotReplaced
-from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large, too_many
+from service.metrics import Metrics
+from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings
+from service.watching import Watching, configure_logging
 
 log = logging.getLogger("hebbsearch")
 
@@ -78,14 +81,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     if settings is None:
         try:
-            return create_app(_settings_from_environment())
+            settings = _settings_from_environment()
+            configure_logging(settings.log)
+            return create_app(settings)
         except (ArtifactError, OSError) as error:
             raise SystemExit(str(error)) from None
     searcher = _searcher(settings)
+    metrics = Metrics({name.replace("-", "_"): value for name, value in insight.versions().items()})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        live = Live(searcher, settings)
+        live = Live(searcher, settings, metrics.counting)
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
@@ -93,6 +99,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield {
                 "live": live,
                 "places": CapacityLimiter(settings.queue),
+                "searching_many": CapacityLimiter(api.BATCHES),
+                "abreast": CapacityLimiter(api.ABREAST),
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
@@ -113,15 +121,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.searcher = searcher
     app.state.settings = settings
+    app.state.started = time.monotonic()
+    app.state.metrics = metrics
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     for refusal in REFUSALS:
         app.add_exception_handler(refusal, _on_refusal)
-    app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
+    app.add_middleware(Watching, metrics=metrics, failed=_failed)
     app.add_middleware(DefaultHeaders)
-    for routes in (api.router, api.reading, changes.router, admin.router):
+    for routes in (api.router, api.reading, insight.router, changes.router, admin.router):
         app.include_router(routes)
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -164,8 +174,7 @@ async def _page() -> FileResponse:
 
 
 def _problem(status: int, detail: str, headers: Any = None) -> Response:
-    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_MEDIA_TYPE)
+    return JSONResponse(problem(status, detail).model_dump(), status, headers, PROBLEM_MEDIA_TYPE)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -203,7 +212,7 @@ async def _on_disconnect(_: Request, __: Exception) -> Response:
     return _problem(400, "the connection ended before the whole image had arrived")
 
 
-async def _on_bug(_: Request, __: Exception) -> Response:
+def _failed() -> Response:
     return _problem(
         500, "the service failed at this request and its log says why; other requests are answered"
     )
@@ -285,7 +294,7 @@ class BodyLimit:
         """How many bytes may come, and what is said of more."""
         if kind.partition(";")[0].strip().lower() == "application/json":
             return JSON_LIMIT, f"the body has more than {JSON_LIMIT:,} bytes; send less at a time"
-        if path == "/images" and kind.lower().startswith("multipart/"):
+        if path in ("/images", "/search/batch") and kind.lower().startswith("multipart/"):
             return self.batch_limit + FORM_OVERHEAD, too_many(self.batch_limit)
         return self.image_limit + FORM_OVERHEAD, too_large(self.image_limit)
 

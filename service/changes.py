@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import fail_after
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -18,6 +18,7 @@ from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import (
     HOW_TO_SEND,
     RAW_IMAGE,
+    READING,
     UNKNOWN_ID,
     checked,
     described,
@@ -47,7 +48,6 @@ router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
 ADDING = 8  # requests that add images, under way or waiting; each may hold max_batch_bytes
 CHANGING = 64  # other requests that change something
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
-READING = 300.0  # seconds in which the images of a request must have come
 SHOWN = 5  # reasons that one message gives
 
 UNWRITABLE = {
@@ -120,6 +120,8 @@ async def add(
         except TimeoutError:
             raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
         outcomes, images = await _write(request, partial(_added, uploads, request))
+    for outcome in outcomes:
+        request.app.state.metrics.images.labels(_status(outcome)).inc()
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
     if not any(outcome.new for outcome in outcomes):
@@ -129,7 +131,7 @@ async def add(
         images=[
             AddedImage(
                 name=upload.name,
-                status="refused" if outcome.error else "added" if outcome.new else "exists",
+                status=_status(outcome),
                 image=image,
                 error=None if outcome.error is None else str(outcome.error),
             )
@@ -141,7 +143,7 @@ async def add(
 def _added(
     uploads: list[Upload], request: Request, generation: Generation
 ) -> tuple[list[Outcome], list[Image | None]]:
-    """What became of each, and what is known of it then; a search does not wait for the latter."""
+    """What became of each, and what is known of it then."""
     searcher = generation.searcher
 
     def found(item_id: int) -> Image | None:
@@ -194,6 +196,7 @@ async def remove(item_id: int, request: Request) -> None:
     that was indexed from a folder stays there."""
     with place(request.state.changing, BUSY):
         await _write(request, lambda generation: generation.library.remove(item_id), item_id)
+    request.app.state.metrics.images.labels("removed").inc()
 
 
 async def _write(request: Request, work: Callable[[Generation], T], item_id: int = 0) -> T:
@@ -210,6 +213,10 @@ async def _write(request: Request, work: Callable[[Generation], T], item_id: int
     except OSError as error:  # a file could not be kept
         status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 409
         raise HTTPException(status, f"{error.filename or 'originals'}: {error.strerror}") from None
+
+
+def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:
+    return "refused" if outcome.error else "added" if outcome.new else "exists"
 
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:

@@ -6,7 +6,7 @@ Everything here but what it calls in threads runs in the event loop.
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
 
 T = TypeVar("T")
+Answering = Callable[[Sequence[Question]], Sequence[Answer]]
+Counting = Callable[[Answering], Answering]  # the same, and its questions are counted
 
 LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
 ANSWERING = 2  # threads: one encodes while the other decodes or ranks
@@ -50,7 +52,7 @@ class Replaced:
 class Generation:
     """An open artifact with all that answers from it. Made within the event loop."""
 
-    def __init__(self, searcher: Searcher, settings: Settings) -> None:
+    def __init__(self, searcher: Searcher, settings: Settings, counting: Counting) -> None:
         self.searcher = searcher
         self.library = Library(
             searcher,
@@ -59,7 +61,7 @@ class Generation:
             keep=settings.keep_originals,
         )
         self.batches: Batcher[Question, Answer] = Batcher(
-            searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING
+            counting(searcher.answer), largest=LARGEST_BATCH, threads=ANSWERING
         )
         self._users = 0
         self._unused = asyncio.Event()
@@ -90,9 +92,10 @@ class Generation:
 class Live:
     """What is served now. `writing`: whoever changes the index does it within, one after the other."""
 
-    def __init__(self, searcher: Searcher, settings: Settings) -> None:
+    def __init__(self, searcher: Searcher, settings: Settings, counting: Counting) -> None:
         self._settings = settings
-        self._current = Generation(searcher, settings)
+        self._counting = counting
+        self._current = Generation(searcher, settings, counting)
         self._retired: set[asyncio.Task[None]] = set()
         self._replacing = asyncio.Lock()
         self.writing = CapacityLimiter(1)  # decoding takes what the cores have
@@ -167,7 +170,7 @@ class Live:
     async def _opened(self, path: Path) -> AsyncIterator[Generation]:
         """A generation of this folder, closed again if it does not come to be served."""
         searcher = await to_thread.run_sync(lambda: Searcher.open(path, max_pixels=self._settings.max_pixels))
-        generation = Generation(searcher, self._settings)
+        generation = Generation(searcher, self._settings, self._counting)
         try:
             yield generation
         except BaseException:

@@ -1,6 +1,7 @@
 """What goes in and out over HTTP."""
 
 import json
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -110,6 +111,8 @@ class Curve(BaseModel):
                     "precision": [1.0, 0.99, 0.97],
                     "recall": [0.01, 0.04, 0.09],
                     "precision_at": [1.0, 0.97, 0.96],
+                    "same_class": [29, 131, 240],
+                    "other_class": [0, 4, 10],
                 }
             ]
         }
@@ -122,6 +125,10 @@ class Curve(BaseModel):
         description="Of the labelled images at this distance of a query, the share with its label; smoothed "
         "so that it never rises. So sure one may be of a result."
     )
+    same_class: list[int] = Field(
+        description="Pairs of a held-out query and a labelled image at this distance, with the same label."
+    )
+    other_class: list[int] = Field(description="The same with different labels.")
 
 
 class EvaluationParameters(BaseModel):
@@ -478,7 +485,46 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong and what can be done about it.")
 
 
+class ImageAnswer(BaseModel):
+    """What became of one image that was searched with."""
+
+    answer: SearchAnswer | None = Field(description="null: it was refused.")
+    error: Problem | None = Field(description="As a search with this image alone is refused.")
+
+
+class BatchAnswer(BaseModel):
+    """An answer or an error to each image, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "answers": [
+                        {"answer": ANSWER, "error": None},
+                        {
+                            "answer": None,
+                            "error": {
+                                "type": "about:blank",
+                                "title": "Unsupported Media Type",
+                                "status": 415,
+                                "detail": "not an image in a known format (PNG, JPEG, …)",
+                            },
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    answers: list[ImageAnswer]
+
+
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+def problem(status: int, detail: str) -> Problem:
+    """The error of this status."""
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
 def problems(details: dict[int, str]) -> dict[int | str, dict[str, Any]]:

@@ -5,12 +5,12 @@ Everything here blocks and may be called from many threads at a time.
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from index.evaluation import (
     Labels,
     Ties,
     average_precision,
+    pairs_by_distance,
     precision_by_distance,
     precision_recall_curve,
 )
@@ -34,6 +35,8 @@ from index.snapshot import Snapshot
 from service.schemas import ClassScore, Curve, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
 from training.nets.images import looks_like_an_image, open_image
+
+T = TypeVar("T")
 
 CORES = torch.get_num_threads()
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
@@ -92,6 +95,17 @@ class Answer:
     ties_at_cut: int  # eligible items at the distance of the last match, the matches included
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation and what it is the mean of: the n queries that were scored."""
+
+    evaluation: Evaluation
+    ids: NDArray[np.int64]  # (n,)
+    labels: Labels  # (n,) class indices
+    scores: NDArray[np.float64]  # (n,)
+    classes: tuple[str, ...]  # what the labels stand for
+
+
 class Sharing:
     """Divides the machine's cores among those who compute at the same time.
 
@@ -123,14 +137,15 @@ class Searcher:
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
-        self._queries = artifact.queries()
+        self.queries = artifact.queries()  # held out; None: there are none
         self.catalogue = artifact.open_catalogue()
         self.originals = Originals(artifact.path / ORIGINALS)
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
         self._evaluating = threading.Lock()
-        self._curve: tuple[int, Curve] | None = None  # and its revision
-        self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Evaluation] = {}
+        self._once: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+        self._made: dict[Hashable, tuple[int, Any]] = {}  # and their revisions
+        self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Measurement] = {}
         self._latest = Snapshot.of(self.catalogue)
 
     @classmethod
@@ -207,6 +222,12 @@ class Searcher:
 
         The same question is computed once for each revision of the catalogue.
         """
+        return self.measure(k=k, ties=ties, denominator=denominator).evaluation
+
+    def measure(
+        self, *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
+    ) -> Measurement:
+        """`evaluate`, with the score of each query that was scored."""
         snapshot = self.snapshot()
         key = (snapshot.revision, k, ties, denominator)
         with self._evaluating:
@@ -219,31 +240,44 @@ class Searcher:
     def curve(self) -> Curve:
         """What each distance is worth, by the held-out queries against the index as it is now. Raises
         NothingToMeasure. Computed once for each revision of the catalogue."""
+
+        def made(snapshot: Snapshot) -> Curve:
+            compared = self.asked_and_ranked(snapshot)
+            within, pairs = precision_recall_curve(*compared), pairs_by_distance(*compared)
+            return Curve(
+                radius=within.radius.tolist(),
+                precision=within.precision.tolist(),
+                recall=within.recall.tolist(),
+                precision_at=precision_by_distance(pairs).tolist(),
+                same_class=pairs.same_class.tolist(),
+                other_class=pairs.other_class.tolist(),
+            )
+
+        return self.once("curve", made)
+
+    def once(self, what: Hashable, make: Callable[[Snapshot], T]) -> T:
+        """What `make` makes of the index as it is now, once for each revision of the catalogue: who asks for
+        the same meanwhile waits for it. The values of `what` must be few, each of them is kept."""
         snapshot = self.snapshot()
-        with self._evaluating:
-            if self._curve is None or self._curve[0] != snapshot.revision:
-                compared = self._asked_and_ranked(snapshot)
-                within = precision_recall_curve(*compared)
-                made = Curve(
-                    radius=within.radius.tolist(),
-                    precision=within.precision.tolist(),
-                    recall=within.recall.tolist(),
-                    precision_at=precision_by_distance(*compared).tolist(),
-                )
-                self._curve = snapshot.revision, made
-            return self._curve[1]
+        with self._once[what]:
+            revision, made = self._made.get(what, (None, None))
+            if revision != snapshot.revision:
+                made = make(snapshot)
+                self._made[what] = snapshot.revision, made
+            value: T = made  # type: ignore[assignment]  # that of this very `make`
+            return value
 
     def held_out(self) -> NDArray[np.int64]:
         """The ids (n,) of the held-out queries that have a label."""
-        if self._queries is None:
+        if self.queries is None:
             return np.empty(0, np.int64)
-        asked: NDArray[np.int64] = self._queries.ids[self._queries.labels != UNLABELLED]
+        asked: NDArray[np.int64] = self.queries.ids[self.queries.labels != UNLABELLED]
         return asked
 
     def scores(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Average precision (n,) of these held-out queries over the whole ranking; NaN where no indexed image
         has the label. Raises NothingToMeasure."""
-        codes, labels, items, classes = self._asked_and_ranked(self.snapshot())
+        codes, labels, items, classes = self.asked_and_ranked(self.snapshot())
         rows = [np.flatnonzero(self.held_out() == item_id)[0] for item_id in ids.tolist()]
         return average_precision(codes[rows], labels[rows], items, classes)
 
@@ -307,8 +341,8 @@ class Searcher:
 
     def _code(self, item_id: int) -> Codes:
         """The code (1, bits/8) of an item or of a held-out query. Raises KeyError."""
-        if self._queries is not None:
-            held_out: Codes = self._queries.codes[self._queries.ids == item_id]
+        if self.queries is not None:
+            held_out: Codes = self.queries.codes[self.queries.ids == item_id]
             if len(held_out):
                 return held_out
         return self.catalogue.code(item_id)
@@ -342,17 +376,17 @@ class Searcher:
         )
 
     def _held_out(self) -> int:
-        return 0 if self._queries is None else len(self._queries.ids)
+        return 0 if self.queries is None else len(self.queries.ids)
 
-    def _asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
+    def asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
         """Codes and labels of the held-out queries and of the items, as far as they have labels. Raises
         NothingToMeasure."""
-        if self._queries is None:
+        if self.queries is None:
             raise NothingToMeasure(
                 "this index was made without labels, so that nobody knows which answers are right; "
                 "build one with labelled images to measure it"
             )
-        queries, (_, codes) = self._queries, snapshot.engine.items()
+        queries, (_, codes) = self.queries, snapshot.engine.items()
         asked, ranked = queries.labels != UNLABELLED, snapshot.labels != UNLABELLED
         if not asked.any() or not ranked.any():
             lacking = "held-out query" if ranked.any() else "indexed image"
@@ -361,8 +395,10 @@ class Searcher:
             raise NothingToMeasure("no indexed image has the label of any held-out query")
         return queries.codes[asked], queries.labels[asked], codes[ranked], snapshot.labels[ranked]
 
-    def _measure(self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator) -> Evaluation:
-        _, labels, codes, _ = compared = self._asked_and_ranked(snapshot)
+    def _measure(
+        self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator
+    ) -> Measurement:
+        _, labels, codes, _ = compared = self.asked_and_ranked(snapshot)
         scores = average_precision(*compared, k=k, ties=ties, denominator=denominator)
         scored = ~np.isnan(scores)
         manifest, data = self.artifact.manifest, self.artifact.manifest.data
@@ -384,7 +420,7 @@ class Searcher:
             bits=manifest.bits,
             created=manifest.created,
         )
-        return Evaluation(
+        evaluation = Evaluation(
             map=float(scores[scored].mean()),
             aps=_summary(scores[scored]),
             per_class=[
@@ -393,6 +429,9 @@ class Searcher:
             ],
             definition=definition.model_copy(update={"text": _in_words(definition, data)}),
         )
+        assert self.queries is not None  # something was measured
+        ids = self.queries.ids[self.queries.labels != UNLABELLED]
+        return Measurement(evaluation, ids[scored], labels[scored], scores[scored], snapshot.classes)
 
 
 def load_encoder(artifact: Artifact) -> Encoder:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,7 @@ class Settings(BaseSettings):
     # Images in one request that adds some, and their bytes together.
     max_batch: int = Field(default=64, ge=1)
     max_batch_bytes: int = Field(default=100_000_000, ge=1)
+    log: Literal["json", "text"] = "json"  # how each line is written
     keep_originals: bool = True  # the files of images that are sent
     # How much less mAP another artifact may reach than the one it replaces, on images that both hold out.
     reload_margin: float = Field(default=0.02, ge=0, le=1)

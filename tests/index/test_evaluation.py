@@ -11,7 +11,9 @@ from index.evaluation import (
     average_precision,
     average_precision_of_vectors,
     mean_average_precision,
+    nearest_classes,
     never_rising,
+    pairs_by_distance,
     precision_at_k,
     precision_by_distance,
     precision_recall_curve,
@@ -392,7 +394,7 @@ def test_precision_by_distance_is_the_isotonic_regression_of_the_shares(seed):
     distances = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2)
     pairs = distances.ravel(), (wanted[:, None] == labels[None]).ravel()
     fitted = IsotonicRegression(increasing=False).fit(*pairs)
-    found = precision_by_distance(queries, wanted, database, labels)
+    found = precision_by_distance(pairs_by_distance(queries, wanted, database, labels))
     there = np.unique(distances)
     assert found.shape == (17,)
     assert found[there] == pytest.approx(fitted.predict(there))
@@ -405,7 +407,9 @@ def test_precision_by_distance_needs_pairs():
     codes, labels = np.zeros((2, 1), np.uint8), np.zeros(2, int)
     for queries, database in ((2, 0), (0, 2)):
         with pytest.raises(ValueError, match="no queries, or no items"):
-            precision_by_distance(codes[:queries], labels[:queries], codes[:database], labels[:database])
+            precision_by_distance(
+                pairs_by_distance(codes[:queries], labels[:queries], codes[:database], labels[:database])
+            )
 
 
 def test_what_never_rises_stays():
@@ -413,3 +417,37 @@ def test_what_never_rises_stays():
     assert never_rising(values, np.array([1, 5, 2, 9])).tolist() == values.tolist()
     assert never_rising(np.array([0.2, 0.8]), np.array([3, 1])) == pytest.approx([0.35, 0.35])
     assert never_rising(np.array([]), np.array([], int)).shape == (0,)
+
+
+# --- pairs, and the nearest -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_are_counted_by_distance(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    query_codes, query_labels, codes, labels = arguments = large_case(seed, bits=16)
+    same, other = [0] * 17, [0] * 17
+    for wanted, row in zip(query_labels, hamming(query_codes, codes).tolist(), strict=True):
+        for label, distance in zip(labels, row, strict=True):
+            (same if label == wanted else other)[distance] += 1
+    monkeypatch.setattr("index.evaluation.CELLS", 700)
+    pairs = pairs_by_distance(*arguments)
+    assert pairs.same_class.tolist() == same
+    assert pairs.other_class.tolist() == other
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_nearest_class_is_expected_over_ties(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    query_codes, query_labels, codes, labels = arguments = large_case(seed, bits=8)
+    expected = np.zeros((7, 7))
+    for wanted, row in zip(query_labels, hamming(query_codes, codes).tolist(), strict=True):
+        nearest = [label for label, distance in zip(labels, row, strict=True) if distance == min(row)]
+        for label in nearest:
+            expected[wanted, label] += 1 / len(nearest)
+    monkeypatch.setattr("index.evaluation.CELLS", 700)
+    assert nearest_classes(*arguments, classes=7) == pytest.approx(expected)
+
+
+def test_nothing_is_nearest_in_an_empty_database() -> None:
+    codes, labels = np.zeros((2, 1), np.uint8), np.zeros(2, int)
+    with pytest.raises(ValueError, match="no items"):
+        nearest_classes(codes, labels, codes[:0], labels[:0], classes=1)

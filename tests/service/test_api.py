@@ -287,6 +287,8 @@ def test_eval_curve(http: httpx.Client, artifact: Artifact) -> None:
         assert curve["recall"][radius] == pytest.approx((hits / relevant.sum(1)).mean())
     assert curve["precision_at"] == sorted(curve["precision_at"], reverse=True)
     pairs = (distances[..., None] == np.arange(257)).sum((0, 1))
+    assert curve["same_class"] == np.bincount(distances[relevant], minlength=257).tolist()
+    assert curve["other_class"] == np.bincount(distances[~relevant], minlength=257).tolist()
     total = np.dot(curve["precision_at"], pairs)  # pooling keeps the number of relevant pairs
     assert total == pytest.approx(relevant.sum())
 

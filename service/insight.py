@@ -1,0 +1,245 @@
+"""The routes that tell of the index itself: what there is, how good it is, and where it is not."""
+
+import platform
+import time
+from functools import cache
+from importlib.metadata import version
+from typing import Annotated
+
+import numpy as np
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from index.catalogue import UNLABELLED
+from index.code_statistics import bit_statistics, same_code
+from index.codes import to_hex
+from index.evaluation import nearest_classes
+from index.snapshot import Snapshot
+from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
+from service.api import Service, address
+from service.insight_schemas import (
+    BitReport,
+    ClassCount,
+    CodeReport,
+    Collision,
+    Confused,
+    Confusion,
+    CorrelatedBits,
+    QueryPage,
+    QueryPageParameters,
+    ScoredQuery,
+    Stats,
+    Usage,
+)
+from service.schemas import problems
+from service.searcher import NothingToMeasure, Searcher
+
+router = APIRouter(
+    dependencies=[Depends(needs(Access.READ))],
+    responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
+)
+
+UNMEASURABLE = "this index was made without labels, so that nobody knows which answers are right; …"
+NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some with POST /images"
+LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
+METRICS_EXAMPLE = """# HELP hebbsearch_requests_total Requests that were answered.
+# TYPE hebbsearch_requests_total counter
+hebbsearch_requests_total{method="POST",route="/search",status="200"} 12.0
+"""
+# What `of` says of places in the metrics: the limiter.
+PLACES = {
+    "search": "places",
+    "search_batch": "searching_many",
+    "search_batch_images": "abreast",
+    "decode": "decoding",
+    "add": "adding",
+    "change": "changing",
+}
+VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
+
+
+@router.get("/stats", summary="What there is: images, classes, bytes, versions")
+async def stats(request: Request, searcher: Service) -> Stats:
+    """Counted once for each revision of the catalogue. Bytes come from looking at all thumbnails and all kept
+    files."""
+
+    def work() -> Stats:
+        return searcher.once("stats", lambda snapshot: _stats(searcher, snapshot))
+
+    counted = await to_thread.run_sync(work, limiter=request.state.evaluating)
+    return counted.model_copy(update={"uptime": time.monotonic() - request.app.state.started})
+
+
+@router.get(
+    "/eval/queries",
+    summary="The held-out queries by how well they were answered",
+    responses=problems(
+        {
+            409: UNMEASURABLE,
+            422: "after: String should match pattern …; give a page's `next`, or leave it out",
+        }
+    ),
+)
+async def eval_queries(
+    request: Request, searcher: Service, asked: Annotated[QueryPageParameters, Query()]
+) -> QueryPage:
+    """Worst first, or best first, a page at a time. Those of equal score are sorted by id."""
+
+    def work() -> QueryPage:
+        measured = searcher.measure(k=asked.k, ties=asked.ties, denominator=asked.denominator)
+        sign = 1 if asked.order == "worst" else -1
+        rows = np.lexsort((measured.ids, sign * measured.scores))
+        if asked.after is not None:
+            score, _, id_ = asked.after.partition(":")
+            key, before = sign * measured.scores[rows], sign * float(score)
+            rows = rows[(key > before) | ((key == before) & (measured.ids[rows] > int(id_)))]
+        page = [
+            ScoredQuery(
+                id=int(measured.ids[row]),
+                label=measured.classes[measured.labels[row]],
+                aps=float(measured.scores[row]),
+                thumbnail=address(request, int(measured.ids[row]), "thumbnail"),
+            )
+            for row in rows[: asked.limit]
+        ]
+        more = len(rows) > len(page)
+        return QueryPage(queries=page, next=f"{page[-1].aps!r}:{page[-1].id}" if more else None)
+
+    return await to_thread.run_sync(work, limiter=request.state.evaluating)
+
+
+@router.get(
+    "/eval/confusion",
+    summary="Which class lies nearest to the held-out queries of each class",
+    responses=problems({409: UNMEASURABLE}),
+)
+async def eval_confusion(request: Request, searcher: Service) -> Confusion:
+    """Of the queries against the index as it is now, and remembered until the index changes. Where several
+    images are nearest, each counts for an equal share of its query."""
+
+    def made(snapshot: Snapshot) -> Confusion:
+        classes = snapshot.classes
+        counts = nearest_classes(*searcher.asked_and_ranked(snapshot), classes=len(classes))
+        rows, columns = np.nonzero(counts)
+        found = [
+            Confused(label=classes[row], nearest=classes[column], queries=float(counts[row, column]))
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        ]
+        found.sort(key=lambda each: -each.queries)
+        return Confusion(accuracy=float(np.trace(counts) / counts.sum()), nearest=found)
+
+    return await to_thread.run_sync(searcher.once, "confusion", made, limiter=request.state.evaluating)
+
+
+@router.get(
+    "/eval/codes",
+    summary="The state of the codes: balance, dead and repeated bits, collisions",
+    responses=problems({409: NO_IMAGE}),
+)
+async def eval_codes(request: Request, searcher: Service) -> CodeReport:
+    """Of all indexed images as they are now, and remembered until the index changes."""
+    return await to_thread.run_sync(searcher.once, "codes", _code_report, limiter=request.state.evaluating)
+
+
+def _code_report(snapshot: Snapshot) -> CodeReport:
+    ids, codes = snapshot.engine.items()
+    if not len(ids):
+        raise NothingToMeasure(NO_IMAGE)
+    bits = bit_statistics(codes)
+    order, starts = same_code(codes)
+    sizes = np.diff(starts, append=len(order))
+    largest = np.argsort(-sizes, kind="stable")[:LARGEST]
+    return CodeReport(
+        items=len(ids),
+        bits=[
+            BitReport(bit=bit, balance=balance, entropy=entropy)
+            for bit, (balance, entropy) in enumerate(
+                zip(bits.balance.tolist(), bits.entropy.tolist(), strict=True)
+            )
+        ],
+        dead=bits.dead.tolist(),
+        effective_bits=bits.effective,
+        mean_absolute_correlation=bits.mean_absolute_correlation,
+        most_correlated=[
+            CorrelatedBits(first=first, second=second, correlation=correlation)
+            for first, second, correlation in bits.most_correlated(LARGEST)
+        ],
+        distinct=len(starts),
+        colliding=int(sizes[sizes > 1].sum()),
+        collisions=[
+            Collision(
+                code=to_hex(codes[order[starts[group]]]),
+                size=int(sizes[group]),
+                ids=ids[order[starts[group] :][: min(sizes[group], SHOWN)]].tolist(),
+            )
+            for group in largest
+            if sizes[group] > 1
+        ],
+    )
+
+
+@router.get(
+    "/metrics",
+    summary="What the service counts of itself, for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}}}},
+)
+def metrics(request: Request, searcher: Service) -> Response:
+    """Since the start of the process. Where there are read keys it needs one, as Prometheus can send it
+    (`authorization` of a scrape configuration)."""
+    artifact = searcher.artifact
+    text = request.app.state.metrics.text(
+        items=len(searcher.snapshot().ids),
+        artifact={"artifact": artifact.path.resolve().name, "encoder_id": artifact.manifest.encoder_id},
+        places={of: request.state[name] for of, name in PLACES.items()},
+    )
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _stats(searcher: Searcher, snapshot: Snapshot) -> Stats:
+    manifest, catalogue = searcher.artifact.manifest, searcher.catalogue
+    queries = np.empty(0, np.int64) if searcher.queries is None else searcher.queries.labels
+    images = len(snapshot.ids) + len(queries)
+    size, originals = catalogue.file_bytes(), searcher.originals.size()
+    unlabelled = int((snapshot.labels == UNLABELLED).sum())
+    return Stats(
+        items=len(snapshot.ids),
+        labelled=len(snapshot.ids) - unlabelled,
+        unlabelled=unlabelled,
+        queries=len(queries),
+        classes=[
+            ClassCount(label=name, items=items, queries=asked)
+            for name, items, asked in zip(
+                snapshot.classes,
+                _counts(snapshot.labels, len(snapshot.classes)),
+                _counts(queries, len(snapshot.classes)),
+                strict=True,
+            )
+        ],
+        bytes=Usage(
+            codes=len(snapshot.ids) * catalogue.bits // 8,
+            thumbnails=catalogue.thumbnail_bytes(),
+            catalogue=size,
+            originals=originals,
+            per_image=(size + originals) / images if images else None,
+        ),
+        artifact=searcher.artifact.path.resolve().name,
+        created=manifest.created,
+        encoder_id=manifest.encoder_id,
+        bits=manifest.bits,
+        revision=snapshot.revision,
+        versions=versions(),
+        uptime=0,
+    )
+
+
+def _counts(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> list[int]:
+    counts: list[int] = np.bincount(labels[labels != UNLABELLED], minlength=classes).tolist()
+    return counts
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what the service runs on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}

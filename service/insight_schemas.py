@@ -1,0 +1,207 @@
+"""What the routes that tell of the index itself put out over HTTP."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.schemas import EvaluationParameters
+
+
+class ClassCount(BaseModel):
+    """How many images a class has."""
+
+    label: str
+    items: int
+    queries: int
+
+
+class Usage(BaseModel):
+    """Bytes on the disk."""
+
+    codes: int = Field(description="Of the codes, which lie in the catalogue; in memory they take more.")
+    thumbnails: int = Field(description="Of the thumbnails, which lie in the catalogue, the queries' too.")
+    catalogue: int = Field(description="Of the catalogue as a whole, with its write-ahead log.")
+    originals: int = Field(description="Of the files of images that were sent and are kept.")
+    per_image: float | None = Field(
+        description="Catalogue and originals over all their images, queries included; null: there are none."
+    )
+
+
+class Stats(BaseModel):
+    """What there is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": 1618,
+                    "labelled": 1618,
+                    "unlabelled": 0,
+                    "queries": 179,
+                    "classes": [{"label": "3", "items": 165, "queries": 18}],
+                    "bytes": {
+                        "codes": 51_776,
+                        "thumbnails": 402_000,
+                        "catalogue": 1_110_016,
+                        "originals": 0,
+                        "per_image": 617.7,
+                    },
+                    "artifact": "run-001",
+                    "created": "2026-01-31T12:00:00+00:00",
+                    "encoder_id": "4f0c2a9be1d37750",
+                    "bits": 256,
+                    "revision": 3,
+                    "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
+                    "uptime": 86_400.5,
+                }
+            ]
+        }
+    )
+
+    items: int = Field(description="Images that can be found.")
+    labelled: int
+    unlabelled: int
+    queries: int = Field(description="Images that are held out to measure the answers.")
+    classes: list[ClassCount]
+    bytes: Usage
+    artifact: str = Field(description="Name of the artifact's folder.")
+    created: str = Field(description="When the artifact was made (ISO 8601, UTC).")
+    encoder_id: str
+    bits: int
+    revision: int = Field(description="Of the catalogue; grows with every change.")
+    versions: dict[str, str] = Field(description="Of what the service runs on.")
+    uptime: float = Field(description="Seconds since the service was started.")
+
+
+class QueryPageParameters(EvaluationParameters):
+    """Which average precision score, and which queries."""
+
+    order: Annotated[Literal["worst", "best"], Field(description="Which come first.")] = "worst"
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many queries.")] = 20
+    after: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9](\.[0-9]{1,20})?(e-[0-9]{1,3})?:[0-9]{1,18}$",
+            description="Only what comes after this: a page's `next`.",
+            examples=["0.0123:1702"],
+        ),
+    ] = None
+
+
+class ScoredQuery(BaseModel):
+    """A held-out query and how well it was answered."""
+
+    id: int
+    label: str
+    aps: float = Field(description="Average precision score, 0 to 1.")
+    thumbnail: str
+
+
+class QueryPage(BaseModel):
+    """Queries by their score; those without an image of their label are not scored and left out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "queries": [
+                        {"id": 1702, "label": "8", "aps": 0.0123, "thumbnail": "/images/1702/thumbnail"}
+                    ],
+                    "next": "0.0123:1702",
+                }
+            ]
+        }
+    )
+
+    queries: list[ScoredQuery]
+    next: str | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class Confused(BaseModel):
+    """Queries of one class whose nearest image is of another, or of the same."""
+
+    label: str = Field(description="Of the queries.")
+    nearest: str = Field(description="Of the nearest image.")
+    queries: float = Field(description="How many; a part of one where several images are nearest.")
+
+
+class Confusion(BaseModel):
+    """The class of the nearest labelled image, by the class of the query."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "accuracy": 0.95,
+                    "nearest": [
+                        {"label": "3", "nearest": "3", "queries": 19.0},
+                        {"label": "3", "nearest": "8", "queries": 1.0},
+                    ],
+                }
+            ]
+        }
+    )
+
+    accuracy: float = Field(description="Share of the queries whose nearest image has their label.")
+    nearest: list[Confused] = Field(description="Only those that occur, the most queries first.")
+
+
+class BitReport(BaseModel):
+    """One bit of the codes."""
+
+    bit: int = Field(description="From 0, the most significant of the first byte.")
+    balance: float = Field(description="Share of the images whose code has a one here.")
+    entropy: float = Field(description="In bits: 1 at a balance of one half, 0 where it never changes.")
+
+
+class CorrelatedBits(BaseModel):
+    """Two bits that say much of each other."""
+
+    first: int
+    second: int
+    correlation: float = Field(description="Pearson's, −1 to 1.")
+
+
+class Collision(BaseModel):
+    """Images that share a code: no search can tell them apart."""
+
+    code: str = Field(description="In hexadecimal.")
+    size: int = Field(description="How many images.")
+    ids: list[int] = Field(description="The lowest of their ids, at most ten.")
+
+
+class CodeReport(BaseModel):
+    """The state of the codes of all indexed images."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": 1618,
+                    "bits": [{"bit": 0, "balance": 0.47, "entropy": 0.9974}],
+                    "dead": [17],
+                    "effective_bits": 9.8,
+                    "mean_absolute_correlation": 0.27,
+                    "most_correlated": [{"first": 3, "second": 90, "correlation": -0.98}],
+                    "distinct": 1400,
+                    "colliding": 300,
+                    "collisions": [{"code": "9c41d7" + "0" * 58, "size": 12, "ids": [4, 17]}],
+                }
+            ]
+        }
+    )
+
+    items: int
+    bits: list[BitReport]
+    dead: list[int] = Field(description="Bits that are the same in every code.")
+    effective_bits: float = Field(
+        description="How many uncorrelated bits would say as much: (Σλ)² / Σλ² over the eigenvalues λ of the "
+        "correlation matrix of the bits that are not dead (Bretherton et al. 1999)."
+    )
+    mean_absolute_correlation: float = Field(description="Over the pairs of bits that are not dead.")
+    most_correlated: list[CorrelatedBits] = Field(
+        description="The 20 pairs with the largest absolute correlation, largest first."
+    )
+    distinct: int = Field(description="Different codes.")
+    colliding: int = Field(description="Images that share their code with another.")
+    collisions: list[Collision] = Field(description="The 20 largest groups that share a code, largest first.")
