@@ -1,28 +1,33 @@
-# Serves an artifact that lies at /artifact:
+# Serves artifacts that lie in /artifacts; compose.yaml shows how.
 #   docker build -t hebbsearch .
-#   docker run -p 8000:8000 -v "$PWD/artifacts/run-001:/artifact:ro" hebbsearch
-# The user 10001 must be able to read it. Each step is one plain command that can be tried without an engine.
+# For a GPU, with the wheels of the usual package index, several gigabytes larger:
+#   docker build -t hebbsearch --build-arg TORCH_INDEX= .
+# Each step is one plain command that can be tried without an engine: tests/test_dockerfile.py does.
 
-# 1. Python. OpenMP and everything else that is not Python comes inside the wheels.
-FROM python:3.11-slim
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
-WORKDIR /app
-
-# 2. The project with its locked dependencies, without those that only the tests need.
+# 1. The project and its locked dependencies in an environment of their own.
+FROM python:3.11-slim AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv /opt/hebbsearch
+WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
+# torch alone comes from there, so that nothing else of that index can stand in for what is locked.
+RUN /opt/hebbsearch/bin/pip install --no-deps --constraint requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY index index
 COPY training training
 COPY service service
-RUN pip install --constraint requirements.lock .
+RUN /opt/hebbsearch/bin/pip install --constraint requirements.lock .
 
-# 3. Not root, and nothing of the image is writable for it.
+# 2. Only what serves: no compiler, no sources, nothing that its user could write to.
+FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home hebbsearch
+COPY --from=build /opt/hebbsearch /opt/hebbsearch
+ENV PATH=/opt/hebbsearch/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=1000
+ENV HEBBSEARCH_ARTIFACT=/artifacts/run-001
 USER 10001
-
-# 4. The service.
-ENV HEBBSEARCH_ARTIFACT=/artifact
-VOLUME /artifact
+VOLUME /artifacts
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health/ready', timeout=9)"]
-CMD ["uvicorn", "--factory", "service.app:create_app", "--host", "0.0.0.0", "--port", "8000"]
+# Requests under way are answered before it ends; the grace period of an engine must be longer than this.
+CMD ["uvicorn", "--factory", "service.app:create_app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]
