@@ -30,6 +30,7 @@ BEARER = HTTPBearer(
 NO_KEY = "a key is needed; send it as the header 'Authorization: Bearer KEY'"
 UNKNOWN_KEY = "this key is not known here; ask whoever runs the service for one"
 KEY_TOO_WEAK = "this key does not allow that; ask whoever runs the service for a {} key"
+UNKNOWN_HOST = "this service is not asked for as {}; HEBBSEARCH_HOSTS names what it may be asked for as"
 NO_KEYS_SET = (
     "no key is set, so that only programs and pages of this machine may change anything; "
     "set HEBBSEARCH_WRITE_KEYS to let others"
@@ -63,16 +64,39 @@ def from_this_machine(request: Request) -> bool:
     A foreign page in such a browser asks from this machine too: it is known by its origin, and one whose
     name was made to point here (DNS rebinding) by the host that it asks for.
     """
-    if request.client is None or not is_loopback(request.client.host):
-        return False
-    if any(name in request.headers for name in FORWARDED):  # a proxy asks for somebody
-        return False
-    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    origin = request.headers.get("origin")
     try:
-        named = urlsplit(f"//{host}").hostname or ""
-        return is_loopback(named) and (origin is None or urlsplit(origin).netloc == host)
+        from_page = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
     except ValueError:  # brackets that do not close
         return False
+    near = request.client is not None and is_loopback(request.client.host)
+    return near and not _for_somebody(request) and is_loopback(asked_host(request)) and not from_page
+
+
+def _for_somebody(request: Request) -> bool:
+    """Whether a proxy asks, or somebody who says so."""
+    return any(name in request.headers for name in FORWARDED)
+
+
+def asked_host(request: Request) -> str:
+    """The name by which the service is asked for, without port; empty for one that cannot be read."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _refuse_strange_host(request: Request, settings: Settings) -> None:
+    """Where no key is needed, a page whose name was made to point here (DNS rebinding) could read, from a
+    browser on this machine: it is known by the name that it asks for. It may call itself a proxy."""
+    host, allowed = asked_host(request), [name.lower() for name in split(settings.hosts)]
+    if allowed:
+        known = host in allowed
+    else:
+        far = request.client is None or not is_loopback(request.client.host)
+        known = is_loopback(host) or (far and not _for_somebody(request))
+    if not known:
+        raise HTTPException(403, UNKNOWN_HOST.format(repr(host[:80])))
 
 
 def is_loopback(host: str) -> bool:
@@ -91,6 +115,8 @@ def needs(level: Access) -> Callable[..., Coroutine[Any, Any, None]]:
         request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
     ) -> None:
         settings: Settings = request.app.state.settings
+        if settings.hosts or not split(settings.read_keys.get_secret_value()):
+            _refuse_strange_host(request, settings)
         if level == Access.READ and not split(settings.read_keys.get_secret_value()):
             return
         known = keys(settings)

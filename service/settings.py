@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     keep_originals: bool = True  # the files of images that are sent
     # How much less mAP another artifact may reach than the one it replaces, on images that both hold out.
     reload_margin: float = Field(default=0.02, ge=0, le=1)
+    # Names by which the service may be asked for, separated by commas. None: any, but from this machine and
+    # through proxies, while there are no keys, only this machine's own.
+    hosts: str = ""
     # Separated by commas. Without any key, only this machine may change anything; without read keys, anyone
     # who reaches the service may read.
     read_keys: SecretStr = SecretStr("")

@@ -132,3 +132,34 @@ def test_a_short_key_is_refused_and_no_key_is_ever_shown(artifact: Artifact) -> 
     assert run.returncode != 0
     assert "HEBBSEARCH_WRITE_KEYS: Value error, a key has fewer than 16 characters" in run.stderr
     assert "secret123" not in run.stderr
+
+
+def test_a_name_that_was_made_to_point_here_cannot_read(own: Artifact) -> None:
+    with (
+        serve_here(create_app(Settings(artifact=own.path))) as address,
+        httpx.Client(base_url=address) as http,
+    ):
+        refused = http.get("/images", headers={"host": "evil.example"})
+        assert refused.status_code == 403
+        assert "not asked for as 'evil.example'; HEBBSEARCH_HOSTS names" in refused.json()["detail"]
+        for host in ("", "[", "localhost.evil.example"):
+            assert http.get("/images", headers={"host": host}).status_code == 403
+        for host in ("localhost", "localhost:1", "127.0.0.1", "[::1]:8000"):
+            assert http.get("/images", headers={"host": host}).status_code == 200
+        proxied = {"host": "search.example", "x-forwarded-for": "192.0.2.7"}  # anybody can say so
+        assert http.get("/images", headers=proxied).status_code == 403
+        assert http.get("/health/ready", headers={"host": "anything"}).status_code == 200
+
+
+def test_where_names_are_given_others_are_refused(own: Artifact) -> None:
+    settings = Settings(artifact=own.path, hosts="Search.example, 127.0.0.1")
+    with serve_here(create_app(settings)) as address, httpx.Client(base_url=address) as http:
+        for host, status in (
+            ("search.example:443", 200),
+            ("127.0.0.1", 200),
+            ("localhost", 403),
+            ("x.y", 403),
+        ):
+            proxied = {"host": host, "x-forwarded-for": "192.0.2.7"}
+            assert http.get("/images", headers=proxied).status_code == status
+            assert http.get("/images", headers={"host": host}).status_code == status
