@@ -1,0 +1,234 @@
+"""What was acknowledged is there after SIGKILL, whenever it comes; and a deleted image is never found.
+
+The server is a process of its own, forked by a parent that has imported everything once: torch takes seconds.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+
+from index.artifact import Artifact
+from index.verify import faults
+from tests.conftest import draw, environment, free_port
+
+FORKING = """
+import os, sys
+import torch, uvicorn
+import service.app
+for port in sys.stdin:
+    if (child := os.fork()) == 0:
+        uvicorn.run("service.app:create_app", factory=True, port=int(port), log_level="warning")
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+"""
+WRITERS = 2
+LONGEST = 1.0  # seconds of load before a kill
+
+
+def png(seed: int) -> bytes:
+    file = BytesIO()
+    picture = draw(seed % 3, seed)
+    picture.putpixel((0, 0), (seed & 255, seed >> 8 & 255, seed >> 16))  # each has its own bytes
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass
+class Sent:
+    """An image that was sent, and what was said of it."""
+
+    seed: int
+    id: int | None = None  # None: not acknowledged
+    label: str = "sent"
+    leaving: bool = False  # its deletion was asked for
+    gone: bool = False  # and acknowledged
+    changing: bool = False  # another label was asked for, and may or may not be there
+
+
+@dataclass
+class Ledger:
+    """All that was sent and acknowledged."""
+
+    random: random.Random
+    sent: list[Sent] = field(default_factory=list)
+    gone: set[int] = field(default_factory=set)  # ids whose deletion was acknowledged
+    faults: list[str] = field(default_factory=list)
+    operations: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def new(self) -> Sent:
+        with self.lock:
+            self.sent.append(Sent(50_000 + len(self.sent)))
+            return self.sent[-1]
+
+    def some(self) -> Sent | None:
+        """One that is there for certain and nobody else works with."""
+        with self.lock:
+            there = [each for each in self.sent if each.id and not (each.leaving or each.changing)]
+            chosen = self.random.choice(there) if there else None
+            return chosen
+
+
+def write(http: httpx.Client, ledger: Ledger, turn: int) -> None:
+    """Add, change or delete something; raises TransportError when the server goes."""
+    if turn % 5 < 3 or (this := ledger.some()) is None:
+        this = ledger.new()
+        response = http.post("/images", content=png(this.seed), params={"label": this.label})
+        assert response.status_code == 201, response.text
+        this.id = response.json()["images"][0]["image"]["id"]
+    elif turn % 5 == 3:
+        this.changing = True
+        response = http.patch(f"/images/{this.id}", json={"label": "changed"})
+        assert response.status_code in (200, 404), response.text
+        if response.status_code == 200:
+            this.label, this.changing = "changed", False
+    else:
+        this.leaving = True
+        response = http.delete(f"/images/{this.id}")
+        assert response.status_code in (204, 404), response.text
+        if response.status_code == 204:
+            assert this.id is not None
+            this.gone = True
+            ledger.gone.add(this.id)
+    ledger.operations += 1
+
+
+def search(http: httpx.Client, ledger: Ledger) -> None:
+    """Ask with an image that may have been deleted: none of those may come."""
+    gone = set(ledger.gone)
+    asked = ledger.random.choice(ledger.sent) if ledger.sent else Sent(1)
+    response = http.post("/search", content=png(asked.seed), params={"k": 20})
+    assert response.status_code == 200, response.text
+    found = {each["id"] for each in response.json()["results"]}
+    if found & gone:
+        ledger.faults.append(f"{found & gone} were found after they were deleted")
+
+
+def load(address: str, ledger: Ledger, stop: threading.Event, number: int) -> None:
+    turn = number
+    with httpx.Client(base_url=address, timeout=30) as http:
+        try:
+            while not stop.is_set():
+                search(http, ledger) if number == WRITERS else write(http, ledger, turn)
+                turn += 1
+        except httpx.TransportError:
+            pass  # killed
+        except AssertionError as error:
+            ledger.faults.append(str(error))
+
+
+def check(http: httpx.Client, ledger: Ledger, sent: list[Sent]) -> None:
+    """Each is as was said; of what nothing was said it is whole or not there."""
+    known = {each["sha256"]: each for each in pages(http)}
+    for each in sent:
+        about = known.get(sha256(png(each.seed)).hexdigest())
+        if each.gone:
+            ok = about is None and http.get(f"/images/{each.id}").status_code == 404
+        elif about is None:
+            ok = each.id is None or each.leaving
+        else:
+            whole = http.get(about["original"]).content == png(each.seed)
+            found = http.post("/search", content=png(each.seed), params={"k": 50}).json()["results"]
+            at = [result["distance"] for result in found if result["id"] == about["id"]]
+            labels = {each.label, "changed"} if each.changing else {each.label}
+            ok = whole and at == [0] and about["label"] in labels and each.id in (None, about["id"])
+            settle(each, about)
+        if not ok:
+            ledger.faults.append(f"{each} is {about}")
+
+
+def settle(each: Sent, about: dict[str, Any]) -> None:
+    """From now on it must stay as it was found."""
+    each.id, each.label = about["id"], about["label"]
+    each.leaving = each.changing = False
+
+
+def pages(http: httpx.Client) -> Iterator[dict[str, Any]]:
+    after: int | None = 0
+    while after is not None:
+        page = http.get("/images", params={"after": after, "limit": 1000}).json()
+        yield from page["images"]
+        after = page["next"]
+
+
+@contextmanager
+def forking(artifact: Artifact) -> Iterator[subprocess.Popen[str]]:
+    """The parent of the servers."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", FORKING],
+        env=environment(artifact.path, queue="1000"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        try:
+            yield parent
+        finally:
+            parent.kill()
+
+
+@contextmanager
+def server(parent: subprocess.Popen[str]) -> Iterator[tuple[str, int]]:
+    """A running server's address and process; it is killed at the end."""
+    assert parent.stdin and parent.stdout
+    port = free_port()
+    print(port, file=parent.stdin, flush=True)
+    process = int(parent.stdout.readline())
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{address}/health/ready").status_code == 200:
+                    break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the server did not start")
+        yield address, process
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_what_was_acknowledged_survives_kills(own: Artifact, kills: int) -> None:
+    ledger = Ledger(random.Random(kills))
+    with forking(own) as parent:
+        for _ in range(kills):
+            touched = [each for each in ledger.sent if each.leaving or each.changing or not each.id]
+            with server(parent) as (address, process):
+                with httpx.Client(base_url=address, timeout=30) as http:
+                    check(http, ledger, [each for each in ledger.sent if each not in touched][-20:] + touched)
+                assert not ledger.faults
+                stop = threading.Event()
+                threads = [
+                    threading.Thread(target=load, args=(address, ledger, stop, number))
+                    for number in range(WRITERS + 1)
+                ]
+                for thread in threads:
+                    thread.start()
+                time.sleep(ledger.random.uniform(0, LONGEST))
+                os.kill(process, signal.SIGKILL)
+                for thread in threads:
+                    thread.join()
+            assert not ledger.faults
+        with server(parent) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+            check(http, ledger, ledger.sent)
+    print(f"{kills} kills, {ledger.operations} acknowledged operations, {len(ledger.sent)} images sent")
+    assert not ledger.faults
+    assert ledger.operations > kills
+    assert [str(fault) for fault in faults(own.path) if not fault.orphan] == []
