@@ -95,6 +95,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
+                "grouping": CapacityLimiter(1),
+                "grouping_places": CapacityLimiter(insight.GROUPING),
                 "adding": CapacityLimiter(changes.ADDING),
                 "changing": CapacityLimiter(changes.CHANGING),
                 "writing": CapacityLimiter(1),  # one after the other: decoding takes what the cores have
