@@ -97,6 +97,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "evaluating": CapacityLimiter(1),
                 "grouping": CapacityLimiter(1),
                 "grouping_places": CapacityLimiter(insight.GROUPING),
+                "exporting": CapacityLimiter(1),
+                "exporting_places": CapacityLimiter(insight.EXPORTING),
                 "adding": CapacityLimiter(changes.ADDING),
                 "changing": CapacityLimiter(changes.CHANGING),
                 "writing": CapacityLimiter(1),  # one after the other: decoding takes what the cores have

@@ -3,10 +3,13 @@
 import platform
 import time
 from bisect import bisect_right
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
-from typing import Annotated
+from os import SEEK_END
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Annotated
 
 import numpy as np
 from anyio import to_thread
@@ -14,12 +17,15 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from index.catalogue import UNLABELLED
 from index.code_statistics import bit_statistics, same_code
 from index.codes import to_hex
 from index.duplicates import TooManyPairs, groups_within
 from index.evaluation import nearest_classes
+from index.export import WRITERS, NoParquet
 from index.snapshot import Snapshot
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
 from service.api import Service, address, place
@@ -35,6 +41,7 @@ from service.insight_schemas import (
     DuplicateGroup,
     DuplicatePage,
     DuplicateParameters,
+    ExportParameters,
     QueryPage,
     QueryPageParameters,
     ScoredQuery,
@@ -43,6 +50,22 @@ from service.insight_schemas import (
 )
 from service.schemas import problems
 from service.searcher import NothingToMeasure, Searcher
+
+
+class TemporaryDownload(StreamingResponse):
+    """A file that is sent and then closed, with all other `resources`, however that ends."""
+
+    def __init__(self, file: IO[bytes], kind: str, name: str, resources: ExitStack) -> None:
+        length = file.seek(0, SEEK_END)
+        file.seek(0)
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(length)}
+        super().__init__(iter(partial(file.read, PART), b""), headers=headers, media_type=kind)
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._resources:
+            await super().__call__(scope, receive, send)
+
 
 router = APIRouter(
     dependencies=[Depends(needs(Access.READ))],
@@ -55,6 +78,10 @@ LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids o
 MOST_PAIRS = 10**10  # of codes that are compared for one answer: about a minute and a half on one core
 GROUPING = 8  # requests for duplicates, under way or waiting
 BUSY_GROUPING = "{} requests for duplicates are under way or waiting; try again in a second"
+EXPORTING = 4  # exports that are written, wait, or are sent: each is a file for so long
+BUSY_EXPORTING = "{} exports are under way or waiting; try again in a second"
+EXPORT_TYPES = {"npz": "application/zip", "parquet": "application/vnd.apache.parquet"}
+PART = 2**18  # bytes of a file that are sent at a time
 METRICS_EXAMPLE = """# HELP hebbsearch_requests_total Requests that were answered.
 # TYPE hebbsearch_requests_total counter
 hebbsearch_requests_total{method="POST",route="/search",status="200"} 12.0
@@ -68,6 +95,7 @@ PLACES = {
     "add": "adding",
     "change": "changing",
     "duplicates": "grouping_places",
+    "export": "exporting_places",
 }
 VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
 
@@ -264,6 +292,61 @@ def _duplicates(snapshot: Snapshot, radius: int) -> _Duplicates:
             422, f"radius {radius} is too much here: {error}; ask for a smaller one, 0 is always possible"
         ) from None
     return _Duplicates([(ids[group], snapshot.labels[group]) for group in groups], snapshot.classes)
+
+
+@router.get(
+    "/export",
+    summary="The index as one file: ids, codes, labels, paths, hashes, metadata",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}} for kind in EXPORT_TYPES.values()
+            }
+        },
+        **problems(
+            {
+                422: "format: Input should be 'npz' or 'parquet', not 'csv'",
+                501: "Parquet needs pyarrow, which is not installed here (pip install …); format=npz needs …",
+                503: BUSY_EXPORTING.format(EXPORTING),
+                507: "the export cannot be written to /tmp: No space left on device; set TMPDIR to a …",
+            }
+        ),
+    },
+)
+async def export(
+    request: Request, searcher: Service, asked: Annotated[ExportParameters, Query()]
+) -> TemporaryDownload:
+    """All images that can be found, as they are at this moment, without their pictures and without the
+    held-out queries.
+
+    `npz` is for `numpy.load`, which needs no pickle for it: arrays `ids`, `codes`, `labels` (places in
+    `classes`, −1: none), `classes`, `added`, `sha256`, `encoder_id`, and `items.jsonl`, a line of JSON for
+    each image with its path and metadata. `parquet` has a row for each image and the encoder in the file's
+    metadata; it needs pyarrow where the service runs.
+    """
+    with ExitStack() as resources:
+        resources.enter_context(place(request.state.exporting_places, BUSY_EXPORTING))
+
+        def work() -> IO[bytes]:
+            # It has no name, so that it goes away whatever happens.
+            file = resources.enter_context(TemporaryFile())
+            WRITERS[asked.format](file, searcher.catalogue)
+            return file
+
+        try:
+            file = await to_thread.run_sync(work, limiter=request.state.exporting)
+        except NoParquet as error:
+            raise HTTPException(501, str(error)) from None
+        except OSError as error:
+            raise HTTPException(
+                507,
+                f"the export cannot be written to {gettempdir()}: {error.strerror}; set TMPDIR to a folder "
+                "with space",
+            ) from None
+        return TemporaryDownload(
+            file, EXPORT_TYPES[asked.format], f"hebbsearch.{asked.format}", resources.pop_all()
+        )
 
 
 @router.get(

@@ -270,3 +270,11 @@ class DuplicatePage(BaseModel):
     images: int = Field(description="How many images are in one.")
     found: list[DuplicateGroup] = Field(description="The groups of this page.")
     next: str | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class ExportParameters(BaseModel):
+    """What the file shall be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Annotated[Literal["npz", "parquet"], Field(description="NumPy's or Parquet.")] = "npz"

@@ -406,7 +406,7 @@ def test_documentation_has_examples(http: httpx.Client) -> None:
     assert set(document["paths"]) == {
         *("/search", "/search/codes", "/eval/map", "/eval/curve", "/health/live", "/health/ready"),
         *("/search/batch", "/stats", "/eval/queries", "/eval/confusion", "/eval/codes", "/metrics"),
-        "/duplicates",
+        *("/duplicates", "/export"),
         *(
             "/images",
             "/images/{item_id}/similar",
