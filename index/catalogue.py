@@ -56,6 +56,7 @@ BATCH = 1000  # rows per statement: one bound value each must stay below every d
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
 PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
+TOGETHER = 4096  # items, with all that is known of them, read at a time
 READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
 
 _coded = select(_codes.c.item_id).where(_codes.c.item_id == _items.c.id).exists()
@@ -524,6 +525,15 @@ class Catalogue:
         """Ids, labels and codes of the database split."""
         with self._reading() as connection:
             return self._rows(connection)
+
+    def stored(self) -> Iterator[list[tuple[Item, bytes]]]:
+        """The items of the database split by ascending id, some at a time, with their codes; all as they are
+        at the first step."""
+        query = ITEMS.add_columns(_codes.c.code).join(_codes, _codes.c.item_id == _items.c.id)
+        with self._reading() as connection:
+            reading = connection.execution_options(yield_per=TOGETHER)
+            for rows in reading.execute(query.order_by(_items.c.id)).partitions():
+                yield [(_item(row), row.code) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """How many items: database = labelled + unlabelled, and queries."""

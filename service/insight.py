@@ -2,22 +2,33 @@
 
 import platform
 import time
-from functools import cache
+from bisect import bisect_right
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib.metadata import version
-from typing import Annotated
+from os import SEEK_END
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Annotated
 
 import numpy as np
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
+from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from index.catalogue import UNLABELLED
 from index.code_statistics import bit_statistics, same_code
 from index.codes import to_hex
+from index.duplicates import TooManyPairs, groups_within
 from index.evaluation import nearest_classes
+from index.export import WRITERS, NoParquet
 from index.snapshot import Snapshot
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
-from service.api import Service, address
+from service.api import Service, address, place
 from service.insight_schemas import (
     BitReport,
     ClassCount,
@@ -26,6 +37,11 @@ from service.insight_schemas import (
     Confused,
     Confusion,
     CorrelatedBits,
+    Duplicate,
+    DuplicateGroup,
+    DuplicatePage,
+    DuplicateParameters,
+    ExportParameters,
     QueryPage,
     QueryPageParameters,
     ScoredQuery,
@@ -35,6 +51,22 @@ from service.insight_schemas import (
 from service.schemas import problems
 from service.searcher import NothingToMeasure, Searcher
 
+
+class TemporaryDownload(StreamingResponse):
+    """A file that is sent and then closed, with all other `resources`, however that ends."""
+
+    def __init__(self, file: IO[bytes], kind: str, name: str, resources: ExitStack) -> None:
+        length = file.seek(0, SEEK_END)
+        file.seek(0)
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(length)}
+        super().__init__(iter(partial(file.read, PART), b""), headers=headers, media_type=kind)
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._resources:
+            await super().__call__(scope, receive, send)
+
+
 router = APIRouter(
     dependencies=[Depends(needs(Access.READ))],
     responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
@@ -43,6 +75,13 @@ router = APIRouter(
 UNMEASURABLE = "this index was made without labels, so that nobody knows which answers are right; …"
 NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some with POST /images"
 LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
+MOST_PAIRS = 10**10  # of codes that are compared for one answer: about a minute and a half on one core
+GROUPING = 8  # requests for duplicates, under way or waiting
+BUSY_GROUPING = "{} requests for duplicates are under way or waiting; try again in a second"
+EXPORTING = 4  # exports that are written, wait, or are sent: each is a file for so long
+BUSY_EXPORTING = "{} exports are under way or waiting; try again in a second"
+EXPORT_TYPES = {"npz": "application/zip", "parquet": "application/vnd.apache.parquet"}
+PART = 2**18  # bytes of a file that are sent at a time
 METRICS_EXAMPLE = """# HELP hebbsearch_requests_total Requests that were answered.
 # TYPE hebbsearch_requests_total counter
 hebbsearch_requests_total{method="POST",route="/search",status="200"} 12.0
@@ -55,6 +94,8 @@ PLACES = {
     "decode": "decoding",
     "add": "adding",
     "change": "changing",
+    "duplicates": "grouping_places",
+    "export": "exporting_places",
 }
 VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
 
@@ -177,6 +218,135 @@ def _code_report(snapshot: Snapshot) -> CodeReport:
             if sizes[group] > 1
         ],
     )
+
+
+@router.get(
+    "/duplicates",
+    summary="Groups of images whose codes lie near each other",
+    responses=problems(
+        {
+            422: "radius 16 is too much here: 45,000,000,000 pairs of codes would have to be compared, at "
+            "most 10,000,000,000 are; ask for a smaller one, 0 is always possible",
+            503: BUSY_GROUPING.format(GROUPING),
+        }
+    ),
+)
+async def duplicates(
+    request: Request, searcher: Service, asked: Annotated[DuplicateParameters, Query()]
+) -> DuplicatePage:
+    """Single linkage: two images are in one group if a chain of images leads from one to the other, each
+    within the radius of the next. Largest groups first, a page at a time.
+
+    Remembered until the index changes. At 60,000 images the first answer takes up to 0.2 s at radius 0,
+    2 s at 1, 5 s at 4 and 13 s at 16, on one core; the time grows with the square of the images.
+    """
+
+    def work() -> DuplicatePage:
+        found = searcher.once(("duplicates", asked.radius), partial(_duplicates, radius=asked.radius))
+        keys = [(-len(ids), int(ids[0])) for ids, _ in found.groups]
+        begin = 0
+        if asked.after is not None:
+            size, _, first = asked.after.partition(":")
+            begin = bisect_right(keys, (-int(size), int(first)))
+        shown = found.groups[begin : begin + asked.limit]
+        more = begin + len(shown) < len(keys)
+        return DuplicatePage(
+            radius=asked.radius,
+            groups=len(keys),
+            images=-sum(size for size, _ in keys),
+            found=[
+                DuplicateGroup(
+                    size=len(ids),
+                    images=[
+                        Duplicate(
+                            id=id_,
+                            label=None if label == UNLABELLED else found.classes[label],
+                            thumbnail=address(request, id_, "thumbnail"),
+                        )
+                        for id_, label in zip(ids.tolist(), labels.tolist(), strict=True)
+                    ][: asked.members],
+                )
+                for ids, labels in shown
+            ],
+            next=f"{len(shown[-1][0])}:{shown[-1][0][0]}" if more else None,
+        )
+
+    with place(request.state.grouping_places, BUSY_GROUPING):
+        return await to_thread.run_sync(work, limiter=request.state.grouping)
+
+
+@dataclass(frozen=True)
+class _Duplicates:
+    """Groups, the largest first, as ids (m,), ascending, and labels (m,) of what they were then."""
+
+    groups: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    classes: tuple[str, ...]
+
+
+def _duplicates(snapshot: Snapshot, radius: int) -> _Duplicates:
+    ids, codes = snapshot.engine.items()
+    try:
+        groups = groups_within(codes, radius, most=MOST_PAIRS)
+    except TooManyPairs as error:
+        raise HTTPException(
+            422, f"radius {radius} is too much here: {error}; ask for a smaller one, 0 is always possible"
+        ) from None
+    return _Duplicates([(ids[group], snapshot.labels[group]) for group in groups], snapshot.classes)
+
+
+@router.get(
+    "/export",
+    summary="The index as one file: ids, codes, labels, paths, hashes, metadata",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}} for kind in EXPORT_TYPES.values()
+            }
+        },
+        **problems(
+            {
+                422: "format: Input should be 'npz' or 'parquet', not 'csv'",
+                501: "Parquet needs pyarrow, which is not installed here (pip install …); format=npz needs …",
+                503: BUSY_EXPORTING.format(EXPORTING),
+                507: "the export cannot be written to /tmp: No space left on device; set TMPDIR to a …",
+            }
+        ),
+    },
+)
+async def export(
+    request: Request, searcher: Service, asked: Annotated[ExportParameters, Query()]
+) -> TemporaryDownload:
+    """All images that can be found, as they are at this moment, without their pictures and without the
+    held-out queries.
+
+    `npz` is for `numpy.load`, which needs no pickle for it: arrays `ids`, `codes`, `labels` (places in
+    `classes`, −1: none), `classes`, `added`, `sha256`, `encoder_id`, and `items.jsonl`, a line of JSON for
+    each image with its path and metadata. `parquet` has a row for each image and the encoder in the file's
+    metadata; it needs pyarrow where the service runs.
+    """
+    with ExitStack() as resources:
+        resources.enter_context(place(request.state.exporting_places, BUSY_EXPORTING))
+
+        def work() -> IO[bytes]:
+            # It has no name, so that it goes away whatever happens.
+            file = resources.enter_context(TemporaryFile())
+            WRITERS[asked.format](file, searcher.catalogue)
+            return file
+
+        try:
+            file = await to_thread.run_sync(work, limiter=request.state.exporting)
+        except NoParquet as error:
+            raise HTTPException(501, str(error)) from None
+        except OSError as error:
+            raise HTTPException(
+                507,
+                f"the export cannot be written to {gettempdir()}: {error.strerror}; set TMPDIR to a folder "
+                "with space",
+            ) from None
+        return TemporaryDownload(
+            file, EXPORT_TYPES[asked.format], f"hebbsearch.{asked.format}", resources.pop_all()
+        )
 
 
 @router.get(

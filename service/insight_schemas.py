@@ -205,3 +205,76 @@ class CodeReport(BaseModel):
     distinct: int = Field(description="Different codes.")
     colliding: int = Field(description="Images that share their code with another.")
     collisions: list[Collision] = Field(description="The 20 largest groups that share a code, largest first.")
+
+
+class DuplicateParameters(BaseModel):
+    """Which groups of near images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    radius: Annotated[
+        int,
+        Field(ge=0, le=16, description="Bits in which neighbours in a group may differ; 0: equal codes."),
+    ] = 0
+    limit: Annotated[int, Field(ge=1, le=100, description="At most so many groups.")] = 20
+    members: Annotated[int, Field(ge=1, le=1000, description="At most so many images of each group.")] = 20
+    after: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9]{1,18}:[0-9]{1,18}$",
+            description="Only what comes after this: a page's `next`.",
+            examples=["3:1702"],
+        ),
+    ] = None
+
+
+class Duplicate(BaseModel):
+    """An image of a group."""
+
+    id: int
+    label: str | None = Field(description="null: the image has no label.")
+    thumbnail: str
+
+
+class DuplicateGroup(BaseModel):
+    """Images that a chain of near ones connects."""
+
+    size: int = Field(description="How many images.")
+    images: list[Duplicate] = Field(description="By ascending id, at most `members` of them.")
+
+
+class DuplicatePage(BaseModel):
+    """Groups of near images, the largest first, then by their lowest id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "radius": 2,
+                    "groups": 40,
+                    "images": 96,
+                    "found": [
+                        {
+                            "size": 3,
+                            "images": [{"id": 1702, "label": "8", "thumbnail": "/images/1702/thumbnail"}],
+                        }
+                    ],
+                    "next": "3:1702",
+                }
+            ]
+        }
+    )
+
+    radius: int
+    groups: int = Field(description="How many groups of two and more images there are in all.")
+    images: int = Field(description="How many images are in one.")
+    found: list[DuplicateGroup] = Field(description="The groups of this page.")
+    next: str | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class ExportParameters(BaseModel):
+    """What the file shall be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Annotated[Literal["npz", "parquet"], Field(description="NumPy's or Parquet.")] = "npz"

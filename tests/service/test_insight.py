@@ -10,6 +10,8 @@ import pytest
 
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
+from index.duplicates import groups_within
+from service import insight
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here
@@ -179,3 +181,50 @@ def test_equal_codes_collide_and_no_codes_are_said(changing: httpx.Client, artif
         changing.delete(f"/images/{id_}").raise_for_status()
     assert "no image is indexed" in refusal(changing.get("/eval/codes"), 409)
     assert answer(changing.get("/stats"))["items"] == 0
+
+
+# --- duplicates --------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_those_of_index_page_by_page(http: httpx.Client, artifact: Artifact) -> None:
+    with Catalogue.open(artifact.path / CATALOGUE) as catalogue:
+        table = catalogue.codes()
+    for radius in (0, 3, 16):
+        groups = groups_within(table.codes, radius, most=10**9)
+        whole = answer(http.get("/duplicates", params={"radius": radius, "limit": 100, "members": 1000}))
+        assert (whole["radius"], whole["groups"], whole["next"]) == (radius, len(groups), None)
+        assert whole["images"] == sum(map(len, groups))
+        listed = [[image["id"] for image in group["images"]] for group in whole["found"]]
+        assert listed == [table.ids[group].tolist() for group in groups]
+        names = [None if label < 0 else CLASSES[label] for label in table.labels.tolist()]
+        for group, places in zip(whole["found"], groups, strict=True):
+            assert [image["label"] for image in group["images"]] == [names[place] for place in places]
+        found, asked = [], {"radius": radius, "limit": 1, "members": 2}
+        while asked.get("after", "") is not None:
+            page = answer(http.get("/duplicates", params=asked))
+            found += page["found"]
+            asked["after"] = page["next"]
+        assert [group["images"] for group in found] == [group["images"][:2] for group in whole["found"]]
+        assert [group["size"] for group in found] == [group["size"] for group in whole["found"]]
+    assert whole["found"]
+    assert http.get(whole["found"][0]["images"][0]["thumbnail"]).status_code == 200
+
+
+def test_duplicates_follow_the_index(changing: httpx.Client, artifact: Artifact) -> None:
+    before = answer(changing.get("/duplicates"))["images"]
+    picture = (Path(artifact.manifest.data["root"]) / "class1/004.png").read_bytes()
+    (added,) = answer(changing.post("/images", content=picture), 201)["images"]
+    found = answer(changing.get("/duplicates?members=1000"))
+    assert found["images"] > before
+    assert added["image"]["id"] in [image["id"] for group in found["found"] for image in group["images"]]
+
+
+def test_what_would_not_end_is_refused(
+    http: httpx.Client, own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(insight, "MOST_PAIRS", 5)
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        assert "0 is always possible" in refusal(httpx.get(f"{address}/duplicates?radius=9"), 422)
+        answer(httpx.get(f"{address}/duplicates"))
+    for asked in ("radius=17", "radius=-1", "limit=0", "members=0", "after=3", "after=a:b", "odd=1"):
+        refusal(http.get(f"/duplicates?{asked}"), 422)

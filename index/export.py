@@ -1,0 +1,108 @@
+"""The catalogue as one file for other programs: NumPy's or Parquet.
+
+Both are written some rows at a time from one state of the catalogue, in ascending order of ids, and hold the
+database split: held-out queries are no part of the index.
+"""
+
+import json
+from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.catalogue import UNLABELLED, Catalogue, Item
+
+
+class NoParquet(RuntimeError):
+    """Parquet needs a package that is not installed; the message says which."""
+
+
+def write_npz(file: IO[bytes], catalogue: Catalogue) -> None:
+    """For `numpy.load(file)`, which needs no pickle: n images of codes of b bits.
+
+    ids (n,) int64 · codes (n, b/8) uint8 · labels (n,) int64, places in classes or -1 · classes (c,) text ·
+    added (n,) int64, seconds since 1970 or -1 · sha256 (n, 32) uint8, zeros where it is not known ·
+    encoder_id, text · items.jsonl, bytes: a JSON object a line with the id, path, label, width, height and
+    metadata of each, in the same order.
+    """
+    ids, labels, added = list[int](), list[int](), list[int]()
+    codes, hashes = bytearray(), bytearray()
+    classes: dict[str, int] = {}
+    with ZipFile(file, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("items.jsonl", "w", force_zip64=True) as lines:
+            for rows in catalogue.stored():
+                lines.write(b"".join(_line(item) for item, _ in rows))
+                codes += b"".join(code for _, code in rows)
+                for item, _ in rows:
+                    ids.append(item.id)
+                    label = item.label
+                    labels.append(UNLABELLED if label is None else classes.setdefault(label, len(classes)))
+                    added.append(-1 if item.added is None else item.added)
+                    hashes += bytes.fromhex(item.sha256) if item.sha256 else bytes(32)
+        arrays: dict[str, NDArray[Any]] = {
+            "ids": np.array(ids, np.int64),
+            "codes": np.frombuffer(codes, np.uint8).reshape(len(ids), catalogue.bits // 8),
+            "labels": np.array(labels, np.int64),
+            "classes": np.array(list(classes), np.str_),
+            "added": np.array(added, np.int64),
+            "sha256": np.frombuffer(hashes, np.uint8).reshape(len(ids), 32),
+            "encoder_id": np.array(catalogue.encoder_id),
+        }
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_parquet(file: IO[bytes], catalogue: Catalogue) -> None:
+    """Columns id, code, label, path, width, height, added, sha256 and metadata (JSON); the file's own
+    metadata names the encoder and the bits. Raises NoParquet where pyarrow is not installed."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise NoParquet(
+            "Parquet needs pyarrow, which is not installed here (pip install 'hebbsearch[export]'); "
+            "format=npz needs nothing more"
+        ) from None
+    schema = pyarrow.schema(
+        [
+            pyarrow.field("id", pyarrow.int64(), nullable=False),
+            pyarrow.field("code", pyarrow.binary(catalogue.bits // 8), nullable=False),
+            ("label", pyarrow.string()),
+            pyarrow.field("path", pyarrow.string(), nullable=False),
+            pyarrow.field("width", pyarrow.int32(), nullable=False),
+            pyarrow.field("height", pyarrow.int32(), nullable=False),
+            ("added", pyarrow.timestamp("s", tz="UTC")),
+            ("sha256", pyarrow.binary(32)),
+            pyarrow.field("metadata", pyarrow.string(), nullable=False),
+        ],
+        metadata={"encoder_id": catalogue.encoder_id, "bits": str(catalogue.bits)},
+    )
+    with parquet.ParquetWriter(file, schema) as writer:
+        for rows in catalogue.stored():
+            writer.write_table(
+                pyarrow.Table.from_pylist([_record(item, code) for item, code in rows], schema=schema)
+            )
+
+
+WRITERS = {"npz": write_npz, "parquet": write_parquet}
+
+
+def _line(item: Item) -> bytes:
+    names = ("id", "path", "label", "width", "height", "metadata")
+    return json.dumps({name: getattr(item, name) for name in names}).encode() + b"\n"
+
+
+def _record(item: Item, code: bytes) -> dict[str, object]:
+    return {
+        "id": item.id,
+        "code": code,
+        "label": item.label,
+        "path": item.path,
+        "width": item.width,
+        "height": item.height,
+        "added": item.added,
+        "sha256": bytes.fromhex(item.sha256) if item.sha256 else None,
+        "metadata": json.dumps(item.metadata, ensure_ascii=False),
+    }
