@@ -517,10 +517,15 @@ def place(places: CapacityLimiter, busy: str) -> Iterator[None]:
         places.release_on_behalf_of(borrower)
 
 
+def is_form(request: Request) -> bool:
+    """Whether the body is a form with files; else it is a file."""
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "multipart/form-data"
+
+
 async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
     """The image's bytes, and the other form fields if it came in a form."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    if not is_form(request):
         return checked(await request.body(), request), {}
     form = await read_form(request, max_files=1)
     try:

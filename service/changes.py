@@ -22,6 +22,7 @@ from service.api import (
     UNKNOWN_ID,
     checked,
     described,
+    is_form,
     no_image,
     place,
     read_form,
@@ -45,8 +46,8 @@ T = TypeVar("T")
 
 router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
 
-ADDING = 8  # requests that add images, under way or waiting; each may hold max_batch_bytes
-CHANGING = 64  # other requests that change something
+ADDING = 8  # forms with images, under way or waiting; each may hold max_batch_bytes
+CHANGING = 64  # other requests that change something, each with max_image_bytes at most
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
 SHOWN = 5  # reasons that one message gives
 
@@ -113,7 +114,8 @@ async def add(
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
-    with place(request.state.adding, BUSY):  # before the images are read: they are what takes memory
+    places = request.state.adding if is_form(request) else request.state.changing
+    with place(places, BUSY):  # before the images are read: they are what takes memory
         try:
             with fail_after(READING):
                 uploads = await _uploads(request, label, name)
@@ -228,8 +230,7 @@ def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
 
 
 async def _uploads(request: Request, label: str | None, name: str) -> list[Upload]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    if not is_form(request):
         return [Upload(name, checked(await request.body(), request), label)]
     limit = settings_of(request).max_batch
     form = await read_form(request, max_files=limit)
