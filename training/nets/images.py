@@ -4,6 +4,7 @@ Training, indexing and serving all read images through this one file, so that th
 same pixels everywhere, and so that untrusted bytes meet one guard.
 """
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,17 @@ FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
     "WEBP",
 )  # fmt: skip
+# What people send and we do not read, by what its first bytes match; HEIC may say that it is any HEIF.
+OTHERS = {
+    "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "SVG": rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?|<!--.*?)?<svg[\s>]",
+    "PDF": rb"%PDF-",
+    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "ICO": rb"\0\0[\1\2]\0",
+    "PSD": rb"8BPS",
+}
+HEADER = 1024  # bytes in which they are looked for
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
 
@@ -121,7 +133,13 @@ def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise TooManyPixels(f"the image has far more pixels than the limit of {max_pixels:,}") from None
     except UnidentifiedImageError:
         stream.seek(0)
-        if _begins_like_an_image(stream.read(16)):
+        header = stream.read(HEADER)
+        for name, beginning in OTHERS.items():
+            if re.match(beginning, header, re.DOTALL):
+                raise NotAnImage(
+                    f"{name} is not an image format that is read; save the picture as JPEG or PNG"
+                ) from None
+        if _begins_like_an_image(header[:16]):
             raise BrokenImage("the image is truncated or damaged (its header is not complete)") from None
         known = ", ".join(name for name in FORMATS if name not in {"DIB", "QOI", "SGI"})
         raise NotAnImage(f"not an image in a known format ({known})") from None
