@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError
-from service import api, changes
+from service import api, changes, decoding
 from service.batching import Batcher
 from service.library import HeldOut, Library
 from service.schemas import PROBLEM_MEDIA_TYPE, Problem, too_large, too_many
@@ -39,6 +39,7 @@ FORM_OVERHEAD = 65_536  # bytes around the image in a form: boundaries, headers,
 REFUSALS: dict[type[Exception], int] = {UnknownLabel: 422, NothingToMeasure: 409, HeldOut: 409}
 EXPLAINED = 5  # faults that one refusal explains
 LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
+PATIENCE = 1.0  # seconds for a small image, which takes milliseconds; then it is one of the large ones
 ANSWERING = 2  # threads: one encodes while the other decodes or ranks
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
@@ -72,10 +73,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return create_app(_settings_from_environment())
         except (ArtifactError, OSError) as error:
             raise SystemExit(str(error)) from None
+    decoding.prepare()  # loads while the artifact is opened
     searcher = Searcher.open(settings.artifact, max_pixels=settings.max_pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        small, large = (
+            decoding.Pool(workers, seconds=seconds, memory=settings.decoding_memory)
+            for workers, seconds in (
+                (ANSWERING + 1, min(PATIENCE, settings.decoding_seconds)),  # one for whoever asks how we are
+                (settings.concurrency + 1, settings.decoding_seconds),  # one for images that are added
+            )
+        )
         batches = Batcher(searcher.answer, largest=LARGEST_BATCH, threads=ANSWERING)
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
@@ -84,6 +93,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield {
                 "places": CapacityLimiter(settings.queue),
                 "batches": batches,
+                "small": small,
+                "large": large,
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
@@ -95,6 +106,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             gc.unfreeze()
             batches.close()
+            small.close()
+            large.close()
             searcher.close()
 
     app = FastAPIOffline(  # its /docs brings its scripts along instead of asking another host

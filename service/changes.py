@@ -129,7 +129,7 @@ async def add(
                 uploads = await _uploads(request, label, name)
         except TimeoutError:
             raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
-        outcomes = await _write(request, partial(library.add, uploads))
+        outcomes = await _write(request, partial(library.add, uploads, decode=request.state.large.decode))
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
     if not any(outcome.new for outcome in outcomes):

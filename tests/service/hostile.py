@@ -145,6 +145,22 @@ def jpeg_size(width: int, height: int) -> bytes:
     return bytes(good)
 
 
+def endless_jpeg(side: int, scans: int) -> bytes:
+    """A JPEG whose scans, of ten bytes each, add nothing to the first and take their time all the same."""
+
+    def segment(kind: int, data: bytes) -> bytes:
+        return bytes([0xFF, kind]) + struct.pack(">H", 2 + len(data)) + data
+
+    codes = [
+        segment(0xC4, table + b"\1" + bytes(15) + symbol)
+        for table, symbol in ((b"\0", b"\0"), (b"\x10", b"\xe0"))
+    ]
+    quantisation = segment(0xDB, b"\0" + b"\1" * 64)
+    frame = segment(0xC2, struct.pack(">BHHB3B", 8, side, side, 1, 1, 0x11, 0))
+    first, more = (segment(0xDA, bytes([1, 1, 0, *band, 0])) for band in ((0, 0), (1, 63)))
+    return b"\xff\xd8" + quantisation + frame + b"".join(codes) + first + more * scans + b"\xff\xd9"
+
+
 # --- families --------------------------------------------------------------------------------------
 
 # Where the file is cut off, of 1: nowhere does what is left make an image.
