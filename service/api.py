@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes, from_hex
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
+from service.decoding import TooSlow
 from service.live import Generation, Live
 from service.schemas import (
     BatchAnswer,
@@ -426,8 +427,12 @@ async def live() -> Health:
     ),
 )
 async def ready(request: Request, searcher: Service) -> Readiness:
-    """Encodes a tiny image and searches it, past all that wait: whether to send requests here."""
-    return Readiness(items=await to_thread.run_sync(searcher.check, limiter=request.state.probing))
+    """Decodes a tiny image and searches with it, past all that wait: whether to send requests here."""
+
+    def work() -> int:
+        return searcher.check(decode=request.state.small.decode)
+
+    return Readiness(items=await to_thread.run_sync(work, limiter=request.state.probing))
 
 
 def _in_json(answer: Answer, request: Request) -> bytes:
@@ -478,23 +483,23 @@ def no_image(item_id: int) -> HTTPException:
 async def _answered(
     request: Request, generation: Generation, image: bytes, asked: SearchParameters
 ) -> Answer:
-    """Small images are decoded with their batch; a large one beforehand, in a thread of its own. Raises
-    HTTPException for what is no good image."""
-    batches, prepare = (
-        generation.batches,
-        partial(
-            generation.searcher.prepare,
-            image,
-            k=asked.k,
-            max_distance=asked.max_distance,
-            labels=asked.label,
-        ),
+    """Small images are decoded with their batch; a large or slow one beforehand, in a thread of its own.
+    Raises HTTPException for what is no good image."""
+    batches, small, large = generation.batches, request.state.small.decode, request.state.large.decode
+    prepare = partial(
+        generation.searcher.prepare,
+        image,
+        k=asked.k,
+        max_distance=asked.max_distance,
+        labels=asked.label,
     )
     try:
         try:
-            return await batches.ask(partial(prepare, max_pixels=SMALL))
-        except TooManyPixels:  # known from its header
-            question = await to_thread.run_sync(prepare, limiter=request.state.decoding)
+            return await batches.ask(partial(prepare, max_pixels=SMALL, decode=small))
+        except (TooManyPixels, TooSlow):
+            question = await to_thread.run_sync(
+                partial(prepare, decode=large), limiter=request.state.decoding
+            )
             return await batches.ask(lambda: question)
     except NotAnImage as error:
         raise HTTPException(415, str(error)) from None

@@ -27,10 +27,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError, in_service
-from service import admin, api, changes, insight
+from service import admin, api, changes, decoding, insight
 from service.carrying import CannotCarry
 from service.library import HeldOut
-from service.live import Live, NotReplaced
+from service.live import ANSWERING, Live, NotReplaced
 from service.metrics import Metrics
 from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
@@ -52,6 +52,7 @@ REFUSALS: dict[type[Exception], int] = {
     ArtifactError: 422,
 }
 EXPLAINED = 5  # faults that one refusal explains
+PATIENCE = 1.0  # seconds for a small image, which takes milliseconds; then it is one of the large ones
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -86,12 +87,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return create_app(settings)
         except (ArtifactError, OSError) as error:
             raise SystemExit(str(error)) from None
+    decoding.prepare()  # loads while the artifact is opened
     searcher = _searcher(settings)
     metrics = Metrics({name.replace("-", "_"): value for name, value in insight.versions().items()})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        live = Live(searcher, settings, metrics.counting)
+        small, large = (
+            decoding.Pool(workers, seconds=seconds, memory=settings.decoding_memory)
+            for workers, seconds in (
+                (ANSWERING + 1, min(PATIENCE, settings.decoding_seconds)),  # one for whoever asks how we are
+                (settings.concurrency + 1, settings.decoding_seconds),  # one for images that are added
+            )
+        )
+        live = Live(searcher, settings, counting=metrics.counting, decode=large.decode)
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
@@ -101,6 +110,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "places": CapacityLimiter(settings.queue),
                 "searching_many": CapacityLimiter(api.BATCHES),
                 "abreast": CapacityLimiter(api.ABREAST),
+                "small": small,
+                "large": large,
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
@@ -115,6 +126,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             gc.unfreeze()
             await live.close()
+            small.close()
+            large.close()
 
     app = FastAPIOffline(  # its /docs brings its scripts along instead of asking another host
         title="hebbsearch",

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from index.catalogue import UNLABELLED, File, Identity, Item, NewItem
+from service.decoding import Decode, decode
 from service.library import Library
 from service.searcher import NoOriginal, NothingToMeasure, Searcher
-from training.nets.images import ImageError, open_image
+from training.nets.images import MAX_PIXELS, ImageError
 
 PAGE = 1000  # items looked at together
 TOGETHER = 16  # images in memory at a time, each with its file
@@ -46,7 +47,7 @@ class Comparison:
     after: float
 
 
-def carry(source: Searcher, target: Library, since: int) -> tuple[int, Carried]:
+def carry(source: Searcher, target: Library, since: int, *, decode: Decode = decode) -> tuple[int, Carried]:
     """Do to `target` what was done to `source` after its revision `since`: images that were sent or removed,
     labels and metadata that were given. Until which revision, and how much it was.
 
@@ -69,9 +70,9 @@ def carry(source: Searcher, target: Library, since: int) -> tuple[int, Carried]:
         elif item.folder is not None:
             coming.append(item)
             if len(coming) == TOGETHER:
-                added += _add(source, target, coming)
+                added += _add(source, target, coming, decode)
                 coming = []
-    added += _add(source, target, coming)
+    added += _add(source, target, coming, decode)
     return until, Carried(added, changed, removed)
 
 
@@ -138,14 +139,14 @@ def _change(target: Library, item: Item, known: Sequence[Item]) -> bool:
     return bool(different)
 
 
-def _add(source: Searcher, target: Library, items: Sequence[Item]) -> int:
+def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
     if not items:
         return 0
     files = {item.id: file for item in items if (file := _file(source, item)) is not None}
     if _same_encoder(source, target):
         codes = [source.catalogue.code(item.id)[0] for item in items]
     else:
-        pixels = torch.stack([_pixels(target, item, files[item.id]) for item in items])
+        pixels = torch.stack([_pixels(target, item, files[item.id], decode) for item in items])
         codes = list(target.searcher.encode(pixels))
     new = [
         NewItem(
@@ -180,8 +181,8 @@ def _file(source: Searcher, item: Item) -> bytes | None:
         return None
 
 
-def _pixels(target: Library, item: Item, content: bytes) -> Tensor:
+def _pixels(target: Library, item: Item, content: bytes, decode: Decode) -> Tensor:
     try:
-        return target.searcher.pixels(open_image(content))
+        return decode(content, size=target.searcher.image_size, max_pixels=MAX_PIXELS).pixels
     except ImageError as error:
         raise CannotCarry(f"image {item.id}, {item.path}: its kept file cannot be read ({error})") from None

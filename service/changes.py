@@ -28,6 +28,7 @@ from service.api import (
     read_form,
     settings_of,
 )
+from service.decoding import Decode
 from service.library import Outcome, Upload
 from service.live import Generation, Live
 from service.schemas import (
@@ -121,7 +122,8 @@ async def add(
                 uploads = await _uploads(request, label, name)
         except TimeoutError:
             raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
-        outcomes, images = await _write(request, partial(_added, uploads, request))
+        work = partial(_added, uploads, request.state.large.decode, request)
+        outcomes, images = await _write(request, work)
     for outcome in outcomes:
         request.app.state.metrics.images.labels(_status(outcome)).inc()
     if all(outcome.error for outcome in outcomes):
@@ -143,7 +145,7 @@ async def add(
 
 
 def _added(
-    uploads: list[Upload], request: Request, generation: Generation
+    uploads: list[Upload], decode: Decode, request: Request, generation: Generation
 ) -> tuple[list[Outcome], list[Image | None]]:
     """What became of each, and what is known of it then."""
     searcher = generation.searcher
@@ -154,7 +156,7 @@ def _added(
         except KeyError:  # removed by another process at this moment
             return None
 
-    outcomes = generation.library.add(uploads)
+    outcomes = generation.library.add(uploads, decode=decode)
     return outcomes, [None if outcome.id is None else found(outcome.id) for outcome in outcomes]
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from index.catalogue import UNLABELLED, File, Item, NewItem
+from service.decoding import Decode, Decoded, decode
 from service.schemas import too_large
 from service.searcher import SENT, Searcher
-from training.nets.images import BrokenImage, ImageError, open_image, thumbnail
+from training.nets.images import BrokenImage, ImageError
 
 TOGETHER = 64  # images encoded at a time
 
@@ -47,13 +47,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class _Readable:
     upload: Upload
     sha256: bytes
-    pixels: Tensor
-    width: int
-    height: int
-    thumbnail: bytes
+    made: Decoded
 
 
 class Library:
@@ -67,9 +64,10 @@ class Library:
         self._max_pixels = max_pixels
         self._keep = keep
 
-    def add(self, uploads: Sequence[Upload]) -> list[Outcome]:
-        """Add what can be read, all of it or nothing; the same bytes are the same item."""
-        decoded: dict[int, _Decoded] = {}
+    def add(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> list[Outcome]:
+        """Add what can be read, all of it or nothing; the same bytes are the same item. They are decoded in
+        this process unless `decode` says otherwise."""
+        decoded: dict[int, _Readable] = {}
         outcomes: dict[int, Outcome] = {}
         for number, upload in enumerate(uploads):
             sha256 = hashlib.sha256(upload.content).digest()
@@ -77,7 +75,7 @@ class Library:
                 outcomes[number] = Outcome(known)
                 continue
             try:
-                decoded[number] = self._decode(upload, sha256)
+                decoded[number] = self._decode(upload, sha256, decode)
             except ImageError as error:
                 outcomes[number] = Outcome(None, error=error)
         added = self._add(list(decoded.values()))
@@ -128,29 +126,29 @@ class Library:
             raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
         return item
 
-    def _decode(self, upload: Upload, sha256: bytes) -> _Decoded:
+    def _decode(self, upload: Upload, sha256: bytes, decode: Decode) -> _Readable:
         if not upload.content:
             raise BrokenImage("the file is empty")
         if len(upload.content) > self._max_bytes:
             raise BrokenImage(too_large(self._max_bytes))
-        image = open_image(upload.content, max_pixels=self._max_pixels)
-        pixels = self.searcher.pixels(image)
-        return _Decoded(upload, sha256, pixels, image.width, image.height, thumbnail(image))
+        size = self.searcher.image_size
+        made = decode(upload.content, size=size, max_pixels=self._max_pixels, thumbnail=True)
+        return _Readable(upload, sha256, made)
 
-    def _add(self, decoded: Sequence[_Decoded]) -> list[tuple[int, bool]]:
+    def _add(self, decoded: Sequence[_Readable]) -> list[tuple[int, bool]]:
         if not decoded:
             return []
         starts = range(0, len(decoded), TOGETHER)
-        stacks = (torch.stack([each.pixels for each in decoded[at : at + TOGETHER]]) for at in starts)
+        stacks = (torch.stack([each.made.pixels for each in decoded[at : at + TOGETHER]]) for at in starts)
         codes = [code for stack in stacks for code in self.searcher.encode(stack)]
         items = [
             NewItem(
                 path=each.upload.name,
                 label=UNLABELLED if each.upload.label is None else each.upload.label,
                 split="database",
-                width=each.width,
-                height=each.height,
-                thumbnail=each.thumbnail,
+                width=each.made.width,
+                height=each.made.height,
+                thumbnail=each.made.thumbnail,
                 code=code,
                 file=File(each.sha256, folder=SENT, size=len(each.upload.content)),
                 metadata=each.upload.metadata,

@@ -19,6 +19,7 @@ from index.backup import copy_artifact
 from index.catalogue import CatalogueError
 from service.batching import Batcher
 from service.carrying import Carried, Comparison, carry, compare
+from service.decoding import Decode
 from service.library import Library
 from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
@@ -92,9 +93,10 @@ class Generation:
 class Live:
     """What is served now. `writing`: whoever changes the index does it within, one after the other."""
 
-    def __init__(self, searcher: Searcher, settings: Settings, counting: Counting) -> None:
+    def __init__(self, searcher: Searcher, settings: Settings, *, counting: Counting, decode: Decode) -> None:
         self._settings = settings
         self._counting = counting
+        self._decode = decode
         self._current = Generation(searcher, settings, counting)
         self._retired: set[asyncio.Task[None]] = set()
         self._replacing = asyncio.Lock()
@@ -136,11 +138,11 @@ class Live:
                 await to_thread.run_sync(after.searcher.check)
                 carried, comparison = Carried(), None
                 if not as_it_is:
-                    since, carried = await to_thread.run_sync(carry, before.searcher, after.library, since)
+                    since, carried = await to_thread.run_sync(self._carry, before, after, since)
                     comparison = await to_thread.run_sync(self._compared, before, after, force)
                 async with self.writing:
                     if not as_it_is:
-                        _, rest = await to_thread.run_sync(carry, before.searcher, after.library, since)
+                        _, rest = await to_thread.run_sync(self._carry, before, after, since)
                         carried += rest
                     await to_thread.run_sync(_record, before.searcher, after.searcher)
                     self._current = after
@@ -176,6 +178,9 @@ class Live:
         except BaseException:
             self._retire(generation)
             raise
+
+    def _carry(self, before: Generation, after: Generation, since: int) -> tuple[int, Carried]:
+        return carry(before.searcher, after.library, since, decode=self._decode)
 
     def _compared(self, before: Generation, after: Generation, force: bool) -> Comparison | None:
         try:

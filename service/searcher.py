@@ -32,9 +32,10 @@ from index.evaluation import (
 )
 from index.originals import Originals
 from index.snapshot import Snapshot
+from service.decoding import Decode, decode
 from service.schemas import ClassScore, Curve, Definition, Evaluation, ScoreSummary
 from training.nets.encoder import Encoder
-from training.nets.images import looks_like_an_image, open_image
+from training.nets.images import looks_like_an_image
 
 T = TypeVar("T")
 
@@ -170,12 +171,14 @@ class Searcher:
         max_distance: int | None = None,
         labels: Sequence[str] = (),
         max_pixels: int | None = None,
+        decode: Decode = decode,
     ) -> Question:
         """What `answer` needs to find the k nearest items within `max_distance` that carry one of `labels`
-        (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit."""
+        (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit.
+        The image is decoded in this process unless `decode` says otherwise."""
         limit = self._max_pixels if max_pixels is None else min(max_pixels, self._max_pixels)
-        pixels = self.pixels(open_image(image, max_pixels=limit))
-        return Question(pixels, self.wanted(k, max_distance, labels))
+        made = decode(image, size=self.image_size, max_pixels=limit)
+        return Question(made.pixels, self.wanted(k, max_distance, labels))
 
     def wanted(self, k: int, max_distance: int | None = None, labels: Sequence[str] = ()) -> Wanted:
         """The k nearest items within `max_distance` that carry one of `labels`. Raises UnknownLabel."""
@@ -208,11 +211,11 @@ class Searcher:
         """`prepare` and `answer` of one query."""
         return self.answer([self.prepare(image, k=k, max_distance=max_distance, labels=labels)])[0]
 
-    def check(self) -> int:
-        """Encode a tiny image and search with it; the number of indexed items."""
+    def check(self, *, decode: Decode = decode) -> int:
+        """Decode and encode a tiny image and search with it; the number of indexed items."""
         tiny = BytesIO()
         Image.new("RGB", (1, 1)).save(tiny, "PNG")
-        self.search(tiny.getvalue(), k=1)
+        self.answer([self.prepare(tiny.getvalue(), k=1, decode=decode)])
         return len(self.snapshot().engine)
 
     def evaluate(
@@ -320,9 +323,10 @@ class Searcher:
                     self._latest = self._latest.after(self.catalogue.changes(self._latest.revision))
         return self._latest
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """An RGB image as the encoder takes it: uint8 (3, S, S)."""
-        return self._encoder.prepare(image)
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side of what `encode` takes."""
+        return self._encoder.description.image_size
 
     def encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""

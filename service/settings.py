@@ -21,9 +21,11 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=50_000_000, ge=1)
     # Searches under way or waiting; more are turned away with 503. Each may hold max_image_bytes.
     queue: int = Field(default=128, ge=1)
-    # Large images decoded at the same time: each takes up to 4 bytes a pixel, often twice. Small ones, of up
-    # to 2^18 pixels, are decoded by those who answer.
+    # Large images decoded at the same time. Small ones, of up to 2^18 pixels, have their own processes.
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    # For one image. 24 bytes a pixel are enough.
+    decoding_seconds: int = Field(default=20, ge=1)
+    decoding_memory: int = Field(default=1_500_000_000, ge=2**20)
     # Images in one request that adds some, and their bytes together.
     max_batch: int = Field(default=64, ge=1)
     max_batch_bytes: int = Field(default=100_000_000, ge=1)

@@ -12,7 +12,9 @@ from tests.benchmarks.harness import Report, Row, Spread, at_least, at_most, int
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["layers", "memory", "evaluation", "service", "pipeline", "pretraining", "load"])
+@pytest.mark.parametrize(
+    "name", ["layers", "memory", "evaluation", "service", "pipeline", "pretraining", "load"]
+)
 def test_runs_alone_and_writes_what_it_measured(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--tiny", "--out", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

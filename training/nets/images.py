@@ -4,6 +4,7 @@ Training, indexing and serving all read images through this one file, so that th
 same pixels everywhere, and so that untrusted bytes meet one guard.
 """
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,18 @@ FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
     "WEBP",
 )  # fmt: skip
+# What people send and we do not read, by what its first bytes match; HEIC may say that it is any HEIF.
+OTHERS = {
+    "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "SVG": rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?|<!--.*?)?<svg[\s>]",
+    "PDF": rb"%PDF-",
+    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "ICO": rb"\0\0[\1\2]\0",
+    "PSD": rb"8BPS",
+}
+OUT_OF_MEMORY = "decoding the image takes more memory than there is; send it smaller"
+HEADER = 1024  # bytes in which they are looked for
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
 
@@ -44,10 +57,15 @@ class TooManyPixels(ImageError):
     """More pixels than the limit, found before decoding."""
 
 
+class TooMuchMemory(ImageError):
+    """Decoding took more memory than there is."""
+
+
 def open_image(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the first frame of an image in one of FORMATS as upright RGB.
 
-    Raises NotAnImage, TooManyPixels (before decoding) or BrokenImage; OSError if a file cannot be read.
+    Raises NotAnImage, TooManyPixels (before decoding), TooMuchMemory or BrokenImage; OSError if a file cannot
+    be read.
     """
     if isinstance(source, bytes):
         return _decode(BytesIO(source), max_pixels)
@@ -108,6 +126,8 @@ def _decode(stream: BinaryIO, max_pixels: int) -> Image.Image:
     try:
         image.load()
         return to_rgb(_upright(image))
+    except MemoryError:
+        raise TooMuchMemory(OUT_OF_MEMORY) from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error …
         raise BrokenImage(f"the image is truncated or damaged ({_reason(error)})") from None
 
@@ -121,10 +141,18 @@ def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise TooManyPixels(f"the image has far more pixels than the limit of {max_pixels:,}") from None
     except UnidentifiedImageError:
         stream.seek(0)
-        if _begins_like_an_image(stream.read(16)):
+        header = stream.read(HEADER)
+        for name, beginning in OTHERS.items():
+            if re.match(beginning, header, re.DOTALL):
+                raise NotAnImage(
+                    f"{name} is not an image format that is read; save the picture as JPEG or PNG"
+                ) from None
+        if _begins_like_an_image(header[:16]):
             raise BrokenImage("the image is truncated or damaged (its header is not complete)") from None
         known = ", ".join(name for name in FORMATS if name not in {"DIB", "QOI", "SGI"})
         raise NotAnImage(f"not an image in a known format ({known})") from None
+    except MemoryError:
+        raise TooMuchMemory(OUT_OF_MEMORY) from None
     except Exception as error:  # a damaged header can raise anything from within a format's parser
         raise BrokenImage(f"the image's header is damaged ({_reason(error)})") from None
 
@@ -143,6 +171,8 @@ def _tile_size(image: Image.Image) -> tuple[int, int]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # unreadable EXIF says nothing of the orientation; the pixels are good
         return image
 

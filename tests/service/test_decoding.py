@@ -1,0 +1,323 @@
+"""Decoding in other processes: the same pixels, and what happens to one of them harms nobody else."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from index.artifact import Artifact
+from service.decoding import Crashed, Pool, TooSlow, decode
+from tests.conftest import build_artifact, command, environment, free_port, wait_until_ready
+from tests.service.hostile import KIT, endless_jpeg, noise, saved
+from training.nets.encoder import Encoder
+from training.nets.images import ImageError, TooMuchMemory, open_image, thumbnail
+
+GIGABYTE = 2**30
+PIXELS = 50_000_000
+GOOD = saved(noise())
+LARGE = saved(noise(900, 600), "JPEG")
+ENDLESS = endless_jpeg(7_000, 100_000)  # 1 MB, ten minutes
+SMALL_ENDLESS = endless_jpeg(512, 800_000)  # 8 MB, twenty seconds
+SIZES = pytest.mark.parametrize("size", [32, 224])
+
+
+@contextmanager
+def pool_of(workers: int, *, seconds: float = 60, memory: int = 2 * GIGABYTE) -> Iterator[Pool]:
+    pool = Pool(workers, seconds=seconds, memory=memory)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with pool_of(2) as pool:
+        yield pool
+
+
+def good(pool: Pool) -> bool:
+    """Whether it decodes as ever."""
+    return torch.equal(
+        pool.decode(GOOD, size=32, max_pixels=PIXELS).pixels, decode(GOOD, size=32, max_pixels=PIXELS).pixels
+    )
+
+
+def processes() -> dict[int, tuple[int, str, int]]:
+    """Parent, state and processor time in ticks of each process there is."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        found[int(path.parent.name)] = int(fields[1]), fields[0], int(fields[11]) + int(fields[12])
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    parents = {each: parent for each, (parent, _, _) in processes().items()}
+    found = {pid}
+    while more := {each for each, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen within a minute")
+
+
+def busy(parent: int) -> int:
+    """The descendant of this process that works for 0.2 s from now, as soon as there is one."""
+    before = processes()
+    found = list[int]()
+
+    def works() -> bool:
+        now = processes()
+        found[:] = [
+            pid
+            for pid in descendants(parent) & now.keys()
+            if now[pid][2] - before.get(pid, (0, "", 0))[2] > 20
+        ]
+        return bool(found)
+
+    until(works)
+    return found[0]
+
+
+# --- the same as here ------------------------------------------------------------------------------
+
+
+@SIZES
+def test_a_worker_makes_what_the_encoder_would_be_given(pool: Pool, size: int) -> None:
+    encoder = Encoder.initial("conv6" if size == 32 else "vgg11", bits=64)
+    assert encoder.description.image_size == size
+    for content in (
+        GOOD,
+        saved(noise(500, 375), "JPEG"),
+        saved(noise(1200, 900), "WEBP"),
+        saved(noise(300, 200), "AVIF"),
+        KIT["palette with transparency"].make(),
+        KIT["JPEG orientation 6"].make(),
+        KIT["1 × 20,000"].make(),
+    ):
+        image = open_image(content)
+        made = pool.decode(content, size=size, max_pixels=PIXELS, thumbnail=True)
+        assert torch.equal(made.pixels, encoder.prepare(image))
+        assert (made.width, made.height) == image.size
+        assert made.thumbnail == thumbnail(image)
+        assert pool.decode(content, size=size, max_pixels=PIXELS).thumbnail == b""
+
+
+@pytest.mark.parametrize(
+    "name", ["text", "HEIC", "PNG cut at 50%", "gigapixel PNG", "PNG just beyond", "one byte", "zero bytes"]
+)
+def test_a_worker_refuses_as_this_process_does(pool: Pool, name: str) -> None:
+    content = KIT[name].make()
+    with pytest.raises(ImageError) as here:
+        decode(content, size=32, max_pixels=PIXELS)
+    with pytest.raises(ImageError) as there:
+        pool.decode(content, size=32, max_pixels=PIXELS)
+    assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
+    assert good(pool)
+
+
+def test_many_threads_share_the_workers(pool: Pool) -> None:
+    files = [saved(noise(10 + n, 20)) for n in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda file: pool.decode(file, size=32, max_pixels=PIXELS), files))
+    for file, each in zip(files, made, strict=True):
+        assert torch.equal(each.pixels, decode(file, size=32, max_pixels=PIXELS).pixels)
+
+
+# --- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_what_takes_too_long_is_stopped() -> None:
+    with pool_of(1, seconds=1) as pool:
+        assert good(pool)
+        (before,) = pool.pids()
+        with pytest.raises(TooSlow, match="longer than 1 seconds"):
+            pool.decode(ENDLESS, size=32, max_pixels=PIXELS)
+        assert before not in processes()
+        assert good(pool)
+        assert before not in pool.pids()
+
+
+def test_what_takes_too_much_memory_is_refused() -> None:
+    content = KIT["PNG just within"].make()
+    with pool_of(1, memory=400_000_000) as pool:
+        assert good(pool)
+        before = pool.pids()
+        with pytest.raises(TooMuchMemory, match="more memory"):
+            pool.decode(content, size=32, max_pixels=PIXELS)
+        assert good(pool)
+        assert pool.pids() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+def test_a_crash_costs_one_image(number: signal.Signals) -> None:
+    with pool_of(2) as pool:
+        assert good(pool)
+        (victim,) = pool.pids()
+        with ThreadPoolExecutor(1) as thread:
+            refused = thread.submit(pool.decode, ENDLESS, size=32, max_pixels=PIXELS)
+            assert busy(os.getpid()) == victim
+            assert good(pool)  # meanwhile, by another
+            os.kill(victim, number)
+            with pytest.raises(Crashed, match=f"crashed \\({number.name}\\)"):
+                refused.result(60)
+        assert victim not in processes()
+        assert good(pool)
+
+
+def test_a_worker_that_ends_while_it_is_idle_costs_nothing() -> None:
+    with pool_of(1) as pool:
+        for _ in range(3):
+            assert good(pool)
+            (pid,) = pool.pids()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda pid=pid: processes()[pid][1] == "Z")
+
+
+def test_a_worker_that_is_stopped_is_replaced() -> None:
+    with pool_of(1, seconds=1) as pool:
+        assert good(pool)
+        (pid,) = pool.pids()
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(TooSlow):
+            good(pool)
+        assert pid not in processes()
+        assert good(pool)
+
+
+def test_the_nursery_may_end() -> None:
+    with pool_of(1, seconds=1) as pool:
+        assert good(pool)
+        (pid,) = pool.pids()
+        os.kill(processes()[pid][0], signal.SIGKILL)
+        assert good(pool)  # by the worker that there is
+        with pytest.raises(TooSlow):
+            pool.decode(ENDLESS, size=32, max_pixels=PIXELS)
+        with pool_of(1) as other:
+            assert good(other)
+        assert good(pool)
+        until(lambda: pid not in processes())  # its own time ended it
+
+
+def test_a_closed_pool_leaves_no_worker() -> None:
+    with pool_of(3) as pool, ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: good(pool), range(30)))
+        pids = pool.pids()
+        assert pids
+    assert not set(pids) & processes().keys()
+
+
+# --- the service -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(artifact: Artifact, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    port = free_port()
+    process = subprocess.Popen(command(port), env=environment(artifact.path, **settings))
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(address, process)
+        with httpx.Client(base_url=address, timeout=120) as http:
+            yield process, http
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    artifact = build_artifact(tmp_path_factory.mktemp("served"))
+    with running(artifact, decoding_seconds="2", concurrency="2") as service:
+        yield service
+
+
+def test_endless_images_cost_their_own_requests(
+    served: tuple[subprocess.Popen[bytes], httpx.Client],
+) -> None:
+    process, http = served
+    with ThreadPoolExecutor(5) as threads:
+        before = len(descendants(process.pid))
+
+        def send(path: str, content: bytes) -> httpx.Response:
+            return httpx.post(http.base_url.join(path), content=content, timeout=120)
+
+        asked = [
+            threads.submit(send, path, content)
+            for path, content in [("/search", ENDLESS)] * 3
+            + [("/images", ENDLESS), ("/search", SMALL_ENDLESS)]
+        ]
+        answers = []
+        while not all(each.done() for each in asked):
+            answers.append(http.post("/search", content=GOOD).status_code)
+        for each in asked:
+            response = each.result()
+            assert response.status_code == 422, response.text
+            assert response.headers["content-type"] == "application/problem+json"
+            assert "longer than 2 seconds" in response.json()["detail"]
+        assert set(answers) == {200}
+        for path, status in (("/search", 200), ("/images", 201)):
+            assert http.post(path, content=LARGE).status_code == status
+        assert http.get("/health/ready").status_code == 200
+        assert len(descendants(process.pid)) <= before + 6  # two large at a time and one added, three small
+
+
+def test_a_crash_is_said(served: tuple[subprocess.Popen[bytes], httpx.Client]) -> None:
+    process, http = served
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(http.post, "/search", content=ENDLESS)
+        os.kill(busy(process.pid), signal.SIGSEGV)
+        response = asked.result()
+        assert response.status_code == 422
+        assert "crashed (SIGSEGV)" in response.json()["detail"]
+        assert http.post("/search", content=GOOD).status_code == 200
+
+
+def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
+    with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
+        assert http.post("/search", content=GOOD).status_code == 200
+        asked = thread.submit(http.post, "/search", content=ENDLESS)
+        busy(process.pid)
+        left = descendants(process.pid)
+        assert len(left) >= 3  # the nursery, one that is idle, one that works
+        process.kill()
+        process.wait()
+        with pytest.raises(httpx.TransportError):
+            asked.result()
+        until(lambda: not any(pid in left and state != "Z" for pid, (_, state, _) in processes().items()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_to_all_lets_them_finish(artifact: Artifact, number: signal.Signals) -> None:
+    """As systemd and a terminal send it: to each process of the service."""
+    with running(artifact) as (process, http), ThreadPoolExecutor(1) as thread:
+        assert http.post("/search", content=GOOD).status_code == 200
+        asked = thread.submit(http.post, "/search", content=endless_jpeg(7_000, 150))
+        busy(process.pid)
+        all_of_it = descendants(process.pid)
+        for pid in (process.pid, *all_of_it):
+            os.kill(pid, number)
+        assert asked.result().status_code == 200
+        process.wait(60)
+        until(
+            lambda: not any(pid in all_of_it and state != "Z" for pid, (_, state, _) in processes().items())
+        )
