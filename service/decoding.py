@@ -126,14 +126,15 @@ class Pool:
             self._idle.put(None)
 
     def decode(self, content: bytes, *, size: int, max_pixels: int, thumbnail: bool = False) -> Decoded:
-        """`decode` in a worker. Raises also TooSlow and Crashed, after which the worker is another."""
+        """`decode` in a worker. Raises also TooSlow and Crashed, after which the worker is another, and
+        RuntimeError where none can be started."""
         worker = self._idle.get()
         try:
             if worker is not None and worker.ended():  # while it was idle: no fault of this image
                 worker.end()
                 worker = None
             if worker is None:
-                worker = _Worker(seconds=self._seconds, memory=self._memory)
+                worker = self._started()
             try:
                 kind, width, height, body = worker.ask(content, size, max_pixels, thumbnail)
             except BaseException as error:  # whatever it was, the worker may still be at it
@@ -152,11 +153,17 @@ class Pool:
         return [worker.pid for worker in tuple(self._idle.queue) if worker is not None]
 
     def close(self) -> None:
-        """End the workers; nobody may be waiting for one."""
-        for _ in range(self._workers):
-            worker = self._idle.get()
+        """End the workers, each when it has done what it does. Who still comes gets a new one."""
+        for worker in [self._idle.get() for _ in range(self._workers)]:
             if worker is not None:
                 worker.end()
+            self._idle.put(None)
+
+    def _started(self) -> "_Worker":
+        try:
+            return _Worker(seconds=self._seconds, memory=self._memory)
+        except OSError as error:
+            raise RuntimeError(f"no process that decodes can be started: {error}") from error
 
     def _explained(self, error: OSError | EOFError, status: int) -> ImageError:
         if isinstance(error, TimeoutError):
@@ -259,7 +266,7 @@ class _Nursery:
             except EOFError:
                 raise ConnectionError("the process that starts decoders has ended") from None
         if answer < 0:
-            raise OSError(-answer, f"no decoder can be started: {os.strerror(-answer)}")
+            raise OSError(-answer, os.strerror(-answer))
         return int(answer)
 
 

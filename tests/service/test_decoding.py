@@ -222,7 +222,9 @@ def test_a_closed_pool_leaves_no_worker() -> None:
         list(threads.map(lambda _: good(pool), range(30)))
         pids = pool.pids()
         assert pids
-    assert not set(pids) & processes().keys()
+        pool.close()
+        assert not set(pids) & processes().keys()
+        assert good(pool)  # for whoever comes late
 
 
 # --- the service -----------------------------------------------------------------------------------
