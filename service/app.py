@@ -97,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             decoding.Pool(workers, seconds=seconds, memory=settings.decoding_memory)
             for workers, seconds in (
                 (ANSWERING + 1, min(PATIENCE, settings.decoding_seconds)),  # one for whoever asks how we are
-                (settings.concurrency + 1, settings.decoding_seconds),  # one for images that are added
+                (2 * settings.concurrency, settings.decoding_seconds),  # half for images that are added
             )
         )
         live = Live(searcher, settings, counting=metrics.counting, decode=large.decode)
@@ -120,6 +120,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "exporting": CapacityLimiter(1),
                 "exporting_places": CapacityLimiter(insight.EXPORTING),
                 "adding": CapacityLimiter(changes.ADDING),
+                "preparing": CapacityLimiter(settings.concurrency),
                 "changing": CapacityLimiter(changes.CHANGING),
                 "probing": CapacityLimiter(1),
             }

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from anyio import fail_after
+from anyio import fail_after, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
@@ -28,8 +28,7 @@ from service.api import (
     read_form,
     settings_of,
 )
-from service.decoding import Decode
-from service.library import Outcome, Upload
+from service.library import Outcome, Prepared, Upload
 from service.live import Generation, Live
 from service.schemas import (
     AddedImage,
@@ -122,8 +121,11 @@ async def add(
                 uploads = await _uploads(request, label, name)
         except TimeoutError:
             raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
-        work = partial(_added, uploads, request.state.large.decode, request)
-        outcomes, images = await _write(request, work)
+        live: Live = request.state.live
+        with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
+            prepare = partial(generation.library.prepare, decode=request.state.large.decode)
+            prepared = await to_thread.run_sync(prepare, uploads, limiter=request.state.preparing)
+        outcomes, images = await _write(request, partial(_added, uploads, prepared, request))
     for outcome in outcomes:
         request.app.state.metrics.images.labels(_status(outcome)).inc()
     if all(outcome.error for outcome in outcomes):
@@ -145,10 +147,12 @@ async def add(
 
 
 def _added(
-    uploads: list[Upload], decode: Decode, request: Request, generation: Generation
+    uploads: list[Upload], prepared: Prepared, request: Request, generation: Generation
 ) -> tuple[list[Outcome], list[Image | None]]:
     """What became of each, and what is known of it then."""
-    searcher = generation.searcher
+    searcher, library = generation.searcher, generation.library
+    if prepared.library is not library:  # another artifact is served since then
+        prepared = library.prepare(uploads, decode=request.state.large.decode)
 
     def found(item_id: int) -> Image | None:
         try:
@@ -156,7 +160,7 @@ def _added(
         except KeyError:  # removed by another process at this moment
             return None
 
-    outcomes = generation.library.add(uploads, decode=decode)
+    outcomes = library.put(prepared)
     return outcomes, [None if outcome.id is None else found(outcome.id) for outcome in outcomes]
 
 

@@ -53,6 +53,17 @@ class _Readable:
     made: Decoded
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Uploads that were decoded and encoded, or refused, and not added yet."""
+
+    library: "Library"  # which knows the encoder
+    count: int
+    outcomes: Mapping[int, Outcome]  # by place, of those that are there already or were refused
+    items: Mapping[int, NewItem]  # of the others
+    files: Mapping[bytes, bytes]  # theirs, by SHA-256
+
+
 class Library:
     """The index of a searcher, to be changed; `keep` says whether the files of images that come are kept."""
 
@@ -67,20 +78,31 @@ class Library:
     def add(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> list[Outcome]:
         """Add what can be read, all of it or nothing; the same bytes are the same item. They are decoded in
         this process unless `decode` says otherwise."""
-        decoded: dict[int, _Readable] = {}
+        return self.put(self.prepare(uploads, decode=decode))
+
+    def prepare(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> Prepared:
+        """Decode and encode what is not there yet: nearly all of the time that `add` takes."""
         outcomes: dict[int, Outcome] = {}
+        readable: dict[int, _Readable] = {}
         for number, upload in enumerate(uploads):
             sha256 = hashlib.sha256(upload.content).digest()
             if (known := self._catalogue.with_hash(sha256)) is not None:
                 outcomes[number] = Outcome(known)
                 continue
             try:
-                decoded[number] = self._decode(upload, sha256, decode)
+                readable[number] = self._decode(upload, sha256, decode)
             except ImageError as error:
                 outcomes[number] = Outcome(None, error=error)
-        added = self._add(list(decoded.values()))
-        outcomes |= zip(decoded, (Outcome(id_, new) for id_, new in added), strict=True)
-        return [outcomes[number] for number in range(len(uploads))]
+        items = dict(zip(readable, self._items(list(readable.values())), strict=True))
+        files = {each.sha256: each.upload.content for each in readable.values()}
+        return Prepared(self, len(uploads), outcomes, items, files)
+
+    def put(self, prepared: Prepared) -> list[Outcome]:
+        """Add what was prepared by this library, all of it or nothing."""
+        added = self.store(list(prepared.items.values()), prepared.files) if prepared.items else []
+        outcomes = dict(prepared.outcomes)
+        outcomes |= zip(prepared.items, (Outcome(id_, new) for id_, new in added), strict=True)
+        return [outcomes[number] for number in range(prepared.count)]
 
     def change(
         self,
@@ -135,13 +157,11 @@ class Library:
         made = decode(upload.content, size=size, max_pixels=self._max_pixels, thumbnail=True)
         return _Readable(upload, sha256, made)
 
-    def _add(self, decoded: Sequence[_Readable]) -> list[tuple[int, bool]]:
-        if not decoded:
-            return []
-        starts = range(0, len(decoded), TOGETHER)
-        stacks = (torch.stack([each.made.pixels for each in decoded[at : at + TOGETHER]]) for at in starts)
+    def _items(self, readable: Sequence[_Readable]) -> list[NewItem]:
+        starts = range(0, len(readable), TOGETHER)
+        stacks = (torch.stack([each.made.pixels for each in readable[at : at + TOGETHER]]) for at in starts)
         codes = [code for stack in stacks for code in self.searcher.encode(stack)]
-        items = [
+        return [
             NewItem(
                 path=each.upload.name,
                 label=UNLABELLED if each.upload.label is None else each.upload.label,
@@ -153,9 +173,8 @@ class Library:
                 file=File(each.sha256, folder=SENT, size=len(each.upload.content)),
                 metadata=each.upload.metadata,
             )
-            for each, code in zip(decoded, codes, strict=True)
+            for each, code in zip(readable, codes, strict=True)
         ]
-        return self.store(items, {each.sha256: each.upload.content for each in decoded})
 
     def store(self, items: Sequence[NewItem], files: Mapping[bytes, bytes]) -> list[tuple[int, bool]]:
         """Add the items that are not there yet, all of them or nothing, as `Catalogue.add_unknown`.

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -19,6 +20,7 @@ from PIL import Image
 
 from index.artifact import Artifact
 from service.app import create_app
+from service.decoding import Decoded, Pool
 from service.settings import Settings
 from tests.conftest import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready
 
@@ -326,3 +328,33 @@ def test_what_was_acknowledged_survives_a_kill(own: Artifact) -> None:
             image = answer(httpx.get(f"{address}/images/{item_id}"))
             assert httpx.get(f"{address}{image['original']}").status_code == 200
         assert {httpx.get(f"{address}/images/{item_id}").status_code for item_id in gone} == {404}
+
+
+def test_an_image_that_takes_long_holds_up_no_other_writer(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, go_on = threading.Event(), threading.Event()
+    decode = Pool.decode
+
+    def slow(self: Pool, content: bytes, **how: Any) -> Decoded:
+        if content == png(1):
+            decoding.set()
+            assert go_on.wait(60)
+        return decode(self, content, **how)
+
+    monkeypatch.setattr(Pool, "decode", slow)
+    with (
+        serve_here(create_app(Settings(artifact=own.path, concurrency=2))) as address,
+        httpx.Client(base_url=address, timeout=60) as http,
+        ThreadPoolExecutor(1) as others,
+    ):
+        waiting = others.submit(httpx.post, f"{address}/images", content=png(1), timeout=60)
+        try:
+            assert decoding.wait(60)
+            answer(http.patch("/images/1", json={"label": "square"}))
+            assert answer(http.post("/images", content=png(2)), 201)
+            assert http.delete("/images/2").status_code == 204
+            assert not waiting.done()
+        finally:
+            go_on.set()
+        assert answer(waiting.result(), 201)
