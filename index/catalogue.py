@@ -78,7 +78,8 @@ class File:
     """The file that an item was made from, by which it is recognised when it comes again."""
 
     sha256: bytes
-    folder: str | None = None  # that the item's path lies in; None: the manifest's; empty: none, it was sent
+    # Name of the one that the item's path lies in; None: the manifest's; empty: none, it was sent alone.
+    folder: str | None = None
     size: int | None = None  # bytes
     modified: int | None = None  # nanoseconds since 1970
 
@@ -122,16 +123,6 @@ class Item:
     def identity(self) -> Identity:
         """What it is known by in another catalogue."""
         return Identity(None if self.sha256 is None else bytes.fromhex(self.sha256), self.path)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a file of an indexed folder."""
-
-    id: int
-    sha256: bytes
-    size: int | None
-    modified: int | None
 
 
 @dataclass(frozen=True)
@@ -354,14 +345,6 @@ class Catalogue:
         self.encoder_id = encoder_id
         return {id_: code for id_, code in held_out.items() if code is not None}
 
-    def label(self, name: str) -> int:
-        """The index of the class `name`, which becomes one if it is none yet."""
-        with self._writing() as (connection, _):
-            classes = self._labels(connection)
-            self._resolved(connection, classes, name, name)
-        self._learn(classes)
-        return classes[name]
-
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
         with self._reading() as connection:
@@ -445,13 +428,21 @@ class Catalogue:
         return [found[item_id] for item_id in wanted]
 
     def page(
-        self, *, after: int = 0, count: int, labels: Sequence[int] | None = None, split: str = "database"
+        self,
+        *,
+        after: int = 0,
+        count: int,
+        labels: Sequence[int] | None = None,
+        split: str = "database",
+        folder: str | None = None,
     ) -> list[Item]:
         """At most `count` items of a split with ids above `after`, ascending; with one of `labels`, which may
-        hold UNLABELLED."""
+        hold UNLABELLED, and of one folder, as in File."""
         query = ITEMS.where(_items.c.split == split, _items.c.id > after).order_by(_items.c.id).limit(count)
         if labels is not None:
             query = query.where(func.coalesce(_items.c.label, UNLABELLED).in_(labels))
+        if folder is not None:
+            query = query.where(_items.c.folder == folder)
         with self._reading() as connection:
             return [_item(row) for row in connection.execute(query)]
 
@@ -459,14 +450,6 @@ class Catalogue:
         """The item of the database split whose file has this SHA-256, the lowest id of several."""
         with self._reading() as connection:
             return self._with_hashes(connection, [sha256]).get(sha256)
-
-    def files(self, folder: str) -> dict[str, Known]:
-        """By path, the files of a folder that are in the database split."""
-        query = select(
-            _items.c.path, _items.c.id, _items.c.sha256, _items.c.file_bytes, _items.c.file_time
-        ).where(_items.c.folder == folder, _items.c.split == "database")
-        with self._reading() as connection:
-            return {path: Known(*known) for path, *known in connection.execute(query)}
 
     def hashes(self) -> set[bytes]:
         """The SHA-256 of every file that was sent."""

@@ -11,19 +11,18 @@ ranked by Hamming distance; query_labels (q,) and database_labels (n,), integers
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
+from index.conventions import Denominator, Ties
 from index.hamming import CELLS, all_distances
 
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-Ties = Literal["expected", "order"]
-Denominator = Literal["min", "retrieved"]
 Cut = tuple[int | None, Denominator]  # (k, denominator), as in `average_precision`
 Vectors = NDArray[np.floating[Any]]  # (n, d)
 Float32s = NDArray[np.float32]

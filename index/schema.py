@@ -43,7 +43,7 @@ items = Table(
     Column("revision", Integer, nullable=False, server_default="0"),  # the catalogue's, of the last change
     Column("added", BigInteger),  # seconds since 1970; NULL: before version 2
     Column("sha256", LargeBinary),  # of the file; NULL: there was none
-    Column("folder", Text),  # that `path` lies in; NULL: the manifest's; empty: none, the image was sent
+    Column("folder", Text),  # name of that of `path`; NULL: the manifest's; empty: none, it was sent alone
     Column("file_bytes", BigInteger),  # size and time of the file in `folder`, by which a change is noticed
     Column("file_time", BigInteger),
     Column("metadata", Text),  # JSON, the user's own

@@ -331,7 +331,11 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
     """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated."""
     labels = [*searcher.wanted(1, labels=asked.label).labels, *[UNLABELLED] * asked.unlabelled]
     found = searcher.catalogue.page(
-        after=asked.after, count=asked.limit + 1, labels=labels or None, split=asked.split
+        after=asked.after,
+        count=asked.limit + 1,
+        labels=labels or None,
+        split=asked.split,
+        folder=asked.folder,
     )
     more, found = len(found) > asked.limit, found[: asked.limit]
     return Page(
@@ -354,6 +358,7 @@ def described(item: Item, request: Request, searcher: Searcher) -> Image:
     return Image(
         id=item.id,
         path=item.path,
+        folder=item.folder or None,
         label=item.label,
         split=item.split,
         width=item.width,

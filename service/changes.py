@@ -35,11 +35,13 @@ from service.schemas import (
     AddedImages,
     Change,
     Image,
+    ImagePath,
     ImageText,
     Metadata,
     problems,
     too_large,
 )
+from service.searcher import SENT
 from training.nets.images import NotAnImage
 
 T = TypeVar("T")
@@ -60,6 +62,7 @@ UNWRITABLE = {
 }
 HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
+PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
 
 
@@ -80,6 +83,11 @@ METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
                             "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
                             "label": {"type": "string", "description": "Of all of them; may be new."},
                             "metadata": {"type": "string", "description": "A JSON object, for each of them."},
+                            "folder": {
+                                "type": "string",
+                                "description": "Name of the folder that all of them lie in: their file names "
+                                "are then relative paths in it, and are kept.",
+                            },
                         },
                     },
                     "example": {"image": ["(the bytes of cat.png)"], "label": "cat"},
@@ -109,7 +117,8 @@ async def add(
     label: Annotated[ImageText | None, Query(description="For a raw body: its label.")] = None,
     name: Annotated[ImageText, Query(description="For a raw body: what to call it.")] = "image",
 ) -> AddedImages:
-    """One or many as multipart fields `image`, with one `label` and `metadata` for all; or one as raw body.
+    """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
+    raw body.
 
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
@@ -241,7 +250,7 @@ async def _uploads(request: Request, label: str | None, name: str) -> list[Uploa
     limit = settings_of(request).max_batch
     form = await read_form(request, max_files=limit)
     try:
-        strange = set(form) - {"image", "label", "metadata"}
+        strange = set(form) - {"image", "label", "metadata", "folder"}
         if strange:
             raise HTTPException(
                 422, f"{min(strange)[:80]}: there is no such field; /docs shows those there are"
@@ -249,13 +258,15 @@ async def _uploads(request: Request, label: str | None, name: str) -> list[Uploa
         files = form.getlist("image")
         if not files or not all(isinstance(file, UploadFile) for file in files):
             raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND}")
-        given = {key: _text(form.getlist(key), key) for key in ("label", "metadata")}
+        given = {key: _text(form.getlist(key), key) for key in ("label", "metadata", "folder")}
         if label is not None and given["label"] not in (None, label):
             raise HTTPException(422, "label is one in the address and another in the form; give one of them")
         wanted = _valid(TEXT, given["label"], "label") if given["label"] is not None else label
         metadata = _valid(METADATA, _object(given["metadata"]), "metadata") if given["metadata"] else {}
+        folder = _valid(TEXT, given["folder"], "folder") if given["folder"] is not None else SENT
+        named = _name if folder == SENT else _path
         return [
-            Upload(_name(file), await file.read(), wanted, metadata)
+            Upload(named(file), await file.read(), wanted, metadata, folder)
             for file in files
             if isinstance(file, UploadFile)
         ]
@@ -281,6 +292,13 @@ def _valid(kind: TypeAdapter[Any], value: Any, name: str) -> Any:
         return kind.validate_python(value)
     except ValidationError as error:
         raise HTTPException(422, f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _path(file: UploadFile) -> str:
+    """A file's path in its folder. It is kept to be shown and compared, and never opened."""
+    name = (file.filename or "").replace("%22", '"')  # as a form's header writes it
+    path: str = _valid(PATH, name, f"image {name[:80]!r}")
+    return path
 
 
 def _name(file: UploadFile) -> str:

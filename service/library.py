@@ -35,6 +35,7 @@ class Upload:
     content: bytes
     label: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = SENT  # its name; with one, `name` is the path in it
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Library:
                 height=each.made.height,
                 thumbnail=each.made.thumbnail,
                 code=code,
-                file=File(each.sha256, folder=SENT, size=len(each.upload.content)),
+                file=File(each.sha256, folder=each.upload.folder, size=len(each.upload.content)),
                 metadata=each.upload.metadata,
             )
             for each, code in zip(readable, codes, strict=True)

@@ -1,12 +1,13 @@
 """What goes in and out over HTTP."""
 
 import json
+import unicodedata
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from index.evaluation import Denominator, Ties
+from index.conventions import Denominator, Ties
 
 MOST_CODES, MOST_LABELS = 64, 100  # in one request
 
@@ -238,6 +239,7 @@ class Evaluation(BaseModel):
 IMAGE: dict[str, Any] = {
     "id": 17,
     "path": "three/0017.png",
+    "folder": "scans",
     "label": "3",
     "split": "database",
     "width": 8,
@@ -256,7 +258,11 @@ class Image(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [IMAGE]})
 
     id: int
-    path: str = Field(description="Relative to the indexed folder.")
+    path: str = Field(description="Relative to its folder.")
+    folder: str | None = Field(
+        description="Name of the folder that it was sent from; null: it was indexed when the artifact was "
+        "made, or sent alone."
+    )
     label: str | None
     split: str = Field(description="database: it can be found; query: held out to measure the answers.")
     width: int
@@ -266,6 +272,29 @@ class Image(BaseModel):
     metadata: dict[str, Any] = Field(description="The user's own.")
     thumbnail: str
     original: str | None = Field(description="null: the original file is not there.")
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("use printable characters, and no space around them")
+    return text
+
+
+def _relative(path: str) -> str:
+    if path.startswith("/") or "\\" in path or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError("use a relative path with / between its parts, none of them empty, '.' or '..'")
+    if not all(map(_can_be_shown, path)):
+        raise ValueError("use a path of printable characters")
+    return path
+
+
+def _can_be_shown(letter: str) -> bool:
+    # Spaces of other widths stand in the names of macOS's screenshots, joiners in emoji and in Persian.
+    return letter.isprintable() or letter in "\u200c\u200d" or unicodedata.category(letter) == "Zs"
+
+
+ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+ImagePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_relative)]
 
 
 class PageParameters(BaseModel):
@@ -288,6 +317,9 @@ class PageParameters(BaseModel):
     unlabelled: Annotated[
         bool, Field(description="Only images without a label, beside those with one of `label`.")
     ] = False
+    folder: ImageText | None = Field(
+        default=None, description="Only images that were sent with this folder's name."
+    )
 
 
 class Page(BaseModel):
@@ -302,7 +334,7 @@ class Page(BaseModel):
 class AddedImage(BaseModel):
     """What became of one image."""
 
-    name: str = Field(description="Of the file, without its folder.")
+    name: str = Field(description="Of the file; its path where a folder was given.")
     status: Literal["added", "exists", "refused"]
     image: Image | None = Field(description="null: it was refused, or is gone already.")
     error: str | None = Field(description="Why it was refused.")
@@ -332,12 +364,6 @@ class AddedImages(BaseModel):
     images: list[AddedImage]
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable() or text != text.strip():
-        raise ValueError("use printable characters, and no space around them")
-    return text
-
-
 def _small(value: dict[str, Any]) -> dict[str, Any]:
     try:
         size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
@@ -357,7 +383,6 @@ def _depth(value: Any) -> int:
 
 MOST_METADATA = 16_384  # bytes
 DEEPEST_METADATA = 20
-ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 
 

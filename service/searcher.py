@@ -21,10 +21,9 @@ from torch import Tensor
 from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes
+from index.conventions import Denominator, Ties
 from index.evaluation import (
-    Denominator,
     Labels,
-    Ties,
     average_precision,
     pairs_by_distance,
     precision_by_distance,
@@ -42,7 +41,7 @@ T = TypeVar("T")
 CORES = torch.get_num_threads()
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
-SENT = ""  # the folder of an item that did not come from one
+SENT = ""  # the folder of an item that was sent alone
 EVALUATIONS = 64  # results kept: whoever asks for every k must not fill the memory
 
 
@@ -290,7 +289,7 @@ class Searcher:
 
     def original_of(self, item: Item) -> Path:
         """The same of an item that is known. Raises NoOriginal."""
-        if item.folder == SENT:
+        if item.folder is not None:
             path = self.originals.path(bytes.fromhex(item.sha256 or ""))
             if not path.is_file():
                 raise NoOriginal("the file was sent and is not kept; there is only the thumbnail")

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from index.codes import Codes
+from index.conventions import Denominator
 from index.evaluation import (
-    Denominator,
     PrecisionRecall,
     average_precision,
     average_precision_of_vectors,

@@ -52,8 +52,8 @@ def test_it_follows_random_changes(catalogue: Catalogue, seed: int) -> None:
                 catalogue.change(int(rng.choice(ids)), label=int(rng.integers(-1, len(catalogue.classes))))
             case 2 if len(ids):
                 catalogue.remove(rng.choice(ids, 2).tolist())
-            case 3:
-                catalogue.label(f"new {rng.integers(5)}")
+            case 3 if len(ids):
+                catalogue.change(int(ids[0]), label=f"new {rng.integers(5)}")
         if rng.integers(5) == 0:
             before, earlier = snapshot.engine.items(), snapshot
             snapshot = snapshot.after(catalogue.changes(snapshot.revision))

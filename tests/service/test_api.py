@@ -329,6 +329,7 @@ def test_image(http: httpx.Client, artifact: Artifact) -> None:
     assert found == {
         "id": 25,
         "path": "class1/004.png",
+        "folder": None,
         "label": "square",
         "split": "database",
         "width": 24,

@@ -15,7 +15,8 @@ import service.searcher
 from index.artifact import Artifact, ArtifactError
 from index.catalogue import UNLABELLED, Catalogue, NewItem
 from index.codes import hamming
-from index.evaluation import Denominator, Ties, average_precision
+from index.conventions import Denominator, Ties
+from index.evaluation import average_precision
 from service.searcher import NoOriginal, NothingToMeasure, Searcher, Sharing, UnknownLabel
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
 from training.nets.images import TooManyPixels
@@ -154,7 +155,7 @@ def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
     after = searcher.evaluate()
     assert after.definition.items == before.definition.items + 1
     assert after.map != before.map
-    searcher.catalogue.change(new_id, label=searcher.catalogue.label("new class"))
+    searcher.catalogue.change(new_id, label="new class")
     (match,) = searcher.search(image, k=9, labels=["new class"]).matches
     assert (match.id, match.label, match.distance) == (new_id, "new class", 0)
     assert searcher.evaluate().per_class[-1].label == "new class"

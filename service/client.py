@@ -1,0 +1,406 @@
+"""A typed client of the service, in two forms: `Client` waits, `AsyncClient` is awaited.
+
+    with Client("http://127.0.0.1:8000") as client:
+        for result in client.search("cat.png", k=5).results:
+            print(result.id, result.label, result.distance)
+
+Each request is described once, by a function that makes a `Call`: what to send, and how to read the answer.
+The clients only send. They load neither torch nor FAISS.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from index.conventions import Denominator, Ties
+from service.schemas import (
+    AddedImages,
+    CodeSearchAnswer,
+    Curve,
+    Evaluation,
+    Health,
+    Image,
+    Page,
+    Problem,
+    Readiness,
+    SearchAnswer,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+ImageSource = bytes | str | PathLike[str]  # the bytes of an image file, or its path
+NamedSource = tuple[str, ImageSource]  # with another name than the file's own
+
+URL = "http://127.0.0.1:8000"
+TIMEOUT = 120.0  # seconds that the server may be silent; the first evaluation of a large index takes a while
+
+
+class ServiceError(Exception):
+    """The service did not do what was asked; the message says why, in one line."""
+
+
+class Refused(ServiceError):
+    """It answered with a problem: its `status`, its `detail`, and where it says when to come again
+    `retry_after`, in seconds."""
+
+    def __init__(self, status: int, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class Unreachable(ServiceError):
+    """Nothing answered at its address, or not in time."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request: what httpx is to send, and what the body of the answer means."""
+
+    method: str
+    path: str
+    parse: Callable[[bytes], T]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- what can be asked -----------------------------------------------------------------------------
+
+
+def _search(
+    image: ImageSource, *, k: int | None = None, max_distance: int | None = None, label: Sequence[str] = ()
+) -> Call[SearchAnswer]:
+    """The indexed images nearest to an image."""
+    return Call(
+        "POST",
+        "/search",
+        _model(SearchAnswer),
+        {"content": _bytes(image), "params": _given(k=k, max_distance=max_distance, label=label)},
+    )
+
+
+def _search_codes(
+    codes: Sequence[str],
+    encoder_id: str,
+    *,
+    k: int | None = None,
+    max_distance: int | None = None,
+    label: Sequence[str] = (),
+) -> Call[CodeSearchAnswer]:
+    """The indexed images nearest to codes in hexadecimal that the encoder made elsewhere."""
+    how = _given(k=k, max_distance=max_distance, label=list(label))
+    body = {"codes": list(codes), "encoder_id": encoder_id, **how}
+    return Call("POST", "/search/codes", _model(CodeSearchAnswer), {"json": body})
+
+
+def _similar(
+    item_id: int, *, k: int | None = None, max_distance: int | None = None, label: Sequence[str] = ()
+) -> Call[SearchAnswer]:
+    """The indexed images nearest to one of them, without itself."""
+    params = _given(k=k, max_distance=max_distance, label=label)
+    return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": params})
+
+
+def _page(
+    *,
+    after: int = 0,
+    limit: int | None = None,
+    split: Literal["database", "query"] = "database",
+    label: Sequence[str] = (),
+    unlabelled: bool = False,
+    folder: str | None = None,
+) -> Call[Page]:
+    """One page of the list of images; `after`: the `next` of the page before."""
+    params = _given(
+        after=after,
+        limit=limit,
+        split=split,
+        label=label,
+        unlabelled=unlabelled or None,
+        folder=folder,
+    )
+    return Call("GET", "/images", _model(Page), {"params": params})
+
+
+def _image(item_id: int) -> Call[Image]:
+    """What is known of an image."""
+    return Call("GET", f"/images/{item_id}", _model(Image))
+
+
+def _thumbnail(item_id: int) -> Call[bytes]:
+    """A small WebP of an image."""
+    return Call("GET", f"/images/{item_id}/thumbnail", bytes)
+
+
+def _original(item_id: int) -> Call[bytes]:
+    """The file of an image, as it came."""
+    return Call("GET", f"/images/{item_id}/original", bytes)
+
+
+def _add(
+    images: ImageSource | NamedSource | Sequence[ImageSource | NamedSource],
+    *,
+    label: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    folder: str | None = None,
+) -> Call[AddedImages]:
+    """Add one image or many, with one label and metadata for all. With the name of a folder the images' names
+    are their paths in it."""
+    many = (
+        images if isinstance(images, Sequence) and not isinstance(images, (bytes, str, tuple)) else [images]
+    )
+    files = [("image", _named(each)) for each in many]
+    data = _given(
+        label=label, folder=folder, metadata=None if metadata is None else json.dumps(dict(metadata))
+    )
+    return Call("POST", "/images", _model(AddedImages), {"files": files, "data": data})
+
+
+def _change(
+    item_id: int,
+    *,
+    label: str | None = None,
+    unlabel: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> Call[Image]:
+    """Give an image another label, or none, or other metadata; what is left out stays as it is."""
+    body: dict[str, Any] = _given(label=label, metadata=None if metadata is None else dict(metadata))
+    return Call(
+        "PATCH", f"/images/{item_id}", _model(Image), {"json": body | ({"label": None} if unlabel else {})}
+    )
+
+
+def _remove(item_id: int) -> Call[None]:
+    """Remove an image from the index."""
+    return Call("DELETE", f"/images/{item_id}", lambda _: None)
+
+
+def _evaluate(
+    *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
+) -> Call[Evaluation]:
+    """Mean average precision of the held-out queries."""
+    params = _given(k=k, ties=ties, denominator=denominator)
+    return Call("GET", "/eval/map", _model(Evaluation), {"params": params})
+
+
+def _curve() -> Call[Curve]:
+    """What each Hamming distance is worth."""
+    return Call("GET", "/eval/curve", _model(Curve))
+
+
+def _live() -> Call[Health]:
+    """Whether the process answers."""
+    return Call("GET", "/health/live", _model(Health))
+
+
+def _ready() -> Call[Readiness]:
+    """Whether queries are answered, and how many images are indexed."""
+    return Call("GET", "/health/ready", _model(Readiness))
+
+
+# --- the clients -----------------------------------------------------------------------------------
+
+
+class Route(Generic[P, T]):
+    """A method of both clients, made of the function that describes its call."""
+
+    def __init__(self, describe: Callable[P, Call[T]]) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, client: "Client", owner: object = None) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: object = None) -> Callable[P, Awaitable[T]]: ...
+    @overload
+    def __get__(self, client: None, owner: object = None) -> Callable[P, Call[T]]: ...
+    def __get__(self, client: Any, owner: object = None) -> Callable[..., Any]:
+        if client is None:
+            return self._describe
+
+        def ask(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.send(self._describe(*args, **kwargs))
+
+        ask.__doc__ = self.__doc__
+        return ask
+
+
+class Routes:
+    """What both clients can ask."""
+
+    search = Route(_search)
+    search_codes = Route(_search_codes)
+    similar = Route(_similar)
+    page = Route(_page)
+    image = Route(_image)
+    thumbnail = Route(_thumbnail)
+    original = Route(_original)
+    add = Route(_add)
+    change = Route(_change)
+    remove = Route(_remove)
+    evaluate = Route(_evaluate)
+    curve = Route(_curve)
+    live = Route(_live)
+    ready = Route(_ready)
+
+
+class Client(Routes):
+    """The service at `url`; may be used by many threads at a time. `key`: of HEBBSEARCH_READ_KEYS and so on;
+    `timeout`: seconds that the server may be silent. Its methods raise Refused and Unreachable."""
+
+    def __init__(self, url: str = URL, key: str | None = None, timeout: float = TIMEOUT) -> None:
+        self.url = url
+        with _explained(url):
+            self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout)
+
+    def send(self, call: Call[T]) -> T:
+        """Ask and read the answer."""
+        with _explained(self.url):
+            return _answer(call, self._http.request(call.method, call.path, **call.options))
+
+    def images(
+        self,
+        *,
+        split: Literal["database", "query"] = "database",
+        label: Sequence[str] = (),
+        unlabelled: bool = False,
+        folder: str | None = None,
+    ) -> Iterator[Image]:
+        """All images by ascending id, a page at a time."""
+        after: int | None = 0
+        while after is not None:
+            page = self.page(
+                after=after, limit=PAGE, split=split, label=label, unlabelled=unlabelled, folder=folder
+            )
+            yield from page.images
+            after = page.next
+
+    def close(self) -> None:
+        """End its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(Routes):
+    """The same, for asyncio."""
+
+    def __init__(self, url: str = URL, key: str | None = None, timeout: float = TIMEOUT) -> None:
+        self.url = url
+        with _explained(url):
+            self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout)
+
+    async def send(self, call: Call[T]) -> T:
+        """Ask and read the answer."""
+        with _explained(self.url):
+            return _answer(call, await self._http.request(call.method, call.path, **call.options))
+
+    async def images(
+        self,
+        *,
+        split: Literal["database", "query"] = "database",
+        label: Sequence[str] = (),
+        unlabelled: bool = False,
+        folder: str | None = None,
+    ) -> AsyncIterator[Image]:
+        """All images by ascending id, a page at a time."""
+        after: int | None = 0
+        while after is not None:
+            page = await self.page(
+                after=after, limit=PAGE, split=split, label=label, unlabelled=unlabelled, folder=folder
+            )
+            for image in page.images:
+                yield image
+            after = page.next
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+PAGE = 1000  # images that `images` asks for at a time
+
+
+# --- their parts -----------------------------------------------------------------------------------
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that are not None or empty."""
+    return {
+        name: value for name, value in values.items() if value is not None and value != () and value != []
+    }
+
+
+def _bytes(image: ImageSource) -> bytes:
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+def _named(image: ImageSource | NamedSource) -> tuple[str, bytes]:
+    if isinstance(image, tuple):
+        name, source = image
+        return name, _bytes(source)
+    return ("image" if isinstance(image, bytes) else Path(image).name), _bytes(image)
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    if key is None:
+        return {}
+    if not key.isascii() or not key.isprintable():
+        raise ServiceError("the key has characters that no header can carry; it is not one of the service's")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _model(model: type[Model]) -> Callable[[bytes], Model]:
+    return model.model_validate_json
+
+
+def _answer(call: Call[T], response: httpx.Response) -> T:
+    if response.is_success:
+        return call.parse(response.content)
+    try:
+        detail = Problem.model_validate_json(response.content).detail
+    except ValidationError:  # of a proxy, or of something else at that address
+        detail = f"{response.request.url} answered {response.status_code} {response.reason_phrase}".strip()
+    raise Refused(response.status_code, " ".join(detail.split()), _seconds(response.headers))
+
+
+def _seconds(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """What httpx and pydantic raise, in one line with the address."""
+    try:
+        yield
+    except httpx.TimeoutException:
+        raise Unreachable(f"{url} did not answer in time; is it overloaded?") from None
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL):
+        raise Unreachable(f"{url} is no address of a service; one looks like {URL}") from None
+    except httpx.HTTPError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Unreachable(f"{url} cannot be reached ({reason}); is the service running there?") from None
+    except ValidationError:
+        raise ServiceError(
+            f"{url} answered with something unknown to this client; is it hebbsearch, of this version?"
+        ) from None

@@ -1,0 +1,124 @@
+"""The client, in both forms, against a server in a process of its own."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.client import AsyncClient, Client, Refused, ServiceError, Unreachable
+from tests.conftest import CLASSES, build_artifact, draw, free_port, serve
+from tests.test_layers import loaded_after
+
+KEY = "k" * 16
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    own = build_artifact(tmp_path_factory.mktemp("client"))
+    with serve(own.path, write_keys=KEY) as address:
+        yield address
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    draw(1, 77_000).save(tmp_path / "mine.png")
+    return tmp_path / "mine.png"
+
+
+def test_everything_once(address: str, picture: Path) -> None:
+    with Client(address, KEY) as client:
+        assert client.live().status == "live"
+        items = client.ready().items
+        (added,) = client.add(picture, label="fox", metadata={"a": 1}).images
+        assert added.status == "added"
+        image = added.image
+        assert image is not None
+        assert client.ready().items == items + 1
+        assert client.image(image.id) == image
+        assert client.original(image.id) == picture.read_bytes()
+        assert client.thumbnail(image.id)[8:12] == b"WEBP"
+        found = client.search(picture, k=3, label=["fox"])
+        assert [(result.id, result.distance) for result in found.results] == [(image.id, 0)]
+        assert client.search(picture.read_bytes(), k=3, label=["fox"]) == found
+        encoder = client.evaluate(k=5, denominator="retrieved").definition.encoder_id
+        assert client.search_codes([found.code], encoder, k=3, label=["fox"]).answers == [found]
+        assert image.id not in [result.id for result in client.similar(image.id, k=1000).results]
+        assert len(client.curve().radius) == 257
+        assert client.change(image.id, label="owl").metadata == {"a": 1}
+        assert client.change(image.id, unlabel=True, metadata={}).label is None
+        client.remove(image.id)
+        with pytest.raises(Refused, match=f"there is no image {image.id}") as refused:
+            client.image(image.id)
+        assert refused.value.status == 404
+
+
+def test_images_walks_all_pages(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.client.PAGE", 7)
+
+    async def ids() -> list[int]:
+        async with AsyncClient(address) as client:
+            return [image.id async for image in client.images()]
+
+    with Client(address) as client:
+        listed = [image.id for image in client.images()]
+        assert len(listed) == client.ready().items
+        assert {image.label for image in client.images(label=CLASSES[:1])} == {CLASSES[0]}
+    assert listed == sorted(set(listed)) == asyncio.run(ids())
+
+
+def test_awaited(address: str, picture: Path) -> None:
+    async def work() -> None:
+        async with AsyncClient(address, KEY) as client:
+            ready, found = await asyncio.gather(
+                asyncio.ensure_future(client.ready()), asyncio.ensure_future(client.search(picture, k=2))
+            )
+            assert ready.items > 2
+            assert len(found.results) == 2
+            with pytest.raises(Refused, match="no image 99999"):
+                await client.image(99999)
+
+    asyncio.run(work())
+
+
+def test_a_folder_and_paths_in_it_are_kept(address: str, picture: Path) -> None:
+    content = picture.read_bytes()
+    names = ['rome/12" and \u202f.png', "rome/ü.png"]
+    with Client(address, KEY) as client:
+        answer = client.add([(names[0], content), (names[1], content)], folder="scans").images
+        assert [(each.name, each.status) for each in answer] == [(names[0], "added"), (names[1], "exists")]
+        (image,) = client.images(folder="scans")
+        assert (image.path, image.folder) == (names[0], "scans")
+        assert client.original(image.id) == content
+        assert list(client.images(folder="elsewhere")) == []
+        client.remove(image.id)
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/x.png", "../x.png", "a/../x.png", "a//x.png", "./x.png", "a\u202ex.png"]
+)
+def test_a_path_that_leads_elsewhere_is_refused(address: str, picture: Path, name: str) -> None:
+    with Client(address, KEY) as client:
+        with pytest.raises(Refused, match=r"image .*path") as refused:
+            client.add((name, picture), folder="scans")
+        assert refused.value.status == 422
+        assert list(client.images(folder="scans")) == []
+
+
+def test_refusals_and_dead_addresses_are_one_line(address: str, picture: Path) -> None:
+    for key, status in ((None, 401), ("x" * 16, 401)):
+        with Client(address, key) as client, pytest.raises(Refused) as refused:
+            client.add(picture)
+        assert refused.value.status == status
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with Client(nobody) as client, pytest.raises(Unreachable, match=rf"^{nobody} cannot be reached [^\n]*$"):
+        client.ready()
+    with Client("nonsense") as client, pytest.raises(Unreachable, match="nonsense is no address"):
+        client.ready()
+    with pytest.raises(ServiceError, match="the key has characters"):
+        Client(address, "schlüssel")
+
+
+def test_it_loads_no_torch_and_no_faiss() -> None:
+    loaded = {name.split(".")[0] for name in loaded_after("import service.client")}
+    assert not loaded & {"torch", "faiss", "numpy", "fastapi", "training"}
