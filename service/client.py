@@ -20,6 +20,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
+from service.insight_schemas import Stats
 from service.schemas import (
     AddedImages,
     CodeSearchAnswer,
@@ -30,7 +31,9 @@ from service.schemas import (
     Page,
     Problem,
     Readiness,
+    Reloaded,
     SearchAnswer,
+    SnapshotMade,
 )
 
 P = ParamSpec("P")
@@ -197,6 +200,27 @@ def _curve() -> Call[Curve]:
     return Call("GET", "/eval/curve", _model(Curve))
 
 
+def _stats() -> Call[Stats]:
+    """What there is: images, classes, bytes, versions."""
+    return Call("GET", "/stats", _model(Stats))
+
+
+def _reload(artifact: str | None = None, *, force: bool = False, as_it_is: bool = False) -> Call[Reloaded]:
+    """Serve the artifact of this name from now on."""
+    body = {"artifact": artifact, "force": force, "as_it_is": as_it_is}
+    return Call("POST", "/admin/reload", _model(Reloaded), {"json": body, "timeout": None})
+
+
+def _rollback() -> Call[Reloaded]:
+    """Serve the artifact before again."""
+    return Call("POST", "/admin/rollback", _model(Reloaded), {"timeout": None})
+
+
+def _snapshot(name: str) -> Call[SnapshotMade]:
+    """Copy the artifact that is served into a new folder of this name."""
+    return Call("POST", "/admin/snapshot", _model(SnapshotMade), {"json": {"name": name}, "timeout": None})
+
+
 def _live() -> Call[Health]:
     """Whether the process answers."""
     return Call("GET", "/health/live", _model(Health))
@@ -249,6 +273,10 @@ class Routes:
     remove = Route(_remove)
     evaluate = Route(_evaluate)
     curve = Route(_curve)
+    stats = Route(_stats)
+    reload = Route(_reload)
+    rollback = Route(_rollback)
+    snapshot = Route(_snapshot)
     live = Route(_live)
     ready = Route(_ready)
 

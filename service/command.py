@@ -1,0 +1,358 @@
+"""The command `hebbsearch`: build an index, serve it, and ask a service that runs.
+
+All but `build`, `serve`, `verify` and `reencode` speak HTTP with it. Exit codes: 0 well, 1 refused
+or failed, 2 wrong usage, 3 some files were left out.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from service import folder as folders
+from service.client import URL, Client, ServiceError
+from service.settings import PREFIX, Settings
+
+T = TypeVar("T")
+
+SOME_LEFT_OUT = 3
+SHOWN = 20  # files left out that are named, without --json
+SECRET = ("read_keys", "write_keys", "admin_keys")  # in the environment only: others can read a command line
+
+
+class Failed(Exception):
+    """One line that says what and the way out."""
+
+
+# --- without a service -----------------------------------------------------------------------------
+
+
+def build(arguments: list[str]) -> NoReturn:
+    """In place of this process, so that Ctrl-C reaches it and its checkpoint is written."""
+    os.execv(sys.executable, [sys.executable, "-m", "training.build_index", *arguments])
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Until it is stopped."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait sleep soon
+    if options.artifact_folder:
+        os.environ[PREFIX + "ARTIFACT"] = str(options.artifact_folder)
+    for name in Settings.model_fields:
+        if (value := getattr(options, f"setting_{name}", None)) is not None:
+            os.environ[PREFIX + name.upper()] = value
+    import uvicorn
+
+    uvicorn.run(
+        "service.app:create_app", factory=True, host=options.host, port=options.port, log_level="info"
+    )
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Name all that is wrong with an artifact; nothing may be changing it."""
+    from index.artifact import ArtifactError
+    from index.verify import faults, sweep
+
+    try:
+        swept = [str(path) for path in sweep(options.artifact)] if options.sweep else []
+    except ArtifactError as error:
+        raise Failed(str(error)) from None
+    found = [str(fault) for fault in faults(options.artifact)]
+    if options.json:
+        show({"artifact": str(options.artifact), "faults": found, "swept": swept})
+    else:
+        for line in [*(f"removed {path}" for path in swept), *found]:
+            print(line)
+        if not found:
+            print(f"{options.artifact}: no fault")
+    return 1 if found else 0
+
+
+def reencode(options: argparse.Namespace) -> int:
+    """Move an artifact whose images are there to the encoder of another."""
+    from index.artifact import ArtifactError
+    from service.reencode import reencode as move
+
+    try:
+        made = move(options.artifact, options.encoder_of, options.out, progress=progress)
+    except ArtifactError as error:
+        raise Failed(str(error)) from None
+    answer = {"artifact": str(made.path), "encoder_id": made.manifest.encoder_id}
+    show(answer) if options.json else print(f"{made.path}: encoder {made.manifest.encoder_id}")
+    return 0
+
+
+# --- with a service --------------------------------------------------------------------------------
+
+
+def add(options: argparse.Namespace, client: Client) -> int:
+    """Send a folder, or what is new of it."""
+    root = options.folder.resolve()
+    if not root.is_dir():
+        raise Failed(f"{options.folder}: is no folder")
+    name = options.name or root.name
+    known = list(client.images(folder=name))
+    plan = folders.compare(root, known, labels(options, root))
+    if options.remove_gone and known and not plan.send and not plan.unchanged:
+        raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
+    refused, count = dict(plan.refused), {"added": 0, "exists": 0, "changed": 0}
+    for sent in progress(folders.send(client, name, plan.send), len(plan.send)):
+        if sent.status == "refused":
+            refused[sent.source.path] = sent.reason or "refused"
+        else:
+            changed = sent.status == "added" and sent.source.instead_of is not None
+            count["changed" if changed else sent.status] += 1
+    removed = 0
+    if options.remove_gone:
+        removed = sum(1 for _ in progress(folders.remove(client, plan.gone), len(plan.gone)))
+    gone = [] if options.remove_gone else [image.path for image in plan.gone]
+    if options.json:
+        counted = {**count, "unchanged": plan.unchanged, "removed": removed}
+        show({"folder": name, **counted, "gone": gone, "refused": refused})
+    else:
+        print(
+            f"{name}: {count['added']:,} added, {count['changed']:,} changed, {plan.unchanged:,} unchanged, "
+            f"{count['exists']:,} there already under another name, {removed:,} removed"
+        )
+        if gone:
+            print(f"{len(gone):,} are gone from the folder and still indexed; --remove-gone removes them")
+        for path, reason in list(refused.items())[:SHOWN]:
+            print(f"left out: {path}: {reason}", file=sys.stderr)
+        if len(refused) > SHOWN:
+            print(f"left out: {len(refused) - SHOWN:,} more; --json names all", file=sys.stderr)
+    return SOME_LEFT_OUT if refused else 0
+
+
+def labels(options: argparse.Namespace, root: Path) -> Callable[[str], str | None]:
+    """The label of a path in the folder."""
+    if options.labels is not None:
+        given = read_labels(options.labels)
+        return given.get
+    if options.label_folders:
+        return lambda path: PurePosixPath(path).parts[0] if "/" in path else None
+    return lambda _: options.label
+
+
+def read_labels(file: Path) -> dict[str, str]:
+    """The labels by path of a CSV file whose first line is path,label."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines)
+            if rows.fieldnames != ["path", "label"]:
+                raise Failed(f"{file}: its first line is {rows.fieldnames}, wanted path,label")
+            return {row["path"]: row["label"] for row in rows if row["label"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Failed(f"{file}: cannot be read as CSV in UTF-8 ({error})") from None
+
+
+def search(options: argparse.Namespace, client: Client) -> int:
+    """Find what is near an image."""
+    try:
+        answer = client.search(
+            options.image, k=options.k, max_distance=options.max_distance, label=options.label
+        )
+    except OSError as error:
+        raise Failed(f"{options.image}: {error.strerror or error}") from None
+    if options.json:
+        show(answer.model_dump())
+    else:
+        for result in answer.results:
+            print(f"{result.distance:4d}  {result.id:8d}  {'–' if result.label is None else result.label}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace, client: Client) -> int:
+    """Say how good the answers are."""
+    evaluation = client.evaluate(k=options.k, ties=options.ties, denominator=options.denominator)
+    if options.json:
+        show(evaluation.model_dump())
+    else:
+        print(f"mAP {evaluation.map:.4f}\n{evaluation.definition.text}")
+        for each in evaluation.per_class:
+            print(f"  {each.label}: {'–' if each.aps is None else f'{each.aps:.4f}'}, {each.items:,} images")
+    return 0
+
+
+def list_images(options: argparse.Namespace, client: Client) -> int:
+    """Name what is indexed."""
+    found = client.images(label=options.label, unlabelled=options.unlabelled, folder=options.folder)
+    if options.json:
+        show([image.model_dump() for image in found])
+    else:
+        for image in found:
+            where = image.path if image.folder is None else f"{image.folder}/{image.path}"
+            print(f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}")
+    return 0
+
+
+def remove(options: argparse.Namespace, client: Client) -> int:
+    """Remove images by their ids."""
+    for item_id in options.id:
+        client.remove(item_id)
+    show({"removed": options.id}) if options.json else print(f"{len(options.id):,} removed")
+    return 0
+
+
+def stats(options: argparse.Namespace, client: Client) -> int:
+    """Count what there is."""
+    answer = client.stats().model_dump()
+    if options.json:
+        show(answer)
+    else:
+        for name, value in answer.items():
+            if not isinstance(value, (list, dict)):
+                print(f"{name}: {value}")
+    return 0
+
+
+def reload(options: argparse.Namespace, client: Client) -> int:
+    """Serve another artifact."""
+    told = client.reload(options.artifact, force=options.force, as_it_is=options.as_it_is)
+    return replaced(options, told.model_dump())
+
+
+def rollback(options: argparse.Namespace, client: Client) -> int:
+    """Serve the artifact before again."""
+    return replaced(options, client.rollback().model_dump())
+
+
+def replaced(options: argparse.Namespace, told: dict[str, Any]) -> int:
+    if options.json:
+        show(told)
+        return 0
+    carried, compared = told["carried_over"], told["compared"]
+    print(f"{told['after']} takes the place of {told['before']}")
+    print(", ".join(f"{count:,} {what}" for what, count in carried.items()))
+    if compared:
+        before, after = compared["map_before"], compared["map_after"]
+        print(
+            f"mAP {before:.4f} before, {after:.4f} now, on {compared['queries']:,} images that both hold out"
+        )
+    return 0
+
+
+def snapshot(options: argparse.Namespace, client: Client) -> int:
+    """Copy the artifact that is served."""
+    made = client.snapshot(options.name)
+    show(made.model_dump()) if options.json else print(f"{made.name}: {made.items:,} images")
+    return 0
+
+
+# --- the command line ------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of every subcommand but `build`, whose arguments are those of training/build_index.py."""
+    made = argparse.ArgumentParser(prog="hebbsearch", description="Image search that measures itself.")
+    subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subcommands.add_parser("build", help="learn from images and index them: see hebbsearch build --help")
+
+    def command(name: str, run: Callable[..., int], *, remote: bool = True) -> argparse.ArgumentParser:
+        text = (run.__doc__ or "").strip().splitlines()[0]
+        one = subcommands.add_parser(name, help=text[:1].lower() + text[1:].rstrip("."), description=text)
+        one.set_defaults(run=run, remote=remote)
+        if remote:
+            url = os.environ.get(PREFIX + "URL", URL)
+            one.add_argument("--url", default=url, help=f"of the service ({PREFIX}URL; {URL})")
+            one.epilog = f"A key is taken from {PREFIX}KEY."
+        if run is not serve:
+            one.add_argument("--json", action="store_true", help="one JSON document, for scripts")
+        return one
+
+    one = command("serve", serve, remote=False)
+    one.add_argument("artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT")
+    one.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    one.add_argument("--port", type=int, default=8000, help="(8000)")
+    for name in Settings.model_fields:
+        if name != "artifact" and name not in SECRET:
+            flag = f"--{name.replace('_', '-')}"
+            one.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=PREFIX + name.upper())
+    secrets = ", ".join(PREFIX + name.upper() for name in SECRET)
+    one.epilog = f"The README says what each setting means. Only from the environment: {secrets}."
+
+    one = command("add", add)
+    one.add_argument("folder", type=Path)
+    one.add_argument("--name", help="what the service calls the folder (its own name)")
+    label = one.add_mutually_exclusive_group()
+    label.add_argument("--label", help="of all images")
+    label.add_argument("--labels", type=Path, metavar="FILE.csv", help="lines path,label")
+    label.add_argument("--label-folders", action="store_true", help="the first folder of each path")
+    one.add_argument("--remove-gone", action="store_true", help="remove images that the folder has no more")
+
+    one = command("search", search)
+    one.add_argument("image", type=Path)
+    one.add_argument("-k", type=int, default=10, help="at most so many results (10)")
+    one.add_argument("--max-distance", type=int, metavar="BITS")
+    one.add_argument("--label", action="append", default=[], help="only images with it; repeatable")
+
+    one = command("eval", evaluate)
+    one.add_argument("-k", type=int, help="cut-off (the whole ranking)")
+    one.add_argument("--ties", choices=("expected", "order"), default="expected")
+    one.add_argument("--denominator", choices=("min", "retrieved"), default="min")
+
+    one = command("list", list_images)
+    one.add_argument("--label", action="append", default=[])
+    one.add_argument("--unlabelled", action="store_true")
+    one.add_argument("--folder", help="only images that were sent from it")
+
+    command("remove", remove).add_argument("id", type=int, nargs="+")
+    command("stats", stats)
+
+    one = command("reload", reload)
+    one.add_argument("artifact", nargs="?", help="name of a folder beside the one served")
+    one.add_argument("--force", action="store_true", help="even if it answers worse")
+    one.add_argument("--as-it-is", action="store_true", help="without what was done since: a copy comes back")
+    command("rollback", rollback)
+    command("snapshot", snapshot).add_argument("name", help="of a new folder beside the one served")
+
+    one = command("verify", verify, remote=False)
+    one.add_argument("artifact", type=Path)
+    one.add_argument("--sweep", action="store_true", help="remove files that a crash left and no image needs")
+
+    one = command("reencode", reencode, remote=False)
+    one.add_argument("artifact", type=Path)
+    one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
+    one.add_argument("--out", type=Path, required=True, metavar="ARTIFACT", help="a new folder")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["build"]:
+        build(arguments[1:])
+    options = parser().parse_args(arguments)
+    try:
+        if not options.remote:
+            return int(options.run(options))
+        with closing(Client(options.url, os.environ.get(PREFIX + "KEY"))) as client:
+            return int(options.run(options, client))
+    except (ServiceError, Failed) as error:
+        print(f"hebbsearch: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"hebbsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("hebbsearch: stopped", file=sys.stderr)
+        return 130
+    return 1
+
+
+def show(value: Any) -> None:
+    """As JSON."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def progress(each: Iterable[T], total: int) -> Iterator[T]:
+    """With a bar on a terminal."""
+    yield from tqdm(each, total=total, unit="image", disable=None if total else True, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

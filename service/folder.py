@@ -1,0 +1,213 @@
+"""A folder of images and what the service has of it: what to send, what was changed, what is gone."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.client import Client, Refused
+from service.schemas import Image, ImagePath
+
+AT_ONCE = 2  # requests: the service decodes one while it writes the other
+TOGETHER, TOGETHER_BYTES = 32, 50_000_000  # images of a request; halved where the service takes less
+LARGEST = 200_000_000  # bytes of a file that is read at all
+RETRIES = 100  # times that a full service is asked again, each after the seconds that it names
+PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to be sent."""
+
+    path: str  # in the folder, with slashes
+    file: Path
+    size: int
+    label: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    instead_of: int | None = None  # the id of what lay at the path before
+
+
+@dataclass
+class Plan:
+    """What makes the service have the folder as it is."""
+
+    send: list[Source] = field(default_factory=list)
+    unchanged: int = 0
+    gone: list[Image] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # reasons by path
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a file: added, or there already, or refused for a reason."""
+
+    source: Source
+    status: str
+    reason: str | None = None
+
+
+def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str | None]) -> Plan:
+    """What to do so that the images that are `known` of the folder become those that lie in it.
+
+    An image is known by its bytes, wherever in the folder they lie. What lies at the path of an image and has
+    other bytes takes its place and, unless it has a label of its own, its label and metadata. Files are read
+    only where anything is known. OSError where a folder cannot be listed.
+    """
+    plan, files = Plan(), dict[str, Path]()
+    for file in files_in(folder):
+        path = file.relative_to(folder).as_posix()
+        try:
+            files[PATH.validate_python(path)] = file
+        except ValidationError as error:
+            plan.refused[path] = error.errors()[0]["msg"]
+    hashes, at = {image.sha256 for image in known}, {image.path: image for image in known}
+    seen = set[str | None]()
+    for path, file in files.items():
+        try:
+            size = file.stat().st_size
+            if size > LARGEST:
+                raise OSError(0, f"it has more than {LARGEST:,} bytes")
+            sha256 = sha256_of(file) if known else None
+        except OSError as error:
+            plan.refused[path] = error.strerror or str(error)
+            continue
+        if known and sha256 in hashes:
+            seen.add(sha256)
+            plan.unchanged += 1
+        else:
+            plan.send.append(Source(path, file, size, label_of(path)))
+    lost = {path: image for path, image in at.items() if image.sha256 not in seen}
+    plan.send = [_in_place_of(source, lost.get(source.path)) for source in plan.send]
+    plan.gone = [image for image in known if image.sha256 not in seen and image.path not in files]
+    return plan
+
+
+def _in_place_of(source: Source, image: Image | None) -> Source:
+    if image is None:
+        return source
+    label = image.label if source.label is None else source.label
+    return replace(source, label=label, metadata=image.metadata, instead_of=image.id)
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """All files below a folder in order, but for hidden ones. OSError where a folder cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and (file := Path(root, name)).is_file():
+                yield file
+
+
+def sha256_of(file: Path) -> str:
+    """Of its bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- sending ---------------------------------------------------------------------------------------
+
+
+def send(client: Client, folder: str, sources: Sequence[Source]) -> Iterator[Sent]:
+    """Send the files, some in each request; what became of each, in no order. Raises ServiceError.
+
+    What takes the place of an image is there before that one is removed: a run that ends between leaves both,
+    and the next one sees it.
+    """
+    batches = iter(list(_batches(sources)))
+    under_way: set[Future[list[Sent]]] = set()
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        while True:
+            for batch in batches:
+                under_way.add(pool.submit(_send, client, folder, batch))
+                if len(under_way) == AT_ONCE:
+                    break
+            if not under_way:
+                return
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for each in done:
+                yield from each.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(sources: Sequence[Source]) -> Iterator[list[Source]]:
+    """Of one label and metadata each."""
+    batch: list[Source] = []
+    for source in sources:
+        alike = batch and (batch[0].label, batch[0].metadata) == (source.label, source.metadata)
+        size = sum(each.size for each in batch) + source.size
+        if batch and (not alike or len(batch) == TOGETHER or size > TOGETHER_BYTES):
+            yield batch
+            batch = []
+        batch.append(source)
+    if batch:
+        yield batch
+
+
+def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
+    """In one request, or in halves where that is too much or all of it is refused."""
+    try:
+        added = _patiently(
+            lambda: client.add(
+                [(each.path, each.file) for each in batch],
+                label=batch[0].label,
+                metadata=batch[0].metadata,
+                folder=folder,
+            )
+        )
+    except OSError as error:  # a file went, or may not be read
+        if len(batch) == 1:
+            return [Sent(batch[0], "refused", error.strerror or str(error))]
+    except Refused as refused:
+        if refused.status not in (400, 413, 415, 422):
+            raise
+        if len(batch) == 1:
+            return [Sent(batch[0], "refused", refused.detail.removeprefix(f"{batch[0].path}: "))]
+    else:
+        sent = [
+            Sent(source, each.status, each.error) for source, each in zip(batch, added.images, strict=True)
+        ]
+        for each in sent:
+            if each.source.instead_of is not None and each.status != "refused":
+                _remove(client, each.source.instead_of)
+        return sent
+    half = len(batch) // 2
+    return _send(client, folder, batch[:half]) + _send(client, folder, batch[half:])
+
+
+def remove(client: Client, images: Sequence[Image]) -> Iterator[Image]:
+    """Remove the images; each when it is gone."""
+    for image in images:
+        _remove(client, image.id)
+        yield image
+
+
+def _remove(client: Client, item_id: int) -> None:
+    try:
+        _patiently(lambda: client.remove(item_id))
+    except Refused as refused:
+        if refused.status != 404:  # it is gone
+            raise
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Again while the service is full."""
+    for _ in range(RETRIES):
+        try:
+            return ask()
+        except Refused as refused:
+            if refused.status != 503:
+                raise
+            time.sleep(refused.retry_after or 1.0)
+    return ask()

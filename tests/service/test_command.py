@@ -1,0 +1,252 @@
+"""The command, as a process of its own, against a service in another."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from index.artifact import Artifact
+from service.command import parser
+from service.settings import PREFIX, Settings
+from tests.conftest import build_artifact, environment, free_port, serve, wait_until_ready
+from tests.service.test_kill import png
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service that takes few images at a time, to be changed by the tests of this module."""
+    artifact = build_artifact(tmp_path_factory.mktemp("command"))
+    with serve(artifact.path, max_batch="8", max_batch_bytes="200000") as address:
+        yield address
+
+
+@pytest.fixture
+def hebbsearch(address: str, tmp_path: Path) -> Run:
+    def run(*arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "service.command", *arguments],
+            env=environment(None) | {f"{PREFIX}URL": address} | more,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty images in two folders, and three files that are none."""
+    folder = tmp_path / tmp_path.name
+    for number in range(20):
+        file = folder / ("one", "two words")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(hash_seed(tmp_path.name) + number))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "one" / "half.png").write_bytes(png(1)[:50])
+    (folder / ".hidden.png").write_bytes(png(2))
+    return folder
+
+
+def hash_seed(name: str) -> int:
+    """Other images for each test."""
+    return 10_000 + int.from_bytes(name.encode()[-3:], "big") % 10**6
+
+
+def added(run: Run, folder: Path, *more: str, code: int = 3) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(run("add", str(folder), "--json", *more, code=code).stdout)
+    return answer
+
+
+def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -> None:
+    first = added(hebbsearch, folder, "--label-folders")
+    assert first["added"] == 20 and first["unchanged"] == 0
+    assert set(first["refused"]) == {"notes.txt", "one/half.png"}
+    assert "not an image" in first["refused"]["notes.txt"]
+    listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+    assert {(each["path"], each["label"]) for each in listed} == {
+        (f"{name}/{number}.png", name) for number in range(20) for name in [("one", "two words")[number % 2]]
+    }
+
+    again = added(hebbsearch, folder, "--label-folders")
+    assert (again["added"], again["exists"], again["changed"], again["unchanged"]) == (0, 0, 0, 20)
+
+    (folder / "one" / "0.png").write_bytes(png(77_000_000))
+    (folder / "one" / "2.png").unlink()
+    (folder / "one" / "4.png").rename(folder / "moved.png")
+    (folder / "new.png").write_bytes(png(77_000_001))
+    changed = added(hebbsearch, folder)
+    assert (changed["added"], changed["changed"], changed["unchanged"]) == (1, 1, 18)
+    assert changed["gone"] == ["one/2.png"] and changed["removed"] == 0
+    (now,) = [
+        each
+        for each in json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+        if each["path"] == "one/0.png"
+    ]
+    assert now["label"] == "one"  # of the image before
+    assert httpx.get(address + now["original"]).content == png(77_000_000)
+
+    swept = added(hebbsearch, folder, "--remove-gone")
+    assert (swept["added"], swept["changed"], swept["removed"], swept["gone"]) == (0, 0, 1, [])
+    assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 20
+
+
+def test_nothing_is_removed_for_a_folder_that_is_empty_by_mistake(hebbsearch: Run, folder: Path) -> None:
+    added(hebbsearch, folder)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    refused = hebbsearch("add", str(folder), "--remove-gone", code=1)
+    assert "holds none of the images of" in refused.stderr
+    assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 20
+
+
+def test_labels_from_a_file_and_names_for_people(hebbsearch: Run, folder: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\none/0.png,première\ntwo words/1.png,\n")
+    done = hebbsearch("add", str(folder), "--labels", str(labels), "--name", "an album", code=3)
+    assert done.stdout.startswith("an album: 20 added, 0 changed, 0 unchanged")
+    assert "left out: notes.txt: " in done.stderr and "left out: one/half.png: " in done.stderr
+    listed = hebbsearch("list", "--label", "première").stdout
+    assert re.fullmatch(r" +\d+  première  an album/one/0.png\n", listed)
+    labels.write_text("file;label\n")
+    assert "wanted path,label" in hebbsearch("add", str(folder), "--labels", str(labels), code=1).stderr
+
+
+def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.command", "add", str(folder), "--url", address],
+        env=environment(None),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None:
+        if httpx.get(f"{address}/images", params={"folder": folder.name}).json()["images"]:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    process.wait()
+    rest = added(hebbsearch, folder)
+    assert rest["added"] + rest["exists"] + rest["unchanged"] == 20
+    assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 20
+
+
+def test_search_evaluate_count_and_remove(hebbsearch: Run, folder: Path) -> None:
+    added(hebbsearch, folder, "--label", "mine")
+    image = folder / "one" / "0.png"
+    found = json.loads(hebbsearch("search", str(image), "-k", "3", "--json").stdout)["results"]
+    assert len(found) == 3 and (found[0]["distance"], found[0]["label"]) == (0, "mine")
+    assert f"   0  {found[0]['id']:8d}  mine" in hebbsearch("search", str(image)).stdout
+    assert "label 'nobody' is unknown" in hebbsearch("search", str(image), "--label", "nobody", code=1).stderr
+    assert "No such file" in hebbsearch("search", "nothing.png", code=1).stderr
+
+    evaluation = hebbsearch("eval").stdout
+    assert re.match(r"mAP 0\.\d{4}\n", evaluation) and "circle" in evaluation
+    assert json.loads(hebbsearch("eval", "-k", "5", "--json").stdout)["definition"]["k"] == 5
+    assert json.loads(hebbsearch("stats", "--json").stdout)["queries"] == 12
+
+    assert hebbsearch("remove", str(found[0]["id"])).stdout == "1 removed\n"
+    assert "there is no image" in hebbsearch("remove", str(found[0]["id"]), code=1).stderr
+
+
+def test_an_artifact_is_copied_served_verified_and_moved(hebbsearch: Run, tmp_path: Path) -> None:
+    artifact = build_artifact(tmp_path)
+    with serve(artifact.path) as address:
+        where = ["--url", address]
+        assert hebbsearch("snapshot", "monday", *where).stdout == "monday: 63 images\n"
+        told = json.loads(hebbsearch("reload", "monday", "--json", *where).stdout)
+        assert (told["before"], told["after"], told["compared"]["queries"]) == ("artifact", "monday", 12)
+        assert "artifact takes the place of monday" in hebbsearch("rollback", *where).stdout
+        assert "is what is served" in hebbsearch("reload", "artifact", *where, code=1).stderr
+    copy = tmp_path / "monday"
+    assert hebbsearch("verify", str(copy)).stdout == f"{copy}: no fault\n"
+    stray = copy / "originals" / "00" / "half"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"half")
+    assert "was not written to its end" in hebbsearch("verify", str(copy), code=1).stdout
+    assert json.loads(hebbsearch("verify", str(copy), "--sweep", "--json").stdout) == {
+        "artifact": str(copy),
+        "faults": [],
+        "swept": [str(stray)],
+    }
+    moved = tmp_path / "moved"
+    to = ["--encoder-of", str(artifact.path), "--out", str(moved)]
+    assert json.loads(hebbsearch("reencode", str(copy), *to, "--json").stdout)["artifact"] == str(moved)
+    assert "exists already" in hebbsearch("reencode", str(copy), *to, code=1).stderr
+
+
+def test_wrong_usage_and_no_service(hebbsearch: Run) -> None:
+    assert "invalid choice" in hebbsearch("fly", code=2).stderr
+    gone = hebbsearch("list", HEBBSEARCH_URL=f"http://127.0.0.1:{free_port()}", code=1).stderr
+    assert re.fullmatch(r"hebbsearch: http://127.0.0.1:\d+ cannot be reached .*\n", gone)
+    assert "is no folder" in hebbsearch("add", "nowhere", code=1).stderr
+
+
+def test_a_key_comes_from_the_environment(own: Artifact, hebbsearch: Run) -> None:
+    key = "k" * 16
+    with serve(own.path, write_keys=key) as address:
+        refused = hebbsearch("remove", "1", "--url", address, code=1)
+        assert "a key is needed" in refused.stderr
+        hebbsearch("remove", "1", "--url", address, HEBBSEARCH_KEY=key)
+
+
+def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
+    shown = parser().parse_args(["serve", "--queue", "5"])
+    assert shown.setting_queue == "5"
+    options = {name for name in Settings.model_fields if hasattr(shown, f"setting_{name}")}
+    assert set(Settings.model_fields) - options == {"artifact", "read_keys", "write_keys", "admin_keys"}
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "service.command",
+            "serve",
+            str(own.path),
+            "--port",
+            str(port),
+            "--log",
+            "text",
+        ],
+        env=environment(None),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process)  # type: ignore[arg-type]
+    finally:
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+    assert "GET /health/ready" in log and "{" not in log.splitlines()[-1]
+
+
+def test_build_is_the_training_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service.command", "build", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and "--backbone" in done.stdout
+
+
+def test_the_command_is_installed() -> None:
+    program = Path(sys.executable).with_name("hebbsearch")
+    if not program.exists():
+        assert not os.environ.get("CI"), "pip install made no command"
+        pytest.skip("the project was installed before it had a command")
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "reencode" in done.stdout
