@@ -32,6 +32,7 @@ MISSING = "is missing; name a folder that build_index.py made"
 BUILT = "built"  # the revision with which it was published: what came later, people did
 SUCCESSOR = "successor"  # the folder beside this one that took its place
 PREDECESSOR = "predecessor"  # and the one whose place this one took
+TAKEN_OVER = "taken over"  # at this revision
 
 
 # What the service shows of `data` and `config`, each possibly missing.

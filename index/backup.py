@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -29,23 +30,24 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
     Who reads or searches it does not wait; who adds or removes images waits while the last kept files are
     linked. On one file system kept files are links to the same bytes, which never change. ArtifactError.
     """
-    if target.exists():
-        raise ArtifactError(f"{target}: exists already; choose another name")
-    staging = target.with_name(target.name + ".partial")
+    staging = None
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # of one that was cut off
-        staging.mkdir()
+        if target.exists():
+            raise ArtifactError(f"{target}: exists already; choose another name")
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        staging.chmod(source.stat().st_mode)
         _copy(source, staging)
         open_artifact(staging).open_catalogue().close()
         for path in (staging, *staging.rglob("*")):
-            if path.parent.parent.name != ORIGINALS:  # the kept files are on the disk already
+            if path.parent.parent != staging / ORIGINALS:  # the kept files are on the disk already
                 sync(path)
         staging.rename(target)
         sync(target.parent)
     except (OSError, sqlite3.Error, CatalogueError) as error:
         raise ArtifactError(f"{target}: cannot be made ({error})") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
     return open_artifact(target)
 
 

@@ -350,7 +350,11 @@ class Catalogue:
         with self._reading() as connection:
             revision = int(_value(connection, "revision"))
             classes = self._labels(connection)
-            gone = select(_removed.c.item_id).where(_removed.c.revision > since).order_by(_removed.c.item_id)
+            gone = (
+                select(_removed.c.item_id)
+                .where(_removed.c.revision > since, _removed.c.item_id > 0)
+                .order_by(_removed.c.item_id)
+            )
             ids = np.array(list(connection.scalars(gone)), np.int64)
             table = self._rows(connection, _items.c.revision > since)
         self._learn(classes)
@@ -394,6 +398,24 @@ class Catalogue:
         )
         with self._reading() as connection:
             return [Identity(*row) for row in connection.execute(query.distinct())]
+
+    def bury(self, identities: Sequence[Identity]) -> None:
+        """Take note that these were removed, though they were never here: `gone` names them too."""
+        with self._writing() as (connection, revision):
+            lowest = connection.scalar(select(func.min(_removed.c.item_id))) or 0
+            known = {Identity(*row) for row in connection.execute(select(_removed.c.sha256, _removed.c.path))}
+            new = [each for each in dict.fromkeys(identities) if each not in known]
+            rows = [
+                {
+                    "item_id": min(lowest, 0) - at,
+                    "revision": revision,
+                    "path": each.path,
+                    "sha256": each.sha256,
+                }
+                for at, each in enumerate(new, 1)
+            ]
+            for start in range(0, len(rows), BATCH):
+                connection.execute(insert(_removed), rows[start : start + BATCH])
 
     def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
         """The items of both splits that are known by each of these."""

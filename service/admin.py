@@ -86,7 +86,7 @@ def _folder(request: Request, name: str | None) -> Path:
     asked = settings_of(request).artifact.resolve()
     if name is None:
         return asked
-    if not name.isprintable() or name in ("", ".", "..") or Path(name).name != name:
+    if not name.isprintable() or name.startswith(".") or Path(name).name != name or not name:
         raise HTTPException(422, f"artifact: name a folder in {asked.parent.name}, without a path to it")
     return asked.parent / name
 

@@ -100,7 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 (2 * settings.concurrency, settings.decoding_seconds),  # half for images that are added
             )
         )
-        live = Live(searcher, settings, counting=metrics.counting, decode=large.decode)
+        live = Live(app.state.opened.pop(), settings, counting=metrics.counting, decode=large.decode)
         # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
         gc.collect()
         gc.freeze()
@@ -137,7 +137,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.searcher = searcher
+    app.state.opened = [searcher]  # until it is served: what takes its place shall free it
+    del searcher
     app.state.settings = settings
     app.state.started = time.monotonic()
     app.state.metrics = metrics

@@ -62,7 +62,9 @@ def carry(source: Searcher, target: Library, since: int, *, decode: Decode = dec
             f"of {target.searcher.name} cannot make their codes; remove these images, or build an artifact "
             "with them"
         )
-    removed = _remove(target, source.catalogue.gone(since))
+    gone = source.catalogue.gone(since)
+    removed = _remove(target, gone)
+    target.searcher.catalogue.bury(gone)  # what it never had must not come back from a third one
     added, changed, coming = 0, 0, list[Item]()
     for item, known in _changed(source, target, since):
         if known:
@@ -103,7 +105,8 @@ def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[It
     after = 0
     while items := source.catalogue.changed(since, after=after, count=PAGE):
         known = target.searcher.catalogue.known_as([item.identity for item in items])
-        yield from ((item, known[item.identity]) for item in items)
+        for item in items:  # one that is held out there has no place among what can be found yet
+            yield item, [twin for twin in known[item.identity] if twin.split == "database"]
         after = items[-1].id
 
 
@@ -113,8 +116,17 @@ def _is_lost(source: Searcher, target: Library, item: Item, known: Sequence[Item
     try:
         source.original_of(item)
     except NoOriginal:
-        return True
+        return _is_there(source, item)
     return False
+
+
+def _is_there(source: Searcher, item: Item) -> bool:
+    """Still: images come and go meanwhile."""
+    try:
+        source.catalogue.get(item.id)
+    except KeyError:
+        return False
+    return True
 
 
 def _same_encoder(source: Searcher, target: Library) -> bool:
@@ -129,19 +141,24 @@ def _remove(target: Library, gone: Sequence[Identity]) -> int:
 
 def _change(target: Library, item: Item, known: Sequence[Item]) -> bool:
     """Whether anything was different in what may be changed."""
-    different = [
-        twin
-        for twin in known
-        if twin.split == "database" and (twin.label, twin.metadata) != (item.label, item.metadata)
-    ]
+    different = [twin for twin in known if (twin.label, twin.metadata) != (item.label, item.metadata)]
     for twin in different:
         target.change(twin.id, label=item.label, unlabel=item.label is None, metadata=item.metadata)
     return bool(different)
 
 
 def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
-    if not items:
-        return 0
+    """How many were new. Those that are removed from the source at this moment are left out."""
+    try:
+        return _add_all(source, target, items, decode) if items else 0
+    except (KeyError, FileNotFoundError):
+        there = [item for item in items if _is_there(source, item)]
+        if len(there) == len(items):
+            raise
+        return _add(source, target, there, decode)
+
+
+def _add_all(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
     files = {item.id: file for item in items if (file := _file(source, item)) is not None}
     if _same_encoder(source, target):
         codes = [source.catalogue.code(item.id)[0] for item in items]

@@ -23,6 +23,7 @@ from service.api import (
     checked,
     described,
     is_form,
+    lease,
     no_image,
     place,
     read_form,
@@ -198,8 +199,8 @@ async def change(item_id: int, asked: Change, request: Request) -> Image:
         )
         return described(generation.searcher.catalogue.get(item_id), request, generation.searcher)
 
-    with place(request.state.changing, BUSY):
-        return await _write(request, work, item_id)
+    with place(request.state.changing, BUSY), lease(request) as current:
+        return await _write(request, work, item_id, ids_of=current)
 
 
 @router.delete(
@@ -211,16 +212,18 @@ async def change(item_id: int, asked: Change, request: Request) -> Image:
 async def remove(item_id: int, request: Request) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
-    with place(request.state.changing, BUSY):
-        await _write(request, lambda generation: generation.library.remove(item_id), item_id)
+    with place(request.state.changing, BUSY), lease(request) as current:
+        await _write(request, lambda generation: generation.library.remove(item_id), item_id, ids_of=current)
     request.app.state.metrics.images.labels("removed").inc()
 
 
-async def _write(request: Request, work: Callable[[Generation], T], item_id: int = 0) -> T:
+async def _write(
+    request: Request, work: Callable[[Generation], T], item_id: int = 0, ids_of: Generation | None = None
+) -> T:
     """One after the other: whoever waits takes no thread that others need."""
     live: Live = request.state.live
     try:
-        return await live.write(work)
+        return await live.write(work, ids_of=ids_of)
     except KeyError:
         raise no_image(item_id) from None
     except CatalogueError as error:

@@ -107,12 +107,14 @@ def add(options: argparse.Namespace, client: Client) -> int:
         if sent.status == "refused":
             refused[sent.source.path] = sent.reason or "refused"
         else:
-            changed = sent.status == "added" and sent.source.instead_of is not None
+            changed = sent.status == "added" and bool(sent.source.instead_of)
             count["changed" if changed else sent.status] += 1
     removed = 0
-    if options.remove_gone:
+    if options.remove_gone and plan.refused and plan.gone:
+        print("nothing is removed: what is missing may be a file that could not be read", file=sys.stderr)
+    elif options.remove_gone:
         removed = sum(1 for _ in progress(folders.remove(client, plan.gone), len(plan.gone)))
-    gone = [] if options.remove_gone else [image.path for image in plan.gone]
+    gone = [image.path for image in plan.gone][removed:]
     if options.json:
         counted = {**count, "unchanged": plan.unchanged, "removed": removed}
         show({"folder": name, **counted, "gone": gone, "refused": refused})

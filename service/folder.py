@@ -30,7 +30,7 @@ class Source:
     size: int
     label: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    instead_of: int | None = None  # the id of what lay at the path before
+    instead_of: tuple[int, ...] = ()  # ids of what lay at the path before
 
 
 @dataclass
@@ -66,7 +66,7 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
             files[PATH.validate_python(path)] = file
         except ValidationError as error:
             plan.refused[path] = error.errors()[0]["msg"]
-    hashes, at = {image.sha256 for image in known}, {image.path: image for image in known}
+    hashes = {image.sha256 for image in known}
     seen = set[str | None]()
     for path, file in files.items():
         try:
@@ -82,17 +82,21 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
             plan.unchanged += 1
         else:
             plan.send.append(Source(path, file, size, label_of(path)))
-    lost = {path: image for path, image in at.items() if image.sha256 not in seen}
-    plan.send = [_in_place_of(source, lost.get(source.path)) for source in plan.send]
-    plan.gone = [image for image in known if image.sha256 not in seen and image.path not in files]
+    lost = [image for image in known if image.sha256 not in seen]
+    plan.send = [
+        _in_place_of(source, [each for each in lost if each.path == source.path]) for source in plan.send
+    ]
+    replaced = {id_ for source in plan.send for id_ in source.instead_of}
+    plan.gone = [each for each in lost if each.id not in replaced and each.path not in plan.refused]
     return plan
 
 
-def _in_place_of(source: Source, image: Image | None) -> Source:
-    if image is None:
+def _in_place_of(source: Source, images: Sequence[Image]) -> Source:
+    if not images:
         return source
-    label = image.label if source.label is None else source.label
-    return replace(source, label=label, metadata=image.metadata, instead_of=image.id)
+    label = images[-1].label if source.label is None else source.label
+    ids = tuple(image.id for image in images)
+    return replace(source, label=label, metadata=images[-1].metadata, instead_of=ids)
 
 
 def files_in(folder: Path) -> Iterator[Path]:
@@ -179,8 +183,8 @@ def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
             Sent(source, each.status, each.error) for source, each in zip(batch, added.images, strict=True)
         ]
         for each in sent:
-            if each.source.instead_of is not None and each.status != "refused":
-                _remove(client, each.source.instead_of)
+            for item_id in each.source.instead_of if each.status != "refused" else ():
+                _remove(client, item_id)
         return sent
     half = len(batch) // 2
     return _send(client, folder, batch[:half]) + _send(client, folder, batch[half:])

@@ -7,14 +7,14 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 
-from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, Artifact
+from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
 from index.catalogue import CatalogueError
 from service.batching import Batcher
@@ -109,43 +109,58 @@ class Live:
         with generation.used():
             yield generation
 
-    async def write(self, work: Callable[[Generation], T]) -> T:
-        """Do `work` in a thread, alone, with the generation that is current when its turn comes."""
+    async def write(self, work: Callable[[Generation], T], *, ids_of: Generation | None = None) -> T:
+        """Do `work` in a thread, alone, with the generation that is current when its turn comes.
+
+        NotReplaced where ids of another one were meant: here they are those of other images.
+        """
         async with self.writing:
             with self.lease() as generation:
+                if ids_of not in (None, generation):
+                    raise NotReplaced(
+                        f"{generation.searcher.name} has just taken the place of another artifact and has "
+                        "other ids; look for the image again"
+                    )
                 return await to_thread.run_sync(work, generation)
 
     async def close(self) -> None:
         """Close what is served and what was."""
         await asyncio.gather(self._current.close(), *self._retired)
 
-    async def replace(self, path: Path, *, force: bool = False, as_it_is: bool = False) -> Replaced:
+    async def replace(
+        self, path: Path, *, force: bool = False, as_it_is: bool = False, since: str = BUILT
+    ) -> Replaced:
         """Serve the artifact in this folder, beside the one that is served, from now on and after a restart.
 
         It is verified, warmed, given what was done to the one served, and compared with it, while requests go
-        on; only at the end those who write wait. With `as_it_is` it is neither given anything nor compared.
+        on; only at the end those who write wait. With `as_it_is` it is neither given anything nor compared;
+        else it is given what was done after the revision that the one served notes as `since`.
         Raises ArtifactError, CannotCarry and NotReplaced, which `force` overrules where it is about the
         comparison; what is served then goes on being served.
         """
         if self._replacing.locked():
             raise NotReplaced(BUSY)
         async with self._replacing:
-            before = self._current
-            if path.resolve() == before.searcher.artifact.path.resolve():
+            before, path = self._current, path.resolve()
+            served = before.searcher.artifact.path.resolve()
+            if path.parent != served.parent:
+                raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
+            if path == served:
                 raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
-            async with self._opened(path) as after:
-                since = int(before.searcher.catalogue.noted(BUILT) or 0)
+            async with _explained(), self._opened(path) as after:
+                begin = int(before.searcher.catalogue.noted(since) or 0)
                 await to_thread.run_sync(after.searcher.check)
                 carried, comparison = Carried(), None
                 if not as_it_is:
-                    since, carried = await to_thread.run_sync(self._carry, before, after, since)
+                    until, carried = await to_thread.run_sync(self._carry, before, after, begin)
                     comparison = await to_thread.run_sync(self._compared, before, after, force)
                 async with self.writing:
                     if not as_it_is:
-                        _, rest = await to_thread.run_sync(self._carry, before, after, since)
+                        _, rest = await to_thread.run_sync(self._carry, before, after, until)
                         carried += rest
-                    await to_thread.run_sync(_record, before.searcher, after.searcher)
-                    self._current = after
+                    with CancelScope(shield=True):  # what a restart serves is what is served
+                        await to_thread.run_sync(_record, before.searcher, after.searcher)
+                        self._current = after
             self._retire(before)
         return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
 
@@ -157,7 +172,7 @@ class Live:
             name = await to_thread.run_sync(generation.searcher.catalogue.noted, PREDECESSOR)
         if name is None:
             raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
-        return await self.replace(path.parent / name, force=True)
+        return await self.replace(path.parent / name, force=True, since=TAKEN_OVER)
 
     async def copy(self, target: Path) -> Artifact:
         """The artifact that is served, as it is now, in the new folder `target`. Raises ArtifactError, and
@@ -210,12 +225,31 @@ class Live:
         task.add_done_callback(self._retired.discard)
 
 
+@asynccontextmanager
+async def _explained() -> AsyncIterator[None]:
+    """What a disk that is full or cannot be written to does, in words."""
+    try:
+        yield
+    except CatalogueError as error:
+        raise NotReplaced(f"{error}; what was served is still served") from None
+    except OSError as error:
+        raise NotReplaced(
+            f"{error.filename or 'a file'}: {error.strerror}; what was served is still served"
+        ) from None
+
+
 def _record(before: Searcher, after: Searcher) -> None:
     """Let a restart serve `after`. In this order: at each moment they lead to one that has everything."""
+    led_to = after.catalogue.noted(SUCCESSOR)
     try:
-        after.catalogue.note(SUCCESSOR, None)
+        after.catalogue.note(TAKEN_OVER, str(after.catalogue.revision))
         after.catalogue.note(PREDECESSOR, before.name)
+        after.catalogue.note(SUCCESSOR, None)
         before.catalogue.note(SUCCESSOR, after.name)
     except CatalogueError as error:
+        with suppress(CatalogueError):
+            after.catalogue.note(
+                SUCCESSOR, led_to
+            )  # as it was: a restart must find what goes on being served
         raise NotReplaced(f"{error}; a restart would not know of the other artifact") from None
     log.info("%s takes the place of %s", after.name, before.name)

@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -50,8 +51,9 @@ def reencode(
     with closing(Searcher.open(path, max_pixels=MAX_PIXELS)) as source:
         items = list(_items(source.catalogue))
         _refuse_lost(source, items)
-        staging = copy_artifact(path, target.with_name(target.name + ".reencoding")).path
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
+            staging = copy_artifact(path, folder / "copy").path
             codes = _codes(source, encoder, progress(items, len(items)))
             with Catalogue.open(staging / CATALOGUE) as catalogue:
                 held_out = catalogue.recode(other.manifest.encoder_id, encoder.bits, codes)
@@ -61,7 +63,7 @@ def reencode(
             shutil.copyfile(other.encoder_path, staging / ENCODER)
             return publish(staging, target, _manifest(source, other, items))
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _items(catalogue: Catalogue) -> Iterator[Item]:

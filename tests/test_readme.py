@@ -41,7 +41,7 @@ def test_every_route_is_in_the_table_and_no_other(artifact):
     routes = {
         f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods
     }
-    app.state.searcher.close()
+    app.state.opened.pop().close()
     named = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`(?=.*\|)", README))
     assert named == routes | {"GET /", "GET /docs", "GET /openapi.json"}
 

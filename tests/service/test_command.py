@@ -100,9 +100,10 @@ def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -
     assert now["label"] == "one"  # of the image before
     assert httpx.get(address + now["original"]).content == png(77_000_000)
 
+    shutil.copyfile(folder / "one" / "6.png", folder / "one" / "8.png")  # the image of 8 is nowhere now
     swept = added(hebbsearch, folder, "--remove-gone")
-    assert (swept["added"], swept["changed"], swept["removed"], swept["gone"]) == (0, 0, 1, [])
-    assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 20
+    assert (swept["added"], swept["changed"], swept["removed"], swept["gone"]) == (0, 0, 2, [])
+    assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 19
 
 
 def test_nothing_is_removed_for_a_folder_that_is_empty_by_mistake(hebbsearch: Run, folder: Path) -> None:

@@ -20,7 +20,8 @@ from tests.conftest import command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
 CALLS = "write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2,unlink"
-CALL = re.compile(r"^\d+ +(?P<name>\w+)\((?P<rest>.*)$")
+CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+(?: resumed)?)[(>](.*)$")
+Calls = list[tuple[str, str, str]]  # thread, name, and arguments with what came back
 
 
 @contextmanager
@@ -40,6 +41,7 @@ def traced(process: int, log: Path) -> Iterator[None]:
         told = tracer.stderr.readline()
         if "attached" not in told:
             tracer.kill()
+            assert not os.environ.get("CI"), told
             pytest.skip(f"strace may not look into a process here ({told.strip()})")
         time.sleep(0.5)  # until it has each thread
         try:
@@ -49,28 +51,33 @@ def traced(process: int, log: Path) -> Iterator[None]:
             tracer.wait(20)
 
 
-def calls_until_answer(log: Path, status: bytes) -> list[tuple[str, str]]:
-    """Names and arguments of the calls before the first bytes of the answer with this status."""
+def calls_until_answer(log: Path, status: bytes) -> Calls:
+    """The calls before the first bytes of the answer with this status."""
     made = []
     for line in log.read_text(errors="replace").splitlines():
         if found := CALL.match(line):
-            if f'"HTTP/1.1 {status.decode()}' in found["rest"]:
+            if f'"HTTP/1.1 {status.decode()}' in found[3]:
                 return made
-            made.append((found["name"], found["rest"]))
+            made.append((found[1], found[2], found[3]))
     raise AssertionError(f"no answer {status!r} in {log.read_text()[-2000:]}")
 
 
-def unsynced(calls: list[tuple[str, str]]) -> set[str]:
-    """The regular files of the artifact that were written to and not forced to the disk afterwards."""
-    dirty: dict[str, str] = {}
-    for name, rest in calls:
-        if not (file := re.match(r"\d+<([^>]*)>", rest)):
-            continue
-        if name.startswith(("write", "pwrite")) and "/artifact/" in file[1]:
-            dirty[file[1]] = name
-        elif name in ("fsync", "fdatasync"):
-            dirty.pop(file[1], None)
-    return set(dirty)
+def unsynced(calls: Calls) -> set[str]:
+    """The regular files of the artifact that were written to and not forced to the disk since then;
+    only a call that has come back has done so."""
+    dirty, begun = set[str](), dict[str, str]()  # and the file by thread, while it waits for the disk
+    for thread, name, rest in calls:
+        file = re.match(r"\d+<([^>]*)>", rest)
+        if name.startswith(("write", "pwrite")) and file and "/artifact/" in file[1]:
+            dirty.add(file[1])
+        elif name in ("fsync", "fdatasync") and file:
+            if rest.rstrip().endswith("= 0"):
+                dirty.discard(file[1])
+            elif rest.endswith("<unfinished ...>"):
+                begun[thread] = file[1]
+        elif name in ("fsync resumed", "fdatasync resumed") and rest.rstrip().endswith("= 0"):
+            dirty.discard(begun.pop(thread))
+    return dirty
 
 
 def test_an_answer_comes_after_the_disk(own: Artifact, tmp_path: Path) -> None:
@@ -89,31 +96,33 @@ def test_an_answer_comes_after_the_disk(own: Artifact, tmp_path: Path) -> None:
         process.wait()
 
     calls = calls_until_answer(tmp_path / "post.log", b"201")
-    synced = [rest for name, rest in calls if name in ("fsync", "fdatasync")]
     assert unsynced(calls) <= {str(own.path / "catalogue.sqlite-shm")}  # made anew from the log
-    written = [rest for name, rest in calls if name.startswith("pwrite") and "catalogue.sqlite-wal" in rest]
-    assert written
-    assert any("catalogue.sqlite-wal" in rest for rest in synced)
-    (kept,) = [
-        at for at, (name, rest) in enumerate(calls) if name.startswith("rename") and "/originals/" in rest
-    ]
-    folder = [
-        at for at, (name, rest) in enumerate(calls) if name == "fsync" and re.search(r"/originals/..>", rest)
-    ]
-    assert folder and folder[-1] > kept  # the name too
-    log = [at for at, (name, rest) in enumerate(calls) if "sync" in name and "catalogue.sqlite-wal" in rest]
+    assert any(name.startswith("pwrite") and "catalogue.sqlite-wal" in rest for _, name, rest in calls)
+    (kept,) = places(calls, "rename", "/originals/")
+    folder = places(calls, "fsync", r"/originals/..>")
+    assert folder[-1] > kept  # the name too
+    log = places(calls, "fsync|fdatasync", "catalogue.sqlite-wal")
     assert log[-1] > folder[-1]  # an item whose file is lost is worse than a file of no item
 
     calls = calls_until_answer(tmp_path / "delete.log", b"204")
     assert unsynced(calls) <= {str(own.path / "catalogue.sqlite-shm")}
-    assert any("sync" in name and "catalogue.sqlite-wal" in rest for name, rest in calls)
+    assert places(calls, "fsync|fdatasync", "catalogue.sqlite-wal")
+
+
+def places(calls: Calls, name: str, about: str) -> list[int]:
+    """Where in the order calls of this kind began."""
+    return [at for at, (_, it, rest) in enumerate(calls) if re.match(name, it) and re.search(about, rest)]
 
 
 def test_the_check_of_calls_notices_what_is_not_synced() -> None:
-    written = ("pwrite64", '7</x/artifact/catalogue.sqlite-wal>, "..."')
-    synced = ("fdatasync", "7</x/artifact/catalogue.sqlite-wal>) = 0")
-    assert unsynced([written]) == unsynced([synced, written]) == {"/x/artifact/catalogue.sqlite-wal"}
-    assert unsynced([written, synced]) == set()
+    log = "/x/artifact/catalogue.sqlite-wal"
+    written = ("1", "pwrite64", f'7<{log}>, "..."')
+    synced = ("1", "fdatasync", f"7<{log}>) = 0")
+    failed = ("1", "fdatasync", f"7<{log}>) = -1 EIO")
+    begun, done = ("1", "fdatasync", f"7<{log}> <unfinished ...>"), ("1", "fdatasync resumed", ") = 0")
+    for left in ([written], [synced, written], [written, failed], [written, begun]):
+        assert unsynced(left) == {log}
+    assert unsynced([written, synced]) == unsynced([written, begun, done]) == set()
 
 
 def test_what_was_taken_is_answered_when_the_service_ends(own: Artifact, tmp_path: Path) -> None:

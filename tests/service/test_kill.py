@@ -36,7 +36,11 @@ for port in sys.stdin:
     os.waitpid(child, 0)
 """
 WRITERS = 2
-LONGEST = 1.0  # seconds of load before a kill
+MOST = 12  # operations that are acknowledged before a kill
+LATER = 0.05  # seconds after them, about what the next one takes
+LATEST = (
+    20  # images whose file and code are looked at after each kill; of the others only whether they are there
+)
 
 
 def png(seed: int) -> bytes:
@@ -75,35 +79,41 @@ class Ledger:
             self.sent.append(Sent(50_000 + len(self.sent)))
             return self.sent[-1]
 
-    def some(self) -> Sent | None:
-        """One that is there for certain and nobody else works with."""
+    def some(self, what: str) -> Sent | None:
+        """One that is there for certain, that nobody else works with, and is now `leaving` or `changing`."""
         with self.lock:
             there = [each for each in self.sent if each.id and not (each.leaving or each.changing)]
-            chosen = self.random.choice(there) if there else None
+            if not there:
+                return None
+            chosen = self.random.choice(there)
+            setattr(chosen, what, True)
             return chosen
+
+    def unsettled(self) -> list[Sent]:
+        """Those that were being worked with when the server went."""
+        return [
+            each for each in self.sent if not each.gone and (each.leaving or each.changing or not each.id)
+        ]
 
 
 def write(http: httpx.Client, ledger: Ledger, turn: int) -> None:
     """Add, change or delete something; raises TransportError when the server goes."""
-    if turn % 5 < 3 or (this := ledger.some()) is None:
+    what = ("add", "add", "add", "changing", "leaving")[turn % 5]
+    if what == "add" or (this := ledger.some(what)) is None:
         this = ledger.new()
         response = http.post("/images", content=png(this.seed), params={"label": this.label})
         assert response.status_code == 201, response.text
         this.id = response.json()["images"][0]["image"]["id"]
-    elif turn % 5 == 3:
-        this.changing = True
+    elif what == "changing":
         response = http.patch(f"/images/{this.id}", json={"label": "changed"})
-        assert response.status_code in (200, 404), response.text
-        if response.status_code == 200:
-            this.label, this.changing = "changed", False
+        assert response.status_code == 200, f"{this}: {response.text}"
+        this.label, this.changing = "changed", False
     else:
-        this.leaving = True
         response = http.delete(f"/images/{this.id}")
-        assert response.status_code in (204, 404), response.text
-        if response.status_code == 204:
-            assert this.id is not None
-            this.gone = True
-            ledger.gone.add(this.id)
+        assert response.status_code == 204, f"{this}: {response.text}"
+        assert this.id is not None
+        this.gone = True
+        ledger.gone.add(this.id)
     ledger.operations += 1
 
 
@@ -149,6 +159,15 @@ def check(http: httpx.Client, ledger: Ledger, sent: list[Sent]) -> None:
             settle(each, about)
         if not ok:
             ledger.faults.append(f"{each} is {about}")
+
+
+def check_listed(http: httpx.Client, ledger: Ledger, sent: list[Sent]) -> None:
+    """All are there that should be, under their labels, and none that should not."""
+    listed = {each["id"]: each["label"] for each in pages(http)}
+    for each in sent:
+        assert each.id is not None
+        if listed.get(each.id) != (None if each.gone else each.label):
+            ledger.faults.append(f"{each} is listed with {listed.get(each.id)}")
 
 
 def settle(each: Sent, about: dict[str, Any]) -> None:
@@ -206,13 +225,15 @@ def server(parent: subprocess.Popen[str]) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_what_was_acknowledged_survives_kills(own: Artifact, kills: int) -> None:
-    ledger = Ledger(random.Random(kills))
+    ledger, moments = Ledger(random.Random(kills)), random.Random(kills)
     with forking(own) as parent:
         for _ in range(kills):
-            touched = [each for each in ledger.sent if each.leaving or each.changing or not each.id]
+            unsettled = ledger.unsettled()
+            settled = [each for each in ledger.sent if each not in unsettled]
             with server(parent) as (address, process):
                 with httpx.Client(base_url=address, timeout=30) as http:
-                    check(http, ledger, [each for each in ledger.sent if each not in touched][-20:] + touched)
+                    check(http, ledger, unsettled + settled[-LATEST:])
+                    check_listed(http, ledger, settled)
                 assert not ledger.faults
                 stop = threading.Event()
                 threads = [
@@ -221,7 +242,10 @@ def test_what_was_acknowledged_survives_kills(own: Artifact, kills: int) -> None
                 ]
                 for thread in threads:
                     thread.start()
-                time.sleep(ledger.random.uniform(0, LONGEST))
+                wanted, begun = ledger.operations + moments.randrange(MOST), time.monotonic()
+                while ledger.operations < wanted and not ledger.faults and time.monotonic() < begun + 60:
+                    time.sleep(0.001)
+                time.sleep(moments.uniform(0, LATER))
                 os.kill(process, signal.SIGKILL)
                 for thread in threads:
                     thread.join()

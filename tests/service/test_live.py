@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ import pytest
 
 from index.artifact import Artifact
 from service.app import create_app
+from service.carrying import Carried
+from service.live import Generation, Live
 from service.settings import Settings
 from tests.conftest import (
     build_artifact,
@@ -376,3 +381,62 @@ def test_a_copy_is_made_and_comes_back(both: Path) -> None:
         detail = answer(http.post("/admin/snapshot", json={"name": "first"}), 422)["detail"]
         assert "exists already; choose another name" in detail
         assert "name a folder" in answer(http.post("/admin/snapshot", json={"name": "a/b"}), 422)["detail"]
+
+
+def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> None:
+    """Who waits to delete while another artifact comes must not delete what has the id there."""
+    carrying, go_on = threading.Event(), threading.Event()
+
+    class Slow(Live):
+        def _carry(self, before: Generation, after: Generation, since: int) -> tuple[int, Carried]:
+            if self.writing.borrowed_tokens:  # the last of it, while who writes waits
+                carrying.set()
+                assert go_on.wait(60)
+            return super()._carry(before, after, since)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as others:
+        patch.setattr("service.app.Live", Slow)
+        with served(both / "first") as http:
+            reloading = others.submit(reload, http, force=True)
+            assert carrying.wait(60)
+            deleting = others.submit(http.delete, "/images/7")
+            time.sleep(0.3)  # it waits for its turn
+            go_on.set()
+            reloading.result()
+            assert "has other ids; look for the image again" in answer(deleting.result(), 409)["detail"]
+            assert answer(http.get("/images/7"))["id"] == 7
+
+
+def test_what_was_deleted_does_not_come_back_from_a_third_artifact(both: Path) -> None:
+    shutil.copytree(both / "second", both / "third")
+    with served(both / "first") as http:
+        add(http, png(60), "gone.png")
+        reload(http, "second", force=True)
+        answer(http.delete(f"/images/{images(http)['gone.png']['id']}"), 204)
+        reload(http, "third", force=True)  # which never had it
+        reload(http, "first", force=True)  # which still has it
+        assert "gone.png" not in images(http)
+
+
+def test_going_back_from_a_copy_leaves_what_was_done_before_it(both: Path) -> None:
+    with served(both / "first") as http:
+        kept = add(http, png(61), "x.png")
+        answer(http.delete(f"/images/{kept}"), 204)
+        answer(http.post("/admin/snapshot", json={"name": "monday"}), 201)
+        add(http, png(61), "x.png", label="again")
+        reload(http, "monday", as_it_is=True)
+        add(http, png(62), "y.png")
+        told = answer(http.post("/admin/rollback"))
+        assert told["carried_over"] == {"added": 1, "changed": 0, "removed": 0}
+        assert images(http)["x.png"]["label"] == "again" and "y.png" in images(http)
+
+
+def test_an_image_that_the_next_artifact_holds_out_can_still_be_found(both: Path, pair: Path) -> None:
+    held_out = (pair / "work-first" / "images" / "held-out" / "0-0.png").read_bytes()
+    with closing(sqlite3.connect(both / "second" / "catalogue.sqlite")) as connection, connection:
+        path = "held-out/0-0.png"
+        connection.execute("UPDATE items SET sha256 = ? WHERE path = ?", (sha256(held_out).digest(), path))
+    with served(both / "first") as http:
+        add(http, held_out, "mine.png", label="mine")
+        assert reload(http, force=True)["carried_over"]["added"] == 1
+        assert images(http)["mine.png"]["label"] == "mine"
