@@ -102,14 +102,14 @@ def test_pick_filter_and_count(page: Page, picture: Path) -> None:
 
 def test_more_like_this_and_back(page: Page, picture: Path) -> None:
     page.set_input_files("#file", picture)
-    third = page.locator("#results button:has(.about)").nth(2)
+    third = page.locator("#results a:has(.about)").nth(2)
     expect(third).to_be_visible()
     third.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#name")).to_contain_text("image ")
     asked = (page.locator("#name").text_content() or "").split()[1]
     expect(page.locator("#title")).to_be_visible()
-    expect(page.locator("#results button")).to_have_count(24)
+    expect(page.locator("#results a")).to_have_count(24)
     expect(page.locator(f"#results img[src='/images/{asked}/thumbnail']")).to_have_count(0)  # not itself
     expect(page.locator("#title")).to_be_focused()  # the keyboard stays among the results
     page.go_back()
@@ -121,7 +121,7 @@ def test_more_like_this_and_back(page: Page, picture: Path) -> None:
 def test_each_result_says_what_its_distance_is_worth(page: Page, picture: Path) -> None:
     expect(page.locator("#score")).to_be_visible()
     page.set_input_files("#file", picture)
-    nearest = page.locator("#results button").first
+    nearest = page.locator("#results a").first
     expect(nearest.locator(".percent")).to_have_text(re.compile(r" · \d+ %"))
     expect(nearest).to_have_attribute(
         "title", re.compile(r"0 bits away: of images this near \d+ % share the label")
@@ -129,7 +129,7 @@ def test_each_result_says_what_its_distance_is_worth(page: Page, picture: Path) 
 
 
 def test_samples_to_start_from(page: Page) -> None:
-    samples = page.locator("#results button")
+    samples = page.locator("#results a")
     expect(samples).to_have_count(18)
     samples.first.click()
     expect(page.locator("#results .about")).to_have_count(24)
@@ -146,7 +146,7 @@ def test_a_refusal_is_explained_and_the_next_image_answered(page: Page, picture:
     give(page, "drop", b"this is no picture", "notes.txt")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("Not an image in a known format")
-    expect(page.locator("#results button")).to_have_count(0)
+    expect(page.locator("#results a")).to_have_count(0)
     give(page, "drop", picture.read_bytes())
     expect(page.locator("#results .about")).to_have_count(24)
     expect(alert).to_be_hidden()
@@ -155,7 +155,7 @@ def test_a_refusal_is_explained_and_the_next_image_answered(page: Page, picture:
 def test_keyboard_reaches_the_file_dialogue(page: Page) -> None:
     expect(page.locator("#score")).to_be_visible()
     focused = []
-    for _ in range(5):
+    for _ in range(6):  # the mark, Search, API and Key come before
         page.keyboard.press("Tab")
         focused.append(page.evaluate("document.activeElement.id"))
     assert "file" in focused
@@ -191,3 +191,44 @@ def test_documentation_needs_no_other_host(browser: Browser, server: str) -> Non
     for page in opened(browser, server):
         page.get_by_role("link", name="API").click()
         expect(page.get_by_text("Find the indexed images nearest to an image")).to_be_visible()
+
+
+def test_a_slider_cuts_off_what_is_far(page: Page, picture: Path) -> None:
+    expect(page.locator("#score")).to_be_visible()
+    page.set_input_files("#file", picture)
+    expect(page.locator("#results a:visible .about")).to_have_count(24)
+    page.locator("#distance").fill("0")
+    expect(page.locator("#reach")).to_have_text("0 bits")
+    expect(page.locator("#reach-worth")).to_have_text(re.compile(r"\d+ % of the images so far away share"))
+    distances = page.locator("#results a:visible small").all_text_contents()
+    assert distances
+    assert all(text.startswith("0 bits") for text in distances)
+
+
+def test_the_label_is_predicted_from_what_is_near(page: Page, picture: Path) -> None:
+    expect(page.locator("#score")).to_be_visible()
+    page.set_input_files("#file", picture)
+    expect(page.locator("#prediction")).to_contain_text(re.compile(r"confidence \d+ %"))
+    found = page.evaluate(
+        """async () => {
+            const {predict} = await import("/static/predict.js");
+            const results = [
+                {label: "a", distance: 0}, {label: null, distance: 0}, {label: "b", distance: 1},
+            ];
+            return [predict(results, [0.8, 0.4]), predict(results, null), predict([], [0.8])];
+        }"""
+    )
+    assert found[0]["label"] == "a"
+    assert found[0]["confidence"] == pytest.approx(0.8**2 / (0.8 + 0.4))
+    assert found[1:] == [None, None]
+
+
+def test_a_key_is_asked_for_sent_and_in_no_address(browser: Browser, artifact: Artifact) -> None:
+    key = "a-key-of-a-test-17"
+    with serve_here(create_app(Settings(artifact=artifact.path, read_keys=key))) as address:
+        for page in opened(browser, address):
+            page.get_by_label("Key", exact=True).fill(key)
+            page.get_by_role("button", name="Use it").click()
+            expect(page.locator("#results img").first).to_have_js_property("naturalWidth", 24)
+            expect(page.locator("#score")).to_be_visible()
+            assert key not in page.url

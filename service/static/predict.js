@@ -1,0 +1,26 @@
+// The label of an image, from what lies near it.
+
+export const VOTERS = 10;
+
+/**
+ * The label that the nearest labelled results speak for, and how sure one may be: {label, confidence}, or null
+ * where nothing is measured or nothing near has a label.
+ *
+ * results: [{label, distance}] from near to far; worth: for each distance the calibrated precision p, the share of
+ * the images so far from a query that have its label. Of the nearest VOTERS results with a label each votes with
+ * its p. The confidence of a label is the mean of p over all votes, weighted by p, where votes for other labels
+ * count 0: Σ_own p² / Σ_all p. So it never exceeds the p of the nearest vote, however many agree, all labels
+ * together have at most 1, and what is far away convinces nobody.
+ */
+export function predict(results, worth) {
+  if (worth === null) return null;
+  const votes = results.filter(({ label }) => label !== null).slice(0, VOTERS);
+  const all = votes.reduce((sum, { distance }) => sum + worth[distance], 0);
+  if (all === 0) return null;
+  const confidences = new Map();
+  for (const { label, distance } of votes) {
+    confidences.set(label, (confidences.get(label) ?? 0) + worth[distance] ** 2 / all);
+  }
+  const [label, confidence] = [...confidences].reduce((best, each) => (each[1] > best[1] ? each : best));
+  return { label, confidence };
+}

@@ -1,0 +1,320 @@
+// The view that searches: an image goes to the service, its neighbours become a grid.
+
+import { $, alertIn, bitCount, element, markPixels, number, percent } from "./dom.js";
+import { predict } from "./predict.js";
+import { quality } from "./quality.js";
+import { ask, picture, showPicture } from "./service.js";
+
+const SAMPLES = 18;
+const AROUND = 100; // neighbours of an unlabelled result among which labelled ones are looked for
+const view = $("search-view");
+
+let current = null; // the image asked about: {name} with an indexed image's id, or a blob and its history state
+let asking = null; // AbortController of the running search
+let answer = null; // to `current`
+let cards = []; // of the answer's results, in their order
+let items = null; // number of indexed images
+const visited = new Map(); // history state -> query whose image only this tab has
+let guesses = new Map(); // id of an unlabelled image -> promise of its predicted label
+
+/** Show what an address stands for: an indexed image's id, an image of this tab, or the start. */
+export function open(id, state, elsewhere) {
+  if (id) return begin({ id, name: `image ${id}` });
+  if (visited.has(state)) return begin(visited.get(state));
+  if (elsewhere && current !== null) {
+    const address = current.id ? `#search/${current.id}` : "#search";
+    return history.replaceState(current.state ?? null, "", address); // as it was left
+  }
+  start();
+}
+
+/** Search with the first of these files and remember it, so that "back" leads to the image before. */
+export function take(files) {
+  if (files.length === 0) {
+    return alertIn(view, "There is no image file in that. Save the image first, then choose it.");
+  }
+  const state = `${Date.now()}-${visited.size}`;
+  visited.set(state, { blob: files[0], name: files[0].name, state });
+  history.pushState(state, "", "#search");
+}
+
+function begin(query) {
+  const other = current === null || current.id !== query.id || current.blob !== query.blob;
+  current = query;
+  $("invitation").hidden = true;
+  $("preview").hidden = false;
+  $("preview").classList.remove("blind");
+  if (query.id) describe(query);
+  else {
+    query.source ??= URL.createObjectURL(query.blob);
+    showName(query.name);
+    $("picture").src = query.source;
+  }
+  if (other) scrollTo({ top: 0, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  search();
+}
+
+function showName(name) {
+  $("name").textContent = name;
+  $("name").title = name;
+}
+
+/** The picture and the label of an indexed image. */
+async function describe(query) {
+  showName(query.name);
+  showPicture($("picture"), `images/${encodeURIComponent(query.id)}/thumbnail`);
+  const { label } = await ask(`images/${encodeURIComponent(query.id)}`).catch(() => ({ label: null })); // the search says why
+  if (current === query && label !== null) showName(`${query.name} · ${label}`);
+}
+
+async function search() {
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  const wanted = new URLSearchParams({ k: $("k").value });
+  for (const label of chosenLabels()) wanted.append("label", label);
+  $("results").setAttribute("aria-busy", "true");
+  try {
+    const found = await (current.blob
+      ? ask(`search?${wanted}`, { method: "POST", body: current.blob, signal })
+      : ask(`images/${encodeURIComponent(current.id)}/similar?${wanted}`, { signal }));
+    if (signal.aborted) return;
+    alertIn(view);
+    show(found);
+  } catch (error) {
+    if (signal.aborted) return; // a newer search has taken over
+    answer = null;
+    $("results").replaceChildren();
+    $("title").textContent = "No answer";
+    $("status").textContent = "";
+    for (const part of ["code", "prediction", "cut-off"]) $(part).hidden = true;
+    alertIn(view, error.message);
+  }
+  $("results").removeAttribute("aria-busy");
+}
+
+const chosenLabels = () => [...document.querySelectorAll("#choices input:checked")].map(({ value }) => value);
+
+function show(found) {
+  const hadFocus = $("results").contains(document.activeElement);
+  answer = found;
+  cards = found.results.map(card);
+  drawCode(found.code);
+  offerDistance(4 * found.code.length);
+  cut();
+  $("results").replaceChildren(...cards);
+  if (hadFocus) $("title").focus();
+}
+
+// --- the distance cut-off -----------------------------------------------------------------------
+
+/** The slider reaches from the same code to any distance, and begins there. */
+function offerDistance(bits) {
+  if ($("distance").max !== String(bits)) {
+    $("distance").max = bits;
+    $("distance").value = bits;
+  }
+  $("cut-off").hidden = false;
+}
+
+/**
+ * Leave out what lies beyond the slider's distance. Results come from near to far, so that those which stay are
+ * what the service would answer with `max_distance`: it need not be asked again.
+ */
+function cut() {
+  const limit = Number($("distance").value);
+  const any = $("distance").value === $("distance").max;
+  const worth = quality.worth?.[limit];
+  $("reach").textContent = any ? "any" : bitCount(limit);
+  $("reach-worth").textContent =
+    worth === undefined || any ? "" : `${percent(worth)} of the images so far away share the label`;
+  $("distance").setAttribute("aria-valuetext", [$("reach").textContent, $("reach-worth").textContent].filter(Boolean).join(": "));
+  const within = answer.results.filter(({ distance }) => distance <= limit);
+  cards.forEach((each, row) => (each.hidden = row >= within.length));
+  $("title").textContent = headline(within);
+  $("status").textContent = summary(within);
+  showPrediction(chosenLabels().length > 0 ? null : predict(within, quality.worth));
+}
+
+/** What most of the neighbours are. */
+function headline(results) {
+  if (results.length === 0) return "Nothing found";
+  if (chosenLabels().length > 0) return "The nearest with these labels";
+  const counts = new Map();
+  for (const { label } of results) if (label !== null) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const [label, count] = [...counts].sort((a, b) => b[1] - a[1])[0] ?? [];
+  if (counts.size === 0) return "Nearest images";
+  if (count === results.length) return count === 1 ? `The nearest is “${label}”` : `All of them “${label}”`;
+  return 2 * count > results.length
+    ? `Mostly “${label}”: ${count} of ${results.length}`
+    : `${counts.size} different labels`;
+}
+
+function summary(results) {
+  if (results.length === 0) {
+    const nearest = answer.results[0]?.distance;
+    return nearest === undefined
+      ? "No indexed image matches these options."
+      : `The nearest image is ${bitCount(nearest)} away. Move the slider to see it.`;
+  }
+  const of = items === null || chosenLabels().length > 0 ? "" : ` of ${number.format(items)} images`;
+  const last = results.at(-1).distance;
+  const unseen =
+    results.length < answer.results.length
+      ? 0 // the slider cut, and all that lies within its distance is there
+      : answer.ties_at_cut - results.filter(({ distance }) => distance === last).length;
+  const more = unseen > 0 ? `; ${number.format(unseen)} more at the last distance, ${bitCount(last)}` : "";
+  return `The ${number.format(results.length)} nearest${of}${answer.exact ? "" : ", approximately"}${more}.`;
+}
+
+// --- the predicted label ------------------------------------------------------------------------
+
+function showPrediction(prediction) {
+  $("prediction").hidden = prediction === null;
+  if (prediction === null) return;
+  $("predicted").textContent = prediction.label;
+  $("confidence").textContent = `confidence ${percent(prediction.confidence)}`;
+}
+
+/** The label that an unlabelled image's own neighbours speak for; null: nobody knows. */
+export function guess(id) {
+  if (quality.worth === null) return Promise.resolve(null);
+  if (!guesses.has(id)) {
+    guesses.set(
+      id,
+      ask(`images/${id}/similar?k=${AROUND}`).then(
+        ({ results }) => predict(results, quality.worth),
+        () => null,
+      ),
+    );
+  }
+  return guesses.get(id);
+}
+
+/** Predictions are asked for when their result comes into sight: there may be hundreds. */
+const insight = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    insight.unobserve(target);
+    guess(Number(target.dataset.unlabelled)).then((prediction) => prediction && showGuess(target, prediction));
+  }
+});
+
+function showGuess(link, { label, confidence }) {
+  const text = `predicted ${label}, ${percent(confidence)}`;
+  link.querySelector(".about").append(element("small", { className: "guess", textContent: text, title: text }));
+  link.setAttribute("aria-label", `${link.getAttribute("aria-label")}. Its label is ${text}`);
+}
+
+// --- results ------------------------------------------------------------------------------------
+
+function card({ id, label, distance, thumbnail }) {
+  const share = quality.worth?.[distance];
+  const worth = share === undefined ? "" : percent(share);
+  const known = worth && `: of images this near ${worth} share the label`;
+  const name = label ?? "no label";
+  const link = element(
+    "a",
+    { href: `#search/${id}`, title: `More like this. ${bitCount(distance)} away${known}` },
+    picture(thumbnail),
+    element(
+      "span",
+      { className: "about" },
+      element("strong", { textContent: name, className: label === null ? "none" : "" }),
+      element(
+        "small",
+        { textContent: bitCount(distance) },
+        element("span", { className: "percent", textContent: worth && ` · ${worth}` }),
+      ),
+    ),
+  );
+  link.setAttribute("aria-label", `${name}, distance ${bitCount(distance)}${known}. Search for more like this`);
+  if (label === null) {
+    link.dataset.unlabelled = id;
+    insight.observe(link);
+  }
+  return element("li", {}, link);
+}
+
+/** The code as a square of black and empty pixels, one for each bit. */
+function drawCode(hex) {
+  const bits = [...hex].flatMap((digit) => [8, 4, 2, 1].map((bit) => (parseInt(digit, 16) & bit) > 0));
+  const canvas = $("bits");
+  canvas.width = canvas.height = Math.ceil(Math.sqrt(bits.length));
+  const pen = canvas.getContext("2d");
+  bits.forEach((on, i) => on && pen.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1));
+  canvas.title = hex;
+  $("length").textContent = `${bits.length}-bit code`;
+  $("code").hidden = false;
+}
+
+// --- what the view shows before a search --------------------------------------------------------
+
+function start() {
+  asking?.abort();
+  current = answer = null;
+  $("invitation").hidden = false;
+  for (const part of ["preview", "code", "prediction", "cut-off"]) $(part).hidden = true;
+  $("title").textContent = "Find images like yours";
+  $("results").removeAttribute("aria-busy");
+  $("results").replaceChildren();
+  alertIn(view);
+  showSamples();
+}
+
+/** Some indexed images to start from. Ids begin at 1 and may have gaps. */
+async function showSamples() {
+  try {
+    ({ items } = await ask("health/ready"));
+  } catch (error) {
+    return alertIn(view, error.message);
+  }
+  if (current !== null) return;
+  const ids = new Set();
+  while (ids.size < Math.min(SAMPLES, items)) ids.add(1 + Math.floor(Math.random() * items));
+  const samples = await Promise.allSettled([...ids].map((id) => ask(`images/${id}`)));
+  if (current !== null) return;
+  $("results").replaceChildren(
+    ...samples.filter(({ status }) => status === "fulfilled").map(({ value }) => sample(value)),
+  );
+  $("status").textContent =
+    items === 0
+      ? "The index is empty."
+      : `Choose an image, or start from one of the ${number.format(items)} in the index.`;
+}
+
+function sample({ id, label, thumbnail }) {
+  const link = element("a", { href: `#search/${id}` }, picture(thumbnail));
+  link.setAttribute("aria-label", `Search with image ${id}${label === null ? "" : `, ${label}`}`);
+  return element("li", {}, link);
+}
+
+function offerLabels() {
+  const chosen = new Set(chosenLabels());
+  $("choices").replaceChildren(
+    ...quality.labels.map((label) =>
+      element(
+        "label",
+        { title: label },
+        element("input", { type: "checkbox", value: label, checked: chosen.has(label), autocomplete: "off" }),
+        element("span", { textContent: label }),
+      ),
+    ),
+  );
+  $("labels").hidden = quality.labels.length < 2;
+}
+
+addEventListener("measured", () => {
+  guesses = new Map();
+  offerLabels();
+  if (answer !== null) show(answer);
+});
+
+$("picture").addEventListener("load", () => markPixels($("picture")));
+$("picture").addEventListener("error", () => {
+  $("preview").classList.add("blind"); // TIFF and the like: the service reads more than browsers show
+});
+
+$("options").addEventListener("submit", (event) => event.preventDefault());
+$("options").addEventListener("change", ({ target }) => target !== $("distance") && current !== null && search());
+$("distance").addEventListener("input", () => answer !== null && cut());

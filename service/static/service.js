@@ -1,0 +1,121 @@
+// All that the page asks of the service. The key, if one is needed, lives as long as the tab and in no address.
+
+import { $, alertIn, element, markPixels } from "./dom.js";
+
+const KEY = "hebbsearch key"; // in the session storage
+const NEAR = "400px"; // so far beyond the window pictures are fetched
+
+let entering = null; // promise of the key that is being asked for: all who need one wait for the same
+
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+
+/** JSON from the service, or null where it has nothing to say; throws an Error whose message a person can act on. */
+export async function ask(address, options) {
+  const response = await send(address, options);
+  if (response.status === 204) return null;
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    throw Object.assign(new Error(body.detail ?? `The service answered with status ${response.status}.`), {
+      status: response.status,
+    });
+  }
+  return body;
+}
+
+/** The answer to a request with the key, which is asked for where the service wants another. */
+async function send(address, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = key === null ? options.headers : { ...options.headers, Authorization: `Bearer ${key}` };
+  let response;
+  try {
+    response = await fetch(address, { ...options, headers });
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    throw new Error("The service does not answer. Is it still running?");
+  }
+  if (response.status !== 401) return response;
+  const { detail } = await response.clone().json().catch(() => ({}));
+  return (await anotherKey(key, detail)) ? send(address, options) : response;
+}
+
+/** Whether there is another key than the one that was refused, or a person enters one. */
+async function anotherKey(refused, detail) {
+  if (sessionStorage.getItem(KEY) !== refused) return true;
+  entering ??= enterKey(detail).finally(() => (entering = null));
+  return entering;
+}
+
+/** Ask for the key; whether one was entered or forgotten. */
+function enterKey(detail = "") {
+  const dialog = $("key");
+  $("key-text").value = "";
+  $("forget").hidden = !hasKey();
+  alertIn(dialog, detail);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => resolve(dialog.returnValue !== ""), { once: true }),
+  );
+}
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, $("key-text").value.trim());
+  $("key-text").value = "";
+  $("key").close("entered");
+});
+$("forget").addEventListener("click", () => {
+  sessionStorage.removeItem(KEY);
+  $("key").close("forgotten");
+});
+$("key-cancel").addEventListener("click", () => $("key").close(""));
+$("key-button").addEventListener("click", async () => {
+  if (await enterKey()) location.reload(); // what is on the page may not be for this key, or not be all
+});
+
+// --- pictures -----------------------------------------------------------------------------------
+
+const addresses = new WeakMap(); // image -> what it will show
+const visible = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      visible.unobserve(target);
+      fetchPicture(target, addresses.get(target));
+    }
+  },
+  { rootMargin: NEAR },
+);
+
+/** An image of the service, loaded when it comes into sight. */
+export function picture(address, properties = {}) {
+  const image = element("img", { draggable: false, alt: "", loading: "lazy", ...properties });
+  image.addEventListener("load", () => markPixels(image));
+  if (hasKey()) {
+    addresses.set(image, address);
+    visible.observe(image); // an <img> sends no key
+  } else image.src = address;
+  return image;
+}
+
+/** Show a picture of the service in an image that is there already. */
+export function showPicture(image, address) {
+  addresses.set(image, address);
+  image.removeAttribute("src");
+  if (hasKey()) fetchPicture(image, address);
+  else image.src = address;
+}
+
+async function fetchPicture(image, address) {
+  const source = await blobAddress(address).catch(() => null);
+  if (source === null || addresses.get(image) !== address) return; // it shows another by now
+  image.addEventListener("load", () => URL.revokeObjectURL(source), { once: true });
+  image.src = source;
+}
+
+/** A file of the service under an address of this tab, to be revoked. */
+export async function blobAddress(address) {
+  const response = await send(address);
+  if (!response.ok) throw new Error(`The service answered with status ${response.status}.`);
+  return URL.createObjectURL(await response.blob());
+}
