@@ -196,7 +196,7 @@ def until_closed(connection: socket.socket) -> bytes:
 
 def test_an_announced_gigabyte_is_refused_unread(server: str) -> None:
     with connect(server) as connection:
-        connection.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nx")
+        connection.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\nx")
         answer = until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"application/problem+json" in answer
@@ -204,7 +204,7 @@ def test_an_announced_gigabyte_is_refused_unread(server: str) -> None:
 
 def test_who_sends_everything_before_reading_gets_the_refusal_too(server: str) -> None:
     with connect(server) as connection:
-        head = f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: {3 * LIMIT // 2}\r\n\r\n"
+        head = f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {3 * LIMIT // 2}\r\n\r\n"
         connection.sendall(head.encode() + bytes(3 * LIMIT // 2))
         assert until_closed(connection).startswith(b"HTTP/1.1 413")
 
@@ -213,7 +213,7 @@ def test_an_endless_body_is_cut_off(server: str) -> None:
     chunk = b"100000\r\n" + bytes(MEGABYTE) + b"\r\n"
     sent = 0
     with connect(server) as connection:
-        connection.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
             while sent < 200:
                 connection.sendall(chunk)
@@ -267,7 +267,7 @@ def test_a_client_that_leaves_harms_nobody(server: str, http: httpx.Client, pict
         b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000",
     ):
         with connect(server) as connection:
-            connection.sendall(b"POST /search HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n--b\r\n")
+            connection.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n--b\r\n")
     assert http.post("/search", content=picture).status_code == 200
 
 
