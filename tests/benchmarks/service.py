@@ -218,7 +218,10 @@ async def load(address: str, pictures: list[bytes], seconds: float) -> tuple[lis
 
 def request(picture: bytes) -> bytes:
     """A search as it goes over the wire: a client library would cost as much as the service."""
-    return b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(picture), picture)
+    return b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(picture),
+        picture,
+    )
 
 
 def checked_length(head: bytes) -> int:
