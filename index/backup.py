@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from index.artifact import (
@@ -37,7 +38,8 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         staging.chmod(source.stat().st_mode)
         _copy(source, staging)
-        open_artifact(staging).open_catalogue().close()
+        made = open_artifact(staging)
+        made.open_catalogue().close()
         for path in (staging, *staging.rglob("*")):
             if path.parent.parent != staging / ORIGINALS:  # the kept files are on the disk already
                 sync(path)
@@ -48,7 +50,7 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-    return open_artifact(target)
+    return replace(made, path=target)
 
 
 def _copy(source: Path, staging: Path) -> None:

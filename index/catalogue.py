@@ -401,6 +401,8 @@ class Catalogue:
 
     def bury(self, identities: Sequence[Identity]) -> None:
         """Take note that these were removed, though they were never here: `gone` names them too."""
+        if not identities:
+            return
         with self._writing() as (connection, revision):
             lowest = connection.scalar(select(func.min(_removed.c.item_id))) or 0
             known = {Identity(*row) for row in connection.execute(select(_removed.c.sha256, _removed.c.path))}

@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         except (ArtifactError, OSError) as error:
             raise SystemExit(str(error)) from None
     decoding.prepare()  # loads while the artifact is opened
-    searcher = _searcher(settings)
+    opened = _searcher(settings)
     metrics = Metrics({name.replace("-", "_"): value for name, value in insight.versions().items()})
 
     @asynccontextmanager
@@ -137,8 +137,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.opened = [searcher]  # until it is served: what takes its place shall free it
-    del searcher
+    app.state.opened = [opened]  # until it is served: what takes its place shall free it
     app.state.settings = settings
     app.state.started = time.monotonic()
     app.state.metrics = metrics

@@ -361,7 +361,7 @@ def metrics(request: Request, searcher: Service) -> Response:
     artifact = searcher.artifact
     text = request.app.state.metrics.text(
         items=len(searcher.snapshot().ids),
-        artifact={"artifact": artifact.path.resolve().name, "encoder_id": artifact.manifest.encoder_id},
+        artifact={"artifact": searcher.name, "encoder_id": artifact.manifest.encoder_id},
         places={of: request.state[name] for of, name in PLACES.items()},
     )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -394,7 +394,7 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> Stats:
             originals=originals,
             per_image=(size + originals) / images if images else None,
         ),
-        artifact=searcher.artifact.path.resolve().name,
+        artifact=searcher.name,
         created=manifest.created,
         encoder_id=manifest.encoder_id,
         bits=manifest.bits,

@@ -248,8 +248,7 @@ def _record(before: Searcher, after: Searcher) -> None:
         before.catalogue.note(SUCCESSOR, after.name)
     except CatalogueError as error:
         with suppress(CatalogueError):
-            after.catalogue.note(
-                SUCCESSOR, led_to
-            )  # as it was: a restart must find what goes on being served
+            # As it was: a restart must find what goes on being served.
+            after.catalogue.note(SUCCESSOR, led_to)
         raise NotReplaced(f"{error}; a restart would not know of the other artifact") from None
     log.info("%s takes the place of %s", after.name, before.name)

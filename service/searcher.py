@@ -280,7 +280,8 @@ class Searcher:
         """Average precision (n,) of these held-out queries over the whole ranking; NaN where no indexed image
         has the label. Raises NothingToMeasure."""
         codes, labels, items, classes = self.asked_and_ranked(self.snapshot())
-        rows = [np.flatnonzero(self.held_out() == item_id)[0] for item_id in ids.tolist()]
+        row_of = {item_id: row for row, item_id in enumerate(self.held_out().tolist())}
+        rows = [row_of[item_id] for item_id in ids.tolist()]
         return average_precision(codes[rows], labels[rows], items, classes)
 
     def original(self, item_id: int) -> Path:
@@ -432,9 +433,9 @@ class Searcher:
             ],
             definition=definition.model_copy(update={"text": _in_words(definition, data)}),
         )
-        assert self.queries is not None  # something was measured
-        ids = self.queries.ids[self.queries.labels != UNLABELLED]
-        return Measurement(evaluation, ids[scored], labels[scored], scores[scored], snapshot.classes)
+        return Measurement(
+            evaluation, self.held_out()[scored], labels[scored], scores[scored], snapshot.classes
+        )
 
 
 def load_encoder(artifact: Artifact) -> Encoder:
