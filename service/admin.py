@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from index.artifact import Artifact
 from service.access import NO_KEY, NO_KEYS_SET, Access, needs
-from service.api import settings_of
+from service.api import UNREADABLE_JSON, settings_of
 from service.live import Live, Replaced
 from service.schemas import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest, problems
 
@@ -24,9 +24,8 @@ router = APIRouter(
     summary="Serve another artifact",
     responses=problems(
         {
-            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+            **UNREADABLE_JSON,
             409: "on the 180 images that both hold out run-002 reaches a mAP of 0.8100, run-001 0.9620; …",
-            413: "the body has more than 262,144 bytes; send less at a time",
             422: "/artifacts/run-002/manifest.json: is missing; name a folder that build_index.py made",
         }
     ),
@@ -59,9 +58,8 @@ async def rollback(request: Request) -> Reloaded:
     summary="Copy the artifact that is served",
     responses=problems(
         {
-            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+            **UNREADABLE_JSON,
             409: "the artifact is being replaced or copied at this moment; try again when that is done",
-            413: "the body has more than 262,144 bytes; send less at a time",
             422: "/artifacts/backup-1: exists already; choose another name",
         }
     ),

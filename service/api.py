@@ -86,6 +86,12 @@ UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a 
 
 ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
+UNREADABLE_JSON = {
+    400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+    413: "the body has more than 262,144 bytes; send less at a time",
+}
+
+MANY_IMAGES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 RAW_IMAGE = {
     "image/*": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes of cat.png)"}
 }
@@ -132,7 +138,7 @@ BATCH_INPUT = {
                     "type": "object",
                     "required": ["image"],
                     "properties": {
-                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "image": MANY_IMAGES,
                         **SearchParameters.model_json_schema()["properties"],
                     },
                 },
@@ -208,11 +214,8 @@ async def search_batch(request: Request) -> Response:
     query = _checked_parameters(_fields(request.query_params), "query")
     _each_once(request.query_params)
     with place(request.state.searching_many, BUSY_WITH_BATCHES):  # before they are read, which takes memory
-        try:
-            with fail_after(READING):
-                images, form = await _read_images(request)
-        except TimeoutError:
-            raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
+        with in_time():
+            images, form = await _read_images(request)
         asked = _merged(query, _checked_parameters(form, "form"))
         waiting, answers = iter(enumerate(images)), dict[int, bytes]()
 
@@ -243,9 +246,8 @@ async def search_batch(request: Request) -> Response:
     summary="Find the indexed images nearest to codes that were made elsewhere",
     responses=problems(
         {
-            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+            **UNREADABLE_JSON,
             409: ANOTHER_ENCODER.format("0123456789abcdef", "4f0c2a9be1d37750"),
-            413: "the body has more than 262,144 bytes; send less at a time",
             422: "codes.0: a 256-bit code has 64 hexadecimal digits, not 4",
             503: BUSY.format(128),
         }
@@ -525,6 +527,16 @@ def place(places: CapacityLimiter, busy: str) -> Iterator[None]:
         yield
     finally:
         places.release_on_behalf_of(borrower)
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """408 where the images of a request do not come in READING seconds."""
+    try:
+        with fail_after(READING):
+            yield
+    except TimeoutError:
+        raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
 
 
 def is_form(request: Request) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from anyio import fail_after, to_thread
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
@@ -17,11 +17,13 @@ from index.catalogue import CatalogueError
 from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import (
     HOW_TO_SEND,
+    MANY_IMAGES,
     RAW_IMAGE,
-    READING,
     UNKNOWN_ID,
+    UNREADABLE_JSON,
     checked,
     described,
+    in_time,
     is_form,
     lease,
     no_image,
@@ -81,7 +83,7 @@ METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
                         "type": "object",
                         "required": ["image"],
                         "properties": {
-                            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                            "image": MANY_IMAGES,
                             "label": {"type": "string", "description": "Of all of them; may be new."},
                             "metadata": {"type": "string", "description": "A JSON object, for each of them."},
                             "folder": {
@@ -126,11 +128,8 @@ async def add(
     """
     places = request.state.adding if is_form(request) else request.state.changing
     with place(places, BUSY):  # before the images are read: they are what takes memory
-        try:
-            with fail_after(READING):
-                uploads = await _uploads(request, label, name)
-        except TimeoutError:
-            raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
+        with in_time():
+            uploads = await _uploads(request, label, name)
         live: Live = request.state.live
         with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
             prepare = partial(generation.library.prepare, decode=request.state.large.decode)
@@ -182,8 +181,7 @@ def _added(
             **UNKNOWN_ID,
             **UNWRITABLE,
             **HELD_OUT,
-            400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
-            413: "the body has more than 262,144 bytes; send less at a time",
+            **UNREADABLE_JSON,
         }
     ),
 )
