@@ -16,6 +16,10 @@ from training.config import Config
 from training.tables import TableError, replace_file
 
 
+class Claimed(TableError):
+    """Another process computes what was asked for."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One experiment of a grid and, once it is finished, its figures (shares from 0 to 1, seconds)."""
@@ -192,15 +196,16 @@ class Cells:
         return values
 
     @contextmanager
-    def claimed(self, methods: Iterable[str]) -> Iterator[None]:
-        """Nobody else computes cells of `methods` meanwhile. Raises TableError if somebody does."""
+    def claimed(self, parts: Iterable[str]) -> Iterator[None]:
+        """Nobody else computes these parts, each a method or a seed of one, meanwhile. Raises Claimed if
+        somebody does."""
         with ExitStack() as claims:
-            for method in sorted(set(methods)):
+            for part in sorted(set(parts)):
                 try:
-                    claims.enter_context(locked(self.path.with_name(f"{self.name}-{method}.lock")))
+                    claims.enter_context(locked(self.path.with_name(f"{self.name}-{part}.lock")))
                 except BlockingIOError:
-                    raise TableError(
-                        f"{self.path}: another process is computing cells of {method}; wait, or use another "
+                    raise Claimed(
+                        f"{self.path}: another process is computing cells of {part}; wait, or use another "
                         "--out"
                     ) from None
             yield

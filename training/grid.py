@@ -125,6 +125,7 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
     seen = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
     if labels == NO_LABELS:
         seen = dict.fromkeys(seen, 0)
+    cells.check({task.method: config})  # meanwhile another process may have written others
     seen |= {"queries": len(run.split.queries), "database": len(run.split.pretraining)}
     name, machine = cells.remember(config), export.describe(run.device)
     cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)

@@ -22,7 +22,7 @@ import numpy as np
 
 from training import plots, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
-from training.cells import Cell, Cells
+from training.cells import Cell, Cells, Claimed
 from training.config import (
     DATASETS,
     PRECISIONS,
@@ -139,13 +139,12 @@ def run_command(arguments: list[str] | None = None) -> None:
     if flags.search:
         configs = search_all(configs, out, images(), checked_regime(flags.search))
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
-    with cells.claimed(flags.methods):
-        cells.check(configs)
-        try:
-            compute(flags, configs, cells, images)
-        finally:  # whatever ended it, what is known is shown
-            if found := cells.read():
-                show(flags, cells, found, backbone, suffix)
+    cells.check(configs)
+    try:
+        compute(flags, configs, cells, images)
+    finally:  # whatever ended it, what is known is shown
+        if found := cells.read():
+            show(flags, cells, found, backbone, suffix)
 
 
 def show(flags: argparse.Namespace, cells: Cells, found: Sequence[Cell], backbone: str, suffix: str) -> None:
@@ -294,7 +293,7 @@ def prepared(config: Config) -> Loaded:
 def compute(
     flags: argparse.Namespace, configs: dict[str, Config], cells: Cells, images: Callable[[], Loaded]
 ) -> None:
-    """Every cell that is missing."""
+    """Every cell that is missing, but for those that other processes are computing."""
 
     def left() -> list[Task]:
         return missing(cells.read(), flags.methods, flags.regimes, flags.seeds)
@@ -309,16 +308,23 @@ def compute(
         loaded = smaller(loaded, QUICK_IMAGES)
     check_labels(loaded.images, flags.regimes)
     countdown = Countdown()
-    failed: dict[tuple[str, int], ArithmeticError] = {}
-    # Asked anew after each task: another process may have computed a baseline meanwhile.
-    while tasks := [task for task in left() if (task.method, task.seed) not in failed]:
-        config = configs.get(tasks[0].method, first)
+    failed, elsewhere = set[tuple[str, int]](), set[tuple[str, int]]()
+    # Asked anew after each task: another process may have finished some meanwhile.
+    while tasks := [task for task in left() if (task.method, task.seed) not in failed | elsewhere]:
+        method, seed, _ = task = tasks[0]
         try:
-            for cell in run_task(tasks[0], config, cells, loaded, Path(flags.work), flags.on):
-                countdown.finished(cell, left())
+            with cells.claimed([f"{method}-{seed}"]):
+                if task not in left():
+                    continue
+                config = configs.get(method, first)
+                for cell in run_task(task, config, cells, loaded, Path(flags.work), flags.on):
+                    countdown.finished(cell, left())
+        except Claimed:
+            elsewhere.add((method, seed))
+            log.info("%s, seed %d: left to the process that is computing it", method, seed)
         except ArithmeticError as error:  # diverged; others need not
-            log.error("%s, seed %d: %s", tasks[0].method, tasks[0].seed, error)
-            failed[tasks[0].method, tasks[0].seed] = error
+            failed.add((method, seed))
+            log.error("%s, seed %d: %s", method, seed, error)
     if failed:
         names = ", ".join(f"{method} with seed {seed}" for method, seed in failed)
         raise TableError(f"not computed, because it diverged: {names}; the reasons are above")

@@ -141,7 +141,7 @@ def test_an_experiment_is_written_once(cells):
     assert cells.read() == [CELL]
 
 
-def test_one_process_at_a_time_computes_a_method(cells):
+def test_one_process_at_a_time_computes_a_part(cells):
     code = (
         "import sys; from pathlib import Path; from training.cells import Cells\n"
         "with Cells(Path(sys.argv[1]), 'cifar10-conv6').claimed(['hpca_fh', 'none']):\n"

@@ -14,6 +14,7 @@ from training.config import configure
 from training.finetune import Supervised
 from training.grid import Task, alone, missing, run_task, smaller, untrained
 from training.run import Run, load
+from training.tables import TableError
 
 SMALL = {"dataset": "digits", "precision": "fp32", "epochs": 1, "finetune_epochs": 2, "head_epochs": 2}
 
@@ -128,6 +129,17 @@ def test_a_method_that_learns_from_labels_sees_those_of_its_regime_only(loaded, 
     found = list(run_task(Task("hah", 0, ("50%", "100%")), config, cells, loaded, tmp_path / "work"))
     assert seen == [each.figures["training_labels"] for each in found]
     assert seen[0] < seen[1]
+
+
+def test_a_cell_is_not_written_beside_those_of_another_configuration(loaded, tmp_path):
+    """Two processes may begin with an empty file and different settings."""
+    config = configure(SMALL | {"rule": "none"})
+    cells = Cells(tmp_path / "results", "digits-conv6")
+    other = cells.remember(dataclasses.replace(config, finetune_lr=0.5))
+    cells.add(Cell("none", "50%", 1, other, "", {}))
+    with pytest.raises(TableError, match=r"finetune_lr 0.5 there, 0.001 here"):
+        list(run_task(Task("none", 0, ("50%",)), config, cells, loaded, tmp_path / "work"))
+    assert [cell.seed for cell in cells.read()] == [1]
 
 
 def test_chance_is_what_random_codes_reach(loaded):

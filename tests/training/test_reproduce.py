@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from tests.training.test_build_index import stripes
-from training.cells import Cell
+from training.cells import Cell, Cells
 from training.reproduce import checked_regime, known, rows_of
 from training.tables import Key, read_csv
 
@@ -165,6 +165,18 @@ def test_what_diverges_does_not_stop_the_rest(tmp_path, pictures):
     assert said.splitlines()[-1].endswith("because it diverged: hpca_fh with seed 0; the reasons are above")
     assert [row["method"] for row in finished(tmp_path)] == ["none", "pixels", "chance"]
     assert "| None |" in (tmp_path / "results" / "table3-cifar10.md").read_text()
+
+
+def test_processes_share_a_table_seed_by_seed(tmp_path, pictures):
+    cells = Cells(tmp_path / "results", "cifar10-conv6")
+    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%", "--seeds", "2"]
+    with cells.claimed(["none-0", "chance-0"]):
+        said = reproduce(tmp_path, *command)
+    assert "none, seed 0: left to the process that is computing it" in said
+    done = {(cell.method, cell.seed) for cell in cells.read()}
+    assert done == {("none", 1), ("pixels", 0), ("pixels", 1), ("chance", 1)}
+    reproduce(tmp_path, *command)  # whoever claims nothing any more leaves it to the next
+    assert {(cell.method, cell.seed) for cell in cells.read()} - done == {("none", 0), ("chance", 0)}
 
 
 def test_a_share_has_one_spelling():
