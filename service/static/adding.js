@@ -48,13 +48,14 @@ function showStaged() {
   const any = staged.length > 0;
   const byFolder = $("labelling").value === "folder";
   $("staged").hidden = !any;
-  $("staged-count").textContent = reading > 0 ? `Reading: ${plural(staged.length, "file")} …` : plural(staged.length, "file");
+  const files = plural(staged.length, "file");
+  $("staged-count").textContent = reading > 0 ? `Reading: ${files} …` : files;
   $("label-of-all").hidden = $("labelling").value !== "one";
   $("label-of-all").required = $("labelling").value === "one";
   $("staged-labels").textContent = byFolder ? labelsInWords() : "";
   $("add").textContent = `Add ${plural(staged.length, "image")}`;
   $("add").disabled = reading > 0;
-  if (any && reading === 0) $("adding-status").textContent = `${plural(staged.length, "file")} chosen, none sent yet.`;
+  if (any && reading === 0) $("adding-status").textContent = `${files} chosen, not sent yet.`;
   else if (job === null) $("adding-status").textContent = "";
 }
 
@@ -143,12 +144,14 @@ async function send({ files, label, folder }, left) {
   for (const file of files) form.append("image", file, nameOf(file));
   if (label) form.append("label", label);
   if (folder) form.append("folder", folder);
+  const { signal } = job.stopped;
   let answer;
   try {
-    answer = await askPatiently("images", { method: "POST", body: form }, { signal: job.stopped.signal, say: wait });
+    answer = await askPatiently("images", { method: "POST", body: form }, { signal, say: wait });
   } catch (error) {
-    if (job.stopped.signal.aborted || !ONE_BY_ONE.includes(error.status)) throw error;
-    if (files.length === 1) return settle(files[0], left, "refused", error.message.replace(`${nameOf(files[0])}: `, ""));
+    if (signal.aborted || !ONE_BY_ONE.includes(error.status)) throw error;
+    const [first] = files;
+    if (files.length === 1) return settle(first, left, "refused", error.message.replace(`${nameOf(first)}: `, ""));
     const half = files.length >> 1;
     await send({ files: files.slice(0, half), label, folder }, left);
     return send({ files: files.slice(half), label, folder }, left);
@@ -189,11 +192,16 @@ function showProgress() {
   const { total, added, exists, refused, queue, running, stopped, waiting } = job;
   const settled = added + exists + refused;
   const done = settled === total;
-  const counts = `${number.format(added)} added, ${number.format(exists)} already there, ${number.format(refused)} refused`;
+  const counts = [
+    `${number.format(added)} added`,
+    ...(exists > 0 ? [`${number.format(exists)} already there`] : []),
+    ...(refused > 0 ? [`${number.format(refused)} refused`] : []),
+  ].join(", ");
   $("progress").hidden = false;
+  $("progress-bar").hidden = $("progress-counts").hidden = done;
   $("progress-bar").max = total;
   $("progress-bar").value = settled;
-  $("progress-counts").textContent = `${counts}, of ${number.format(total)}`;
+  $("progress-counts").textContent = `${counts}, of ${plural(total, "image")}`;
   $("refused").hidden = refused === 0;
   $("refused-count").textContent = `${number.format(refused)} refused`;
   // The tenths only: whoever listens need not hear each image.
@@ -206,7 +214,7 @@ function showProgress() {
       : `Stopped: ${counts}, ${number.format(total - settled)} not sent.`;
   const focused = document.activeElement;
   $("stop").hidden = !running;
-  $("stop").disabled = stopped.signal.aborted;
+  $("stop").setAttribute("aria-disabled", stopped.signal.aborted); // it keeps the focus
   $("go-on").hidden = running || queue.length === 0;
   $("dismiss").hidden = running;
   if (focused === $("stop") && !running) $(queue.length > 0 ? "go-on" : "dismiss").focus();

@@ -1,7 +1,7 @@
 // The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
 
 import { stage } from "./adding.js";
-import { $, alertIn, element, fact, number, plural, sentence } from "./dom.js";
+import { $, alertIn, element, fact, markPixels, number, plural, sentence } from "./dom.js";
 import { refreshQuality } from "./quality.js";
 import { ask, askPatiently, blobAddress, hasKey, picture, showPicture } from "./service.js";
 
@@ -15,7 +15,8 @@ const list = $("images-list");
 const filter = $("images-filter");
 
 let stats = null; // what the service counts; null: not known
-let loading = null; // AbortController of the page that is being loaded
+let loading = null; // promise of the page that is being loaded
+let asking = null; // its AbortController
 let next = 0; // cursor of the page after the last that is shown; null: there is none
 let last = 0; // the highest id that is shown
 let newest = null; // the lowest id of the images that were added from here
@@ -43,7 +44,7 @@ addEventListener("scroll", () => browse.offsetParent !== null && (scrolled = scr
 
 /** Show the first images under the filter. */
 function begin() {
-  loading?.abort();
+  asking?.abort();
   loading = null;
   select([...selected], false);
   showFailures([]);
@@ -55,10 +56,13 @@ function begin() {
   return more();
 }
 
-/** Append the next page. */
-async function more() {
-  if (loading !== null || next === null) return;
-  const { signal } = (loading = new AbortController());
+/** Append the next page: once, however often it is called meanwhile. */
+function more() {
+  return (loading ??= next === null ? null : load());
+}
+
+async function load() {
+  const { signal } = (asking = new AbortController());
   const asked = new URLSearchParams({ limit: PAGE, after: next });
   if (filter.value === "none") asked.append("unlabelled", "true");
   if (filter.value.startsWith(LABEL)) asked.append("label", filter.value.slice(LABEL.length));
@@ -75,6 +79,7 @@ async function more() {
   }
   loading = null;
   list.removeAttribute("aria-busy");
+  if (next === null && document.activeElement === $("more")) [...shown.values()].at(-1)?.card.querySelector("a").focus();
   $("more").hidden = next === null;
   tell();
   end.unobserve($("more")); // so that it tells again if the end is still in sight
@@ -143,7 +148,12 @@ function cardOf({ id, thumbnail }) {
     "a",
     { href: `#search/${id}`, title: "More like this" },
     picture(thumbnail),
-    element("span", { className: "about" }, element("strong"), element("small", { textContent: `image ${id}` })),
+    element(
+      "span",
+      { className: "about" },
+      element("strong"),
+      element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
+    ),
   );
   link.addEventListener("click", () => (followed = link));
   const box = element("input", { type: "checkbox", value: id, autocomplete: "off" });
@@ -208,10 +218,11 @@ async function toEach(ids, doing, done, work) {
   afterwards();
 }
 
-/** The index has changed. */
-function afterwards() {
+/** The index has changed: what other views say of it is of yesterday. */
+async function afterwards() {
+  await count();
+  dispatchEvent(new CustomEvent("changed", { detail: stats?.items ?? null }));
   refreshQuality();
-  return count();
 }
 
 function showFailures(texts) {
@@ -290,7 +301,7 @@ function facts({ path, folder, width, height, added, original, sha256, metadata 
     File: path,
     Folder: folder,
     Size: `${number.format(width)} × ${number.format(height)} pixels`,
-    Added: added === null ? null : new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),
+    Added: added && new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),
     Original: original === null ? "not kept" : null,
     "SHA-256": sha256,
   };
@@ -329,6 +340,7 @@ async function saveOriginal(address, name) {
 // --- what people do -----------------------------------------------------------------------------
 
 filter.addEventListener("change", begin);
+$("details-picture").addEventListener("load", () => markPixels($("details-picture")));
 $("more").addEventListener("click", async () => {
   const before = last;
   await more();
@@ -354,7 +366,7 @@ $("dismiss-failures").addEventListener("click", () => {
 });
 
 for (const dialog of dialogs) {
-  dialog.addEventListener("click", ({ target }) => target.matches("[data-close]") && dialog.close(target.dataset.close));
+  dialog.addEventListener("click", ({ target: { dataset } }) => "close" in dataset && dialog.close(dataset.close));
 }
 $("labelling-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -373,7 +385,8 @@ $("details-delete").addEventListener("click", async () => {
 $("details-original").addEventListener("click", (event) => {
   if (!hasKey()) return;
   event.preventDefault();
-  saveOriginal(event.currentTarget.href, shown.get(Number($("details").dataset.id)).image.path.split("/").at(-1));
+  const { original, path } = shown.get(Number($("details").dataset.id)).image;
+  saveOriginal(original, path.split("/").at(-1));
 });
 for (const event of ["popstate", "hashchange"]) {
   addEventListener(event, () => dialogs.forEach((dialog) => dialog.open && dialog.close("")));
@@ -381,7 +394,9 @@ for (const event of ["popstate", "hashchange"]) {
 
 addEventListener("added", ({ detail: first }) => {
   newest = Math.min(newest ?? first, first);
-  next ??= last; // the list goes on
-  more();
+  if (next === null) {
+    next = last; // the list goes on
+    more();
+  }
   afterwards();
 });

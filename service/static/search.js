@@ -313,6 +313,10 @@ function offerLabels() {
   $("labels").hidden = quality.labels.length < 2;
 }
 
+addEventListener("changed", ({ detail }) => {
+  items = detail;
+  if (current !== null) search();
+});
 addEventListener("measured", () => {
   guesses = new Map();
   offerLabels();
