@@ -46,7 +46,7 @@ function unstage() {
 
 function showStaged() {
   const any = staged.length > 0;
-  const byFolder = $("labelling").value === "folder";
+  const byFolder = $("labelling").value === "folder" && reading === 0;
   $("staged").hidden = !any;
   const files = plural(staged.length, "file");
   $("staged-count").textContent = reading > 0 ? `Reading: ${files} …` : files;
@@ -166,7 +166,11 @@ const nameOf = (file) => pathOf(file).split("/").slice(1).join("/") || file.name
 async function faultOf(file) {
   if (file.fault) return file.fault;
   if (file.size > LARGEST) return `the file has more than ${number.format(LARGEST)} bytes`;
-  return file.slice(0, 1).arrayBuffer().then(() => null, () => "the file cannot be read; it may be gone, or a folder");
+  // Of a file that is gone Chromium says that it is empty, or reads no byte of its beginning without an error.
+  const beginning = file.size > 0 ? file.slice(0, 1) : file;
+  const read = await beginning.arrayBuffer().catch(() => null);
+  const readable = read !== null && read.byteLength === beginning.size;
+  return readable ? null : "the file cannot be read; it may be gone, or a folder";
 }
 
 function settle(file, left, status, error, image) {

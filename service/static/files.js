@@ -22,7 +22,8 @@ async function* walk(entry) {
   if (isHidden(path)) return;
   try {
     if (entry.isFile) {
-      yield Object.assign(await new Promise((resolve, reject) => entry.file(resolve, reject)), { path });
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      yield Object.assign(file, { path: path.includes("/") ? path : "" });
       return;
     }
     const reader = entry.createReader();

@@ -34,6 +34,7 @@ export function open(_id, _state, elsewhere) {
   if (shown.size === 0) begin();
   else if (elsewhere) {
     followed?.focus({ preventScroll: true });
+    followed = null;
     scrollTo(0, scrolled);
   }
 }
@@ -107,8 +108,15 @@ async function count() {
     ...labels.map(({ label, items }) => option(LABEL + label, label, items)),
   );
   filter.value = chosen;
+  if (filter.value !== chosen) return restart(); // nobody knows that label any more
   $("known-labels").replaceChildren(...labels.map(({ label }) => element("option", { value: label })));
   tell();
+}
+
+/** Without a filter. */
+function restart() {
+  filter.value = "all";
+  return begin();
 }
 
 /** How many images the filter has; undefined: nobody knows. */

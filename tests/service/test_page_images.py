@@ -161,11 +161,33 @@ def test_several_are_added_and_the_bad_ones_named(my_view: Page, http: httpx.Cli
     my_view.select_option("#images-filter", label="Added just now")
     expect(my_view.locator("#images-list strong")).to_have_text([MARKUP.strip()] * 3)
 
+    my_view.get_by_role("link", name="Search", exact=True).click()
+    my_view.set_input_files("#file", files(1))
+    expect(my_view.locator("#status")).to_contain_text("24 nearest of 66 images")
+    my_view.get_by_role("link", name="Images", exact=True).click()
     give(my_view, "paste", png(1))
     my_view.get_by_role("button", name="Add 1 image").click()
     expect(my_view.locator("#adding-status")).to_have_text("Done: 0 added, 1 already there.")
     my_view.get_by_role("button", name="Close").click()
     expect(my_view.locator("#adding-status")).to_have_text("")
+
+
+def test_a_service_may_take_less_and_files_may_be_gone(browser: Browser, mine: Path, tmp_path: Path) -> None:
+    for file in files(7):
+        (tmp_path / file["name"]).write_bytes(file["buffer"])
+    with (tmp_path / "film.mp4").open("wb") as film:
+        film.truncate(200_000_001)
+    with serve_here(create_app(Settings(artifact=mine, max_batch=3))) as address:
+        for view in images_view(browser, address):
+            view.set_input_files("#add-files", [*(tmp_path / f"{n}.png" for n in range(7)), film.name])
+            (tmp_path / "2.png").unlink()
+            view.get_by_role("button", name="Add 8 images").click()
+            expect(view.locator("#adding-status")).to_have_text("Done: 6 added, 2 refused.")
+            expect(view.locator("#refusals li")).to_contain_text(
+                ["film.mp4 The file has more than 200,000,000 bytes", "2.png The file cannot be read"]
+            )
+            with httpx.Client(base_url=address) as http:
+                assert len(listed(http)) == 63 + 6
 
 
 @pytest.mark.parametrize("way", ["choose", "drop"])
@@ -245,7 +267,10 @@ def test_a_full_or_lost_service_is_waited_for(
             view.set_input_files("#add-files", files(21)[20:])
             view.get_by_role("button", name="Add 1 image").click()
             expect(status).to_contain_text("The service does not answer. Is it still running? Trying again")
+            view.get_by_role("button", name="Stop").click()
+            expect(status).to_have_text("Stopped: 0 added, 1 not sent.")
             view.context.set_offline(False)
+            view.get_by_role("button", name="Go on").click()
             expect(status).to_have_text("Done: 1 added.")
 
 
