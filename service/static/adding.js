@@ -55,8 +55,8 @@ function showStaged() {
   $("staged-labels").textContent = byFolder ? labelsInWords() : "";
   $("add").textContent = `Add ${plural(staged.length, "image")}`;
   $("add").disabled = reading > 0;
-  if (any && reading === 0) $("adding-status").textContent = `${files} chosen, not sent yet.`;
-  else if (job === null) $("adding-status").textContent = "";
+  if (job !== null && (job.running || !any)) showProgress();
+  else $("adding-status").textContent = any && reading === 0 ? `${files} chosen, not sent yet.` : "";
 }
 
 function labelsInWords() {
