@@ -1,0 +1,298 @@
+"""What so many images take: disk, memory, the start, and each kind of request.
+
+Not among the benchmarks of `python -m tests.benchmarks`: a million images take minutes and, with the copy
+that is made of them, gigabytes where temporary files lie. `python -m tests.benchmarks.sizing --items 100000`.
+"""
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from index import artifact
+from index.catalogue import Catalogue, File, NewItem
+from index.codes import to_hex
+from tests.benchmarks.harness import Report, Row, Spread, command_line, memory, tell
+from tests.benchmarks.load import Connection
+from tests.benchmarks.service import CLASSES, picture
+from tests.conftest import command, environment, free_port
+from training.nets.encoder import Encoder
+from training.nets.images import open_image, thumbnail
+
+SIDE = 32  # pixels of the images, as those of CIFAR
+PHOTOGRAPH = (500, 375)  # pixels
+CLIENTS = 8
+QUERIES = 1000  # held out
+TOGETHER = 50_000  # images of a transaction
+DIFFERENT = 500  # thumbnails, which are given again and again
+PATIENCE = 600.0  # seconds until it must be ready
+SECONDS_TO_READY = 5.0  # after the imports, the target for a million
+
+
+def measure(tiny: bool, items: Sequence[int] = (100_000, 1_000_000)) -> Report:
+    """Each number of images in a catalogue of its own, as the service would have it."""
+    rounds, starts, queries = (8, 1, 8) if tiny else (100, 3, QUERIES)
+    items = (300,) if tiny else items
+    rows = photographs(4 if tiny else 100)
+    for count in items:
+        with TemporaryDirectory() as folder:
+            rows += sized(Path(folder), count, queries, rounds, starts)
+    return Report(
+        benchmark="sizing",
+        sizes={"items": list(items), "bits": 256, "side": SIDE, "queries": queries, "k": 10},
+        tiny=tiny,
+        rows=rows,
+    )
+
+
+def sized(folder: Path, count: int, queries: int, rounds: int, starts: int) -> list[Row]:
+    """All that is measured of so many images."""
+    what = f"{count:,} images"
+    built, thumbnails = build(folder, count, queries)
+    catalogue = (built / artifact.CATALOGUE).stat().st_size
+    each = catalogue / (count + queries)
+    rows = [
+        told(f"{what}: catalogue, bytes an image", [each], "B"),
+        told(f"{what}: of it thumbnails", [thumbnails], "B"),
+        told(f"{what}: of it row, code, indexes and free space", [each - thumbnails], "B"),
+    ]
+    imports = float(np.median([importing() for _ in range(starts)]))
+    taken = list[float]()
+    for _ in range(starts - 1):
+        with serving(built) as service:
+            taken.append(1e3 * (service.ready - imports))
+    with serving(built) as service:
+        taken.append(1e3 * (service.ready - imports))
+        rows.append(told(f"{what}: the imports", [1e3 * imports], "ms"))
+        rows.append(start_row(what, count, taken))
+        rows += held(f"{what}: memory when ready", service.process.pid)
+        rows += asyncio.run(asked(what, service, queries, rounds))
+        rows += held(f"{what}: memory after all that", service.process.pid)
+    kept = [file.stat() for file in (built / artifact.ORIGINALS).glob("??/*")]
+    rows.append(told(f"{what}: a kept file, its blocks", [512 * each.st_blocks for each in kept], "B"))
+    rows.append(told(f"{what}: a kept file, its bytes", [each.st_size for each in kept], "B"))
+    return rows
+
+
+def told(what: str, values: Sequence[float], unit: str) -> Row:
+    """What was measured, the 99th percentile as figure, without a target."""
+    return Row(what, Spread.of(values), unit, float(np.percentile(values, 99)), "", None)
+
+
+def start_row(what: str, count: int, milliseconds: Sequence[float]) -> Row:
+    """A million images have a target."""
+    spread, limit = Spread.of(milliseconds), 1e3 * SECONDS_TO_READY
+    goal, met = (f"≤ {limit:g} ms", spread.median <= limit) if count >= 1_000_000 else ("", None)
+    return Row(f"{what}: start to ready, after the imports", spread, "ms", spread.median, goal, met)
+
+
+def held(what: str, process: int) -> list[Row]:
+    """Memory of the service and its decoders; files that it maps count in part where others map them too."""
+    now = memory(process)
+    return [
+        told(f"{what} (PSS)", [now.all / 2**20], "MiB"),
+        told(f"{what}, anonymous", [now.anonymous / 2**20], "MiB"),
+    ]
+
+
+# --- the artifact ----------------------------------------------------------------------------------
+
+
+def build(folder: Path, count: int, queries: int) -> tuple[Path, float]:
+    """An artifact of random codes and untrained weights, and the mean bytes of its thumbnails."""
+    random = np.random.default_rng(0)
+    small = [thumbnail(open_image(picture(SIDE, seed, "PNG"))) for seed in range(DIFFERENT)]
+    encoder = Encoder.initial("conv6")
+    staging = folder / "staging"
+    staging.mkdir()
+    encoder.save(staging / artifact.ENCODER)
+    identity = artifact.encoder_id(staging / artifact.ENCODER)
+
+    def item(number: int, code: np.ndarray[tuple[int], np.dtype[np.uint8]] | None) -> NewItem:
+        return NewItem(
+            f"{number:08}.png",
+            number % len(CLASSES),
+            "database" if code is not None else "query",
+            SIDE,
+            SIDE,
+            small[number % DIFFERENT],
+            code,
+            File(random.bytes(32), folder="", size=SIDE**2),
+        )
+
+    with Catalogue.create(
+        staging / artifact.CATALOGUE, encoder_id=identity, bits=encoder.bits, classes=CLASSES
+    ) as catalogue:
+        for start in range(0, count, TOGETHER):
+            codes = random.integers(0, 256, (min(TOGETHER, count - start), 32), dtype=np.uint8)
+            catalogue.add(item(start + at, code) for at, code in enumerate(codes))
+        ids = catalogue.add(item(number, None) for number in range(queries))
+        mean = catalogue.thumbnail_bytes() / (count + queries)
+    labels = np.arange(queries) % len(CLASSES)
+    asked = random.integers(0, 256, (queries, 32), dtype=np.uint8)
+    artifact.save_queries(
+        staging / artifact.QUERIES, artifact.Queries(asked, labels.astype(np.int64), np.array(ids, np.int64))
+    )
+    manifest = artifact.Manifest(
+        format=artifact.FORMAT,
+        created="",
+        encoder_id=identity,
+        bits=encoder.bits,
+        classes=CLASSES,
+        config={"backbone": "conv6"},
+        preprocessing=encoder.preprocessing(),
+        versions={},
+        data={},
+        metrics={},
+    )
+    return artifact.publish(staging, folder / "artifact", manifest).path, mean
+
+
+def photographs(count: int) -> list[Row]:
+    """Thumbnails of parts of photographs: those of the images above are kept without loss and are small."""
+    random, width, height = np.random.default_rng(0), *PHOTOGRAPH
+    images = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    sizes = list[float]()
+    for number in range(count):
+        image = images[number % len(images)]
+        left, top = random.integers(0, (image.width - width + 1, image.height - height + 1)).tolist()
+        sizes.append(len(thumbnail(image.crop((left, top, left + width, top + height)))))
+    return [told(f"thumbnail of a photograph of {width} × {height} pixels", sizes, "B")]
+
+
+# --- the service -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running one."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    ready: float  # seconds from its start until it was
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Service]:
+    """The service over this artifact, from when it is ready."""
+    port, begin = free_port(), time.perf_counter()
+    process = subprocess.Popen(command(port), env=environment(folder))
+    try:
+        while not is_ready(port):
+            assert process.poll() is None and time.perf_counter() - begin < PATIENCE
+            time.sleep(0.02)
+        yield Service(process, port, time.perf_counter() - begin)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=PATIENCE):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def importing() -> float:
+    """Seconds that Python needs for the packages."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import service.app"], check=True)
+    return time.perf_counter() - begin
+
+
+class Asking:
+    """One client of the service: requests, and their milliseconds by what they were."""
+
+    def __init__(self, connection: Connection, encoder: str) -> None:
+        self._connection = connection
+        self._encoder = encoder
+
+    async def send(self, request: str, body: bytes = b"", kind: str = "image/png") -> tuple[float, bytes]:
+        """Milliseconds until the whole answer, which must be a good one, and its body."""
+        head = f"{request} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+        begin = time.perf_counter()
+        status, answer = await self._connection.ask(
+            f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+        assert status < 300, answer
+        return 1e3 * (time.perf_counter() - begin), answer
+
+    async def search(self, random: np.random.Generator) -> float:
+        """By a code at random."""
+        code = to_hex(random.integers(0, 256, 32, dtype=np.uint8))
+        body = {"encoder_id": self._encoder, "codes": [code]}
+        return (await self.send("POST /search/codes", json.dumps(body).encode(), "application/json"))[0]
+
+
+async def asked(what: str, service: Service, queries: int, rounds: int) -> list[Row]:
+    """Milliseconds of each kind of request; nobody else asks but where it is said."""
+    random, seeds = np.random.default_rng(1), itertools.count(10**6)
+
+    async def client(encoder: str = "") -> Asking:
+        return Asking(await Connection.open("127.0.0.1", service.port), encoder)
+
+    first = await client()
+    encoder = json.loads((await first.send("GET /stats"))[1])["encoder_id"]
+    one, *others = [await client(encoder) for _ in range(1 + CLIENTS)]
+
+    async def searching(client: Asking) -> list[float]:
+        return [await client.search(random) for _ in range(rounds)]
+
+    await searching(one)  # the first ones warm up
+    alone = await searching(one)
+    begin = time.perf_counter()
+    together = await asyncio.gather(*map(searching, others))
+    rate = CLIENTS * rounds / (time.perf_counter() - begin)
+    ids = list[int]()
+    milliseconds: dict[str, list[float]] = {name: [] for name in ("adding", "deleting", "page")}
+    for _ in range(rounds):
+        taken, body = await one.send("POST /images?label=class+1", picture(SIDE, next(seeds), "PNG"))
+        milliseconds["adding"].append(taken)
+        ids.append(json.loads(body)["images"][0]["image"]["id"])
+    for id_ in ids[::2]:
+        milliseconds["deleting"].append((await one.send(f"DELETE /images/{id_}"))[0])
+    for after in random.integers(0, ids[0], rounds).tolist():
+        milliseconds["page"].append((await one.send(f"GET /images?limit=100&after={after}"))[0])
+    anew: dict[str, list[float]] = {address: [] for address in ("/stats", "/eval/map")}
+    again: dict[str, list[float]] = {address: [] for address in anew}
+    for id_ in ids[1:6:2]:  # what is computed once is computed anew after a change
+        await one.send(f"DELETE /images/{id_}")
+        for address in anew:
+            anew[address].append((await one.send(f"GET {address}"))[0])
+            again[address].append((await one.send(f"GET {address}"))[0])
+    copying, _ = await one.send("POST /admin/snapshot", b'{"name": "copy"}', "application/json")
+    return [
+        told(f"{what}: search by code, one client", alone, "ms"),
+        told(f"{what}: search by code, {CLIENTS} clients", [*itertools.chain(*together)], "ms"),
+        told(f"{what}: the same, answers a second", [rate], "1/s"),
+        told(f"{what}: adding an image", milliseconds["adding"], "ms"),
+        told(f"{what}: deleting an image", milliseconds["deleting"], "ms"),
+        told(f"{what}: GET /images, a page of 100", milliseconds["page"], "ms"),
+        told(f"{what}: GET /stats after a change", anew["/stats"], "ms"),
+        told(f"{what}: GET /stats again", again["/stats"], "ms"),
+        told(f"{what}: GET /eval/map with {queries:,} queries after a change", anew["/eval/map"], "ms"),
+        told(f"{what}: GET /eval/map again", again["/eval/map"], "ms"),
+        told(f"{what}: snapshot", [copying], "ms"),
+    ]
+
+
+if __name__ == "__main__":
+    parser = command_line()
+    parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000], help="how many images")
+    options = parser.parse_args()
+    tell(measure(options.tiny, options.items), options.out)
