@@ -101,6 +101,8 @@ class Traffic:
             kind, request = self.next()
             try:
                 async with asyncio.timeout(PATIENCE):
+                    if connection and connection.left():
+                        connection = connection.close()
                     connection = connection or await Connection.open(self.url.hostname, self.url.port)
                     status, body = await connection.ask(request)
             except (OSError, EOFError) as error:  # TimeoutError too
@@ -147,6 +149,10 @@ class Connection:
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: *(\d+)", head, re.I)
         return int(head.split(b" ", 2)[1]), await self.reader.readexactly(int(length[1]) if length else 0)
+
+    def left(self) -> bool:
+        """Whether the server has closed it, as it does with one that was idle for some seconds."""
+        return self.reader.at_eof()
 
     def close(self) -> None:
         """At once."""

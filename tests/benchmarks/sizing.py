@@ -93,7 +93,9 @@ def sized(folder: Path, count: int, queries: int, rounds: int, starts: int) -> l
 
 
 def told(what: str, values: Sequence[float], unit: str) -> Row:
-    """What was measured, the 99th percentile as figure, without a target."""
+    """What was measured, the 99th percentile as figure, without a target; said at once: there may be more to
+    come for minutes."""
+    print(f"{what}: {np.median(values):.5g} {unit}", file=sys.stderr, flush=True)
     return Row(what, Spread.of(values), unit, float(np.percentile(values, 99)), "", None)
 
 
@@ -119,7 +121,7 @@ def held(what: str, process: int) -> list[Row]:
 
 def build(folder: Path, count: int, queries: int) -> Path:
     """An artifact of random codes and untrained weights. The first images are added as the service adds
-    them, the others are those again with other codes and hashes, which takes a tenth of the time."""
+    them, the others are those again with other codes and hashes: a million would take long so."""
     random = np.random.default_rng(0)
     small = thumbnails(SMALL, SMALL)
     encoder = Encoder.initial("conv6")
@@ -257,15 +259,18 @@ def importing() -> Took:
 
 
 class Asking:
-    """One client of the service: requests, and their milliseconds by what they were."""
+    """One client of the service."""
 
-    def __init__(self, connection: Connection, encoder: str) -> None:
-        self._connection = connection
+    def __init__(self, port: int, encoder: str = "") -> None:
+        self._port = port
         self._encoder = encoder
+        self._connection: Connection | None = None
 
     async def send(self, request: str, body: bytes = b"", kind: str = "image/png") -> tuple[float, bytes]:
         """Milliseconds until the whole answer, which must be a good one, and its body."""
         head = f"{request} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+        if self._connection is None or self._connection.left():
+            self._connection = await Connection.open("127.0.0.1", self._port)
         begin = time.perf_counter()
         status, answer = await self._connection.ask(
             f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -284,12 +289,8 @@ async def asked(what: str, service: Service, queries: int, rounds: int) -> list[
     """Milliseconds of each kind of request; nobody else asks but where it is said."""
     random, seeds = np.random.default_rng(1), itertools.count(10**6)
 
-    async def client(encoder: str = "") -> Asking:
-        return Asking(await Connection.open("127.0.0.1", service.port), encoder)
-
-    first = await client()
-    encoder = json.loads((await first.send("GET /stats"))[1])["encoder_id"]
-    one, *others = [await client(encoder) for _ in range(1 + CLIENTS)]
+    _, stats = await Asking(service.port).send("GET /stats")
+    one, *others = [Asking(service.port, json.loads(stats)["encoder_id"]) for _ in range(1 + CLIENTS)]
 
     async def searching(client: Asking) -> list[float]:
         return [await client.search(random) for _ in range(rounds)]

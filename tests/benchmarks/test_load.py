@@ -17,27 +17,29 @@ from tests.benchmarks.service import picture
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Busy\r\n\r\n"
 HALF = GOOD[:-1]
+LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def answered(answers: Sequence[bytes], requests: int) -> Traffic:
     """So many requests to a server that gives these answers in turn and drops the connection after one that
-    is not whole; without any, nobody listens."""
+    is not whole or says so; without any, nobody listens."""
     left = itertools.cycle(answers)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        whole = True
-        while whole and (head := await reader.read(2**16)):
+        goes_on = True
+        while goes_on and (head := await reader.read(2**16)):
             length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
             rest = length - len(head.partition(b"\r\n\r\n")[2])
             await reader.readexactly(rest)
             text = next(left)
-            whole = text in (GOOD, BUSY)
+            goes_on = text in (GOOD, BUSY)
             writer.write(text)
         writer.close()
 
     async def due() -> AsyncIterator[float]:
         for _ in range(requests):
             yield 0.0
+            await asyncio.sleep(0.02)  # both ends are served by this loop
 
     async def run() -> Traffic:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -58,6 +60,10 @@ def test_what_is_not_answered_has_failed_with_its_reason_and_the_rest_goes_on() 
         reasons[answer] += count
     assert reasons == {"200": 2, "503": 2, "IncompleteReadError": 4}
     assert (traffic.sent(), traffic.failed()) == (8, 6)
+
+
+def test_a_connection_that_was_closed_between_two_requests_is_no_failure() -> None:
+    assert answered([LAST], 4).failed() == 0
 
 
 def test_a_service_that_is_gone_fails_each_request() -> None:
