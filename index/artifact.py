@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from index.catalogue import Catalogue, CatalogueError
 from index.codes import Codes, check_codes
+from index.space import no_space
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -121,7 +122,8 @@ class Artifact:
         try:
             catalogue = Catalogue.open(self.path / CATALOGUE)
         except CatalogueError as error:
-            raise ArtifactError(f"{error}; build the index again") from error
+            way_out = "" if no_space(error) else "; build the index again"
+            raise ArtifactError(f"{error}{way_out}") from error
         manifest = self.manifest
         # Images that were added may have brought more classes along.
         trained = catalogue.classes[: len(manifest.classes)]

@@ -49,6 +49,7 @@ from index.schema import items as _items
 from index.schema import meta as _meta
 from index.schema import removed as _removed
 from index.schema import thumbnails as _thumbnails
+from index.space import WAY_OUT, no_space
 
 UNLABELLED = -1
 
@@ -761,11 +762,15 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise CatalogueError(f"{path}: {error.orig}") from error
+        raise CatalogueError(_explained(path, error.orig)) from error
     except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
-        raise CatalogueError(f"{path}: {error}") from error
+        raise CatalogueError(_explained(path, error)) from error
     except PoolTimeout as error:
         raise CatalogueError(f"{path}: too many read it at a time; try again") from error
+
+
+def _explained(path: Path, error: BaseException | None) -> str:
+    return f"{path}: {error}" + (f"; {WAY_OUT}" if no_space(error) else "")
 
 
 def _value(connection: Connection, key: str) -> str:

@@ -12,6 +12,8 @@ from service.api import UNREADABLE_JSON, settings_of
 from service.live import Live, Replaced
 from service.schemas import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest, problems
 
+FULL = "/artifacts/backup-1: cannot be made (database or disk is full)"
+
 router = APIRouter(
     prefix="/admin",
     dependencies=[Depends(needs(Access.ADMIN))],
@@ -27,6 +29,7 @@ router = APIRouter(
             **UNREADABLE_JSON,
             409: "on the 180 images that both hold out run-002 reaches a mAP of 0.8100, run-001 0.9620; …",
             422: "/artifacts/run-002/manifest.json: is missing; name a folder that build_index.py made",
+            507: FULL,
         }
     ),
 )
@@ -44,7 +47,9 @@ async def reload(request: Request, asked: Reload) -> Reloaded:
 @router.post(
     "/rollback",
     summary="Serve the artifact before again",
-    responses=problems({409: "run-001 took no other artifact's place: there is none to go back to"}),
+    responses=problems(
+        {409: "run-001 took no other artifact's place: there is none to go back to", 507: FULL}
+    ),
 )
 async def rollback(request: Request) -> Reloaded:
     """With all that was done since. Not compared: it was served already."""
@@ -61,6 +66,7 @@ async def rollback(request: Request) -> Reloaded:
             **UNREADABLE_JSON,
             409: "the artifact is being replaced or copied at this moment; try again when that is done",
             422: "/artifacts/backup-1: exists already; choose another name",
+            507: FULL,
         }
     ),
 )

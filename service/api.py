@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import PurePath
+from tempfile import gettempdir
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes, from_hex
+from index.space import no_space
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
 from service.decoding import TooSlow
 from service.live import Generation, Live
@@ -71,6 +73,11 @@ DOWNLOAD = "application/octet-stream"
 SMALL = 2**18  # pixels that are decoded in a few milliseconds
 
 MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
+
+NO_SPACE_TO_READ = (
+    "{} is full, where large images of a form lie while they are read; free space there, set TMPDIR to "
+    "another folder, or send one image as the raw body"
+)
 
 BATCHES = 4  # requests that search many images, under way or waiting; each may hold max_batch_bytes
 ABREAST = 8  # of their images, all together, that are encoded or wait for it beside single searches
@@ -175,6 +182,7 @@ Service = Annotated[Searcher, Depends(_searcher)]
             415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
             422: "k: Input should be less than or equal to 1000, not 5000",
             503: BUSY.format(128),
+            507: NO_SPACE_TO_READ.format("/tmp"),
         }
     ),
 )
@@ -205,6 +213,7 @@ async def search(request: Request) -> Response:
             413: too_many(100_000_000),
             422: "k: Input should be less than or equal to 1000, not 5000",
             503: BUSY_WITH_BATCHES.format(BATCHES),
+            507: NO_SPACE_TO_READ.format("/tmp"),
         }
     ),
 )
@@ -575,6 +584,10 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
         raise HTTPException(400, f"the form cannot be read ({reason}); {HOW_TO_SEND}") from None
     except (UnicodeError, LookupError, ValueError) as error:  # a charset that does not exist, or does not fit
         raise HTTPException(400, f"the form cannot be read ({error}); {HOW_TO_SEND}") from None
+    except OSError as error:  # large files of a form lie on the disk while they are read
+        if not no_space(error):
+            raise
+        raise HTTPException(507, NO_SPACE_TO_READ.format(gettempdir())) from None
 
 
 async def _image_in(form: FormData) -> bytes:

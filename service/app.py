@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError, in_service
+from index.space import no_space
 from service import admin, api, changes, decoding, insight
 from service.carrying import CannotCarry
 from service.library import HeldOut
@@ -223,7 +224,7 @@ def _explained(fault: dict[str, Any]) -> str:
 
 
 async def _on_refusal(_: Request, error: Exception) -> Response:
-    return _problem(REFUSALS[type(error)], str(error))
+    return _problem(507 if no_space(error) else REFUSALS[type(error)], str(error))
 
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:

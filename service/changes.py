@@ -1,6 +1,5 @@
 """The routes that change the index."""
 
-import errno
 import json
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from index.catalogue import CatalogueError
+from index.space import WAY_OUT, no_space
 from service.access import NO_KEY, NO_KEYS_SET, Access, needs
 from service.api import (
     HOW_TO_SEND,
@@ -61,7 +61,7 @@ UNWRITABLE = {
     403: NO_KEYS_SET,
     409: "/artifact/catalogue.sqlite: attempt to write a readonly database",
     503: BUSY.format(CHANGING),
-    507: "/artifact/catalogue.sqlite: database or disk is full",
+    507: f"/artifact/catalogue.sqlite: database or disk is full; {WAY_OUT}",
 }
 HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
@@ -226,11 +226,13 @@ async def _write(
         raise no_image(item_id) from None
     except CatalogueError as error:
         text = str(error)
-        status = 507 if "is full" in text else 503 if "locked" in text or "try again" in text else 409
+        status = 507 if no_space(error) else 503 if "locked" in text or "try again" in text else 409
         raise HTTPException(status, text) from None
     except OSError as error:  # a file could not be kept
-        status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 409
-        raise HTTPException(status, f"{error.filename or 'originals'}: {error.strerror}") from None
+        text = f"{error.filename or 'originals'}: {error.strerror}"
+        if no_space(error):
+            raise HTTPException(507, f"{text}; {WAY_OUT}") from None
+        raise HTTPException(409, text) from None
 
 
 def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:

@@ -3,7 +3,7 @@
 import platform
 import time
 from bisect import bisect_right
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -330,8 +330,10 @@ async def export(
 
         def work() -> IO[bytes]:
             # It has no name, so that it goes away whatever happens.
-            file = resources.enter_context(TemporaryFile())
+            file = TemporaryFile()  # noqa: SIM115  # closed with the resources
+            resources.callback(_discard, file)
             WRITERS[asked.format](file, searcher.catalogue)
+            file.flush()
             return file
 
         try:
@@ -347,6 +349,11 @@ async def export(
         return TemporaryDownload(
             file, EXPORT_TYPES[asked.format], f"hebbsearch.{asked.format}", resources.pop_all()
         )
+
+
+def _discard(file: IO[bytes]) -> None:
+    with suppress(OSError):  # what is still to be written where nothing can be; it is closed all the same
+        file.close()
 
 
 @router.get(

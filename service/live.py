@@ -231,11 +231,11 @@ async def _explained() -> AsyncIterator[None]:
     try:
         yield
     except CatalogueError as error:
-        raise NotReplaced(f"{error}; what was served is still served") from None
+        raise NotReplaced(f"{error}; what was served is still served") from error
     except OSError as error:
         raise NotReplaced(
             f"{error.filename or 'a file'}: {error.strerror}; what was served is still served"
-        ) from None
+        ) from error
 
 
 def _record(before: Searcher, after: Searcher) -> None:
@@ -250,5 +250,5 @@ def _record(before: Searcher, after: Searcher) -> None:
         with suppress(CatalogueError):
             # As it was: a restart must find what goes on being served.
             after.catalogue.note(SUCCESSOR, led_to)
-        raise NotReplaced(f"{error}; a restart would not know of the other artifact") from None
+        raise NotReplaced(f"{error}; a restart would not know of the other artifact") from error
     log.info("%s takes the place of %s", after.name, before.name)

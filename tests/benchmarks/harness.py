@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -143,15 +144,58 @@ def save(report: Report, folder: Path = RESULTS) -> Path:
     return path
 
 
-def main(*benchmarks: Callable[[bool], Report]) -> None:
-    """The command line of one benchmark or of all."""
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that processes hold: what several share counts in each as its part (PSS)."""
+
+    all: int
+    anonymous: int  # without files that are mapped, whose part depends on who else maps them
+
+
+def memory(process: int) -> Memory:
+    """What a process and all that descend from it hold at this moment. ProcessLookupError when it is gone."""
+    parts = [_memory(each) for each in _family(process)]
+    if not any(part.all for part in parts):
+        raise ProcessLookupError(process)
+    return Memory(sum(part.all for part in parts), sum(part.anonymous for part in parts))
+
+
+def _family(process: int) -> list[int]:
+    family = [process]
+    for each in family:  # which grows meanwhile
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            with suppress(OSError):  # the thread has ended
+                family += map(int, children.read_text().split())
+    return family
+
+
+def _memory(process: int) -> Memory:
+    try:
+        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+    except OSError:  # it has ended
+        return Memory(0, 0)
+    found = {name: 1024 * int(kibibytes) for name, kibibytes in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
+    return Memory(found.get("Pss", 0), found.get("Pss_Anon", 0))
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What every benchmark understands."""
     parser = argparse.ArgumentParser(description="Measure, print a table, and write JSON.")
     parser.add_argument("--tiny", action="store_true", help="next to nothing, to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the JSON")
-    options = parser.parse_args()
+    return parser
+
+
+def tell(report: Report, folder: Path) -> None:
+    """Print the table and write the JSON."""
+    print(f"\n{report.benchmark}: {report.sizes}\n\n{report.markdown()}\n\n{save(report, folder)}")
+
+
+def main(*benchmarks: Callable[[bool], Report]) -> None:
+    """The command line of one benchmark or of all."""
+    options = command_line().parse_args()
     for measure in benchmarks:
-        report = measure(options.tiny)
-        print(f"\n{report.benchmark}: {report.sizes}\n\n{report.markdown()}\n\n{save(report, options.out)}")
+        tell(measure(options.tiny), options.out)
 
 
 def _shown(spread: Spread, unit: str) -> str:

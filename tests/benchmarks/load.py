@@ -1,7 +1,7 @@
 """A day in minutes: searches, additions and deletions at 60 % of what the service can take.
 
 Not among the benchmarks of `python -m tests.benchmarks`: it takes a quarter of an hour. `python -m
-tests.benchmarks.load`.
+tests.benchmarks.load` ends with 1 where a good request failed or memory left its band.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import json
 import random
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -23,7 +25,7 @@ import numpy as np
 
 from service.library import Library, Upload
 from service.searcher import Searcher
-from tests.benchmarks.harness import Report, Row, Spread, main
+from tests.benchmarks.harness import Memory, Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.service import CLIENTS, Bench, picture, prepare
 from tests.conftest import command, environment, free_port, wait_until_ready
 
@@ -31,15 +33,25 @@ MIX = {"search": 90, "add": 8, "delete": 2}  # in a hundred requests
 SHARE = 0.6  # of the saturation
 SEEDS = itertools.count(1)  # no two traffics send the same images
 ADDED_AT_ONCE = 64  # images of one request
+PATIENCE = 60.0  # seconds; what is not answered then has failed
+EACH = 30.0  # seconds between lines that say how it goes
+SETTLING = 60.0  # seconds until memory has its level
+LEVEL = 15  # samples, one a second, whose median that is
+BAND = 0.1  # of the level, that memory may leave it by
+IN_MEMORY = 8 + 8 + 8 + 32  # bytes of an image: its id twice, its label, its code
+FAILED, GROWN = "failed good requests", "memory off its level, the most as figure"
+DECIDING = (FAILED, GROWN)
 
 
-def measure(tiny: bool) -> Report:
-    """Saturation, then a quarter of an hour below it; and how long a search waits while images come."""
-    items, burst, minutes, coming = (200, 0.3, 0.03, 128) if tiny else (60_000, 20.0, 15.0, 5000)
+def measure(tiny: bool, *, minutes: float = 15.0, items: int = 60_000) -> Report:
+    """Saturation, then so many minutes below it; and how long a search waits while images come."""
+    burst, coming, band = 20.0, 5000, BAND
+    if tiny:
+        items, burst, minutes, coming, band = 200, 0.3, 0.03, 128, 1.0  # it is still warming up
     with TemporaryDirectory() as folder:
         bench = prepare("conv6", Path(folder), items)
         rows = [waiting(bench, coming)]
-        rows += mixed(bench, burst, 60 * minutes)
+        steady, more = mixed(bench, burst, 60 * minutes, band)
     return Report(
         benchmark="load",
         sizes={
@@ -48,9 +60,10 @@ def measure(tiny: bool) -> Report:
             "minutes": minutes,
             "share of saturation": SHARE,
             "coming": coming,
+            "answers": {f"{kind} {status}": n for (kind, status), n in sorted(steady.answers.items())},
         },
         tiny=tiny,
-        rows=rows,
+        rows=rows + more,
     )
 
 
@@ -66,7 +79,7 @@ class Traffic:
         self.added: list[int] = []  # ids that may be deleted
         self.new = itertools.count(next(SEEDS) * 10**6)
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
-        self.statuses: Counter[tuple[str, int]] = Counter()
+        self.answers: Counter[tuple[str, str]] = Counter()  # by kind and status, or the reason for none
 
     def next(self) -> tuple[str, bytes]:
         """A request's kind and its bytes."""
@@ -81,28 +94,81 @@ class Traffic:
         return kind, head.encode() + body
 
     async def send(self, arrivals: AsyncIterator[float]) -> None:
-        """One connection: a request whenever one is due; its time counts from when it was due."""
-        reader, writer = await asyncio.open_connection(self.url.hostname, self.url.port)
+        """One connection, and another where it is dropped: a request whenever one is due; its time counts
+        from when it was due."""
+        connection: Connection | None = None
         async for due in arrivals:
             kind, request = self.next()
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            status = int(head.split(b" ", 2)[1])
-            length = re.search(rb"content-length: *(\d+)", head, re.I)
-            body = await reader.readexactly(int(length[1])) if length else b""
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    if connection and connection.left():
+                        connection = connection.close()
+                    connection = connection or await Connection.open(self.url.hostname, self.url.port)
+                    status, body = await connection.ask(request)
+            except (OSError, EOFError) as error:  # TimeoutError too
+                self.answers[kind, type(error).__name__] += 1
+                connection = connection and connection.close()
+                continue
             self.seconds[kind].append(time.perf_counter() - due)
-            self.statuses[kind, status] += 1
+            self.answers[kind, str(status)] += 1
             if kind == "add" and status == 201:
                 self.added.append(json.loads(body)["images"][0]["image"]["id"])
-        writer.close()
-        await writer.wait_closed()
+        if connection:
+            connection.close()
+
+    def sent(self) -> int:
+        """Requests until now."""
+        return sum(self.answers.values())
 
     def failed(self) -> int:
         """Good requests that were not answered well."""
-        return sum(count for (_, status), count in self.statuses.items() if status >= 300)
+        return sum(
+            count for (_, answer), count in self.answers.items() if answer not in ("200", "201", "204")
+        )
+
+    def net(self) -> int:
+        """Images that came less those that went."""
+        return self.answers["add", "201"] - self.answers["delete", "204"]
 
 
-def mixed(bench: Bench, burst: float, seconds: float) -> list[Row]:
+@dataclass(frozen=True)
+class Connection:
+    """A kept-alive one."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def open(cls, host: str | None, port: int | None) -> "Connection":
+        """OSError where nobody listens."""
+        return cls(*await asyncio.open_connection(host, port))
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer. OSError or EOFError where there is none."""
+        self.writer.write(request)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: *(\d+)", head, re.I)
+        return int(head.split(b" ", 2)[1]), await self.reader.readexactly(int(length[1]) if length else 0)
+
+    def left(self) -> bool:
+        """Whether the server has closed it, as it does with one that was idle for some seconds."""
+        return self.reader.at_eof()
+
+    def close(self) -> None:
+        """At once."""
+        self.writer.close()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How it was at one moment."""
+
+    seconds: float  # since the start
+    memory: Memory
+    net: int  # images that had come less those that had gone
+
+
+def mixed(bench: Bench, burst: float, seconds: float, band: float) -> tuple[Traffic, list[Row]]:
     """The mix against a service in a process of its own."""
     port = free_port()
     process = subprocess.Popen(command(port), env=environment(bench.folder))
@@ -111,47 +177,51 @@ def mixed(bench: Bench, burst: float, seconds: float) -> list[Row]:
         wait_until_ready(address, process)
         flood = Traffic(address, bench.pictures)
         asyncio.run(run(flood, lambda: at_once(burst)))
-        saturation = sum(flood.statuses.values()) / burst
-        steady, sizes = Traffic(address, bench.pictures), list[int]()
-        watching = threading.Event()
-        watcher = threading.Thread(target=watch, args=(process.pid, sizes, watching))
-        watcher.start()
-        try:
+        saturation = flood.sent() / burst
+        steady, samples = Traffic(address, bench.pictures), list[Sample]()
+        with watched(process.pid, steady, samples, seconds):
             clock = due_times(SHARE * saturation, seconds)
             asyncio.run(run(steady, lambda: when_due(clock)))
-        finally:
-            watching.set()
-            watcher.join()
     finally:
         process.terminate()
         process.wait()
-    begin = sizes[min(60, len(sizes) - 1)]
-    growth = sizes[-1] / begin
+    failed = flood.failed() + steady.failed()
     rows = [
         Row("saturation with the mix", Spread.of([saturation]), "1/s", saturation, "", None),
-        Row(
-            "failed good requests",
-            Spread.of([steady.failed()]),
-            "",
-            steady.failed(),
-            "0",
-            not steady.failed(),
-        ),
-        Row(
-            "memory at the end over that after a minute",
-            Spread.of([each / 2**20 for each in sizes]),
-            "MiB",
-            growth,
-            "≤ 1.1",
-            growth <= 1.1,
-        ),
+        Row(FAILED, Spread.of([failed]), "", failed, "0", not failed),
+        *memory_rows(samples, min(SETTLING, seconds / 2), band),
     ]
     for kind, taken in steady.seconds.items():
         tail = 1e3 * float(np.percentile(taken, 99))
         rows.append(
             Row(f"{kind}, p99 as figure", Spread.of([1e3 * each for each in taken]), "ms", tail, "", None)
         )
-    return rows
+    return steady, rows
+
+
+def memory_rows(samples: Sequence[Sample], settling: float, band: float) -> list[Row]:
+    """Memory against its level once it has settled, and what of its growth the images that came explain."""
+    later = [sample for sample in samples if sample.seconds >= settling] or list(samples[-1:])
+    if not later:  # the service had ended before
+        return [Row(GROWN, Spread.of([0.0]), "MiB", 1.0, f"≤ {band:g}", False)]
+    mebibytes = [sample.memory.all / 2**20 for sample in later]
+    level = float(np.median(mebibytes[:LEVEL]))
+    off = max(abs(each / level - 1) for each in mebibytes)
+    anonymous = [sample.memory.anonymous / 2**20 for sample in later]
+    grown = float(np.median(anonymous[-LEVEL:]) - np.median(anonymous[:LEVEL]))
+    came = later[-1].net - later[0].net
+    return [
+        Row(GROWN, Spread.of(mebibytes), "MiB", off, f"≤ {band:g}", off <= band),
+        Row(
+            f"anonymous memory, its growth in MiB as figure; the {came:,} images that came take "
+            f"{IN_MEMORY * came / 2**20:.2g}",
+            Spread.of(anonymous),
+            "MiB",
+            grown,
+            "",
+            None,
+        ),
+    ]
 
 
 async def run(traffic: Traffic, arrivals: Callable[[], AsyncIterator[float]]) -> None:
@@ -181,15 +251,39 @@ async def when_due(clock: Iterator[float]) -> AsyncIterator[float]:
         yield due
 
 
-def watch(process: int, sizes: list[int], stop: threading.Event) -> None:
-    """Resident bytes of a process, each second."""
-    while True:
-        text = Path(f"/proc/{process}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
-        assert found is not None
-        sizes.append(1024 * int(found[1]))
-        if stop.wait(1):
-            return
+@contextmanager
+def watched(process: int, traffic: Traffic, samples: list[Sample], seconds: float) -> Iterator[None]:
+    """Take a sample each second, and say each half minute how it goes."""
+    begin, done = time.perf_counter(), threading.Event()
+
+    def watch() -> None:
+        telling = EACH
+        while True:
+            with suppress(ProcessLookupError):  # its end shows in the requests
+                held = memory(process)
+                samples.append(Sample(time.perf_counter() - begin, held, traffic.net()))
+            if (now := time.perf_counter() - begin) >= telling:
+                telling += EACH
+                print(
+                    f"{now:.0f} of {seconds:.0f} s: {traffic.sent():,} requests, "
+                    f"{traffic.failed():,} failed, {_mebibytes(samples[-1:])} MiB",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if done.wait(1):
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _mebibytes(samples: Sequence[Sample]) -> str:
+    return ", ".join(f"{sample.memory.all / 2**20:.0f}" for sample in samples) or "no"
 
 
 # --- in this process -------------------------------------------------------------------------------
@@ -228,5 +322,16 @@ def waiting(bench: Bench, coming: int) -> Row:
     )
 
 
+def passed(report: Report) -> bool:
+    """Whether no good request failed and memory kept within its band."""
+    return all(row.met for row in report.rows if row.what in DECIDING)
+
+
 if __name__ == "__main__":
-    main(measure)
+    parser = command_line()
+    parser.add_argument("--minutes", type=float, default=15.0, help="of the mix")
+    parser.add_argument("--items", type=int, default=60_000, help="images there at the start")
+    options = parser.parse_args()
+    report = measure(options.tiny, minutes=options.minutes, items=options.items)
+    tell(report, options.out)
+    sys.exit(not passed(report))

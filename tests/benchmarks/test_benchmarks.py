@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "name", ["layers", "memory", "evaluation", "service", "pipeline", "pretraining", "load"]
+    "name", ["layers", "memory", "evaluation", "service", "pipeline", "pretraining", "load", "sizing"]
 )
 def test_runs_alone_and_writes_what_it_measured(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--tiny", "--out", str(tmp_path)]
