@@ -58,6 +58,7 @@ REVISION = "SELECT value FROM meta WHERE key = 'revision'"
 PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
 TOGETHER = 4096  # items, with all that is known of them, read at a time
+PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
 READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
 
 _coded = select(_codes.c.item_id).where(_codes.c.item_id == _items.c.id).exists()
@@ -830,6 +831,7 @@ def _connect(address: str, new: bool) -> sqlite3.Connection:
         address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
     if new:  # the file remembers; one opened later is not touched before it is known to be ours
+        connection.execute(f"PRAGMA page_size={PAGE}")
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")

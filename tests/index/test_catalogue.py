@@ -307,6 +307,15 @@ def test_another_file_is_refused_and_left_alone(path: Path, content: bytes) -> N
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.parametrize("size", [700, 2200, 5000])
+def test_thumbnails_take_little_more_than_their_bytes(path: Path, size: int) -> None:
+    thumbnails = [os.urandom(size) for _ in range(400)]
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
+        catalogue.add([new_item(number, thumbnail=each) for number, each in enumerate(thumbnails)])
+    others = 150 * len(thumbnails) + 2**18  # rows, indexes, and the pages that a table has at least
+    assert path.stat().st_size < 1.25 * size * len(thumbnails) + others
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_damaged_pages_end_in_a_catalogue_error(filled: Path, seed: int) -> None:
     content = bytearray(filled.read_bytes())
