@@ -52,7 +52,9 @@ REFUSALS: dict[type[Exception], int] = {
     ArtifactError: 422,
 }
 EXPLAINED = 5  # faults that one refusal explains
-PATIENCE = 1.0  # seconds for a small image, which takes milliseconds; then it is one of the large ones
+# Seconds for a small image, which takes milliseconds; then it is one of the large ones. So long it holds a
+# thread that answers others.
+PATIENCE = 0.25
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
 CONTENT_SECURITY_POLICY = "; ".join(
