@@ -285,13 +285,14 @@ def test_a_bug_shows_no_inside(artifact: Artifact, picture: bytes, monkeypatch: 
     with serve_here(create_app(Settings(artifact=artifact.path))) as address:
         with monkeypatch.context() as patch:
             patch.setattr(Encoder, "encode", lambda *_: 1 / 0)
-            for response in (
-                httpx.post(f"{address}/search", content=picture),
-                httpx.get(f"{address}/health/ready"),
+            for response, status in (
+                (httpx.post(f"{address}/search", content=picture), 500),
+                (httpx.get(f"{address}/health/ready"), 503),
             ):
-                assert response.status_code == 500
+                assert response.status_code == status
                 assert response.headers["content-type"] == "application/problem+json"
                 assert "ZeroDivision" not in response.text
+                assert "its log says why" in response.json()["detail"]
         assert httpx.post(f"{address}/search", content=picture).status_code == 200
 
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -291,6 +291,32 @@ def test_a_crash_is_said(served: tuple[subprocess.Popen[bytes], httpx.Client]) -
         assert response.status_code == 422
         assert "crashed (SIGSEGV)" in response.json()["detail"]
         assert http.post("/search", content=GOOD).status_code == 200
+
+
+def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artifact) -> None:
+    with running(artifact) as (process, http):
+
+        def ready() -> tuple[int, str]:
+            response = http.get("/health/ready")
+            return response.status_code, response.json().get("detail", "")
+
+        (nursery,) = (pid for pid in descendants(process.pid) if processes()[pid][0] == process.pid)
+        (decoder,) = descendants(nursery)
+        os.kill(decoder, signal.SIGSTOP)  # as one that gets no time
+        status, detail = ready()
+        assert (status, "took longer than 0.25 seconds" in detail) == (503, True), detail
+        assert ready() == (200, "")
+
+        with ThreadPoolExecutor(1) as thread:
+            (decoder,) = descendants(nursery)
+            os.kill(decoder, signal.SIGSTOP)
+            asked = thread.submit(ready)
+            time.sleep(0.1)
+            with suppress(ProcessLookupError):  # on a busy machine its time may have come already
+                os.kill(decoder, signal.SIGKILL)
+            status, detail = asked.result()
+        assert status == 503 and ("crashed (SIGKILL)" in detail or "took longer" in detail), detail
+        assert ready() == (200, "")
 
 
 def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
