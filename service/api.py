@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from index.catalogue import UNLABELLED, CatalogueError, Item
 from index.codes import Codes, from_hex
-from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
+from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router
 from service.decoding import TooSlow
 from service.live import Generation, Live
 from service.schemas import (
@@ -52,8 +52,8 @@ T = TypeVar("T")
 log = logging.getLogger("hebbsearch")
 
 router = APIRouter()  # open to all: whether the service is well
-reading = APIRouter(
-    dependencies=[Depends(needs(Access.READ))],
+reading = guarded_router(
+    Access.READ,
     responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
 )
 

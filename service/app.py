@@ -312,7 +312,8 @@ class BodyLimit:
 
     def _limit(self, path: str, kind: str) -> tuple[int, str]:
         """How many bytes may come, and what is said of more."""
-        if kind.partition(";")[0].strip().lower() == "application/json":
+        plain = kind.partition(";")[0].strip().lower()
+        if plain == "application/json" or plain.endswith("+json"):  # what FastAPI parses
             return JSON_LIMIT, f"the body has more than {JSON_LIMIT:,} bytes; send less at a time"
         if path in ("/images", "/search/batch") and kind.lower().startswith("multipart/"):
             return self.batch_limit + FORM_OVERHEAD, too_many(self.batch_limit)

@@ -8,13 +8,13 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from index.catalogue import CatalogueError
-from service.access import NO_KEY, NO_KEYS_SET, Access, needs
+from service.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.api import (
     HOW_TO_SEND,
     MANY_IMAGES,
@@ -49,7 +49,7 @@ from training.nets.images import NotAnImage
 
 T = TypeVar("T")
 
-router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
+router = guarded_router(Access.WRITE)
 
 ADDING = 8  # forms with images, under way or waiting; each may hold max_batch_bytes
 CHANGING = 64  # other requests that change something, each with max_image_bytes at most

@@ -235,6 +235,9 @@ def test_bodies_are_limited_by_what_they_are(artifact: Artifact) -> None:
         for headers, size in ((form, 600_000), (json, 300_000), ({}, 100_000)):
             assert status("/images", size, **headers) == 413
             assert status("/search/codes", size, **headers) == 413
+        for kind in ("application/vnd.api+json", "Application/JSON; charset=utf-8"):
+            assert status("/search/codes", 300_000, **{"content-type": kind}) == 413
+            assert status("/search/codes", 200_000, **{"content-type": kind}) == 422  # parsed
         assert status("/images", 400_000, **form) == 400  # read, and found to be no form
         assert status("/search", 400_000, **form) == 413
 
