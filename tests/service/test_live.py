@@ -18,7 +18,8 @@ import httpx
 import numpy as np
 import pytest
 
-from index.artifact import Artifact
+from index.artifact import PREDECESSOR, Artifact
+from index.catalogue import Catalogue
 from service.app import create_app
 from service.carrying import Carried
 from service.live import Generation, Live
@@ -405,6 +406,32 @@ def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> Non
             reloading.result()
             assert "has other ids; look for the image again" in answer(deleting.result(), 409)["detail"]
             assert answer(http.get("/images/7"))["id"] == 7
+
+
+def test_going_back_shuts_others_out_from_its_first_step(both: Path) -> None:
+    """Else it would go back to whom another swap had made the predecessor of somebody else."""
+    shutil.copytree(both / "second", both / "third")
+    looking, go_on, noted = threading.Event(), threading.Event(), Catalogue.noted
+
+    def slowly(catalogue: Catalogue, key: str) -> str | None:
+        found = noted(catalogue, key)
+        if key == PREDECESSOR:
+            looking.set()
+            assert go_on.wait(60)
+        return found
+
+    with served(both / "first") as http, pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as one:
+        reload(http, "second", force=True)
+        patch.setattr(Catalogue, "noted", slowly)
+        try:
+            going_back = one.submit(http.post, "/admin/rollback")
+            assert looking.wait(60)
+            assert "at this moment" in reload(http, "third", force=True, status=409)["detail"]
+            assert "at this moment" in answer(http.post("/admin/rollback"), 409)["detail"]
+        finally:
+            go_on.set()
+        told = answer(going_back.result())
+        assert (told["before"], told["after"]) == ("second", "first")
 
 
 def test_what_was_deleted_does_not_come_back_from_a_third_artifact(both: Path) -> None:
