@@ -149,8 +149,9 @@ class CatalogueError(ValueError):
 class Catalogue:
     """An open catalogue. Safe to read from many threads; close it to leave one file behind."""
 
-    def __init__(self, path: Path, engine: Engine) -> None:
+    def __init__(self, path: Path, engine: Engine, *, writable: bool = True) -> None:
         self.path = path
+        self.writable = writable  # else it stays as it is
         self._engine = engine
         # Who waits to write holds no connection: otherwise they would take all that readers need.
         self._turn = threading.Lock()
@@ -196,7 +197,7 @@ class Catalogue:
         engine = _engine(path, mode)
         try:
             _upgrade(path, engine, writable=mode == WRITABLE)
-            catalogue = cls(path, engine)
+            catalogue = cls(path, engine, writable=mode == WRITABLE)
             catalogue._verify()
         except CatalogueError:
             engine.dispose()

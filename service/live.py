@@ -172,7 +172,9 @@ class Live:
             raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
         if path == served:
             raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
+        _refuse_fixed(before.searcher, path)
         async with _explained(), self._opened(path) as after:
+            _refuse_fixed(after.searcher, path)
             begin = int(before.searcher.catalogue.noted(since) or 0)
             await to_thread.run_sync(after.searcher.check)
             carried, comparison = Carried(), None
@@ -244,17 +246,29 @@ async def _explained() -> AsyncIterator[None]:
         ) from None
 
 
+def _refuse_fixed(searcher: Searcher, path: Path) -> None:
+    """Before anything is done: NotReplaced where this one of the two cannot be written to. `path`: of the one
+    that is asked for."""
+    if not searcher.catalogue.writable:
+        raise NotReplaced(
+            f"{searcher.catalogue.path}: cannot be written to, and both artifacts note which one a restart "
+            f"serves; make it writable, or restart the service with HEBBSEARCH_ARTIFACT={path}, which takes "
+            "nothing along"
+        )
+
+
 def _record(before: Searcher, after: Searcher) -> None:
     """Let a restart serve `after`. In this order: at each moment they lead to one that has everything."""
-    led_to = after.catalogue.noted(SUCCESSOR)
+    notes = {TAKEN_OVER: str(after.catalogue.revision), PREDECESSOR: before.name, SUCCESSOR: None}
+    noted = {key: after.catalogue.noted(key) for key in notes}
     try:
-        after.catalogue.note(TAKEN_OVER, str(after.catalogue.revision))
-        after.catalogue.note(PREDECESSOR, before.name)
-        after.catalogue.note(SUCCESSOR, None)
+        for key, value in notes.items():
+            after.catalogue.note(key, value)
         before.catalogue.note(SUCCESSOR, after.name)
     except CatalogueError as error:
         with suppress(CatalogueError):
-            # As it was: a restart must find what goes on being served.
-            after.catalogue.note(SUCCESSOR, led_to)
+            # As it was, the last first: a restart must find what goes on being served.
+            for key, value in reversed(noted.items()):
+                after.catalogue.note(key, value)
         raise NotReplaced(f"{error}; a restart would not know of the other artifact") from None
     log.info("%s takes the place of %s", after.name, before.name)

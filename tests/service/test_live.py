@@ -1,5 +1,6 @@
 """Another artifact takes the place of the one that is served, over real HTTP."""
 
+import os
 import re
 import shutil
 import sqlite3
@@ -406,6 +407,53 @@ def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> Non
             reloading.result()
             assert "has other ids; look for the image again" in answer(deleting.result(), 409)["detail"]
             assert answer(http.get("/images/7"))["id"] == 7
+
+
+def notes(artifact: Path) -> dict[str, str]:
+    """What the catalogue in this folder notes."""
+    with closing(sqlite3.connect(artifact / "catalogue.sqlite")) as connection:
+        return dict(connection.execute("SELECT key, value FROM meta"))
+
+
+@pytest.mark.parametrize("fixed", [("first",), ("second",), ("first", "second")])
+def test_what_cannot_be_written_to_is_neither_left_nor_served(
+    both: Path, monkeypatch: pytest.MonkeyPatch, fixed: tuple[str, ...]
+) -> None:
+    before = {name: notes(both / name) for name in ("first", "second")}
+
+    def access(path: Path, mode: int) -> bool:
+        """What a read-only mount answers; permission bits do not stop a root user."""
+        return mode != os.W_OK or not any(Path(path).is_relative_to(both / name) for name in fixed)
+
+    monkeypatch.setattr("index.catalogue.os.access", access)
+    with served(both / "first") as http:
+        first = encoder(http)
+        if "first" not in fixed:
+            add(http, png(70))
+        for force in (False, True):
+            detail = reload(http, force=force, status=409)["detail"]
+            assert f"{both / fixed[0]}/catalogue.sqlite: cannot be written to" in detail
+            assert f"restart the service with HEBBSEARCH_ARTIFACT={both / 'second'}" in detail
+        assert "cannot be written to" in reload(http, as_it_is=True, status=409)["detail"]
+        assert encoder(http) == first
+        assert len(answer(http.post("/search", content=png(70)))["results"]) == 10
+    after = {name: notes(both / name) for name in ("first", "second")}
+    assert after["second"] == before["second"]
+    assert after["first"].keys() == before["first"].keys()
+
+
+def test_one_that_cannot_note_its_successor_leaves_no_trace_in_it(
+    both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.catalogue.PATIENCE", 1)
+    with served(both / "first") as http:
+        first, before = encoder(http), notes(both / "second")
+        with closing(sqlite3.connect(both / "first" / "catalogue.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert "database is locked" in reload(http, force=True, status=409)["detail"]
+        assert encoder(http) == first
+        assert notes(both / "second") == before
+        assert reload(http, force=True)["after"] == "second"
 
 
 def test_going_back_shuts_others_out_from_its_first_step(both: Path) -> None:
