@@ -100,10 +100,12 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Identity:
-    """What an image is known by in any catalogue: its bytes, or, where nobody hashed them, its path."""
+    """What an image is known by in any catalogue: its bytes, or, where one of two was not hashed, its path in
+    the indexed folder."""
 
     sha256: bytes | None
     path: str
+    folder: str | None = None  # as in File
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Item:
     @property
     def identity(self) -> Identity:
         """What it is known by in another catalogue."""
-        return Identity(None if self.sha256 is None else bytes.fromhex(self.sha256), self.path)
+        sha256 = None if self.sha256 is None else bytes.fromhex(self.sha256)
+        return Identity(sha256, self.path, self.folder)
 
 
 @dataclass(frozen=True)
@@ -387,17 +390,16 @@ class Catalogue:
             return [_item(row) for row in connection.execute(query.limit(count))]
 
     def gone(self, since: int) -> list[Identity]:
-        """What was removed after revision `since` and has not come back."""
+        """What was removed after revision `since` and has not come back to its path."""
         back = select(_items.c.id).where(
             _items.c.split == "database",
+            _items.c.path == _removed.c.path,
             or_(
                 _items.c.sha256 == _removed.c.sha256,
-                and_(
-                    _items.c.sha256.is_(None), _removed.c.sha256.is_(None), _items.c.path == _removed.c.path
-                ),
+                and_(_items.c.sha256.is_(None), _removed.c.sha256.is_(None)),
             ),
         )
-        query = select(_removed.c.sha256, _removed.c.path).where(
+        query = select(_removed.c.sha256, _removed.c.path, _removed.c.folder).where(
             _removed.c.revision > since, _removed.c.path.is_not(None), ~back.exists()
         )
         with self._reading() as connection:
@@ -409,13 +411,15 @@ class Catalogue:
             return
         with self._writing() as (connection, revision):
             lowest = connection.scalar(select(func.min(_removed.c.item_id))) or 0
-            known = {Identity(*row) for row in connection.execute(select(_removed.c.sha256, _removed.c.path))}
+            noted = select(_removed.c.sha256, _removed.c.path, _removed.c.folder)
+            known = {Identity(*row) for row in connection.execute(noted)}
             new = [each for each in dict.fromkeys(identities) if each not in known]
             rows = [
                 {
                     "item_id": min(lowest, 0) - at,
                     "revision": revision,
                     "path": each.path,
+                    "folder": each.folder,
                     "sha256": each.sha256,
                 }
                 for at, each in enumerate(new, 1)
@@ -424,21 +428,27 @@ class Catalogue:
                 connection.execute(insert(_removed), rows[start : start + BATCH])
 
     def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
-        """The items of both splits that are known by each of these."""
+        """The items of both splits that are known by each of these: those of the same bytes, else, where its
+        own or theirs are not known, those at its path in the indexed folder."""
         found: dict[Identity, list[Item]] = {}
         with self._reading() as connection:
             for start in range(0, len(identities), BATCH // 2):
                 some = identities[start : start + BATCH // 2]
-                hashes = [each.sha256 for each in some if each.sha256 is not None]
-                paths = [each.path for each in some if each.sha256 is None]
+                hashes = {each.sha256 for each in some if each.sha256 is not None}
+                paths = {each.path for each in some if each.folder is None}
                 which = or_(
-                    _items.c.sha256.in_(hashes), and_(_items.c.sha256.is_(None), _items.c.path.in_(paths))
+                    _items.c.sha256.in_(hashes), and_(_items.c.folder.is_(None), _items.c.path.in_(paths))
                 )
-                items = [_item(row) for row in connection.execute(ITEMS.where(which).order_by(_items.c.id))]
-                by_key: defaultdict[bytes | str, list[Item]] = defaultdict(list)
-                for item in items:
-                    by_key[item.identity.sha256 or item.path].append(item)
-                found |= {each: by_key[each.sha256 or each.path] for each in some}
+                by_bytes: defaultdict[bytes | None, list[Item]] = defaultdict(list)
+                by_path: defaultdict[str, list[Item]] = defaultdict(list)
+                for row in connection.execute(ITEMS.where(which).order_by(_items.c.id)):
+                    by_bytes[row.sha256].append(_item(row))
+                    if row.folder is None:
+                        by_path[row.path].append(_item(row))
+                for each in some:
+                    same = by_bytes[each.sha256] if each.sha256 else []
+                    there = by_path[each.path] if each.folder is None else []
+                    found[each] = same or [item for item in there if not (each.sha256 and item.sha256)]
         return found
 
     def get(self, item_id: int) -> Item:

@@ -656,7 +656,7 @@ def test_what_is_gone_is_known_by_its_bytes_or_else_by_its_path(filled: Path) ->
         assert set(catalogue.gone(since)) == {
             Identity(None, "a/0.png"),
             Identity(None, "a/1.png"),
-            Identity(bytes([41]) * 32, "a/41.png"),  # 40 is there once more
+            Identity(bytes([41]) * 32, "a/41.png", ""),  # 40 is there once more
         }
         catalogue.add([new_item(1), hashed(41)])
         assert catalogue.gone(since) == [Identity(None, "a/0.png")]
@@ -673,11 +673,16 @@ def test_items_are_known_in_both_splits(filled: Path) -> None:
             Identity(file.sha256, "elsewhere.png"),
             Identity(None, "a/3.png"),
             Identity(None, "a/20.png"),
-            Identity(None, "a/42.png"),  # its bytes are known: the path alone does not say that it is this
+            Identity(None, "a/42.png"),  # the bytes of one of them are not known: so by the path
             Identity(b"3" * 32, "a/3.png"),
+            Identity(b"3" * 32, "a/42.png"),  # other bytes
+            Identity(b"3" * 32, "a/3.png", "another folder"),
+            Identity(b"3" * 32, "a/3.png", ""),
         ]
         known = catalogue.known_as(asked)
-    assert [[item.id for item in known[each]] for each in asked] == [ids[:2], [4], [21], [], []]
+    assert [[item.id for item in known[each]] for each in asked] == [
+        *(ids[:2], [4], [21], [ids[2]], [4], [], [], [])
+    ]
 
 
 def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
