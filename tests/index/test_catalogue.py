@@ -593,6 +593,43 @@ def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_pat
     assert structure(old) == structure(tmp_path / "new.sqlite")
 
 
+def as_version_2(path: Path) -> None:
+    """Turn one of this version into what version 2 wrote."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for column in ("path", "folder", "sha256"):
+            connection.execute(f"ALTER TABLE removed DROP COLUMN {column}")
+        connection.execute("DELETE FROM meta WHERE key = 'built'")
+        connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+
+
+def test_version_2_is_upgraded_with_what_people_did_told_from_what_was_built(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        catalogue.remove([2])
+        catalogue.change(3, label="new")
+        (sent,) = catalogue.add([new_item(40, file=File(b"4" * 32, folder=""))])
+    as_version_2(filled)
+    with Catalogue.open(filled) as catalogue:
+        since = int(catalogue.noted("built") or 0)
+        assert [item.id for item in catalogue.changed(since, count=100)] == [3, sent]
+
+
+def test_in_version_2_without_queries_the_earliest_revision_was_the_build(path: Path) -> None:
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
+        catalogue.add([new_item(number) for number in range(3)])
+        catalogue.change(1, metadata={"seen": True})
+    as_version_2(path)
+    with Catalogue.open(path) as catalogue:
+        since = int(catalogue.noted("built") or 0)
+        assert [item.id for item in catalogue.changed(since, count=100)] == [1]
+
+
+def test_version_2_where_nobody_did_anything(filled: Path) -> None:
+    as_version_2(filled)
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.noted("built") == str(catalogue.revision)
+        assert catalogue.changed(catalogue.revision, count=100) == []
+
+
 def test_of_two_that_upgrade_at_a_time_both_succeed(old: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(Catalogue.open, [old] * 4))
