@@ -473,14 +473,17 @@ class Catalogue:
         labels: Sequence[int] | None = None,
         split: str = "database",
         folder: str | None = None,
+        sha256: bytes | None = None,
     ) -> list[Item]:
         """At most `count` items of a split with ids above `after`, ascending; with one of `labels`, which may
-        hold UNLABELLED, and of one folder, as in File."""
+        hold UNLABELLED, of one folder, and of one file, as in File."""
         query = ITEMS.where(_items.c.split == split, _items.c.id > after).order_by(_items.c.id).limit(count)
         if labels is not None:
             query = query.where(func.coalesce(_items.c.label, UNLABELLED).in_(labels))
         if folder is not None:
             query = query.where(_items.c.folder == folder)
+        if sha256 is not None:
+            query = query.where(_items.c.sha256 == sha256)
         with self._reading() as connection:
             return [_item(row) for row in connection.execute(query)]
 

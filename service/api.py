@@ -342,6 +342,7 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
         labels=labels or None,
         split=asked.split,
         folder=asked.folder,
+        sha256=None if asked.sha256 is None else bytes.fromhex(asked.sha256),
     )
     more, found = len(found) > asked.limit, found[: asked.limit]
     return Page(

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from index.artifact import ArtifactError, in_service
 from service import admin, api, changes, decoding, insight
 from service.carrying import CannotCarry
-from service.library import HeldOut
+from service.library import HeldOut, OtherBytes
 from service.live import ANSWERING, Live, NotReplaced
 from service.metrics import Metrics
 from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
@@ -47,6 +47,7 @@ REFUSALS: dict[type[Exception], int] = {
     UnknownLabel: 422,
     NothingToMeasure: 409,
     HeldOut: 409,
+    OtherBytes: 409,
     CannotCarry: 409,
     NotReplaced: 409,
     ArtifactError: 422,
