@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from index.catalogue import Catalogue, CatalogueError
+from index.catalogue import Catalogue, CatalogueError, Changes
 from index.codes import Codes, check_codes
 from index.space import no_space
 
@@ -119,8 +119,12 @@ class Artifact:
 
     def open_catalogue(self) -> Catalogue:
         """The catalogue, verified. ArtifactError if it is damaged or of another encoder."""
+        return self.load_catalogue()[0]
+
+    def load_catalogue(self) -> tuple[Catalogue, Changes]:
+        """The same and what it holds, as `Catalogue.load`."""
         try:
-            catalogue = Catalogue.open(self.path / CATALOGUE)
+            catalogue, contents = Catalogue.load(self.path / CATALOGUE)
         except CatalogueError as error:
             way_out = "" if no_space(error) else "; build the index again"
             raise ArtifactError(f"{error}{way_out}") from error
@@ -138,7 +142,7 @@ class Artifact:
                     f"{catalogue.path}: its {name} is {found}, {MANIFEST} says {wanted}; "
                     "build the index again"
                 )
-        return catalogue
+        return catalogue, contents
 
     def queries(self) -> Queries | None:
         """The held-out queries; None where there are none."""

@@ -59,7 +59,7 @@ PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
 TOGETHER = 4096  # items, with all that is known of them, read at a time
 PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
-READ = 65536  # rows turned into arrays at a time: bounds what exists as Python objects
+READ = 512  # rows turned into arrays at a time: bounds what exists as Python objects
 
 _coded = select(_codes.c.item_id).where(_codes.c.item_id == _items.c.id).exists()
 _shown = select(_thumbnails.c.item_id).where(_thumbnails.c.item_id == _items.c.id).exists()
@@ -102,10 +102,12 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Identity:
-    """What an image is known by in any catalogue: its bytes, or, where nobody hashed them, its path."""
+    """What an image is known by in any catalogue: its bytes, or, where one of two was not hashed, its path in
+    the indexed folder."""
 
     sha256: bytes | None
     path: str
+    folder: str | None = None  # as in File
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ class Item:
     @property
     def identity(self) -> Identity:
         """What it is known by in another catalogue."""
-        return Identity(None if self.sha256 is None else bytes.fromhex(self.sha256), self.path)
+        sha256 = None if self.sha256 is None else bytes.fromhex(self.sha256)
+        return Identity(sha256, self.path, self.folder)
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,9 @@ class CatalogueError(ValueError):
 class Catalogue:
     """An open catalogue. Safe to read from many threads; close it to leave one file behind."""
 
-    def __init__(self, path: Path, engine: Engine) -> None:
+    def __init__(self, path: Path, engine: Engine, *, writable: bool = True) -> None:
         self.path = path
+        self.writable = writable  # else it stays as it is
         self._engine = engine
         # Who waits to write holds no connection: otherwise they would take all that readers need.
         self._turn = threading.Lock()
@@ -191,6 +195,11 @@ class Catalogue:
         One of an older version is upgraded. Where its folder cannot be written to, it is read as it is and
         cannot be changed. CatalogueError says what is wrong.
         """
+        return cls.load(path)[0]
+
+    @classmethod
+    def load(cls, path: Path | str) -> tuple[Self, Changes]:
+        """`open`, and the whole database split, which was read to verify it, as `changes` since ever."""
         path = Path(path)
         if not path.is_file():
             raise CatalogueError(f"{path}: no such catalogue")
@@ -198,15 +207,15 @@ class Catalogue:
         engine = _engine(path, mode)
         try:
             _upgrade(path, engine, writable=mode == WRITABLE)
-            catalogue = cls(path, engine)
-            catalogue._verify()
+            catalogue = cls(path, engine, writable=mode == WRITABLE)
+            contents = catalogue._verified()
         except CatalogueError:
             engine.dispose()
             raise
         except (KeyError, TypeError, ValueError, OverflowError, SQLAlchemyError) as error:
             engine.dispose()
             raise CatalogueError(f"{path}: is damaged ({error})") from error
-        return catalogue
+        return catalogue, contents
 
     @classmethod
     def read_note(cls, path: Path, key: str) -> str | None:
@@ -350,17 +359,15 @@ class Catalogue:
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
         with self._reading() as connection:
-            revision = int(_value(connection, "revision"))
-            classes = self._labels(connection)
             gone = (
                 select(_removed.c.item_id)
                 .where(_removed.c.revision > since, _removed.c.item_id > 0)
                 .order_by(_removed.c.item_id)
             )
             ids = np.array(list(connection.scalars(gone)), np.int64)
-            table = self._rows(connection, _items.c.revision > since)
-        self._learn(classes)
-        return Changes(revision, table, ids, tuple(classes))
+            changes = self._changes(connection, self._rows(connection, _items.c.revision > since), ids)
+        self._learn(changes.classes)
+        return changes
 
     def noted(self, key: str) -> str | None:
         """What `note` wrote."""
@@ -385,17 +392,16 @@ class Catalogue:
             return [_item(row) for row in connection.execute(query.limit(count))]
 
     def gone(self, since: int) -> list[Identity]:
-        """What was removed after revision `since` and has not come back."""
+        """What was removed after revision `since` and has not come back to its path."""
         back = select(_items.c.id).where(
             _items.c.split == "database",
+            _items.c.path == _removed.c.path,
             or_(
                 _items.c.sha256 == _removed.c.sha256,
-                and_(
-                    _items.c.sha256.is_(None), _removed.c.sha256.is_(None), _items.c.path == _removed.c.path
-                ),
+                and_(_items.c.sha256.is_(None), _removed.c.sha256.is_(None)),
             ),
         )
-        query = select(_removed.c.sha256, _removed.c.path).where(
+        query = select(_removed.c.sha256, _removed.c.path, _removed.c.folder).where(
             _removed.c.revision > since, _removed.c.path.is_not(None), ~back.exists()
         )
         with self._reading() as connection:
@@ -407,13 +413,15 @@ class Catalogue:
             return
         with self._writing() as (connection, revision):
             lowest = connection.scalar(select(func.min(_removed.c.item_id))) or 0
-            known = {Identity(*row) for row in connection.execute(select(_removed.c.sha256, _removed.c.path))}
+            noted = select(_removed.c.sha256, _removed.c.path, _removed.c.folder)
+            known = {Identity(*row) for row in connection.execute(noted)}
             new = [each for each in dict.fromkeys(identities) if each not in known]
             rows = [
                 {
                     "item_id": min(lowest, 0) - at,
                     "revision": revision,
                     "path": each.path,
+                    "folder": each.folder,
                     "sha256": each.sha256,
                 }
                 for at, each in enumerate(new, 1)
@@ -422,21 +430,27 @@ class Catalogue:
                 connection.execute(insert(_removed), rows[start : start + BATCH])
 
     def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
-        """The items of both splits that are known by each of these."""
+        """The items of both splits that are known by each of these: those of the same bytes, else, where its
+        own or theirs are not known, those at its path in the indexed folder."""
         found: dict[Identity, list[Item]] = {}
         with self._reading() as connection:
             for start in range(0, len(identities), BATCH // 2):
                 some = identities[start : start + BATCH // 2]
-                hashes = [each.sha256 for each in some if each.sha256 is not None]
-                paths = [each.path for each in some if each.sha256 is None]
+                hashes = {each.sha256 for each in some if each.sha256 is not None}
+                paths = {each.path for each in some if each.folder is None}
                 which = or_(
-                    _items.c.sha256.in_(hashes), and_(_items.c.sha256.is_(None), _items.c.path.in_(paths))
+                    _items.c.sha256.in_(hashes), and_(_items.c.folder.is_(None), _items.c.path.in_(paths))
                 )
-                items = [_item(row) for row in connection.execute(ITEMS.where(which).order_by(_items.c.id))]
-                by_key: defaultdict[bytes | str, list[Item]] = defaultdict(list)
-                for item in items:
-                    by_key[item.identity.sha256 or item.path].append(item)
-                found |= {each: by_key[each.sha256 or each.path] for each in some}
+                by_bytes: defaultdict[bytes | None, list[Item]] = defaultdict(list)
+                by_path: defaultdict[str, list[Item]] = defaultdict(list)
+                for row in connection.execute(ITEMS.where(which).order_by(_items.c.id)):
+                    by_bytes[row.sha256].append(_item(row))
+                    if row.folder is None:
+                        by_path[row.path].append(_item(row))
+                for each in some:
+                    same = by_bytes[each.sha256] if each.sha256 else []
+                    there = by_path[each.path] if each.folder is None else []
+                    found[each] = same or [item for item in there if not (each.sha256 and item.sha256)]
         return found
 
     def get(self, item_id: int) -> Item:
@@ -461,14 +475,17 @@ class Catalogue:
         labels: Sequence[int] | None = None,
         split: str = "database",
         folder: str | None = None,
+        sha256: bytes | None = None,
     ) -> list[Item]:
         """At most `count` items of a split with ids above `after`, ascending; with one of `labels`, which may
-        hold UNLABELLED, and of one folder, as in File."""
+        hold UNLABELLED, of one folder, and of one file, as in File."""
         query = ITEMS.where(_items.c.split == split, _items.c.id > after).order_by(_items.c.id).limit(count)
         if labels is not None:
             query = query.where(func.coalesce(_items.c.label, UNLABELLED).in_(labels))
         if folder is not None:
             query = query.where(_items.c.folder == folder)
+        if sha256 is not None:
+            query = query.where(_items.c.sha256 == sha256)
         with self._reading() as connection:
             return [_item(row) for row in connection.execute(query)]
 
@@ -661,8 +678,10 @@ class Catalogue:
             .where(*which)
             .order_by(_codes.c.item_id)
         )
-        result = connection.execution_options(yield_per=READ).execute(query)
-        parts = [self._table(part) for part in result.partitions()]
+        with connection.execute(query) as result:
+            # The driver's own tuples, few enough that Python does not look for garbage among what is read:
+            # SQLAlchemy's rows of a million items take three times as long.
+            parts = [self._table(part) for part in iter(lambda: result.cursor.fetchmany(READ), [])]
         parts.append(self._table([]))
         return CodeTable(
             np.concatenate([part.ids for part in parts]),
@@ -682,15 +701,21 @@ class Catalogue:
             np.frombuffer(data, dtype=np.uint8).reshape(-1, width),
         )
 
-    def _verify(self) -> None:
+    def _changes(self, connection: Connection, table: CodeTable, removed: NDArray[np.int64]) -> Changes:
+        revision, classes = int(_value(connection, "revision")), tuple(self._labels(connection))
+        return Changes(revision, table, removed, classes)
+
+    def _verified(self) -> Changes:
+        """All that the database split holds. CatalogueError where it is damaged."""
         with self._reading() as connection:
             for table in (_meta, _classes, _items, _codes, _removed):  # thumbnails: gigabytes to read
                 found = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
                 if found != "ok":
                     raise CatalogueError(f"{self.path}: is damaged ({' '.join(str(found).split())})")
-            int(_value(connection, "revision"))
-            if str(_digest(self._rows(connection))) != _value(connection, "digest"):
+            contents = self._changes(connection, self._rows(connection), np.empty(0, np.int64))
+            if str(_digest(contents.table)) != _value(connection, "digest"):
                 raise CatalogueError(f"{self.path}: labels or codes do not match their digest")
+        return contents
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -96,7 +96,17 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE removed ADD COLUMN path TEXT",
         "ALTER TABLE removed ADD COLUMN folder TEXT",
         "ALTER TABLE removed ADD COLUMN sha256 BLOB",
-        "INSERT INTO meta (key, value) SELECT 'built', value FROM meta WHERE key = 'revision'",
+        # A build wrote the held-out queries last, and nobody can change them; without any it wrote all at
+        # once. What has a later revision, people did; without any such, all that there is was built.
+        """
+        INSERT INTO meta (key, value) SELECT 'built', CAST(COALESCE((
+            SELECT MIN(revision) - 1 FROM items WHERE revision > COALESCE(
+                (SELECT MAX(revision) FROM items WHERE split = 'query'),
+                (SELECT MIN(revision) FROM items WHERE folder IS NULL),
+                0
+            )
+        ), value) AS TEXT) FROM meta WHERE key = 'revision'
+        """,
     ),
 }
 

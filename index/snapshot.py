@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.catalogue import Catalogue, Changes
+from index.catalogue import Changes
 from index.hamming import places_of
 from index.segmented import SegmentedEngine
 
@@ -23,11 +23,10 @@ class Snapshot:
     classes: tuple[str, ...]  # what the labels stand for
 
     @classmethod
-    def of(cls, catalogue: Catalogue) -> Self:
-        """The catalogue as it is."""
-        empty = np.empty(0, np.int64)
-        nothing = cls(-1, empty, empty, SegmentedEngine(catalogue.bits), ())
-        return nothing.after(catalogue.changes(since=-1))
+    def of(cls, contents: Changes) -> Self:
+        """All that a catalogue holds, as `Catalogue.load` gives it."""
+        empty, width = np.empty(0, np.int64), contents.table.codes.shape[1]
+        return cls(-1, empty, empty, SegmentedEngine(8 * width), ()).after(contents)
 
     def after(self, changes: Changes) -> Self:
         """The snapshot at `changes.revision`, of the changes since this one's."""

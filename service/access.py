@@ -4,14 +4,17 @@ import hmac
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import Request, Security
+from fastapi import APIRouter, Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from service.settings import Settings
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Access(IntEnum):
@@ -107,29 +110,41 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def needs(level: Access) -> Callable[..., Coroutine[Any, Any, None]]:
-    """A dependency that lets those pass who may do what `level` says: 401 without a key, 403 with one that
-    does not suffice."""
+def guarded_router(level: Access, **more: Any) -> APIRouter:
+    """A router whose routes let those in who may do what `level` says: 401 without a key, 403 with one that
+    does not suffice. `more` is APIRouter's."""
 
-    async def check(
-        request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
-    ) -> None:
-        settings: Settings = request.app.state.settings
-        if settings.hosts or not split(settings.read_keys.get_secret_value()):
-            _refuse_strange_host(request, settings)
-        if level == Access.READ and not split(settings.read_keys.get_secret_value()):
-            return
-        known = keys(settings)
-        if not known:
-            if not from_this_machine(request):
-                raise HTTPException(403, NO_KEYS_SET)
-            return
-        if given is None:
-            raise HTTPException(401, NO_KEY, {"WWW-Authenticate": "Bearer"})
-        allowed = allowed_by(given.credentials, known)
-        if allowed == Access.NONE:
-            raise HTTPException(401, UNKNOWN_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
-        if allowed < level:
-            raise HTTPException(403, KEY_TOO_WEAK.format(level.name.lower()))
+    class Guarded(APIRoute):
+        """Asks for the key first: FastAPI reads and parses a body before it calls dependencies."""
 
-    return check
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                _check(request, await BEARER(request), level)
+                return await handle(request)
+
+            return guarded
+
+    # As a dependency the scheme is only described in /openapi.json.
+    return APIRouter(route_class=Guarded, dependencies=[Security(BEARER)], **more)
+
+
+def _check(request: Request, given: HTTPAuthorizationCredentials | None, level: Access) -> None:
+    settings: Settings = request.app.state.settings
+    if settings.hosts or not split(settings.read_keys.get_secret_value()):
+        _refuse_strange_host(request, settings)
+    if level == Access.READ and not split(settings.read_keys.get_secret_value()):
+        return
+    known = keys(settings)
+    if not known:
+        if not from_this_machine(request):
+            raise HTTPException(403, NO_KEYS_SET)
+        return
+    if given is None:
+        raise HTTPException(401, NO_KEY, {"WWW-Authenticate": "Bearer"})
+    allowed = allowed_by(given.credentials, known)
+    if allowed == Access.NONE:
+        raise HTTPException(401, UNKNOWN_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+    if allowed < level:
+        raise HTTPException(403, KEY_TOO_WEAK.format(level.name.lower()))

@@ -3,20 +3,20 @@
 from pathlib import Path
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from index.artifact import Artifact
-from service.access import NO_KEY, NO_KEYS_SET, Access, needs
+from service.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.api import UNREADABLE_JSON, settings_of
 from service.live import Live, Replaced
 from service.schemas import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest, problems
 
 FULL = "/artifacts/backup-1: cannot be made (database or disk is full)"
 
-router = APIRouter(
+router = guarded_router(
+    Access.ADMIN,
     prefix="/admin",
-    dependencies=[Depends(needs(Access.ADMIN))],
     responses=problems({401: NO_KEY, 403: NO_KEYS_SET}),
 )
 

@@ -1,6 +1,7 @@
 """The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
 
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -19,10 +20,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
-from index.catalogue import UNLABELLED, Item
+from index.catalogue import UNLABELLED, CatalogueError, Item
 from index.codes import Codes, from_hex
 from index.space import no_space
-from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
+from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router
 from service.decoding import TooSlow
 from service.live import Generation, Live
 from service.schemas import (
@@ -50,9 +51,11 @@ from training.nets.images import ImageError, NotAnImage, TooManyPixels
 
 T = TypeVar("T")
 
+log = logging.getLogger("hebbsearch")
+
 router = APIRouter()  # open to all: whether the service is well
-reading = APIRouter(
-    dependencies=[Depends(needs(Access.READ))],
+reading = guarded_router(
+    Access.READ,
     responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
 )
 
@@ -87,6 +90,7 @@ HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
 BUSY = "{} searches are under way or waiting, as many as the service takes; try again in a second"
+NOT_READY = "a search that was tried with a tiny image is not answered now:"
 BUSY_WITH_BATCHES = "{} searches of many images are under way or waiting; try again in a second"
 
 UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a valid integer, not 'x'"}
@@ -347,6 +351,7 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
         labels=labels or None,
         split=asked.split,
         folder=asked.folder,
+        sha256=None if asked.sha256 is None else bytes.fromhex(asked.sha256),
     )
     more, found = len(found) > asked.limit, found[: asked.limit]
     return Page(
@@ -438,9 +443,7 @@ async def live() -> Health:
 @router.get(
     "/health/ready",
     summary="Queries are answered",
-    responses=problems(
-        {500: "the service failed at this request and its log says why; other requests are answered"}
-    ),
+    responses=problems({503: f"{NOT_READY} decoding the image took longer than 0.25 seconds, the limit"}),
 )
 async def ready(request: Request, searcher: Service) -> Readiness:
     """Decodes a tiny image and searches with it, past all that wait: whether to send requests here."""
@@ -448,7 +451,14 @@ async def ready(request: Request, searcher: Service) -> Readiness:
     def work() -> int:
         return searcher.check(decode=request.state.small.decode)
 
-    return Readiness(items=await to_thread.run_sync(work, limiter=request.state.probing))
+    try:
+        return Readiness(items=await to_thread.run_sync(work, limiter=request.state.probing))
+    except (ImageError, CatalogueError) as error:
+        reason, _, _ = str(error).partition(";")  # what follows is for whoever sent an image
+    except Exception:
+        log.exception("the search that tells whether the service is ready failed")
+        reason = "its log says why"
+    raise HTTPException(503, f"{NOT_READY} {reason}", {"Retry-After": "1"})
 
 
 def _in_json(answer: Answer, request: Request) -> bytes:

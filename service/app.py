@@ -30,7 +30,7 @@ from index.artifact import ArtifactError, in_service
 from index.space import no_space
 from service import admin, api, changes, decoding, insight
 from service.carrying import CannotCarry
-from service.library import HeldOut
+from service.library import HeldOut, OtherBytes
 from service.live import ANSWERING, Live, NotReplaced
 from service.metrics import Metrics
 from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
@@ -48,12 +48,15 @@ REFUSALS: dict[type[Exception], int] = {
     UnknownLabel: 422,
     NothingToMeasure: 409,
     HeldOut: 409,
+    OtherBytes: 409,
     CannotCarry: 409,
     NotReplaced: 409,
     ArtifactError: 422,
 }
 EXPLAINED = 5  # faults that one refusal explains
-PATIENCE = 1.0  # seconds for a small image, which takes milliseconds; then it is one of the large ones
+# Seconds for a small image, which takes milliseconds; then it is one of the large ones. So long it holds a
+# thread that answers others.
+PATIENCE = 0.25
 LINGER = 2.0  # seconds that a client may go on sending after a refusal, so that it comes to read it
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -311,7 +314,8 @@ class BodyLimit:
 
     def _limit(self, path: str, kind: str) -> tuple[int, str]:
         """How many bytes may come, and what is said of more."""
-        if kind.partition(";")[0].strip().lower() == "application/json":
+        plain = kind.partition(";")[0].strip().lower()
+        if plain == "application/json" or plain.endswith("+json"):  # what FastAPI parses
             return JSON_LIMIT, f"the body has more than {JSON_LIMIT:,} bytes; send less at a time"
         if path in ("/images", "/search/batch") and kind.lower().startswith("multipart/"):
             return self.batch_limit + FORM_OVERHEAD, too_many(self.batch_limit)

@@ -1,11 +1,13 @@
 """What people did to one artifact, done to the artifact that takes its place; and which of the two answers
 better. No HTTP in it.
 
-An image is known in both by its bytes (SHA-256) or, where nobody hashed them, by its path. Doing all again
-does nothing: it may be begun while images still come and go, and be finished when none do.
+An image is known in both by its bytes (SHA-256) or, where one of the two did not hash them, by its path in
+the indexed folder; of images of equal bytes each is one of the other's. Doing all again does nothing: it may
+be begun while images still come and go, and be finished when none do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +57,7 @@ def carry(source: Searcher, target: Library, since: int, *, decode: Decode = dec
     cannot be made because their files were not kept.
     """
     until = source.catalogue.revision
-    lost = sum(_is_lost(source, target, *each) for each in _changed(source, target, since))
+    lost = sum(_is_lost(source, target, item) for item, twin in _changed(source, target, since) if not twin)
     if lost:
         raise CannotCarry(
             f"the files of {lost:,} images that were sent to {source.name} are not kept, so that the encoder "
@@ -63,12 +65,12 @@ def carry(source: Searcher, target: Library, since: int, *, decode: Decode = dec
             "with them"
         )
     gone = source.catalogue.gone(since)
-    removed = _remove(target, gone)
+    removed = _remove(source, target, gone)
     target.searcher.catalogue.bury(gone)  # what it never had must not come back from a third one
     added, changed, coming = 0, 0, list[Item]()
-    for item, known in _changed(source, target, since):
-        if known:
-            changed += _change(target, item, known)
+    for item, twin in _changed(source, target, since):
+        if twin:
+            changed += _change(target, item, twin)
         elif item.folder is not None:
             coming.append(item)
             if len(coming) == TOGETHER:
@@ -88,7 +90,8 @@ def compare(before: Searcher, after: Searcher) -> Comparison | None:
         return None
     asked = set(after.held_out().tolist())
     known = after.catalogue.known_as([item.identity for item in items])
-    pairs = [(item.id, twin.id) for item in items for twin in known[item.identity] if twin.id in asked]
+    twins = {twin.id: twin for each in known.values() for twin in each if twin.id in asked}
+    pairs = [(id_, twin.id) for id_, twin in _paired(items, list(twins.values())).items()]
     if not pairs:
         raise NothingToMeasure(
             f"no image is held out by both {before.name} and {after.name}, so that nobody knows which "
@@ -100,18 +103,62 @@ def compare(before: Searcher, after: Searcher) -> Comparison | None:
     return Comparison(len(pairs), *scores.mean(axis=1).tolist())
 
 
-def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[Item, list[Item]]]:
-    """What came or changed, each with the items that it is in the target."""
+def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[Item, Item | None]]:
+    """What came or changed, each with the item that it is in the target."""
     after = 0
     while items := source.catalogue.changed(since, after=after, count=PAGE):
-        known = target.searcher.catalogue.known_as([item.identity for item in items])
-        for item in items:  # one that is held out there has no place among what can be found yet
-            yield item, [twin for twin in known[item.identity] if twin.split == "database"]
+        theirs = _found_as(target.searcher, [item.identity for item in items])
+        twins = _twins(source, theirs)
+        for item in items:
+            yield item, twins.get(item.id)
         after = items[-1].id
 
 
-def _is_lost(source: Searcher, target: Library, item: Item, known: Sequence[Item]) -> bool:
-    if known or item.folder is None or _same_encoder(source, target):
+def _found_as(searcher: Searcher, identities: Sequence[Identity]) -> list[Item]:
+    """What can be found there of these, each item once. One that is held out has no place among it yet."""
+    known = searcher.catalogue.known_as(list(dict.fromkeys(identities)))
+    items = {item.id: item for each in known.values() for item in each if item.split == "database"}
+    return [items[id_] for id_ in sorted(items)]
+
+
+def _twins(source: Searcher, theirs: Sequence[Item]) -> dict[int, Item]:
+    """Those of `theirs` that an item of the source is, by its id. All that may be one of them have their say,
+    not only what changed."""
+    return _paired(_found_as(source, [item.identity for item in theirs]), theirs)
+
+
+def _paired(ours: Sequence[Item], theirs: Sequence[Item]) -> dict[int, Item]:
+    """The item of `theirs` that each of `ours` is, by its id, and none twice: of equal bytes the one at the
+    same path, else any; where one was not hashed, the one at the same path."""
+    pairs: dict[int, Item] = {}
+    for key in (_bytes_and_path, _bytes, _path):
+        taken = {twin.id for twin in pairs.values()}
+        free: defaultdict[Hashable, deque[Item]] = defaultdict(deque)
+        for item in theirs:
+            if item.id not in taken and key(item) is not None:
+                free[key(item)].append(item)
+        for item in ours:
+            left = free.get(key(item))
+            if item.id in pairs or not left or (key is _path and item.sha256 and left[0].sha256):
+                continue
+            pairs[item.id] = left.popleft()
+    return pairs
+
+
+def _bytes_and_path(item: Item) -> Hashable:
+    return None if item.sha256 is None else (item.sha256, item.path)
+
+
+def _bytes(item: Item) -> Hashable:
+    return item.sha256
+
+
+def _path(item: Item) -> Hashable:
+    return item.path if item.folder is None else None
+
+
+def _is_lost(source: Searcher, target: Library, item: Item) -> bool:
+    if item.folder is None or _same_encoder(source, target):
         return False
     try:
         source.original_of(item)
@@ -133,18 +180,27 @@ def _same_encoder(source: Searcher, target: Library) -> bool:
     return source.catalogue.encoder_id == target.searcher.catalogue.encoder_id
 
 
-def _remove(target: Library, gone: Sequence[Identity]) -> int:
-    known = target.searcher.catalogue.known_as(gone)
-    items = [item for twins in known.values() for item in twins]
-    return sum(len(target.forget(items[at : at + PAGE])) for at in range(0, len(items), PAGE))
+def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
+    """Without those that are still there in the source: where some of equal bytes are, only the one at the
+    same path goes."""
+    theirs = _found_as(target.searcher, gone)
+    kept = {item.id for item in _twins(source, theirs).values()}
+    there = {item.sha256 for item in _found_as(source, gone)} - {None}
+    places = {(each.sha256, each.path) for each in gone}
+    leaving = [
+        item
+        for item in theirs
+        if item.id not in kept and (item.sha256 not in there or (item.identity.sha256, item.path) in places)
+    ]
+    return sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))
 
 
-def _change(target: Library, item: Item, known: Sequence[Item]) -> bool:
+def _change(target: Library, item: Item, twin: Item) -> bool:
     """Whether anything was different in what may be changed."""
-    different = [twin for twin in known if (twin.label, twin.metadata) != (item.label, item.metadata)]
-    for twin in different:
+    different = (twin.label, twin.metadata) != (item.label, item.metadata)
+    if different:
         target.change(twin.id, label=item.label, unlabel=item.label is None, metadata=item.metadata)
-    return bool(different)
+    return different
 
 
 def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:

@@ -7,14 +7,14 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from index.catalogue import CatalogueError
 from index.space import WAY_OUT, no_space
-from service.access import NO_KEY, NO_KEYS_SET, Access, needs
+from service.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.api import (
     HOW_TO_SEND,
     MANY_IMAGES,
@@ -41,6 +41,7 @@ from service.schemas import (
     ImagePath,
     ImageText,
     Metadata,
+    Sha256,
     problems,
     too_large,
 )
@@ -49,7 +50,7 @@ from training.nets.images import NotAnImage
 
 T = TypeVar("T")
 
-router = APIRouter(dependencies=[Depends(needs(Access.WRITE))])
+router = guarded_router(Access.WRITE)
 
 ADDING = 8  # forms with images, under way or waiting; each may hold max_batch_bytes
 CHANGING = 64  # other requests that change something, each with max_image_bytes at most
@@ -207,11 +208,22 @@ async def change(item_id: int, asked: Change, request: Request) -> Image:
     summary="Remove an image from the index",
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
-async def remove(item_id: int, request: Request) -> None:
+async def remove(
+    item_id: int,
+    request: Request,
+    sha256: Annotated[
+        Sha256 | None,
+        Query(description="Only if its file has this SHA-256: in another artifact ids are those of others."),
+    ] = None,
+) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
+
+    def work(generation: Generation) -> None:
+        generation.library.remove(item_id, sha256=None if sha256 is None else sha256.lower())
+
     with place(request.state.changing, BUSY), lease(request) as current:
-        await _write(request, lambda generation: generation.library.remove(item_id), item_id, ids_of=current)
+        await _write(request, work, item_id, ids_of=current)
     request.app.state.metrics.images.labels("removed").inc()
 
 

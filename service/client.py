@@ -121,6 +121,7 @@ def _page(
     label: Sequence[str] = (),
     unlabelled: bool = False,
     folder: str | None = None,
+    sha256: str | None = None,
 ) -> Call[Page]:
     """One page of the list of images; `after`: the `next` of the page before."""
     params = _given(
@@ -130,6 +131,7 @@ def _page(
         label=label,
         unlabelled=unlabelled or None,
         folder=folder,
+        sha256=sha256,
     )
     return Call("GET", "/images", _model(Page), {"params": params})
 
@@ -182,9 +184,10 @@ def _change(
     )
 
 
-def _remove(item_id: int) -> Call[None]:
-    """Remove an image from the index."""
-    return Call("DELETE", f"/images/{item_id}", lambda _: None)
+def _remove(item_id: int, *, sha256: str | None = None) -> Call[None]:
+    """Remove an image from the index; with `sha256` only if that is its file's: ids may change with the
+    artifact."""
+    return Call("DELETE", f"/images/{item_id}", lambda _: None, {"params": _given(sha256=sha256)})
 
 
 def _evaluate(
@@ -302,12 +305,19 @@ class Client(Routes):
         label: Sequence[str] = (),
         unlabelled: bool = False,
         folder: str | None = None,
+        sha256: str | None = None,
     ) -> Iterator[Image]:
         """All images by ascending id, a page at a time."""
         after: int | None = 0
         while after is not None:
             page = self.page(
-                after=after, limit=PAGE, split=split, label=label, unlabelled=unlabelled, folder=folder
+                after=after,
+                limit=PAGE,
+                split=split,
+                label=label,
+                unlabelled=unlabelled,
+                folder=folder,
+                sha256=sha256,
             )
             yield from page.images
             after = page.next
@@ -343,12 +353,19 @@ class AsyncClient(Routes):
         label: Sequence[str] = (),
         unlabelled: bool = False,
         folder: str | None = None,
+        sha256: str | None = None,
     ) -> AsyncIterator[Image]:
         """All images by ascending id, a page at a time."""
         after: int | None = 0
         while after is not None:
             page = await self.page(
-                after=after, limit=PAGE, split=split, label=label, unlabelled=unlabelled, folder=folder
+                after=after,
+                limit=PAGE,
+                split=split,
+                label=label,
+                unlabelled=unlabelled,
+                folder=folder,
+                sha256=sha256,
             )
             for image in page.images:
                 yield image

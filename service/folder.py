@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Source:
     size: int
     label: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    instead_of: tuple[int, ...] = ()  # ids of what lay at the path before
+    instead_of: tuple[Image, ...] = ()  # what lay at the path before
 
 
 @dataclass
@@ -86,7 +87,7 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
     plan.send = [
         _in_place_of(source, [each for each in lost if each.path == source.path]) for source in plan.send
     ]
-    replaced = {id_ for source in plan.send for id_ in source.instead_of}
+    replaced = {image.id for source in plan.send for image in source.instead_of}
     plan.gone = [each for each in lost if each.id not in replaced and each.path not in plan.refused]
     return plan
 
@@ -95,8 +96,7 @@ def _in_place_of(source: Source, images: Sequence[Image]) -> Source:
     if not images:
         return source
     label = images[-1].label if source.label is None else source.label
-    ids = tuple(image.id for image in images)
-    return replace(source, label=label, metadata=images[-1].metadata, instead_of=ids)
+    return replace(source, label=label, metadata=images[-1].metadata, instead_of=tuple(images))
 
 
 def files_in(folder: Path) -> Iterator[Path]:
@@ -183,8 +183,8 @@ def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
             Sent(source, each.status, each.error) for source, each in zip(batch, added.images, strict=True)
         ]
         for each in sent:
-            for item_id in each.source.instead_of if each.status != "refused" else ():
-                _remove(client, item_id)
+            for image in each.source.instead_of if each.status != "refused" else ():
+                _remove(client, image)
         return sent
     half = len(batch) // 2
     return _send(client, folder, batch[:half]) + _send(client, folder, batch[half:])
@@ -193,16 +193,30 @@ def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
 def remove(client: Client, images: Sequence[Image]) -> Iterator[Image]:
     """Remove the images; each when it is gone."""
     for image in images:
-        _remove(client, image.id)
+        _remove(client, image)
         yield image
 
 
-def _remove(client: Client, item_id: int) -> None:
-    try:
-        _patiently(lambda: client.remove(item_id))
-    except Refused as refused:
-        if refused.status != 404:  # it is gone
-            raise
+def _remove(client: Client, image: Image) -> None:
+    """Under whatever id it has by now: in an artifact that came meanwhile it may have another, and its own
+    may be that of another image."""
+    id_: int | None = image.id
+    for last in (False, False, True):
+        if id_ is None:  # it is gone
+            return
+        try:
+            _patiently(partial(client.remove, id_, sha256=image.sha256))
+            return
+        except Refused as refused:
+            if last or refused.status not in (404, 409):
+                raise
+        listed = _patiently(partial(_listed, client, image))
+        id_ = next((each.id for each in listed if each.path == image.path), None)
+
+
+def _listed(client: Client, image: Image) -> list[Image]:
+    """What the service has of the same bytes in the same folder."""
+    return list(client.images(folder=image.folder, sha256=image.sha256))
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:

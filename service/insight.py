@@ -13,7 +13,7 @@ from typing import IO, Annotated
 
 import numpy as np
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -27,7 +27,7 @@ from index.duplicates import TooManyPairs, groups_within
 from index.evaluation import nearest_classes
 from index.export import WRITERS, NoParquet
 from index.snapshot import Snapshot
-from service.access import KEY_TOO_WEAK, NO_KEY, Access, needs
+from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router
 from service.api import Service, address, place
 from service.insight_schemas import (
     BitReport,
@@ -67,8 +67,8 @@ class TemporaryDownload(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-router = APIRouter(
-    dependencies=[Depends(needs(Access.READ))],
+router = guarded_router(
+    Access.READ,
     responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
 )
 

@@ -27,6 +27,10 @@ class HeldOut(ValueError):
     """A held-out query must stay as it is; the message says why."""
 
 
+class OtherBytes(ValueError):
+    """An id is that of another image than the one that is meant; the message says of which."""
+
+
 @dataclass(frozen=True)
 class Upload:
     """An image that is to be added."""
@@ -119,9 +123,15 @@ class Library:
             self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
             self.searcher.snapshot()
 
-    def remove(self, item_id: int) -> None:
-        """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut."""
-        if not self.forget([self._changeable(item_id)]):
+    def remove(self, item_id: int, *, sha256: str | None = None) -> None:
+        """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut, and
+        OtherBytes where its file has not this SHA-256, in lower-case hexadecimal."""
+        item = self._changeable(item_id)
+        if sha256 not in (None, item.sha256):
+            raise OtherBytes(
+                f"image {item_id} has other bytes than those of SHA-256 {sha256}; look for the image again"
+            )
+        if not self.forget([item]):
             raise KeyError(item_id)
 
     def forget(self, items: Sequence[Item]) -> list[int]:

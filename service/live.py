@@ -127,61 +127,69 @@ class Live:
         """Close what is served and what was."""
         await asyncio.gather(self._current.close(), *self._retired)
 
-    async def replace(
-        self, path: Path, *, force: bool = False, as_it_is: bool = False, since: str = BUILT
-    ) -> Replaced:
+    async def replace(self, path: Path, *, force: bool = False, as_it_is: bool = False) -> Replaced:
         """Serve the artifact in this folder, beside the one that is served, from now on and after a restart.
 
         It is verified, warmed, given what was done to the one served, and compared with it, while requests go
-        on; only at the end those who write wait. With `as_it_is` it is neither given anything nor compared;
-        else it is given what was done after the revision that the one served notes as `since`.
+        on; only at the end those who write wait. With `as_it_is` it is neither given anything nor compared.
         Raises ArtifactError, CannotCarry and NotReplaced, which `force` overrules where it is about the
         comparison; what is served then goes on being served.
         """
-        if self._replacing.locked():
-            raise NotReplaced(BUSY)
-        async with self._replacing:
-            before, path = self._current, path.resolve()
-            served = before.searcher.artifact.path.resolve()
-            if path.parent != served.parent:
-                raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
-            if path == served:
-                raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
-            async with _explained(), self._opened(path) as after:
-                begin = int(before.searcher.catalogue.noted(since) or 0)
-                await to_thread.run_sync(after.searcher.check)
-                carried, comparison = Carried(), None
-                if not as_it_is:
-                    until, carried = await to_thread.run_sync(self._carry, before, after, begin)
-                    comparison = await to_thread.run_sync(self._compared, before, after, force)
-                async with self.writing:
-                    if not as_it_is:
-                        _, rest = await to_thread.run_sync(self._carry, before, after, until)
-                        carried += rest
-                    with CancelScope(shield=True):  # what a restart serves is what is served
-                        await to_thread.run_sync(_record, before.searcher, after.searcher)
-                        self._current = after
-            self._retire(before)
-        return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
+        async with self._alone():
+            return await self._replace(path, force=force, as_it_is=as_it_is, since=BUILT)
 
     async def back(self) -> Replaced:
         """Serve the artifact again whose place the one served took, with what was done since. Raises as
         `replace`."""
-        with self.lease() as generation:
-            path = generation.searcher.artifact.path.resolve()
-            name = await to_thread.run_sync(generation.searcher.catalogue.noted, PREDECESSOR)
-        if name is None:
-            raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
-        return await self.replace(path.parent / name, force=True, since=TAKEN_OVER)
+        async with self._alone():
+            served = self._current.searcher
+            path = served.artifact.path.resolve()
+            name = await to_thread.run_sync(served.catalogue.noted, PREDECESSOR)
+            if name is None:
+                raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
+            return await self._replace(path.parent / name, force=True, as_it_is=False, since=TAKEN_OVER)
 
     async def copy(self, target: Path) -> Artifact:
         """The artifact that is served, as it is now, in the new folder `target`. Raises ArtifactError, and
         NotReplaced while it is being replaced."""
+        async with self._alone():
+            with self.lease() as generation:
+                return await to_thread.run_sync(copy_artifact, generation.searcher.artifact.path, target)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Only whoever is within may replace what is served. NotReplaced while another is."""
         if self._replacing.locked():
             raise NotReplaced(BUSY)
         async with self._replacing:
-            with self.lease() as generation:
-                return await to_thread.run_sync(copy_artifact, generation.searcher.artifact.path, target)
+            yield
+
+    async def _replace(self, path: Path, *, force: bool, as_it_is: bool, since: str) -> Replaced:
+        """`replace`, alone, with what was done after the revision that the one served notes as `since`."""
+        before, path = self._current, path.resolve()
+        served = before.searcher.artifact.path.resolve()
+        if path.parent != served.parent:
+            raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
+        if path == served:
+            raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
+        _refuse_fixed(before.searcher, path)
+        async with _explained(), self._opened(path) as after:
+            _refuse_fixed(after.searcher, path)
+            begin = int(before.searcher.catalogue.noted(since) or 0)
+            await to_thread.run_sync(after.searcher.check)
+            carried, comparison = Carried(), None
+            if not as_it_is:
+                until, carried = await to_thread.run_sync(self._carry, before, after, begin)
+                comparison = await to_thread.run_sync(self._compared, before, after, force)
+            async with self.writing:
+                if not as_it_is:
+                    _, rest = await to_thread.run_sync(self._carry, before, after, until)
+                    carried += rest
+                with CancelScope(shield=True):  # what a restart serves is what is served
+                    await to_thread.run_sync(_record, before.searcher, after.searcher)
+                    self._current = after
+        self._retire(before)
+        return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
 
     @asynccontextmanager
     async def _opened(self, path: Path) -> AsyncIterator[Generation]:
@@ -238,17 +246,29 @@ async def _explained() -> AsyncIterator[None]:
         ) from error
 
 
+def _refuse_fixed(searcher: Searcher, path: Path) -> None:
+    """Before anything is done: NotReplaced where this one of the two cannot be written to. `path`: of the one
+    that is asked for."""
+    if not searcher.catalogue.writable:
+        raise NotReplaced(
+            f"{searcher.catalogue.path}: cannot be written to, and both artifacts note which one a restart "
+            f"serves; make it writable, or restart the service with HEBBSEARCH_ARTIFACT={path}, which takes "
+            "nothing along"
+        )
+
+
 def _record(before: Searcher, after: Searcher) -> None:
     """Let a restart serve `after`. In this order: at each moment they lead to one that has everything."""
-    led_to = after.catalogue.noted(SUCCESSOR)
+    notes = {TAKEN_OVER: str(after.catalogue.revision), PREDECESSOR: before.name, SUCCESSOR: None}
+    noted = {key: after.catalogue.noted(key) for key in notes}
     try:
-        after.catalogue.note(TAKEN_OVER, str(after.catalogue.revision))
-        after.catalogue.note(PREDECESSOR, before.name)
-        after.catalogue.note(SUCCESSOR, None)
+        for key, value in notes.items():
+            after.catalogue.note(key, value)
         before.catalogue.note(SUCCESSOR, after.name)
     except CatalogueError as error:
         with suppress(CatalogueError):
-            # As it was: a restart must find what goes on being served.
-            after.catalogue.note(SUCCESSOR, led_to)
+            # As it was, the last first: a restart must find what goes on being served.
+            for key, value in reversed(noted.items()):
+                after.catalogue.note(key, value)
         raise NotReplaced(f"{error}; a restart would not know of the other artifact") from error
     log.info("%s takes the place of %s", after.name, before.name)

@@ -294,6 +294,7 @@ def _can_be_shown(letter: str) -> bool:
 
 
 ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$", examples=["0f" * 32])]
 ImagePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_relative)]
 
 
@@ -320,6 +321,7 @@ class PageParameters(BaseModel):
     folder: ImageText | None = Field(
         default=None, description="Only images that were sent with this folder's name."
     )
+    sha256: Sha256 | None = Field(default=None, description="Only images whose file has this SHA-256.")
 
 
 class Page(BaseModel):

@@ -138,7 +138,7 @@ class Searcher:
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
         self.queries = artifact.queries()  # held out; None: there are none
-        self.catalogue = artifact.open_catalogue()
+        self.catalogue, contents = artifact.load_catalogue()
         self.originals = Originals(artifact.path / ORIGINALS)
         self._encoding = Sharing(CORES)
         self._refreshing = threading.Lock()
@@ -146,7 +146,7 @@ class Searcher:
         self._once: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
         self._made: dict[Hashable, tuple[int, Any]] = {}  # and their revisions
         self._evaluations: dict[tuple[int, int | None, Ties, Denominator], Measurement] = {}
-        self._latest = Snapshot.of(self.catalogue)
+        self._latest = Snapshot.of(contents)
 
     @classmethod
     def open(cls, path: Path, *, max_pixels: int) -> Self:

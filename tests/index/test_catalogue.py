@@ -602,6 +602,43 @@ def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_pat
     assert structure(old) == structure(tmp_path / "new.sqlite")
 
 
+def as_version_2(path: Path) -> None:
+    """Turn one of this version into what version 2 wrote."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for column in ("path", "folder", "sha256"):
+            connection.execute(f"ALTER TABLE removed DROP COLUMN {column}")
+        connection.execute("DELETE FROM meta WHERE key = 'built'")
+        connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+
+
+def test_version_2_is_upgraded_with_what_people_did_told_from_what_was_built(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        catalogue.remove([2])
+        catalogue.change(3, label="new")
+        (sent,) = catalogue.add([new_item(40, file=File(b"4" * 32, folder=""))])
+    as_version_2(filled)
+    with Catalogue.open(filled) as catalogue:
+        since = int(catalogue.noted("built") or 0)
+        assert [item.id for item in catalogue.changed(since, count=100)] == [3, sent]
+
+
+def test_in_version_2_without_queries_the_earliest_revision_was_the_build(path: Path) -> None:
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
+        catalogue.add([new_item(number) for number in range(3)])
+        catalogue.change(1, metadata={"seen": True})
+    as_version_2(path)
+    with Catalogue.open(path) as catalogue:
+        since = int(catalogue.noted("built") or 0)
+        assert [item.id for item in catalogue.changed(since, count=100)] == [1]
+
+
+def test_version_2_where_nobody_did_anything(filled: Path) -> None:
+    as_version_2(filled)
+    with Catalogue.open(filled) as catalogue:
+        assert catalogue.noted("built") == str(catalogue.revision)
+        assert catalogue.changed(catalogue.revision, count=100) == []
+
+
 def test_of_two_that_upgrade_at_a_time_both_succeed(old: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(Catalogue.open, [old] * 4))
@@ -665,7 +702,7 @@ def test_what_is_gone_is_known_by_its_bytes_or_else_by_its_path(filled: Path) ->
         assert set(catalogue.gone(since)) == {
             Identity(None, "a/0.png"),
             Identity(None, "a/1.png"),
-            Identity(bytes([41]) * 32, "a/41.png"),  # 40 is there once more
+            Identity(bytes([41]) * 32, "a/41.png", ""),  # 40 is there once more
         }
         catalogue.add([new_item(1), hashed(41)])
         assert catalogue.gone(since) == [Identity(None, "a/0.png")]
@@ -682,11 +719,16 @@ def test_items_are_known_in_both_splits(filled: Path) -> None:
             Identity(file.sha256, "elsewhere.png"),
             Identity(None, "a/3.png"),
             Identity(None, "a/20.png"),
-            Identity(None, "a/42.png"),  # its bytes are known: the path alone does not say that it is this
+            Identity(None, "a/42.png"),  # the bytes of one of them are not known: so by the path
             Identity(b"3" * 32, "a/3.png"),
+            Identity(b"3" * 32, "a/42.png"),  # other bytes
+            Identity(b"3" * 32, "a/3.png", "another folder"),
+            Identity(b"3" * 32, "a/3.png", ""),
         ]
         known = catalogue.known_as(asked)
-    assert [[item.id for item in known[each]] for each in asked] == [ids[:2], [4], [21], [], []]
+    assert [[item.id for item in known[each]] for each in asked] == [
+        *(ids[:2], [4], [21], [ids[2]], [4], [], [], [])
+    ]
 
 
 def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,10 +145,11 @@ def jpeg_size(width: int, height: int) -> bytes:
     return bytes(good)
 
 
-def endless_jpeg(side: int, scans: int) -> bytes:
-    """A JPEG whose scans, of ten bytes each, add nothing to the first and take their time all the same."""
+def jpeg_of_scans(side: int, scans: int, *, comments: int = 0) -> bytes:
+    """A grey JPEG in so many scans: each but the first looks at all coefficients again and changes none, and
+    takes some bytes. Beforehand come empty comments, of four bytes each, which take their time as well."""
 
-    def segment(kind: int, data: bytes) -> bytes:
+    def segment(kind: int, data: bytes = b"") -> bytes:
         return bytes([0xFF, kind]) + struct.pack(">H", 2 + len(data)) + data
 
     codes = [
@@ -157,8 +158,11 @@ def endless_jpeg(side: int, scans: int) -> bytes:
     ]
     quantisation = segment(0xDB, b"\0" + b"\1" * 64)
     frame = segment(0xC2, struct.pack(">BHHB3B", 8, side, side, 1, 1, 0x11, 0))
-    first, more = (segment(0xDA, bytes([1, 1, 0, *band, 0])) for band in ((0, 0), (1, 63)))
-    return b"\xff\xd8" + quantisation + frame + b"".join(codes) + first + more * scans + b"\xff\xd9"
+    # 15 bits that are zero: nothing comes in the next 2^14 blocks.
+    nothing = bytes(2 * (-(-side // 8)) ** 2 // 2**14 + 2)
+    first, more = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])), segment(0xDA, bytes([1, 1, 0, 1, 63, 0x10]))
+    head = segment(0xFE) * comments + quantisation + frame + b"".join(codes)
+    return b"\xff\xd8" + head + first + (more + nothing) * (scans - 1) + b"\xff\xd9"
 
 
 # --- families --------------------------------------------------------------------------------------
@@ -424,6 +428,16 @@ KIT: dict[str, Hostile] = {
         "damaged",
     ),
     "TIFF with unknown compression": Hostile(422, odd_compression),
+    "JPEG of 100 scans": Hostile(200, lambda: jpeg_of_scans(64, 100)),
+    "JPEG of 101 scans": Hostile(422, lambda: jpeg_of_scans(64, 101), "more than 100 scans"),
+    "JPEG of 100,000 scans": Hostile(422, lambda: jpeg_of_scans(512, 100_000), "more than 100 scans"),
+    "JPEG before what looks like scans": Hostile(
+        200, lambda: saved(noise(), "JPEG") + b"\xff\xda" * 1000, same_as="JPEG, once"
+    ),
+    "JPEG, once": Hostile(200, lambda: saved(noise(), "JPEG")),
+    "JPEG whose comment looks like scans": Hostile(
+        200, lambda: saved(noise(), "JPEG", comment=b"\xff\xda" * 1000), same_as="JPEG, once"
+    ),
     "JPEG of unknown tables": Hostile(422, lambda: damaged(4, of=saved(noise(), "JPEG"))),
     # metadata
     "5 MB of text": Hostile(

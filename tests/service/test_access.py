@@ -1,12 +1,15 @@
 """Who may do what, over real HTTP where the way in matters."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 from starlette.requests import Request
 
@@ -60,6 +63,36 @@ def test_odd_credentials_are_no_key(guarded: httpx.Client) -> None:
     for value in ("Bearer", f"Basic {WRITE}", WRITE, "Bearer \xff\xfe", f"Bearer {WRITE} {WRITE}"):
         headers = [(b"Authorization", value.encode("latin-1"))]
         assert guarded.patch("/images/1", json={}, headers=headers).status_code == 401
+
+
+# What nobody needs a key for, and Mounts of files.
+OPEN = {"/", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+
+
+def test_the_key_is_asked_for_before_anything_of_the_body(own: Artifact) -> None:
+    """On each route: with a wrong key, nobody waits for a body, reads it, or looks at the parameters."""
+    app = create_app(Settings(artifact=own.path, read_keys=READ, write_keys=WRITE, admin_keys=ADMIN))
+    guarded = [
+        (method, path.replace("{item_id}", "not-a-number"))
+        for route in iter_route_contexts(app.routes)
+        for method in route.methods or ()
+        if (path := route.path or "") not in OPEN
+    ]
+    assert len(guarded) > 20
+    assert {"POST", "PATCH", "DELETE", "GET"} <= {method for method, _ in guarded}
+    kinds = ("application/json", "application/x+json", "multipart/form-data; boundary=x", "image/png")
+    with serve_here(app) as address:
+        host = urlsplit(address)
+        for method, path in guarded:
+            for kind in kinds:
+                for key in ("", f"Authorization: Bearer {'u' * 16}\r\n"):
+                    head = (
+                        f"{method} {path}?k=x&strange=1 HTTP/1.1\r\nHost: {host.netloc}\r\n{key}"
+                        f"Content-Type: {kind}\r\nContent-Length: 999999999\r\n\r\n"
+                    )
+                    with socket.create_connection((host.hostname, host.port), timeout=20) as connection:
+                        connection.sendall(head.encode() + b'{"a":')
+                        assert connection.recv(100).startswith(b"HTTP/1.1 401 "), (method, path, kind)
 
 
 def test_without_read_keys_everyone_reads(own: Artifact) -> None:

@@ -235,6 +235,9 @@ def test_bodies_are_limited_by_what_they_are(artifact: Artifact) -> None:
         for headers, size in ((form, 600_000), (json, 300_000), ({}, 100_000)):
             assert status("/images", size, **headers) == 413
             assert status("/search/codes", size, **headers) == 413
+        for kind in ("application/vnd.api+json", "Application/JSON; charset=utf-8"):
+            assert status("/search/codes", 300_000, **{"content-type": kind}) == 413
+            assert status("/search/codes", 200_000, **{"content-type": kind}) == 422  # parsed
         assert status("/images", 400_000, **form) == 400  # read, and found to be no form
         assert status("/search", 400_000, **form) == 413
 
@@ -285,13 +288,14 @@ def test_a_bug_shows_no_inside(artifact: Artifact, picture: bytes, monkeypatch: 
     with serve_here(create_app(Settings(artifact=artifact.path))) as address:
         with monkeypatch.context() as patch:
             patch.setattr(Encoder, "encode", lambda *_: 1 / 0)
-            for response in (
-                httpx.post(f"{address}/search", content=picture),
-                httpx.get(f"{address}/health/ready"),
+            for response, status in (
+                (httpx.post(f"{address}/search", content=picture), 500),
+                (httpx.get(f"{address}/health/ready"), 503),
             ):
-                assert response.status_code == 500
+                assert response.status_code == status
                 assert response.headers["content-type"] == "application/problem+json"
                 assert "ZeroDivision" not in response.text
+                assert "its log says why" in response.json()["detail"]
         assert httpx.post(f"{address}/search", content=picture).status_code == 200
 
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,7 +16,7 @@ import torch
 from index.artifact import Artifact
 from service.decoding import Crashed, Pool, TooSlow, decode
 from tests.conftest import build_artifact, command, environment, free_port, wait_until_ready
-from tests.service.hostile import KIT, endless_jpeg, noise, saved
+from tests.service.hostile import KIT, jpeg_of_scans, noise, saved
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, TooMuchMemory, open_image, thumbnail
 
@@ -24,8 +24,8 @@ GIGABYTE = 2**30
 PIXELS = 50_000_000
 GOOD = saved(noise())
 LARGE = saved(noise(900, 600), "JPEG")
-ENDLESS = endless_jpeg(7_000, 100_000)  # 1 MB, ten minutes
-SMALL_ENDLESS = endless_jpeg(512, 800_000)  # 8 MB, twenty seconds
+SLOW = jpeg_of_scans(7_000, 100)  # four seconds
+SMALL_SLOW = jpeg_of_scans(512, 100, comments=2_400_000)  # 10 MB, nearly three
 SIZES = pytest.mark.parametrize("size", [32, 224])
 
 
@@ -150,7 +150,7 @@ def test_what_takes_too_long_is_stopped() -> None:
         assert good(pool)
         (before,) = pool.pids()
         with pytest.raises(TooSlow, match="longer than 1 seconds"):
-            pool.decode(ENDLESS, size=32, max_pixels=PIXELS)
+            pool.decode(SLOW, size=32, max_pixels=PIXELS)
         assert before not in processes()
         assert good(pool)
         assert before not in pool.pids()
@@ -173,7 +173,7 @@ def test_a_crash_costs_one_image(number: signal.Signals) -> None:
         assert good(pool)
         (victim,) = pool.pids()
         with ThreadPoolExecutor(1) as thread:
-            refused = thread.submit(pool.decode, ENDLESS, size=32, max_pixels=PIXELS)
+            refused = thread.submit(pool.decode, SLOW, size=32, max_pixels=PIXELS)
             assert busy(os.getpid()) == victim
             assert good(pool)  # meanwhile, by another
             os.kill(victim, number)
@@ -210,7 +210,7 @@ def test_the_nursery_may_end() -> None:
         os.kill(processes()[pid][0], signal.SIGKILL)
         assert good(pool)  # by the worker that there is
         with pytest.raises(TooSlow):
-            pool.decode(ENDLESS, size=32, max_pixels=PIXELS)
+            pool.decode(SLOW, size=32, max_pixels=PIXELS)
         with pool_of(1) as other:
             assert good(other)
         assert good(pool)
@@ -249,11 +249,11 @@ def served(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     artifact = build_artifact(tmp_path_factory.mktemp("served"))
-    with running(artifact, decoding_seconds="2", concurrency="2") as service:
+    with running(artifact, decoding_seconds="1", concurrency="2") as service:
         yield service
 
 
-def test_endless_images_cost_their_own_requests(
+def test_slow_images_cost_their_own_requests(
     served: tuple[subprocess.Popen[bytes], httpx.Client],
 ) -> None:
     process, http = served
@@ -265,8 +265,7 @@ def test_endless_images_cost_their_own_requests(
 
         asked = [
             threads.submit(send, path, content)
-            for path, content in [("/search", ENDLESS)] * 3
-            + [("/images", ENDLESS), ("/search", SMALL_ENDLESS)]
+            for path, content in [("/search", SLOW)] * 3 + [("/images", SLOW), ("/search", SMALL_SLOW)]
         ]
         answers = []
         while not all(each.done() for each in asked):
@@ -275,7 +274,7 @@ def test_endless_images_cost_their_own_requests(
             response = each.result()
             assert response.status_code == 422, response.text
             assert response.headers["content-type"] == "application/problem+json"
-            assert "longer than 2 seconds" in response.json()["detail"]
+            assert "longer than 1 seconds" in response.json()["detail"]
         assert set(answers) == {200}
         for path, status in (("/search", 200), ("/images", 201)):
             assert http.post(path, content=LARGE).status_code == status
@@ -286,7 +285,7 @@ def test_endless_images_cost_their_own_requests(
 def test_a_crash_is_said(served: tuple[subprocess.Popen[bytes], httpx.Client]) -> None:
     process, http = served
     with ThreadPoolExecutor(1) as thread:
-        asked = thread.submit(http.post, "/search", content=ENDLESS)
+        asked = thread.submit(http.post, "/search", content=SLOW)
         os.kill(busy(process.pid), signal.SIGSEGV)
         response = asked.result()
         assert response.status_code == 422
@@ -294,10 +293,36 @@ def test_a_crash_is_said(served: tuple[subprocess.Popen[bytes], httpx.Client]) -
         assert http.post("/search", content=GOOD).status_code == 200
 
 
+def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artifact) -> None:
+    with running(artifact) as (process, http):
+
+        def ready() -> tuple[int, str]:
+            response = http.get("/health/ready")
+            return response.status_code, response.json().get("detail", "")
+
+        (nursery,) = (pid for pid in descendants(process.pid) if processes()[pid][0] == process.pid)
+        (decoder,) = descendants(nursery)
+        os.kill(decoder, signal.SIGSTOP)  # as one that gets no time
+        status, detail = ready()
+        assert (status, "took longer than 0.25 seconds" in detail) == (503, True), detail
+        assert ready() == (200, "")
+
+        with ThreadPoolExecutor(1) as thread:
+            (decoder,) = descendants(nursery)
+            os.kill(decoder, signal.SIGSTOP)
+            asked = thread.submit(ready)
+            time.sleep(0.1)
+            with suppress(ProcessLookupError):  # on a busy machine its time may have come already
+                os.kill(decoder, signal.SIGKILL)
+            status, detail = asked.result()
+        assert status == 503 and ("crashed (SIGKILL)" in detail or "took longer" in detail), detail
+        assert ready() == (200, "")
+
+
 def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
     with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
         assert http.post("/search", content=GOOD).status_code == 200
-        asked = thread.submit(http.post, "/search", content=ENDLESS)
+        asked = thread.submit(http.post, "/search", content=SLOW)
         busy(process.pid)
         left = descendants(process.pid)
         assert len(left) >= 3  # the nursery, one that is idle, one that works
@@ -313,7 +338,7 @@ def test_a_signal_to_all_lets_them_finish(artifact: Artifact, number: signal.Sig
     """As systemd and a terminal send it: to each process of the service."""
     with running(artifact) as (process, http), ThreadPoolExecutor(1) as thread:
         assert http.post("/search", content=GOOD).status_code == 200
-        asked = thread.submit(http.post, "/search", content=endless_jpeg(7_000, 150))
+        asked = thread.submit(http.post, "/search", content=jpeg_of_scans(7_000, 50))
         busy(process.pid)
         all_of_it = descendants(process.pid)
         for pid in (process.pid, *all_of_it):

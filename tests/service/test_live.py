@@ -1,5 +1,6 @@
 """Another artifact takes the place of the one that is served, over real HTTP."""
 
+import os
 import re
 import shutil
 import sqlite3
@@ -18,7 +19,8 @@ import httpx
 import numpy as np
 import pytest
 
-from index.artifact import Artifact
+from index.artifact import PREDECESSOR, Artifact
+from index.catalogue import Catalogue
 from service.app import create_app
 from service.carrying import Carried
 from service.live import Generation, Live
@@ -407,6 +409,79 @@ def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> Non
             assert answer(http.get("/images/7"))["id"] == 7
 
 
+def notes(artifact: Path) -> dict[str, str]:
+    """What the catalogue in this folder notes."""
+    with closing(sqlite3.connect(artifact / "catalogue.sqlite")) as connection:
+        return dict(connection.execute("SELECT key, value FROM meta"))
+
+
+@pytest.mark.parametrize("fixed", [("first",), ("second",), ("first", "second")])
+def test_what_cannot_be_written_to_is_neither_left_nor_served(
+    both: Path, monkeypatch: pytest.MonkeyPatch, fixed: tuple[str, ...]
+) -> None:
+    before = {name: notes(both / name) for name in ("first", "second")}
+
+    def access(path: Path, mode: int) -> bool:
+        """What a read-only mount answers; permission bits do not stop a root user."""
+        return mode != os.W_OK or not any(Path(path).is_relative_to(both / name) for name in fixed)
+
+    monkeypatch.setattr("index.catalogue.os.access", access)
+    with served(both / "first") as http:
+        first = encoder(http)
+        if "first" not in fixed:
+            add(http, png(70))
+        for force in (False, True):
+            detail = reload(http, force=force, status=409)["detail"]
+            assert f"{both / fixed[0]}/catalogue.sqlite: cannot be written to" in detail
+            assert f"restart the service with HEBBSEARCH_ARTIFACT={both / 'second'}" in detail
+        assert "cannot be written to" in reload(http, as_it_is=True, status=409)["detail"]
+        assert encoder(http) == first
+        assert len(answer(http.post("/search", content=png(70)))["results"]) == 10
+    after = {name: notes(both / name) for name in ("first", "second")}
+    assert after["second"] == before["second"]
+    assert after["first"].keys() == before["first"].keys()
+
+
+def test_one_that_cannot_note_its_successor_leaves_no_trace_in_it(
+    both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.catalogue.PATIENCE", 1)
+    with served(both / "first") as http:
+        first, before = encoder(http), notes(both / "second")
+        with closing(sqlite3.connect(both / "first" / "catalogue.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert "database is locked" in reload(http, force=True, status=409)["detail"]
+        assert encoder(http) == first
+        assert notes(both / "second") == before
+        assert reload(http, force=True)["after"] == "second"
+
+
+def test_going_back_shuts_others_out_from_its_first_step(both: Path) -> None:
+    """Else it would go back to whom another swap had made the predecessor of somebody else."""
+    shutil.copytree(both / "second", both / "third")
+    looking, go_on, noted = threading.Event(), threading.Event(), Catalogue.noted
+
+    def slowly(catalogue: Catalogue, key: str) -> str | None:
+        found = noted(catalogue, key)
+        if key == PREDECESSOR:
+            looking.set()
+            assert go_on.wait(60)
+        return found
+
+    with served(both / "first") as http, pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as one:
+        reload(http, "second", force=True)
+        patch.setattr(Catalogue, "noted", slowly)
+        try:
+            going_back = one.submit(http.post, "/admin/rollback")
+            assert looking.wait(60)
+            assert "at this moment" in reload(http, "third", force=True, status=409)["detail"]
+            assert "at this moment" in answer(http.post("/admin/rollback"), 409)["detail"]
+        finally:
+            go_on.set()
+        told = answer(going_back.result())
+        assert (told["before"], told["after"]) == ("second", "first")
+
+
 def test_what_was_deleted_does_not_come_back_from_a_third_artifact(both: Path) -> None:
     shutil.copytree(both / "second", both / "third")
     with served(both / "first") as http:
@@ -429,6 +504,74 @@ def test_going_back_from_a_copy_leaves_what_was_done_before_it(both: Path) -> No
         told = answer(http.post("/admin/rollback"))
         assert told["carried_over"] == {"added": 1, "changed": 0, "removed": 0}
         assert images(http)["x.png"]["label"] == "again" and "y.png" in images(http)
+
+
+def give_hashes(artifact: Path, *, same: tuple[str, ...] = ()) -> None:
+    """As a later version builds it: each image with the SHA-256 of its file, `same` with one together."""
+    with closing(sqlite3.connect(artifact / "catalogue.sqlite")) as connection, connection:
+        for (path,) in connection.execute("SELECT path FROM items").fetchall():
+            digest = sha256(("same" if path in same else path).encode()).digest()
+            connection.execute("UPDATE items SET sha256 = ? WHERE path = ?", (digest, path))
+
+
+def test_images_of_equal_bytes_are_carried_one_by_one(both: Path) -> None:
+    same = tuple(f"class0/{number:03}.png" for number in range(4))
+    for name in ("first", "second"):
+        give_hashes(both / name, same=same)
+    with served(both / "first") as http:
+        before = images(http)
+        answer(http.patch(f"/images/{before[same[1]]['id']}", json={"label": "square"}))
+        answer(http.delete(f"/images/{before[same[2]]['id']}"), 204)
+        assert reload(http, force=True)["carried_over"] == {"added": 0, "changed": 1, "removed": 1}
+        after = images(http)
+        assert [after[path]["label"] if path in after else None for path in same] == [
+            *("circle", "square", None, "circle")
+        ]
+        for path in (same[0], same[1], same[3]):
+            answer(http.delete(f"/images/{after[path]['id']}"), 204)
+        assert answer(http.post("/admin/rollback"))["carried_over"]["removed"] == 3
+        assert not set(same) & images(http).keys()
+
+
+def test_one_of_equal_bytes_that_lies_elsewhere_is_still_the_same(both: Path) -> None:
+    for name, path in (("first", "class0/000.png"), ("second", "class0/001.png")):
+        give_hashes(both / name, same=(path,))
+        with closing(sqlite3.connect(both / name / "catalogue.sqlite")) as connection, connection:
+            connection.execute("UPDATE items SET path = 'moved.png' WHERE path = 'class0/002.png'")
+    with served(both / "first") as http:
+        before = images(http)
+        answer(http.patch(f"/images/{before['class0/000.png']['id']}", json={"label": "square"}))
+        answer(http.delete(f"/images/{before['moved.png']['id']}"), 204)
+        assert reload(http, force=True)["carried_over"] == {"added": 0, "changed": 1, "removed": 1}
+        after = images(http)
+        assert after["class0/001.png"]["label"] == "square" and "moved.png" not in after
+        assert after["class0/000.png"]["label"] == "circle"  # whose bytes first never had
+
+
+@pytest.mark.parametrize("hashed", ["first", "second"])
+def test_images_that_only_one_artifact_has_hashes_of_are_known_by_their_paths(
+    both: Path, hashed: str
+) -> None:
+    give_hashes(both / hashed)
+    with served(both / "first", reload_margin=1) as http:
+        before = images(http)
+        answer(http.patch(f"/images/{before['class1/001.png']['id']}", json={"label": "circle"}))
+        answer(http.delete(f"/images/{before['class0/000.png']['id']}"), 204)
+        add(http, png(80), "class2/000.png", folder="another folder", label="mine")
+        told = reload(http)
+        assert told["carried_over"] == {"added": 1, "changed": 1, "removed": 1}
+        assert told["compared"]["queries"] == 12
+        listed = answer(http.get("/images", params={"limit": 1000}))["images"]
+        assert len(listed) == len(before)
+        labels = {(each["folder"], each["path"]): each["label"] for each in listed}
+        assert labels[None, "class1/001.png"] == "circle" and (None, "class0/000.png") not in labels
+        assert labels[None, "class2/000.png"] == "<b>cross</b>"
+        assert labels["another folder", "class2/000.png"] == "mine"
+        assert answer(http.post("/admin/rollback"))["carried_over"] == {
+            "added": 0,
+            "changed": 0,
+            "removed": 0,
+        }
 
 
 def test_an_image_that_the_next_artifact_holds_out_can_still_be_found(both: Path, pair: Path) -> None:

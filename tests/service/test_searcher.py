@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sqlalchemy import Engine, event
 
 import service.searcher
 from index.artifact import Artifact, ArtifactError
@@ -28,6 +29,27 @@ LIMIT = 1_000_000
 def searcher(artifact: Artifact) -> Iterator[Searcher]:
     searcher = Searcher(artifact, max_pixels=LIMIT)
     yield searcher
+    searcher.close()
+
+
+def test_opening_reads_the_codes_once(own: Artifact) -> None:
+    """Of a million images that is most of what a start takes."""
+    asked: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        searcher = Searcher(own, max_pixels=LIMIT)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert sum("codes.code" in statement for statement in asked) == 1
+    table, snapshot = searcher.catalogue.codes(), searcher.snapshot()
+    ids, codes = snapshot.engine.items()
+    assert (ids == table.ids).all() and (codes == table.codes).all()
+    assert (snapshot.ids == table.ids).all() and (snapshot.labels == table.labels).all()
+    assert (snapshot.revision, snapshot.classes) == (searcher.catalogue.revision, CLASSES)
     searcher.close()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -40,6 +41,11 @@ OUT_OF_MEMORY = "decoding the image takes more memory than there is; send it sma
 HEADER = 1024  # bytes in which they are looked for
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
+# A JPEG that appears gradually has some ten scans. Each goes over all pixels again and may take a few bytes.
+MOST_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # others stand within the data of a scan
+
 
 class ImageError(ValueError):
     """The bytes are not a usable image; the message says why."""
@@ -50,7 +56,7 @@ class NotAnImage(ImageError):
 
 
 class BrokenImage(ImageError):
-    """A known format, but truncated or undecodable."""
+    """A known format, but truncated, undecodable, or made to take long."""
 
 
 class TooManyPixels(ImageError):
@@ -123,6 +129,8 @@ def _decode(stream: BinaryIO, max_pixels: int) -> Image.Image:
     for width, height in (image.size, _tile_size(image)):
         if width * height > max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
+    if isinstance(image, JpegImageFile):
+        _refuse_many_scans(stream)
     try:
         image.load()
         return to_rgb(_upright(image))
@@ -166,6 +174,27 @@ def _tile_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of a TIFF's tiles, which may be larger than the image and are decoded whole."""
     tags = getattr(image, "tag_v2", {})
     return int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
+
+
+def _refuse_many_scans(stream: BinaryIO) -> None:
+    """Raises BrokenImage for a JPEG of more scans than any that is made to be seen."""
+    stream.seek(0)
+    content = stream.read()
+    if content.count(START_OF_SCAN) > MOST_SCANS and _scans(content) > MOST_SCANS:
+        raise BrokenImage(f"the JPEG has more than {MOST_SCANS} scans; save the image anew as JPEG or PNG")
+
+
+def _scans(jpeg: bytes) -> int:
+    """How many scans a decoder comes to: what stands in a segment's data or after the end is none."""
+    scans, at = 0, 0
+    while (found := JPEG_MARKER.search(jpeg, at)) is not None:
+        marker, at = jpeg[found.end() - 1], found.end()
+        if marker == 0xD9:  # the end
+            break
+        scans += marker == 0xDA
+        if marker not in (0x01, 0xD8):  # these stand alone, the others begin with their length
+            at += max(int.from_bytes(jpeg[at : at + 2]), 2)
+    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:

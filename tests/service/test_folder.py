@@ -1,0 +1,56 @@
+"""A folder is synchronised while another artifact takes the place of the one that it was compared with."""
+
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+from service import folder as folders
+from service.client import Client
+from tests.service.test_live import add, answer, both, pair, png, reload, served
+
+__all__ = ["both", "pair"]  # fixtures
+
+
+def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
+    both: Path, tmp_path: Path
+) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for number, name in enumerate(("a", "b", "c", "d")):
+        (album / f"{name}.png").write_bytes(png(300 + number))
+    with served(both / "first") as http, closing(Client(str(http.base_url))) as client:
+        answer(http.delete(f"/images/{add(http, png(99))}"), 204)  # so that ids differ in the next artifact
+        list(folders.send(client, "album", folders.compare(album, [], lambda _: None).send))
+        known = {image.path: image for image in client.images(folder="album")}
+
+        (album / "a.png").unlink()
+        (album / "b.png").write_bytes(png(310))
+        plan = folders.compare(album, list(known.values()), lambda _: None)
+        reload(http, force=True)
+        assert {image.path: image.id for image in client.images(folder="album")} != {
+            path: image.id for path, image in known.items()
+        }
+        (sent,) = folders.send(client, "album", plan.send)
+        assert sent.status == "added"
+        assert [image.path for image in folders.remove(client, plan.gone)] == ["a.png"]
+        now = {image.path: image.sha256 for image in client.images(folder="album")}
+        assert now == {path.name: folders.sha256_of(path) for path in album.iterdir()}
+
+        assert list(folders.remove(client, plan.gone)) == plan.gone  # gone already, which is fine
+
+
+def test_an_image_is_removed_on_condition_of_its_bytes_and_found_by_them(both: Path) -> None:
+    with served(both / "first") as http:
+        kept, other = add(http, png(1), "one.png"), add(http, png(2), "two.png")
+        digest = sha256(png(2)).hexdigest()
+        refused = http.delete(f"/images/{kept}", params={"sha256": digest})
+        assert f"image {kept} has other bytes" in answer(refused, 409)["detail"]
+        assert answer(http.delete("/images/1", params={"sha256": digest}), 409)  # was never hashed
+        for odd in ("", "00", "x" * 64, digest + "0"):
+            for ask in (http.get("/images", params={"sha256": odd}), http.delete("/images/1?sha256=" + odd)):
+                assert "sha256: String should match pattern" in answer(ask, 422)["detail"]
+        found = answer(http.get("/images", params={"sha256": digest.upper()}))
+        assert [image["id"] for image in found["images"]] == [other]
+        answer(http.delete(f"/images/{other}", params={"sha256": digest}), 204)
+        assert answer(http.get("/images", params={"sha256": digest})) == {"images": [], "next": None}
+        assert answer(http.get(f"/images/{kept}"))
