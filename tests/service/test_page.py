@@ -1,77 +1,16 @@
 """The page in a real browser, against the real service."""
 
-import base64
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve_here
-
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        reason = "no Chromium here: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, server: str) -> Iterator[Page]:
-    """The page, opened. Ends with a failure if the browser complained of anything but a refused search."""
-    yield from opened(browser, server)
-
-
-def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
-    context = browser.new_context(**options)  # type: ignore[arg-type]
-    page = context.new_page()
-    complaints: list[str] = []
-    outside: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
-    page.goto(address)
-    yield page
-    context.close()
-    assert [text for text in complaints if "status of 4" not in text] == []
-    assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
-
-
-@pytest.fixture
-def picture(artifact: Artifact) -> Path:
-    return Path(artifact.manifest.data["root"]) / "class2" / "007.png"
-
-
-def give(page: Page, kind: str, data: bytes, name: str = "mine.png") -> None:
-    """Drop or paste a file anywhere on the page, as a browser reports it."""
-    page.evaluate(
-        """([kind, name, data]) => {
-            const transfer = new DataTransfer();
-            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
-            transfer.items.add(new File([bytes], name, {type: "image/png"}));
-            const options = {bubbles: true, cancelable: true};
-            document.body.dispatchEvent(kind === "paste"
-                ? new ClipboardEvent("paste", {...options, clipboardData: transfer})
-                : new DragEvent(kind, {...options, dataTransfer: transfer}));
-        }""",
-        [kind, name, base64.b64encode(data).decode()],
-    )
+from tests.service.browser import give, opened
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
