@@ -30,7 +30,7 @@ export function panel(section, draw) {
     if (error === null && text !== shown) draw(answer);
     shown = error === null ? text : null;
     alertIn(section, error?.message);
-    section.classList.toggle("failed", error !== null);
+    section.classList.toggle("refused", error !== null);
     section.classList.remove("waiting");
     section.removeAttribute("aria-busy");
     return { answer, error };
