@@ -3,10 +3,20 @@
 import base64
 from collections.abc import Iterator
 
-from playwright.sync_api import Browser, Page
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+PATIENCE = 30_000  # milliseconds until what is expected must have come: machines are slow at times
+REFUSAL = "status of 4"  # in Chromium's words
+
+expect.set_options(timeout=PATIENCE)
 
 
-def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
+def opened(
+    browser: Browser, address: str, tolerated: tuple[str, ...] = (REFUSAL,), **options: object
+) -> Iterator[Page]:
+    """The page at an address, until the loop over it ends; then a failure if the browser complained of
+    anything but what is tolerated."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
     complaints: list[str] = []
@@ -17,7 +27,7 @@ def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
     page.goto(address)
     yield page
     context.close()
-    assert [text for text in complaints if "status of 4" not in text] == []
+    assert [text for text in complaints if not any(each in text for each in tolerated)] == []
     assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
 
 
@@ -35,3 +45,13 @@ def give(page: Page, kind: str, data: bytes, name: str = "mine.png") -> None:
         }""",
         [kind, name, base64.b64encode(data).decode()],
     )
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe-core calls serious or critical of the page as it is now: the rule and the elements."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {[node['target'] for node in each['nodes']]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
