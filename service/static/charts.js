@@ -5,7 +5,7 @@ import { element } from "./dom.js";
 const SPACE = "http://www.w3.org/2000/svg";
 const MARGIN = { left: 46, right: 22, top: 22, bottom: 40 };
 const GAP = 40; // between bands
-const LETTER = 7.2; // pixels, about the mean width of a letter
+const LETTER = 7.8; // pixels, about the width of a letter
 const NARROW = 460; // pixels; below, the bars stand under their names
 const WIDTHS = new WeakMap(); // place -> the width it was drawn for
 const drawings = new WeakMap(); // place -> function that draws it for a width

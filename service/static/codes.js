@@ -29,7 +29,9 @@ export async function open() {
   const empty = error?.status === 409;
   $("duplicates-panel").hidden = empty;
   $("codes-status").textContent =
-    answer === null ? "There are no codes to show." : `Codes of ${plural(answer.items, "image")}, ${bitCount(answer.bits.length)} each.`;
+    answer === null
+      ? "There are no codes to show."
+      : `Codes of ${plural(answer.items, "image")}, ${bitCount(answer.bits.length)} each.`;
   if (!empty) compare();
 }
 
@@ -48,17 +50,17 @@ function drawReport(report) {
       [
         "Dead bits",
         number.format(report.dead.length),
-        "They are the same in every code and say nothing. A few cost nothing but memory; many are a fault of training.",
+        "They are the same in every code and say nothing. A few do no harm; worry when they are many: training failed there.",
       ],
       [
         "Mean correlation",
         report.mean_absolute_correlation.toFixed(2),
-        "Of all pairs of bits, whatever its sign. At 0 each bit adds something; near 1 they all repeat one another.",
+        "Of all pairs of bits, whatever its sign. At 0 each bit adds something; worry near 1, where all repeat one another.",
       ],
       [
         "Different codes",
         `${number.format(report.distinct)} of ${number.format(report.items)}`,
-        "The fewer, the more images a search finds at one distance and cannot put in order.",
+        "Images of one code cannot be put in order; worry when there are far fewer codes than images.",
       ],
       [
         "Images that share a code",
@@ -101,7 +103,7 @@ function drawBalance(dead) {
         ],
       },
     ],
-    at: ([plot], x) => Math.min(last, Math.max(0, Math.floor(((x - plot.left) / (plot.right - plot.left)) * bits.length))),
+    at: ([{ left, right }], x) => Math.min(last, Math.max(0, Math.floor(((x - left) / (right - left)) * bits.length))),
     picked: pick,
     cursor: ([plot], bit) => {
       const x = plot.x(bit + 0.5);
@@ -155,7 +157,13 @@ function drawSpread() {
         form: number.format,
         draw: ({ x, y, bottom }) =>
           counts.map((count, bin) =>
-            svg("rect", { class: "bar", x: x(bin / BINS) + 1, width: x(1 / BINS) - x(0) - 2, y: y(count), height: bottom - y(count) }),
+            svg("rect", {
+              class: "bar",
+              x: x(bin / BINS) + 1,
+              width: x(1 / BINS) - x(0) - 2,
+              y: y(count),
+              height: bottom - y(count),
+            }),
           ),
       },
     ],
@@ -213,8 +221,7 @@ function addGroups({ found, next: after }) {
   return rows[0];
 }
 
-function groupRow({ size, images }) {
-  const labels = new Set(images.map(({ label }) => label).filter((label) => label !== null));
+function groupRow({ size, labels, images }) {
   const members = element("ul", { className: "strip" }, ...images.map(member));
   members.setAttribute("aria-label", `Group of ${size}`);
   const of = size > images.length ? `, ${number.format(images.length)} of them shown` : "";
@@ -226,7 +233,7 @@ function groupRow({ size, images }) {
       {},
       element("strong", { textContent: plural(size, "image") }),
       of,
-      ...(labels.size > 1 ? [element("span", { className: "mixed", textContent: `${labels.size} labels` })] : []),
+      ...(labels > 1 ? [element("span", { className: "mixed", textContent: `${number.format(labels)} labels` })] : []),
     ),
     members,
   );

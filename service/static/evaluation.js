@@ -10,6 +10,7 @@ const NEAREST = 8; // results shown of a query
 const QUERIES = 5; // at a time
 const PAIRS = 12; // confused pairs of labels that are listed
 const WIDEST = 24; // labels, in the table of all with all
+const SHORT = 3; // letters of a label; longer ones stand upright above their columns
 const HEIGHT = 280; // pixels of a chart
 
 const view = $("evaluation-view");
@@ -28,18 +29,17 @@ const showQueries = panel($("queries-panel"), drawQueries);
 
 /** Show what was measured, and ask anew: the service measures only what has changed. */
 export async function open() {
-  const { answer, error } = await measure();
-  if (error !== null) return;
-  if (answer !== null) {
-    showCurve((get) => get("eval/curve"));
-    showConfusion((get) => get("eval/confusion"));
-  }
+  const { error } = await measure();
+  if (error !== null) return; // it is said once
+  showCurve((get) => get("eval/curve"));
+  showConfusion((get) => get("eval/confusion"));
 }
 
 /** What the choice of a mAP decides. */
 async function measure() {
   $("map-denominator").disabled = $("map-k").value === ""; // it makes no difference to a whole ranking
-  const measured = await saidWhenLate($("evaluation-status"), "Being measured …", showMap((get) => get(`eval/map?${chosen()}`)));
+  const asked = showMap((get) => get(`eval/map?${chosen()}`));
+  const measured = await saidWhenLate($("evaluation-status"), "Being measured …", asked);
   const unmeasurable = measured.error?.status === 409;
   if (measured.answer === null && measured.error === null) return measured; // a newer question took over
   $("unmeasured").hidden = !unmeasurable;
@@ -157,7 +157,8 @@ function heatMap(nearest, asked) {
   const names = [...new Set(nearest.flatMap(({ label, nearest: other }) => [label, other]))];
   if (names.length > WIDEST) return [];
   names.sort(new Intl.Collator("en", { numeric: true }).compare);
-  const at = new Map(nearest.map(({ label, nearest: other, queries }) => [`${names.indexOf(label)} ${names.indexOf(other)}`, queries]));
+  const at = new Map();
+  for (const { label, nearest: other, queries } of nearest) at.set(`${names.indexOf(label)} ${names.indexOf(other)}`, queries);
   const cells = names.map((label, row) => [
     label,
     ...names.map((_, column) => {
@@ -172,8 +173,9 @@ function heatMap(nearest, asked) {
   ]);
   const caption = "Rows: the query's label; columns: the label of its nearest image";
   const map = table(caption, ["", ...names], cells);
-  map.className = "heat";
-  return [element("p", { className: "meaning", textContent: `${caption}. Right answers lie on the diagonal.` }), scrolling(caption, map)];
+  map.className = names.some((name) => name.length > SHORT) ? "heat upright" : "heat";
+  const words = `${caption}. Right answers lie on the diagonal.`;
+  return [element("p", { className: "meaning", textContent: words }), scrolling(caption, map)];
 }
 
 const counted = (queries) => number.format(Math.round(10 * queries) / 10); // parts of a query come from ties
@@ -187,11 +189,14 @@ function drawCurve(answer) {
   $("distance-reading").hidden = false;
   const radii = curve.radius.slice(0, last + 1);
   marks = [drawPrecisionRecall(radii), drawRadii(radii, last), drawPairs(last)];
-  pick(Math.min(last, Number($("at-distance").dataset.picked ?? firstCertain(last))));
+  pick(Math.min(last, Number($("at-distance").dataset.picked ?? telling(last))));
 }
 
-/** The largest distance that still has a certainty of nine tenths, or 0. */
-const firstCertain = (last) => Math.max(0, curve.precision_at.slice(0, last + 1).findLastIndex((share) => share >= 0.9));
+/** The largest distance that still has a certainty of nine tenths; without one, the nearest with pairs. */
+function telling(last) {
+  const certain = curve.precision_at.slice(0, last + 1).findLastIndex((share) => share >= 0.9);
+  return Math.max(certain, curve.pairs.findIndex((pairs) => pairs > 0));
+}
 
 function pick(distance) {
   $("at-distance").value = $("at-distance").dataset.picked = distance;
@@ -237,7 +242,11 @@ function drawPrecisionRecall(radii) {
         line(radii.map((radius) => place(plot, radius)), "first"),
       ]),
     ],
-    at: ([plot], x, y) => nearestOf(radii, (radius) => { const [a, b] = place(plot, radius); return (a - x) ** 2 + (b - y) ** 2; }),
+    at: ([plot], x, y) =>
+      nearestOf(radii, (radius) => {
+        const [across, up] = place(plot, radius);
+        return (across - x) ** 2 + (up - y) ** 2;
+      }),
     picked: pick,
     cursor: ([plot], radius) => [dot(...place(plot, radius))],
   });
@@ -369,8 +378,12 @@ function resultOf(wanted, { id, label, distance, thumbnail }) {
     element(
       "span",
       { className: "about" },
-      element("strong", { textContent: `${VERDICTS[verdict]} ${name}` }),
-      element("small", { textContent: bitCount(distance) }),
+      element("strong", { textContent: name }),
+      element(
+        "small",
+        { textContent: `${VERDICTS[verdict]} ${distance}` },
+        element("span", { className: "unit", textContent: distance === 1 ? " bit" : " bits" }),
+      ),
     ),
   );
   link.setAttribute("aria-label", `${name}, ${verdict}, ${bitCount(distance)} away. Search with it`);

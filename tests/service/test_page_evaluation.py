@@ -173,8 +173,8 @@ def test_the_worst_queries_with_what_they_found(page: Page, ask: Ask) -> None:
             "?" if result["label"] is None else "✓" if result["label"] == each["label"] else "✗"
             for result in results
         ]
-        assert row.locator(".strip strong").all_text_contents() == [
-            f"{verdict} {result['label'] or 'no label'}"
+        assert row.locator(".strip .about").all_text_contents() == [
+            f"{result['label'] or 'no label'}{verdict} {result['distance']} bits"
             for verdict, result in zip(verdicts, results, strict=True)
         ]
         words = {"?": "unknown", "✓": "right", "✗": "wrong"}[verdicts[0]]
@@ -244,7 +244,9 @@ def test_groups_of_near_images_page_by_page(browser: Browser, own: Artifact) -> 
             for name in ("class0/003.png", "class1/004.png")
             for more in range(13)  # other files of the same pixels
         ]
-        httpx.post(f"{address}/images", files=files, timeout=60).raise_for_status()
+        added = httpx.post(f"{address}/images", files=files, timeout=60).raise_for_status().json()["images"]
+        one = f"{address}/images/{added[0]['image']['id']}"
+        httpx.patch(one, json={"label": "square"}, timeout=60).raise_for_status()  # among circles
         for page in opened(browser, address):
             show(page, "Codes")
             radius = page.get_by_label("At most", exact=True)
@@ -263,10 +265,11 @@ def test_groups_of_near_images_page_by_page(browser: Browser, own: Artifact) -> 
                 expect(groups).to_have_count(found["groups"])
                 for group, shown in zip(found["found"], groups.all(), strict=True):
                     expect(shown.locator("p strong")).to_have_text(f"{group['size']} images")
+                    expect(shown.locator(".mixed")).to_have_count(int(group["labels"] > 1))
                     assert [link.get_attribute("href") for link in shown.locator("a").all()] == [
                         f"#search/{image['id']}" for image in group["images"]
                     ]
-            expect(groups.first.locator("p")).to_contain_text("12 of them shown")
+            expect(groups.first.locator("p")).to_have_text("14 images, 12 of them shown2 labels")
             groups.first.locator("a").first.click()
             expect(page.locator("#results .about")).to_have_count(24)
 
