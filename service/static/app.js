@@ -3,10 +3,12 @@
 import * as codes from "./codes.js";
 import { $ } from "./dom.js";
 import * as evaluation from "./evaluation.js";
+import { dropped } from "./files.js";
+import * as images from "./images.js";
 import { refreshQuality } from "./quality.js";
 import * as search from "./search.js";
 
-const views = { search, evaluation, codes };
+const views = { search, images, evaluation, codes };
 let shown = null; // {name, address, state} of what the page shows
 
 /** Show what the address and its history entry stand for. */
@@ -32,16 +34,15 @@ function route() {
 }
 
 /** Dropped, pasted and chosen files go to the view that takes some; elsewhere they are searched with. */
-function take(files) {
-  (views[shown.name].take ?? search.take)(files);
+async function take(files) {
+  await (views[shown.name].take ?? search.take)(files);
   route();
 }
 
 $("file").addEventListener("change", () => {
   const files = [...$("file").files];
   $("file").value = ""; // so that the same file can be chosen again
-  if (files.length > 0) search.take(files);
-  route();
+  if (files.length > 0) take(files);
 });
 
 document.addEventListener("paste", ({ clipboardData, target }) => {
@@ -55,33 +56,11 @@ document.addEventListener("dragover", (event) => {
 document.addEventListener("dragleave", ({ relatedTarget }) => {
   if (relatedTarget === null) document.body.classList.remove("dropping");
 });
-document.addEventListener("drop", async (event) => {
+document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  take(await filesOf(event.dataTransfer));
+  take(dropped(event.dataTransfer));
 });
-
-/** The files that were dropped, those in folders too; each says by `path` where it lay. */
-async function filesOf({ items, files }) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.()); // gone after the first wait
-  if (!entries.some((entry) => entry?.isDirectory)) return [...files];
-  return (await Promise.all(entries.filter(Boolean).map(walk))).flat();
-}
-
-async function walk(entry) {
-  if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    return [Object.assign(file, { path: entry.fullPath.slice(1) })];
-  }
-  const reader = entry.createReader();
-  const inside = [];
-  for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // a part at a time
-    if (some.length === 0) break;
-    inside.push(...some);
-  }
-  return (await Promise.all(inside.map(walk))).flat();
-}
 
 addEventListener("popstate", route);
 addEventListener("hashchange", route);

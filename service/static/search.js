@@ -1,12 +1,14 @@
 // The view that searches: an image goes to the service, its neighbours become a grid.
 
 import { $, alertIn, bitCount, element, markPixels, number, percent } from "./dom.js";
+import { pathOf } from "./files.js";
 import { predict } from "./predict.js";
 import { quality } from "./quality.js";
 import { ask, picture, showPicture } from "./service.js";
 
 const SAMPLES = 18;
 const AROUND = 100; // neighbours of an unlabelled result among which labelled ones are looked for
+const FOLDER = " Only the first image of the folder was searched with; the Images view adds whole folders.";
 const view = $("search-view");
 
 let current = null; // the image asked about: {name} with an indexed image's id, or a blob and its history state
@@ -29,13 +31,20 @@ export function open(id, state, elsewhere) {
 }
 
 /** Search with the first of these files and remember it, so that "back" leads to the image before. */
-export function take(files) {
-  if (files.length === 0) {
+export async function take(files) {
+  const blob = await firstImage(files);
+  if (blob === null) {
     return alertIn(view, "There is no image file in that. Save the image first, then choose it.");
   }
   const state = `${Date.now()}-${visited.size}`;
-  visited.set(state, { blob: files[0], name: files[0].name, state });
+  visited.set(state, { blob, name: blob.name, state });
   history.pushState(state, "", "#search");
+}
+
+/** A file that was given alone is sent whatever it is: the service says what is wrong with it. */
+async function firstImage(files) {
+  for await (const file of files) if (!pathOf(file) || file.type.startsWith("image/")) return file;
+  return null;
 }
 
 function begin(query) {
@@ -132,7 +141,7 @@ function cut() {
   const within = answer.results.filter(({ distance }) => distance <= limit);
   cards.forEach((each, row) => (each.hidden = row >= within.length));
   $("title").textContent = headline(within);
-  $("status").textContent = summary(within);
+  $("status").textContent = summary(within) + (current.blob && pathOf(current.blob) ? FOLDER : "");
   showPrediction(chosenLabels().length > 0 ? null : predict(within, quality.worth));
 }
 
@@ -304,6 +313,10 @@ function offerLabels() {
   $("labels").hidden = quality.labels.length < 2;
 }
 
+addEventListener("changed", ({ detail }) => {
+  items = detail;
+  if (current !== null) search();
+});
 addEventListener("measured", () => {
   guesses = new Map();
   offerLabels();

@@ -1,9 +1,12 @@
 // All that the page asks of the service. The key, if one is needed, lives as long as the tab and in no address.
 
-import { $, alertIn, element, markPixels } from "./dom.js";
+import { $, alertIn, element, markPixels, sentence } from "./dom.js";
 
 const KEY = "hebbsearch key"; // in the session storage
 const NEAR = "400px"; // so far beyond the window pictures are fetched
+const PASSING = [429, 502, 503, 504]; // statuses of a service that will answer later
+const LONGEST_WAIT = 30; // seconds
+const MOST_BROKEN = 3;
 
 let entering = null; // promise of the key that is being asked for: all who need one wait for the same
 
@@ -17,9 +20,38 @@ export async function ask(address, options) {
   if (!response.ok) {
     throw Object.assign(new Error(body.detail ?? `The service answered with status ${response.status}.`), {
       status: response.status,
+      retryAfter: Number(response.headers.get("Retry-After")), // seconds, 0 where it does not say
     });
   }
   return body;
+}
+
+/**
+ * As `ask`, but again while the service is full or does not answer, until `signal` is aborted; `say` is told of each
+ * wait. A connection that breaks each time although the service is there is this request's own fault.
+ */
+export async function askPatiently(address, options, { signal, say }) {
+  for (let wait = 1, broken = 0; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
+    try {
+      return await ask(address, options);
+    } catch (error) {
+      if (error.status !== undefined && !PASSING.includes(error.status)) throw error;
+      if (error.status === undefined && (await isThere()) && ++broken === MOST_BROKEN) throw error;
+      const seconds = error.retryAfter || wait;
+      say(`${sentence(error.message)} Trying again in ${seconds} s.`);
+      await pause(seconds, signal);
+    }
+  }
+}
+
+const isThere = () => fetch("health/live").then(({ ok }) => ok, () => false);
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
 }
 
 /** The answer to a request with the key, which is asked for where the service wants another. */

@@ -10,7 +10,7 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve_here
-from tests.service.browser import give, opened
+from tests.service.browser import barriers, give, opened
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -170,3 +170,18 @@ def test_a_key_is_asked_for_sent_and_in_no_address(browser: Browser, artifact: A
             expect(page.locator("#results img").first).to_have_js_property("naturalWidth", 24)
             expect(page.locator("#score")).to_be_visible()
             assert key not in page.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_kept_out(browser: Browser, server: str, picture: Path, scheme: str) -> None:
+    for page in opened(browser, server, color_scheme=scheme):
+        expect(page.locator("#score")).to_be_visible()
+        assert barriers(page) == []
+        page.select_option("#k", "12")
+        page.set_input_files("#file", picture)
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            expect(page.locator("#results .about")).to_have_count(12)
+            assert barriers(page) == []
+        page.get_by_role("button", name="Key").click()
+        assert barriers(page) == []

@@ -1,0 +1,410 @@
+// The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
+
+import { stage } from "./adding.js";
+import { $, alertIn, element, fact, markPixels, number, plural, sentence } from "./dom.js";
+import { refreshQuality } from "./quality.js";
+import { ask, askPatiently, blobAddress, hasKey, picture, showPicture } from "./service.js";
+
+const PAGE = 60; // images that are asked for together
+const AHEAD = "600px"; // so far before its end comes into sight the list grows
+const AT_ONCE = 2; // changes
+const IN_VAIN = [401, 403, 507]; // statuses that every other change would get too
+const LABEL = "label:"; // before the label in a filter's value
+const browse = $("browse");
+const list = $("images-list");
+const filter = $("images-filter");
+
+let stats = null; // what the service counts; null: not known
+let loading = null; // promise of the page that is being loaded
+let asking = null; // its AbortController
+let next = 0; // cursor of the page after the last that is shown; null: there is none
+let last = 0; // the highest id that is shown
+let newest = null; // the lowest id of the images that were added from here
+let happened = ""; // what the status says beside the count
+let changing = false;
+let scrolled = 0; // how far, when the view was left
+let followed = null; // the link or button by which it was left
+const shown = new Map(); // id -> {image, card}, in their order
+const selected = new Set(); // ids
+
+export const take = stage;
+
+/** Show the images; what was shown before is as it was left. */
+export function open(_id, _state, elsewhere) {
+  if (shown.size === 0) begin();
+  else if (elsewhere) {
+    followed?.focus({ preventScroll: true });
+    followed = null;
+    scrollTo(0, scrolled);
+  }
+}
+
+addEventListener("scroll", () => browse.offsetParent !== null && (scrolled = scrollY));
+
+// --- browsing -----------------------------------------------------------------------------------
+
+/** Show the first images under the filter. */
+function begin() {
+  asking?.abort();
+  loading = null;
+  select([...selected], false);
+  showFailures([]);
+  shown.clear();
+  list.replaceChildren();
+  happened = "";
+  last = next = filter.value === "newest" ? newest - 1 : 0;
+  count();
+  return more();
+}
+
+/** Append the next page: once, however often it is called meanwhile. */
+function more() {
+  return (loading ??= next === null ? null : load());
+}
+
+async function load() {
+  const { signal } = (asking = new AbortController());
+  const asked = new URLSearchParams({ limit: PAGE, after: next });
+  if (filter.value === "none") asked.append("unlabelled", "true");
+  if (filter.value.startsWith(LABEL)) asked.append("label", filter.value.slice(LABEL.length));
+  list.setAttribute("aria-busy", "true");
+  try {
+    const page = await ask(`images?${asked}`, { signal });
+    alertIn(browse);
+    page.images.forEach(show);
+    last = page.images.at(-1)?.id ?? last;
+    next = page.next;
+  } catch (error) {
+    if (signal.aborted) return; // another filter was chosen
+    alertIn(browse, error.message);
+  }
+  loading = null;
+  list.removeAttribute("aria-busy");
+  if (next === null && document.activeElement === $("more")) [...shown.values()].at(-1)?.card.querySelector("a").focus();
+  $("more").hidden = next === null;
+  tell();
+  end.unobserve($("more")); // so that it tells again if the end is still in sight
+  end.observe($("more"));
+}
+
+/** The list grows by itself, but not where that has just failed: then somebody presses the button. */
+const end = new IntersectionObserver(
+  (entries) => entries.at(-1).isIntersecting && browse.querySelector(".error").hidden && more(),
+  { rootMargin: AHEAD },
+);
+
+/** Let the service count the images, and offer the labels there are. */
+async function count() {
+  stats = await ask("stats").catch(() => null); // the list says why
+  if (stats === null) return;
+  const chosen = filter.value;
+  const labels = stats.classes.filter(({ label, items }) => items > 0 || LABEL + label === chosen);
+  const option = (value, name, items) =>
+    element("option", { value, textContent: items === undefined ? name : `${name} (${number.format(items)})` });
+  filter.replaceChildren(
+    option("all", "All images", stats.items),
+    option("none", "No label", stats.unlabelled),
+    ...(newest === null ? [] : [option("newest", "Added just now")]),
+    ...labels.map(({ label, items }) => option(LABEL + label, label, items)),
+  );
+  filter.value = chosen;
+  if (filter.value !== chosen) return restart(); // nobody knows that label any more
+  $("known-labels").replaceChildren(...labels.map(({ label }) => element("option", { value: label })));
+  tell();
+}
+
+/** Without a filter. */
+function restart() {
+  filter.value = "all";
+  return begin();
+}
+
+/** How many images the filter has; undefined: nobody knows. */
+function counted() {
+  if (filter.value === "all") return stats?.items;
+  if (filter.value === "none") return stats?.unlabelled;
+  return stats?.classes.find(({ label }) => LABEL + label === filter.value)?.items;
+}
+
+/** Say what has happened, if anything, and how many images there are. */
+function tell(message = happened) {
+  happened = message;
+  const items = counted() ?? (next === null ? shown.size : undefined);
+  const counts =
+    items === 0
+      ? filter.value === "all" ? "The index is empty." : "No image."
+      : items === shown.size
+        ? `${plural(items, "image")}.`
+        : `${number.format(shown.size)}${items === undefined ? "" : ` of ${number.format(items)}`} images shown.`;
+  $("images-status").textContent = [happened, counts].filter(Boolean).join(" ");
+}
+
+/** Append an image, or say what is known of it now. */
+function show(image) {
+  const card = shown.get(image.id)?.card ?? list.appendChild(cardOf(image));
+  shown.set(image.id, { image, card });
+  const name = image.label ?? "no label";
+  const words = card.querySelector(".about strong");
+  Object.assign(words, { textContent: name, title: name, className: image.label === null ? "none" : "" });
+  card.querySelector("a").setAttribute("aria-label", `Image ${image.id}, ${name}. Search for more like this`);
+  card.querySelector("input").setAttribute("aria-label", `Select image ${image.id}, ${name}`);
+  card.querySelector("button").setAttribute("aria-label", `Details of image ${image.id}, ${name}`);
+}
+
+function cardOf({ id, thumbnail }) {
+  const link = element(
+    "a",
+    { href: `#search/${id}`, title: "More like this" },
+    picture(thumbnail),
+    element(
+      "span",
+      { className: "about" },
+      element("strong"),
+      element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
+    ),
+  );
+  link.addEventListener("click", () => (followed = link));
+  const box = element("input", { type: "checkbox", value: id, autocomplete: "off" });
+  const details = element("button", { type: "button", className: "details", title: "Details", textContent: "⋯" });
+  details.addEventListener("click", () => openDetails(id, details));
+  return element("li", {}, link, element("label", { className: "tick" }, box), details);
+}
+
+// --- selecting ----------------------------------------------------------------------------------
+
+function select(ids, yes = true) {
+  for (const id of ids) {
+    if (yes) selected.add(id);
+    else selected.delete(id);
+    const box = shown.get(id)?.card.querySelector("input");
+    if (box) box.checked = yes;
+  }
+  $("selection").hidden = selected.size === 0;
+  $("selection-count").textContent = `${number.format(selected.size)} selected`;
+}
+
+// --- changing -----------------------------------------------------------------------------------
+
+const change = (id, options, patience) => askPatiently(`images/${id}`, options, patience);
+
+const labelled = (label) => ({
+  method: "PATCH",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify({ label }),
+});
+
+/**
+ * Do something to each of these images, two at a time. What fails is named with its reason and stays selected; the
+ * rest goes on, unless it would fail as well.
+ */
+async function toEach(ids, doing, done, work) {
+  const rest = [...ids];
+  const failed = [];
+  let settled = 0;
+  const patience = { signal: new AbortController().signal, say: tell };
+  const worker = async () => {
+    while (rest.length > 0) {
+      const id = rest.shift();
+      try {
+        await work(id, patience);
+        settled += 1;
+        select([id], false);
+      } catch (error) {
+        failed.push(`Image ${id}: ${error.message}`);
+        if (IN_VAIN.includes(error.status)) rest.length = 0;
+      }
+      tell(`${doing}: ${number.format(settled)} of ${plural(ids.length, "image")} …`);
+    }
+  };
+  changing = true;
+  showFailures([]);
+  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  changing = false;
+  const untried = ids.length - settled - failed.length;
+  showFailures(untried > 0 ? [...failed, `${plural(untried, "more image")} not tried`] : failed);
+  tell(`${plural(settled, "image")} ${done}.`);
+  afterwards();
+}
+
+/** The index has changed: what other views say of it is of yesterday. */
+async function afterwards() {
+  await count();
+  dispatchEvent(new CustomEvent("changed", { detail: stats?.items ?? null }));
+  refreshQuality();
+}
+
+function showFailures(texts) {
+  $("failures").replaceChildren(...texts.map((text) => element("li", { textContent: sentence(text) })));
+  $("failed").hidden = texts.length === 0;
+}
+
+async function label(ids, text) {
+  const [doing, done] = text === null ? ["Removing labels", "without a label now"] : ["Labelling", "labelled"];
+  await toEach(ids, doing, done, async (id, patience) => show(await change(id, labelled(text), patience)));
+  refocus(ids[0]);
+}
+
+async function remove(ids) {
+  const order = [...shown.keys()];
+  await toEach(ids, "Deleting", "deleted", async (id, patience) => {
+    await change(id, { method: "DELETE" }, patience).catch((error) => {
+      if (error.status !== 404) throw error; // it is gone
+    });
+    shown.get(id)?.card.remove();
+    shown.delete(id);
+  });
+  refocus(order.slice(order.indexOf(ids[0])).find((id) => shown.has(id)) ?? [...shown.keys()].at(-1));
+}
+
+/** The keyboard goes on at this image, if what it was at is gone: then nothing visible has the focus. */
+function refocus(id) {
+  if (document.activeElement?.offsetParent) return;
+  (shown.get(id)?.card.querySelector("a") ?? $("images-title")).focus();
+}
+
+// --- dialogs ------------------------------------------------------------------------------------
+
+const dialogs = ["details", "labelling-dialog", "deleting"].map($);
+
+/** What a dialog is closed with; empty: with nothing. */
+function closed(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+}
+
+async function askToRemove(ids) {
+  const what = ids.length === 1 ? `image ${ids[0]}` : plural(ids.length, "image");
+  $("deleting-title").textContent = `Delete ${what}?`;
+  $("delete").textContent = `Delete ${plural(ids.length, "image")}`;
+  return (await closed($("deleting"))) === "delete";
+}
+
+async function labelSelected() {
+  const ids = [...selected];
+  $("labelling-title").textContent = `Label of ${plural(ids.length, "image")}`;
+  $("new-label").value = "";
+  const answer = await closed($("labelling-dialog"));
+  if (answer === "set") label(ids, $("new-label").value.trim());
+  if (answer === "remove") label(ids, null);
+}
+
+function openDetails(id, opener) {
+  const { image } = shown.get(id);
+  followed = opener;
+  alertIn($("details"));
+  $("details").dataset.id = id;
+  $("details-title").textContent = `Image ${id}`;
+  showPicture($("details-picture"), image.thumbnail);
+  $("details-facts").replaceChildren(...facts(image).map(fact));
+  $("details-label").value = image.label ?? "";
+  $("details-similar").href = `#search/${id}`;
+  $("details-original").hidden = image.original === null;
+  if (image.original !== null) $("details-original").href = image.original;
+  return closed($("details"));
+}
+
+function facts({ path, folder, width, height, added, original, sha256, metadata }) {
+  const known = {
+    File: path,
+    Folder: folder,
+    Size: `${number.format(width)} × ${number.format(height)} pixels`,
+    Added: added && new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),
+    Original: original === null ? "not kept" : null,
+    "SHA-256": sha256,
+  };
+  const own = Object.entries(metadata).map(([name, value]) => [
+    name,
+    typeof value === "string" ? value : JSON.stringify(value),
+  ]);
+  return [...Object.entries(known).filter(([, value]) => value !== null), ...own];
+}
+
+/** Of the image whose details are open. */
+async function saveLabel() {
+  const id = Number($("details").dataset.id);
+  const text = $("details-label").value.trim() || null;
+  try {
+    show(await ask(`images/${id}`, labelled(text)));
+  } catch (error) {
+    return alertIn($("details"), error.message);
+  }
+  $("details").close();
+  tell(text === null ? `Image ${id} has no label now.` : `Image ${id} labelled.`);
+  afterwards();
+}
+
+/** A link sends no key: with one the file is fetched and saved. */
+async function saveOriginal(address, name) {
+  try {
+    const source = await blobAddress(address);
+    element("a", { href: source, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(source), 60_000);
+  } catch (error) {
+    alertIn($("details"), error.message);
+  }
+}
+
+// --- what people do -----------------------------------------------------------------------------
+
+filter.addEventListener("change", begin);
+$("details-picture").addEventListener("load", () => markPixels($("details-picture")));
+$("more").addEventListener("click", async () => {
+  const before = last;
+  await more();
+  const first = [...shown.keys()].find((id) => id > before);
+  shown.get(first)?.card.querySelector("a").focus(); // the keyboard goes on with what is new
+});
+
+list.addEventListener("change", ({ target }) => select([Number(target.value)], target.checked));
+$("select-all").addEventListener("click", () => select(shown.keys()));
+$("select-none").addEventListener("click", () => {
+  const [first] = selected;
+  select([...selected], false);
+  refocus(first);
+});
+$("label-selected").addEventListener("click", () => changing || labelSelected());
+$("delete-selected").addEventListener("click", async () => {
+  const ids = [...selected];
+  if (!changing && (await askToRemove(ids))) remove(ids);
+});
+$("dismiss-failures").addEventListener("click", () => {
+  showFailures([]);
+  $("images-title").focus();
+});
+
+for (const dialog of dialogs) {
+  dialog.addEventListener("click", ({ target: { dataset } }) => "close" in dataset && dialog.close(dataset.close));
+}
+$("labelling-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("labelling-dialog").close("set");
+});
+$("details-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  saveLabel();
+});
+$("details-delete").addEventListener("click", async () => {
+  const id = Number($("details").dataset.id);
+  if (changing || !(await askToRemove([id]))) return;
+  $("details").close();
+  remove([id]);
+});
+$("details-original").addEventListener("click", (event) => {
+  if (!hasKey()) return;
+  event.preventDefault();
+  const { original, path } = shown.get(Number($("details").dataset.id)).image;
+  saveOriginal(original, path.split("/").at(-1));
+});
+for (const event of ["popstate", "hashchange"]) {
+  addEventListener(event, () => dialogs.forEach((dialog) => dialog.open && dialog.close("")));
+}
+
+addEventListener("added", ({ detail: first }) => {
+  newest = Math.min(newest ?? first, first);
+  if (next === null) {
+    next = last; // the list goes on
+    more();
+  }
+  afterwards();
+});
