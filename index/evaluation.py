@@ -102,6 +102,23 @@ def mean_average_precision(
     return float(counted.mean())
 
 
+def average_precision_at_random(
+    query_labels: Labels,
+    database_labels: Labels,
+    *,
+    k: int | None = None,
+    denominator: Denominator = "min",
+) -> Floats:
+    """Expected average precision of each query (q,) where the database is ranked at random.
+
+    One group of ties: what `average_precision` makes of codes that are all equal.
+    """
+    labels, rows = np.unique(query_labels, return_inverse=True)
+    equal = [np.zeros((len(each), 1), np.uint8) for each in (labels, database_labels)]
+    values = average_precision(equal[0], labels, equal[1], database_labels, k=k, denominator=denominator)
+    return values[rows]
+
+
 def precision_at_k(
     query_codes: Codes,
     query_labels: Labels,

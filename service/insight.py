@@ -257,6 +257,7 @@ async def duplicates(
             found=[
                 DuplicateGroup(
                     size=len(ids),
+                    labels=len(np.unique(labels[labels != UNLABELLED])),
                     images=[
                         Duplicate(
                             id=id_,

@@ -240,6 +240,7 @@ class DuplicateGroup(BaseModel):
     """Images that a chain of near ones connects."""
 
     size: int = Field(description="How many images.")
+    labels: int = Field(description="How many different labels they have.")
     images: list[Duplicate] = Field(description="By ascending id, at most `members` of them.")
 
 
@@ -256,6 +257,7 @@ class DuplicatePage(BaseModel):
                     "found": [
                         {
                             "size": 3,
+                            "labels": 1,
                             "images": [{"id": 1702, "label": "8", "thumbnail": "/images/1702/thumbnail"}],
                         }
                     ],

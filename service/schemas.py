@@ -167,6 +167,13 @@ class ScoreSummary(BaseModel):
     p90: float
 
 
+class Interval(BaseModel):
+    """Between which values a figure lies."""
+
+    low: float
+    high: float
+
+
 class ClassScore(BaseModel):
     """The queries of one class."""
 
@@ -205,6 +212,8 @@ class Evaluation(BaseModel):
             "examples": [
                 {
                     "map": 0.962,
+                    "interval": {"low": 0.943, "high": 0.977},
+                    "chance": 0.103,
                     "aps": {"mean": 0.962, "std": 0.11, "p10": 0.88, "median": 0.99, "p90": 1.0},
                     "per_class": [{"label": "3", "aps": 0.95, "queries": 18, "items": 165}],
                     "definition": {
@@ -231,6 +240,12 @@ class Evaluation(BaseModel):
     )
 
     map: float = Field(description="Mean average precision, 0 to 1.")
+    interval: Interval | None = Field(
+        description="Where 95 % of the means lie if the queries are drawn again from themselves (percentile "
+        "bootstrap, 2,000 times): how much is owed to these queries, not what training again would change. "
+        "null: there is one query."
+    )
+    chance: float = Field(description="The mAP that is expected of a ranking at random.")
     aps: ScoreSummary
     per_class: list[ClassScore]
     definition: Definition

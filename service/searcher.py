@@ -3,6 +3,7 @@
 Everything here blocks and may be called from many threads at a time.
 """
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -19,12 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
+from index.bootstrap import bootstrap_interval
 from index.catalogue import UNLABELLED, Item
 from index.codes import Codes
 from index.conventions import Denominator, Ties
 from index.evaluation import (
     Labels,
     average_precision,
+    average_precision_at_random,
     pairs_by_distance,
     precision_by_distance,
     precision_recall_curve,
@@ -32,7 +35,7 @@ from index.evaluation import (
 from index.originals import Originals
 from index.snapshot import Snapshot
 from service.decoding import Decode, decode
-from service.schemas import ClassScore, Curve, Definition, Evaluation, ScoreSummary
+from service.schemas import ClassScore, Curve, Definition, Evaluation, Interval, ScoreSummary
 from training.nets.encoder import Encoder
 from training.nets.images import looks_like_an_image
 
@@ -402,9 +405,10 @@ class Searcher:
     def _measure(
         self, snapshot: Snapshot, k: int | None, ties: Ties, denominator: Denominator
     ) -> Measurement:
-        _, labels, codes, _ = compared = self.asked_and_ranked(snapshot)
+        _, labels, codes, ranked = compared = self.asked_and_ranked(snapshot)
         scores = average_precision(*compared, k=k, ties=ties, denominator=denominator)
         scored = ~np.isnan(scores)
+        chance = average_precision_at_random(labels[scored], ranked, k=k, denominator=denominator)
         manifest, data = self.artifact.manifest, self.artifact.manifest.data
         definition = Definition(
             text="",
@@ -426,6 +430,8 @@ class Searcher:
         )
         evaluation = Evaluation(
             map=float(scores[scored].mean()),
+            interval=_interval(scores[scored]),
+            chance=float(chance.mean()),
             aps=_summary(scores[scored]),
             per_class=[
                 _class_score(name, scores[scored & (labels == label)], snapshot.labels == label)
@@ -466,6 +472,11 @@ def _known(classes: Sequence[str]) -> str:
 def _summary(scores: NDArray[np.float64]) -> ScoreSummary:
     p10, median, p90 = np.quantile(scores, [0.1, 0.5, 0.9]).tolist()
     return ScoreSummary(mean=float(scores.mean()), std=float(scores.std()), p10=p10, median=median, p90=p90)
+
+
+def _interval(scores: NDArray[np.float64]) -> Interval | None:
+    low, high = bootstrap_interval(scores, seed=0)  # the same question has the same answer
+    return None if math.isnan(low) else Interval(low=low, high=high)
 
 
 def _class_score(label: str, scores: NDArray[np.float64], members: NDArray[np.bool_]) -> ClassScore:

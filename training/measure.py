@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.bootstrap import bootstrap_interval
 from index.codes import Codes
 from index.conventions import Denominator
 from index.evaluation import (
@@ -19,7 +20,6 @@ from training import data
 from training.finetune import top_accuracies
 from training.nets.encoder import Encoder, pack_signs
 from training.run import Run
-from training.significance import bootstrap_interval
 
 Values = NDArray[np.float32]
 

@@ -1,12 +1,14 @@
 // The page: which view its address shows, and the ways in for images.
 
+import * as codes from "./codes.js";
 import { $ } from "./dom.js";
+import * as evaluation from "./evaluation.js";
 import { dropped } from "./files.js";
 import * as images from "./images.js";
 import { refreshQuality } from "./quality.js";
 import * as search from "./search.js";
 
-const views = { search, images };
+const views = { search, images, evaluation, codes };
 let shown = null; // {name, address, state} of what the page shows
 
 /** Show what the address and its history entry stand for. */

@@ -9,6 +9,7 @@ from index import evaluation
 from index.codes import hamming
 from index.evaluation import (
     average_precision,
+    average_precision_at_random,
     average_precision_of_vectors,
     mean_average_precision,
     nearest_classes,
@@ -137,6 +138,27 @@ def test_collapsed_codes_with_a_cut_condition_on_what_is_found(k: int) -> None:
     expected = sum((p * first_places(k, x) / x for x, p in chances.items() if x), Fraction(0))
     got = mean_average_precision(*collapsed(n, relevant), k=k, denominator="retrieved")
     assert got == pytest.approx(float(expected), rel=1e-11)
+
+
+@pytest.mark.parametrize("denominator", ["min", "retrieved"])
+@pytest.mark.parametrize("k", [None, 4])
+def test_a_ranking_at_random_averages_codes_at_random(denominator: str, k: int | None) -> None:
+    random = np.random.default_rng(3)
+    queries, items = np.array([2, 0, 1, 0]), np.repeat([0, 1], [3, 9])
+    found = average_precision_at_random(queries, items, k=k, denominator=denominator)
+    drawn = [
+        average_precision(
+            random.integers(0, 256, (4, 32), np.uint8),
+            queries,
+            random.integers(0, 256, (12, 32), np.uint8),
+            items,
+            k=k,
+            denominator=denominator,
+        )
+        for _ in range(2000)
+    ]
+    np.testing.assert_allclose(found, np.mean(drawn, axis=0), atol=0.03)
+    assert math.isnan(found[0])
 
 
 def test_a_late_group_keeps_its_precision() -> None:

@@ -295,8 +295,9 @@ def test_eval_curve(http: httpx.Client, artifact: Artifact) -> None:
 
 def test_eval_map(http: httpx.Client) -> None:
     found = answer(http.get("/eval/map"))
-    assert found.keys() == {"map", "aps", "per_class", "definition"}
-    assert 0 < found["map"] < 1
+    assert found.keys() == {"map", "interval", "chance", "aps", "per_class", "definition"}
+    assert 0 < found["interval"]["low"] < found["map"] < found["interval"]["high"] < 1
+    assert 1 / 3 < found["chance"] < 0.4  # of three classes with 20 images each
     assert found["aps"].keys() == {"mean", "std", "p10", "median", "p90"}
     assert [each["label"] for each in found["per_class"]] == list(CLASSES)
     assert found["definition"].keys() == {
