@@ -87,7 +87,8 @@ def test_a_bad_request_is_refused_whole(
 def test_a_single_search_waits_for_few_of_many(
     artifact: Artifact, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 40 images that came before it, at most 8 are answered before it; and many more are refused."""
+    """Of 40 images that came before it, 8 wait before it; and many more are refused. The other thread may
+    answer some that came later while it is prepared."""
     gate, arrived, answered = threading.Event(), list[None](), list[int]()
     ask, answer = Batcher.ask, Searcher.answer
 
@@ -124,5 +125,5 @@ def test_a_single_search_waits_for_few_of_many(
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert "1 searches of many images" in refused.json()["detail"]
     assert len(many.result().json()["answers"]) == 40
-    assert answered.index(3) <= api.ABREAST
+    assert answered.index(3) <= 2 * api.ABREAST
     assert sorted(answered) == [3] + [10] * 40
