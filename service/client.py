@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -111,6 +111,16 @@ def _similar(
     """The indexed images nearest to one of them, without itself."""
     params = _given(k=k, max_distance=max_distance, label=label)
     return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": params})
+
+
+class Which(TypedDict, total=False):
+    """Which images are listed."""
+
+    split: Literal["database", "query"]
+    label: Sequence[str]
+    unlabelled: bool
+    folder: str | None
+    sha256: str | None
 
 
 def _page(
@@ -298,27 +308,11 @@ class Client(Routes):
         with _explained(self.url):
             return _answer(call, self._http.request(call.method, call.path, **call.options))
 
-    def images(
-        self,
-        *,
-        split: Literal["database", "query"] = "database",
-        label: Sequence[str] = (),
-        unlabelled: bool = False,
-        folder: str | None = None,
-        sha256: str | None = None,
-    ) -> Iterator[Image]:
+    def images(self, **which: Unpack[Which]) -> Iterator[Image]:
         """All images by ascending id, a page at a time."""
         after: int | None = 0
         while after is not None:
-            page = self.page(
-                after=after,
-                limit=PAGE,
-                split=split,
-                label=label,
-                unlabelled=unlabelled,
-                folder=folder,
-                sha256=sha256,
-            )
+            page = self.page(after=after, limit=PAGE, **which)
             yield from page.images
             after = page.next
 
@@ -346,27 +340,11 @@ class AsyncClient(Routes):
         with _explained(self.url):
             return _answer(call, await self._http.request(call.method, call.path, **call.options))
 
-    async def images(
-        self,
-        *,
-        split: Literal["database", "query"] = "database",
-        label: Sequence[str] = (),
-        unlabelled: bool = False,
-        folder: str | None = None,
-        sha256: str | None = None,
-    ) -> AsyncIterator[Image]:
+    async def images(self, **which: Unpack[Which]) -> AsyncIterator[Image]:
         """All images by ascending id, a page at a time."""
         after: int | None = 0
         while after is not None:
-            page = await self.page(
-                after=after,
-                limit=PAGE,
-                split=split,
-                label=label,
-                unlabelled=unlabelled,
-                folder=folder,
-                sha256=sha256,
-            )
+            page = await self.page(after=after, limit=PAGE, **which)
             for image in page.images:
                 yield image
             after = page.next

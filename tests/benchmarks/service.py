@@ -70,6 +70,22 @@ def measure(tiny: bool) -> Report:
     )
 
 
+def manifest(encoder: Encoder, identity: str, backbone: str) -> artifact.Manifest:
+    """Of an artifact that nobody has trained or measured."""
+    return artifact.Manifest(
+        format=artifact.FORMAT,
+        created="",
+        encoder_id=identity,
+        bits=encoder.bits,
+        classes=CLASSES,
+        config={"backbone": backbone},
+        preprocessing=encoder.preprocessing(),
+        versions={},
+        data={},
+        metrics={},
+    )
+
+
 def prepare(backbone: str, folder: Path, items: int) -> Bench:
     """An artifact of untrained weights and random codes: the time of a search does not depend on them."""
     random = np.random.default_rng(0)
@@ -86,19 +102,7 @@ def prepare(backbone: str, folder: Path, items: int) -> Bench:
             NewItem(f"{number}.png", number % len(CLASSES), "database", 32, 32, b"", code)
             for number, code in enumerate(codes)
         )
-    manifest = artifact.Manifest(
-        format=artifact.FORMAT,
-        created="",
-        encoder_id=identity,
-        bits=encoder.bits,
-        classes=CLASSES,
-        config={"backbone": backbone},
-        preprocessing=encoder.preprocessing(),
-        versions={},
-        data={},
-        metrics={},
-    )
-    published = artifact.publish(staging, folder / backbone, manifest)
+    published = artifact.publish(staging, folder / backbone, manifest(encoder, identity, backbone))
     engine = FlatEngine(encoder.bits)
     engine.add(np.array(ids), codes)
     size = encoder.description.image_size

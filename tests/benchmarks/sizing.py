@@ -30,7 +30,7 @@ from index.catalogue import Catalogue, File, NewItem, _digest
 from index.codes import Codes, to_hex
 from tests.benchmarks.harness import Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.load import Connection
-from tests.benchmarks.service import CLASSES, picture
+from tests.benchmarks.service import CLASSES, manifest, picture
 from tests.conftest import command, environment, free_port
 from training.nets.encoder import Encoder
 from training.nets.images import thumbnail
@@ -159,19 +159,7 @@ def build(folder: Path, count: int, queries: int) -> Path:
     artifact.save_queries(
         staging / artifact.QUERIES, artifact.Queries(asked, labels.astype(np.int64), np.array(ids, np.int64))
     )
-    manifest = artifact.Manifest(
-        format=artifact.FORMAT,
-        created="",
-        encoder_id=identity,
-        bits=encoder.bits,
-        classes=CLASSES,
-        config={"backbone": "conv6"},
-        preprocessing=encoder.preprocessing(),
-        versions={},
-        data={},
-        metrics={},
-    )
-    return artifact.publish(staging, folder / "artifact", manifest).path
+    return artifact.publish(staging, folder / "artifact", manifest(encoder, identity, "conv6")).path
 
 
 def thumbnails(width: int, height: int) -> list[bytes]:
