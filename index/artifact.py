@@ -16,9 +16,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from index.catalogue import Catalogue, CatalogueError, Changes
+from index.catalogue import Catalogue
 from index.codes import Codes, check_codes
+from index.items import Changes
 from index.space import no_space
+from index.sqlite import CatalogueError
 
 FORMAT = 1
 MANIFEST = "manifest.json"

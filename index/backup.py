@@ -21,8 +21,9 @@ from index.artifact import (
     open_artifact,
     sync,
 )
-from index.catalogue import Catalogue, CatalogueError
+from index.catalogue import Catalogue
 from index.originals import Originals
+from index.sqlite import CatalogueError
 
 
 def copy_artifact(source: Path, target: Path) -> Artifact:

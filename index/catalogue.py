@@ -1,21 +1,18 @@
 """The catalogue: items, labels, codes and thumbnails, the one source of truth.
 
-SQLite through SQLAlchemy Core; the tables are in index/schema.py. Only `_open_mode`, `_engine`, `_connect`,
-`_naming` and the check on opening know that it is SQLite, so that the same tables can move to PostgreSQL.
+SQLite through SQLAlchemy Core; the tables are in index/schema.py. Only index/sqlite.py and the checks
+(`_verified`, `faults`) know that it is SQLite, so that the same tables can move to PostgreSQL.
 """
 
 import json
-import os
-import sqlite3
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,24 +21,22 @@ from sqlalchemy import (
     Connection,
     Engine,
     Integer,
-    QueuePool,
     Row,
     Text,
     and_,
     cast,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     or_,
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from index.codes import Codes
+from index.digest import digest
+from index.items import UNLABELLED, Changes, CodeTable, Identity, Item, NewItem
 from index.schema import SCHEMA, metadata, upgrade
 from index.schema import classes as _classes
 from index.schema import codes as _codes
@@ -49,16 +44,11 @@ from index.schema import items as _items
 from index.schema import meta as _meta
 from index.schema import removed as _removed
 from index.schema import thumbnails as _thumbnails
-from index.space import WAY_OUT, no_space
-
-UNLABELLED = -1
+from index.sqlite import NEW, PATIENCE, WRITABLE, CatalogueError, engine_of, naming, open_mode
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
-PATIENCE = 30  # seconds that one who wants to write waits for others
-WRITABLE = "mode=rw"
 TOGETHER = 4096  # items, with all that is known of them, read at a time
-PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
 READ = 512  # rows turned into arrays at a time: bounds what exists as Python objects
 
 _coded = select(_codes.c.item_id).where(_codes.c.item_id == _items.c.id).exists()
@@ -73,82 +63,6 @@ FAULTS = {
     ),
 }
 ITEMS = select(_items, _classes.c.name.label("label_name")).outerjoin(_classes)
-
-
-@dataclass(frozen=True)
-class File:
-    """The file that an item was made from, by which it is recognised when it comes again."""
-
-    sha256: bytes
-    # Name of the one that the item's path lies in; None: the manifest's; empty: none, it was sent alone.
-    folder: str | None = None
-    size: int | None = None  # bytes
-    modified: int | None = None  # nanoseconds since 1970
-
-
-@dataclass(frozen=True)
-class NewItem:
-    path: str  # relative to the indexed folder
-    label: int | str  # class index, UNLABELLED, or a name, which becomes a class if it is none yet
-    split: Literal["database", "query"]
-    width: int
-    height: int
-    thumbnail: bytes
-    code: Codes | None  # None for queries: theirs lie beside the catalogue
-    file: File | None = None  # None: there is none
-    metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
-    added: int | None = None  # seconds since 1970; None: now
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What an image is known by in any catalogue: its bytes, or, where one of two was not hashed, its path in
-    the indexed folder."""
-
-    sha256: bytes | None
-    path: str
-    folder: str | None = None  # as in File
-
-
-@dataclass(frozen=True)
-class Item:
-    id: int
-    path: str
-    label: str | None  # class name
-    split: str
-    width: int
-    height: int
-    added: int | None = None  # seconds since 1970; None: by a version that did not write it down
-    sha256: str | None = None  # of the file, in hexadecimal
-    folder: str | None = None  # as in File
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def identity(self) -> Identity:
-        """What it is known by in another catalogue."""
-        sha256 = None if self.sha256 is None else bytes.fromhex(self.sha256)
-        return Identity(sha256, self.path, self.folder)
-
-
-@dataclass(frozen=True)
-class CodeTable:
-    ids: NDArray[np.int64]  # (n,) ascending
-    labels: NDArray[np.int64]  # (n,) class index or UNLABELLED
-    codes: Codes  # (n, bits/8)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What became of the database split since an earlier revision."""
-
-    revision: int  # until which
-    table: CodeTable  # items that are new or changed
-    removed: NDArray[np.int64]  # ids (m,), ascending; some may have come and gone in between
-    classes: tuple[str, ...]  # what the labels stand for
-
-
-class CatalogueError(ValueError):
-    """The catalogue cannot be used; names the file and the fault."""
 
 
 class Catalogue:
@@ -179,8 +93,8 @@ class Catalogue:
             raise ValueError(f"classes are {list(classes)}; wanted each name once")
         meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0}
         meta["built"] = 0
-        engine = _engine(path, "mode=rwc")
-        with _naming(path), engine.begin() as connection:
+        engine = engine_of(path, NEW)
+        with naming(path), engine.begin() as connection:
             metadata.create_all(connection)
             connection.execute(insert(_meta), [{"key": k, "value": str(v)} for k, v in meta.items()])
             if classes:
@@ -203,8 +117,8 @@ class Catalogue:
         path = Path(path)
         if not path.is_file():
             raise CatalogueError(f"{path}: no such catalogue")
-        mode = _open_mode(path)
-        engine = _engine(path, mode)
+        mode = open_mode(path)
+        engine = engine_of(path, mode)
         try:
             _upgrade(path, engine, writable=mode == WRITABLE)
             catalogue = cls(path, engine, writable=mode == WRITABLE)
@@ -222,9 +136,9 @@ class Catalogue:
         """`noted` of a catalogue that is not open and is not verified. CatalogueError."""
         if not path.is_file():
             raise CatalogueError(f"{path}: no such catalogue")
-        engine = _engine(path, _open_mode(path))
+        engine = engine_of(path, open_mode(path))
         try:
-            with _naming(path), engine.connect() as connection:
+            with naming(path), engine.connect() as connection:
                 value: str | None = connection.scalar(select(_meta.c.value).where(_meta.c.key == key))
                 return value
         finally:
@@ -235,7 +149,7 @@ class Catalogue:
         """Grows with every change, whoever makes it."""
         # Read for every batch of searches: SQLAlchemy's own way takes ten times as long as the driver's.
         with (
-            _naming(self.path),
+            naming(self.path),
             closing(self._engine.raw_connection()) as connection,
             closing(connection.cursor()) as cursor,
         ):
@@ -295,7 +209,7 @@ class Catalogue:
                 here = some.ids.tolist()
                 if not here:
                     continue
-                self._count(connection, -_digest(some))
+                self._count(connection, -digest(some))
                 for table in (_codes, _thumbnails):
                     connection.execute(delete(table).where(table.c.item_id.in_(here)))
                 known = select(_items.c.id, _items.c.path, _items.c.folder, _items.c.sha256)
@@ -322,7 +236,7 @@ class Catalogue:
             if label is not None:
                 values["label"] = self._resolved(connection, classes, f"item {item_id}", label)
             connection.execute(update(_items).where(this).values(revision=revision, **values))
-            self._count(connection, _digest(self._rows(connection, this)) - _digest(before))
+            self._count(connection, digest(self._rows(connection, this)) - digest(before))
         self._learn(classes)
 
     def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
@@ -350,7 +264,7 @@ class Catalogue:
             for key, value in (
                 ("encoder_id", encoder_id),
                 ("bits", str(bits)),
-                ("digest", str(_digest(self._rows(connection)))),
+                ("digest", str(digest(self._rows(connection)))),
             ):
                 connection.execute(update(_meta).where(_meta.c.key == key).values(value=value))
         self.encoder_id = encoder_id
@@ -377,7 +291,7 @@ class Catalogue:
 
     def note(self, key: str, value: str | None) -> None:
         """Write down something beside the items, on the disk when this returns; None: nothing any more."""
-        with _naming(self.path), self._engine.begin() as connection:
+        with naming(self.path), self._engine.begin() as connection:
             connection.execute(delete(_meta).where(_meta.c.key == key))
             if value is not None:
                 connection.execute(insert(_meta), {"key": key, "value": value})
@@ -603,7 +517,7 @@ class Catalogue:
         ]
         if coded:
             connection.execute(insert(_codes), [{"item_id": id_, "code": code} for id_, _, code in coded])
-            self._count(connection, _digest(self._table(coded)))
+            self._count(connection, digest(self._table(coded)))
         return ids
 
     def _count(self, connection: Connection, difference: int) -> None:
@@ -713,14 +627,14 @@ class Catalogue:
                 if found != "ok":
                     raise CatalogueError(f"{self.path}: is damaged ({' '.join(str(found).split())})")
             contents = self._changes(connection, self._rows(connection), np.empty(0, np.int64))
-            if str(_digest(contents.table)) != _value(connection, "digest"):
+            if str(digest(contents.table)) != _value(connection, "digest"):
                 raise CatalogueError(f"{self.path}: labels or codes do not match their digest")
         return contents
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A connection that sees one state of the catalogue throughout."""
-        with _naming(self.path), self._engine.connect() as connection:
+        with naming(self.path), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -733,7 +647,7 @@ class Catalogue:
                 f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
             )
         try:
-            with _naming(self.path), self._engine.begin() as connection:
+            with naming(self.path), self._engine.begin() as connection:
                 connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
                 yield connection, int(_value(connection, "revision"))
         finally:
@@ -762,11 +676,11 @@ def _in_json(metadata: Mapping[str, Any]) -> str:
 
 def _upgrade(path: Path, engine: Engine, *, writable: bool) -> None:
     """Make it a catalogue of this version. CatalogueError for one of a version to come."""
-    with _naming(path), engine.connect() as connection:
+    with naming(path), engine.connect() as connection:
         found = _value(connection, "schema")
     if found == str(SCHEMA):
         return
-    with _naming(path), engine.connect() as connection:
+    with naming(path), engine.connect() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
             raise CatalogueError(
                 f"{path}: has schema {found}, this version reads up to {SCHEMA}; use a newer version"
@@ -782,23 +696,6 @@ def _upgrade(path: Path, engine: Engine, *, writable: bool) -> None:
         connection.commit()
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """The database's own errors, with the file they are about."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise CatalogueError(_explained(path, error.orig)) from error
-    except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
-        raise CatalogueError(_explained(path, error)) from error
-    except PoolTimeout as error:
-        raise CatalogueError(f"{path}: too many read it at a time; try again") from error
-
-
-def _explained(path: Path, error: BaseException | None) -> str:
-    return f"{path}: {error}" + (f"; {WAY_OUT}" if no_space(error) else "")
-
-
 def _value(connection: Connection, key: str) -> str:
     value: str = connection.scalars(select(_meta.c.value).where(_meta.c.key == key)).one()
     return value
@@ -809,55 +706,3 @@ def _check_id(item_id: int) -> int:
     if not 0 < item_id < 2**63:
         raise KeyError(item_id)
     return int(item_id)
-
-
-def _digest(table: CodeTable) -> int:
-    """Sum of 64-bit hashes of the rows (id, label, code), modulo 2^64.
-
-    A sum has no order and can be carried on with each change. It tells damage, not forgery.
-    Mixing: the finaliser of SplitMix64 (Steele, Lea, Flood 2014), chained over the words of a row.
-    """
-    words = np.zeros((len(table.codes), -(-table.codes.shape[1] // 8) * 8), dtype=np.uint8)
-    words[:, : table.codes.shape[1]] = table.codes
-    hashes = _mix(table.ids.astype(np.uint64))
-    for column in (table.labels.astype(np.uint64), *words.view("<u8").T):
-        hashes = _mix(hashes ^ column)
-    return int(hashes.sum(dtype=np.uint64))
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _open_mode(path: Path) -> str:
-    """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable)."""
-    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        return WRITABLE
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size:
-        raise CatalogueError(f"{path}: was not closed; open it once where its folder can be written to")
-    return "mode=ro&immutable=1"
-
-
-def _engine(path: Path, mode: str) -> Engine:
-    address = f"{path.resolve().as_uri()}?{mode}"
-    new = mode == "mode=rwc"
-    engine = create_engine("sqlite://", creator=lambda: _connect(address, new), poolclass=QueuePool)
-    # The driver would begin transactions late, and never for reading: begin them here instead.
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    return engine
-
-
-def _connect(address: str, new: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
-    )
-    if new:  # the file remembers; one opened later is not touched before it is known to be ours
-        connection.execute(f"PRAGMA page_size={PAGE}")
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    return connection

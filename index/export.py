@@ -11,7 +11,8 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from index.catalogue import UNLABELLED, Catalogue, Item
+from index.catalogue import Catalogue
+from index.items import UNLABELLED, Item
 
 
 class NoParquet(RuntimeError):

@@ -7,8 +7,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.catalogue import Changes
 from index.hamming import places_of
+from index.items import Changes
 from index.segmented import SegmentedEngine
 
 

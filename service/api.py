@@ -20,9 +20,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
-from index.catalogue import UNLABELLED, CatalogueError, Item
 from index.codes import Codes, from_hex
+from index.items import UNLABELLED, Item
 from index.space import no_space
+from index.sqlite import CatalogueError
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router
 from service.decoding import TooSlow
 from service.live import Generation, Live

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from index.catalogue import UNLABELLED, File, Identity, Item, NewItem
+from index.items import UNLABELLED, File, Identity, Item, NewItem
 from service.decoding import Decode, decode
 from service.library import Library
 from service.searcher import NoOriginal, NothingToMeasure, Searcher

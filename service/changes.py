@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from index.catalogue import CatalogueError
 from index.space import WAY_OUT, no_space
+from index.sqlite import CatalogueError
 from service.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.api import (
     HOW_TO_SEND,

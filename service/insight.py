@@ -20,12 +20,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from index.catalogue import UNLABELLED
 from index.code_statistics import bit_statistics, same_code
 from index.codes import to_hex
 from index.duplicates import TooManyPairs, groups_within
 from index.evaluation import nearest_classes
 from index.export import WRITERS, NoParquet
+from index.items import UNLABELLED
 from index.snapshot import Snapshot
 from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router
 from service.api import Service, address, place

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from index.catalogue import UNLABELLED, File, Item, NewItem
+from index.items import UNLABELLED, File, Item, NewItem
 from service.decoding import Decode, Decoded, decode
 from service.schemas import too_large
 from service.searcher import SENT, Searcher

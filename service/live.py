@@ -16,7 +16,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
-from index.catalogue import CatalogueError
+from index.sqlite import CatalogueError
 from service.batching import Batcher
 from service.carrying import Carried, Comparison, carry, compare
 from service.decoding import Decode

@@ -24,8 +24,9 @@ from index.artifact import (
     save_queries,
 )
 from index.backup import copy_artifact
-from index.catalogue import Catalogue, Item
+from index.catalogue import Catalogue
 from index.codes import Codes
+from index.items import Item
 from service.searcher import NoOriginal, Searcher, load_encoder
 from training.nets.encoder import Encoder
 from training.nets.images import MAX_PIXELS, ImageError, open_image

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
 from index.bootstrap import bootstrap_interval
-from index.catalogue import UNLABELLED, Item
 from index.codes import Codes
 from index.conventions import Denominator, Ties
 from index.evaluation import (
@@ -32,6 +31,7 @@ from index.evaluation import (
     precision_by_distance,
     precision_recall_curve,
 )
+from index.items import UNLABELLED, Item
 from index.originals import Originals
 from index.snapshot import Snapshot
 from service.decoding import Decode, decode

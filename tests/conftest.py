@@ -30,8 +30,9 @@ from index.artifact import (
     publish,
     save_queries,
 )
-from index.catalogue import UNLABELLED, Catalogue, NewItem
+from index.catalogue import Catalogue
 from index.codes import Codes
+from index.items import UNLABELLED, NewItem
 from training.nets.encoder import Encoder
 from training.nets.images import open_image, thumbnail
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from index.artifact import MANIFEST, Artifact, ArtifactError
-from index.catalogue import CatalogueError
+from index.sqlite import CatalogueError
 from training.config import (
     DATASETS,
     PRECISIONS,

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from index.catalogue import UNLABELLED
+from index.items import UNLABELLED
 from training.nets.images import ImageError, open_image, square_pixels
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from index import artifact
-from index.catalogue import UNLABELLED, Catalogue, File, NewItem
+from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import mean_average_precision
+from index.items import UNLABELLED, File, NewItem
 from training import data
 from training.data import DataError, ImageSet
 from training.finetune import accuracy

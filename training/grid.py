@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from index.catalogue import UNLABELLED
+from index.items import UNLABELLED
 from index.locking import locked
 from training import data, export, plots
 from training.cells import Cell, Cells, digest

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index.catalogue import UNLABELLED
+from index.items import UNLABELLED
 from training.data import DataError, ImageSet
 
 Indices = NDArray[np.int64]  # positions in an ImageSet

@@ -19,8 +19,9 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from index import artifact
-from index.catalogue import Catalogue, NewItem
+from index.catalogue import Catalogue
 from index.hamming import FlatEngine
+from index.items import NewItem
 from service.searcher import CORES, FEW_PIXELS
 from tests.benchmarks.harness import Report, Row, Spread, at_most, interleaved, main
 from tests.conftest import serve

@@ -26,8 +26,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from index import artifact
-from index.catalogue import Catalogue, File, NewItem, _digest
+from index.catalogue import Catalogue
 from index.codes import Codes, to_hex
+from index.digest import digest
+from index.items import File, NewItem
 from tests.benchmarks.harness import Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.load import Connection
 from tests.benchmarks.service import CLASSES, manifest, picture
@@ -152,7 +154,7 @@ def build(folder: Path, count: int, queries: int) -> Path:
                 for statement in AGAIN:
                     connection.execute(statement, {"start": start, "more": more})
                 connection.commit()
-        catalogue.note("digest", str(_digest(catalogue.codes())))
+        catalogue.note("digest", str(digest(catalogue.codes())))
         ids = catalogue.add(item(number, None) for number in range(queries))
     labels = np.arange(queries) % len(CLASSES)
     asked = random.integers(0, 256, (queries, 32), dtype=np.uint8)

@@ -26,7 +26,8 @@ from index.artifact import (
     publish,
     save_queries,
 )
-from index.catalogue import Catalogue, NewItem
+from index.catalogue import Catalogue
+from index.items import NewItem
 
 CLASSES = ("cat", "dög")
 

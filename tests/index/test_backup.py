@@ -9,7 +9,8 @@ import pytest
 
 from index.artifact import ORIGINALS, SUCCESSOR, ArtifactError, publish
 from index.backup import copy_artifact
-from index.catalogue import Catalogue, File, NewItem
+from index.catalogue import Catalogue
+from index.items import File, NewItem
 from index.originals import Originals
 from tests.index.test_artifact import held_out, stage
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.catalogue import UNLABELLED, Catalogue, CatalogueError, File, Identity, Item, NewItem
+from index.catalogue import Catalogue
+from index.items import UNLABELLED, File, Identity, Item, NewItem
 from index.schema import SCHEMA
+from index.sqlite import CatalogueError
 
 CLASSES = ["cat", "dog"]
 
@@ -242,7 +244,7 @@ catalogue.add(then_die())
 
 def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a read-only mount answers; permission bits do not stop a root user."""
-    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: mode != os.W_OK)
 
 
 def test_a_read_only_folder_is_read(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.catalogue import UNLABELLED, Catalogue
+from index.catalogue import Catalogue
+from index.items import UNLABELLED
 from index.snapshot import Snapshot
 from tests.index.test_catalogue import CLASSES, new_item, new_query
 

@@ -16,8 +16,8 @@ from fastapi import FastAPI, Query
 from PIL import Image
 
 from index.artifact import Artifact
-from index.catalogue import UNLABELLED, NewItem
 from index.codes import from_hex
+from index.items import UNLABELLED, NewItem
 from service.app import create_app
 from service.schemas import Evaluation, SearchAnswer, SearchParameters
 from service.searcher import Searcher

@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from index.artifact import CATALOGUE, Artifact
-from index.catalogue import Catalogue, CodeTable, Item
+from index.catalogue import Catalogue
+from index.items import CodeTable, Item
 from service import insight
 from service.app import create_app
 from service.settings import Settings

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from index.artifact import ENCODER, ArtifactError, open_artifact
-from index.catalogue import Catalogue, Item
+from index.catalogue import Catalogue
+from index.items import Item
 from index.verify import faults
 from service.library import Library, Upload
 from service.reencode import reencode

@@ -14,10 +14,11 @@ from sqlalchemy import Engine, event
 
 import service.searcher
 from index.artifact import Artifact, ArtifactError
-from index.catalogue import UNLABELLED, Catalogue, NewItem
+from index.catalogue import Catalogue
 from index.codes import hamming
 from index.conventions import Denominator, Ties
 from index.evaluation import average_precision
+from index.items import UNLABELLED, NewItem
 from service.searcher import NoOriginal, NothingToMeasure, Searcher, Sharing, UnknownLabel
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
 from training.nets.images import TooManyPixels

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from index.catalogue import UNLABELLED
+from index.items import UNLABELLED
 from training import data
 from training.data import DataError
 

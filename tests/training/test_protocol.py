@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index.catalogue import UNLABELLED
+from index.items import UNLABELLED
 from training.data import DataError, ImageSet
 from training.protocol import derived_seed, label_subset, split, stratified
 

@@ -1,0 +1,84 @@
+"""What the catalogue holds: items as they come and as they are, their labels and codes as arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.codes import Codes
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class File:
+    """The file that an item was made from, by which it is recognised when it comes again."""
+
+    sha256: bytes
+    # Name of the one that the item's path lies in; None: the manifest's; empty: none, it was sent alone.
+    folder: str | None = None
+    size: int | None = None  # bytes
+    modified: int | None = None  # nanoseconds since 1970
+
+
+@dataclass(frozen=True)
+class NewItem:
+    path: str  # relative to the indexed folder
+    label: int | str  # class index, UNLABELLED, or a name, which becomes a class if it is none yet
+    split: Literal["database", "query"]
+    width: int
+    height: int
+    thumbnail: bytes
+    code: Codes | None  # None for queries: theirs lie beside the catalogue
+    file: File | None = None  # None: there is none
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
+    added: int | None = None  # seconds since 1970; None: now
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an image is known by in any catalogue: its bytes, or, where one of two was not hashed, its path in
+    the indexed folder."""
+
+    sha256: bytes | None
+    path: str
+    folder: str | None = None  # as in File
+
+
+@dataclass(frozen=True)
+class Item:
+    id: int
+    path: str
+    label: str | None  # class name
+    split: str
+    width: int
+    height: int
+    added: int | None = None  # seconds since 1970; None: by a version that did not write it down
+    sha256: str | None = None  # of the file, in hexadecimal
+    folder: str | None = None  # as in File
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """What it is known by in another catalogue."""
+        sha256 = None if self.sha256 is None else bytes.fromhex(self.sha256)
+        return Identity(sha256, self.path, self.folder)
+
+
+@dataclass(frozen=True)
+class CodeTable:
+    ids: NDArray[np.int64]  # (n,) ascending
+    labels: NDArray[np.int64]  # (n,) class index or UNLABELLED
+    codes: Codes  # (n, bits/8)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the database split since an earlier revision."""
+
+    revision: int  # until which
+    table: CodeTable  # items that are new or changed
+    removed: NDArray[np.int64]  # ids (m,), ascending; some may have come and gone in between
+    classes: tuple[str, ...]  # what the labels stand for

@@ -1,0 +1,72 @@
+"""How the catalogue's database is opened and what its errors are in words: what knows that it is SQLite."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from index.space import WAY_OUT, no_space
+
+PATIENCE = 30  # seconds that one who wants to write waits for others
+WRITABLE = "mode=rw"
+NEW = "mode=rwc"  # and writable
+PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
+
+
+class CatalogueError(ValueError):
+    """The catalogue cannot be used; names the file and the fault."""
+
+
+def open_mode(path: Path) -> str:
+    """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable)."""
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return WRITABLE
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size:
+        raise CatalogueError(f"{path}: was not closed; open it once where its folder can be written to")
+    return "mode=ro&immutable=1"
+
+
+def engine_of(path: Path, mode: str) -> Engine:
+    """Connections to the file, each in a transaction from its first statement; `mode` is one of NEW and what
+    `open_mode` gives."""
+    address = f"{path.resolve().as_uri()}?{mode}"
+    new = mode == NEW
+    engine = create_engine("sqlite://", creator=lambda: _connect(address, new), poolclass=QueuePool)
+    # The driver would begin transactions late, and never for reading: begin them here instead.
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def _connect(address: str, new: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+    )
+    if new:  # the file remembers; one opened later is not touched before it is known to be ours
+        connection.execute(f"PRAGMA page_size={PAGE}")
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """The database's own errors, with the file they are about."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise CatalogueError(_explained(path, error.orig)) from error
+    except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
+        raise CatalogueError(_explained(path, error)) from error
+    except PoolTimeout as error:
+        raise CatalogueError(f"{path}: too many read it at a time; try again") from error
+
+
+def _explained(path: Path, error: BaseException | None) -> str:
+    return f"{path}: {error}" + (f"; {WAY_OUT}" if no_space(error) else "")
