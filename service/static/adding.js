@@ -61,7 +61,7 @@ function showStaged() {
 
 function labelsInWords() {
   const counts = new Map();
-  for (const label of staged.map(folderLabel)) counts.set(label, (counts.get(label) ?? 0) + 1);
+  for (const label of staged.map(classByFolder(staged))) counts.set(label, (counts.get(label) ?? 0) + 1);
   const words = [...counts].map(([label, count]) => `${label || "no label"} (${number.format(count)})`);
   const more = words.length > SHOWN ? [`${number.format(words.length - SHOWN)} more`] : [];
   return [...words.slice(0, SHOWN), ...more].join(", ");
@@ -70,12 +70,25 @@ function labelsInWords() {
 /** As the service takes labels and names of folders: printable characters, no space around them, not too long. */
 const printable = (text) => [...text.replace(/[\p{C}\p{Z}]+/gu, " ").trim()].slice(0, LONGEST).join("").trim();
 
-/** The name of the folder that a file lies in; empty: it was given alone. */
-const folderLabel = (file) => printable(pathOf(file).split("/").at(-2) ?? "");
+const foldersOf = (file) => pathOf(file).split("/").slice(0, -1).map(printable);
 
-function labelOf(file) {
+/**
+ * The class of each of the files, as `hebbsearch add --label-folders` has it: the folder below the one that was
+ * chosen, or, where that has none, its own name. Empty: the file was given alone or lies beside such folders.
+ */
+function classByFolder(files) {
+  const parents = new Set(files.map(foldersOf).filter((folders) => folders.length > 1).map(([chosen]) => chosen));
+  return (file) => {
+    const [chosen = "", below = ""] = foldersOf(file);
+    return parents.has(chosen) ? below : chosen;
+  };
+}
+
+/** The label of each of the files, as was chosen. */
+function labelsOf(files) {
   const kind = $("labelling").value;
-  return kind === "folder" ? folderLabel(file) : kind === "one" ? printable($("label-of-all").value) : "";
+  const label = kind === "one" ? printable($("label-of-all").value) : "";
+  return kind === "folder" ? classByFolder(files) : () => label;
 }
 
 // --- what is sent -------------------------------------------------------------------------------
@@ -84,8 +97,9 @@ function labelOf(file) {
 function* batches(files) {
   let batch = null;
   let bytes = 0;
+  const labelOf = labelsOf(files);
   for (const file of files) {
-    const [label, folder] = [labelOf(file), printable(pathOf(file).split("/").slice(0, -1)[0] ?? "")];
+    const [label, folder] = [labelOf(file), foldersOf(file)[0] ?? ""];
     bytes += file.size;
     const full = batch?.files.length === TOGETHER || bytes > TOGETHER_BYTES;
     if (batch === null || full || batch.label !== label || batch.folder !== folder) {

@@ -73,11 +73,11 @@ def pictures(tmp_path: Path) -> Path:
     """A folder with folders, and with what is no image."""
     folder = tmp_path / "pictures"
     for label, name in enumerate(("cats", "dogs")):
-        (folder / "pets" / name).mkdir(parents=True)
-        for seed in range(2):
-            (folder / "pets" / name / f"{seed}.png").write_bytes(png(seed, label))
+        (folder / name / "small").mkdir(parents=True)
+        (folder / name / "0.png").write_bytes(png(0, label))
+        (folder / name / "small" / "1.png").write_bytes(png(1, label))
     (folder / "top.png").write_bytes(png(9))
-    (folder / "pets" / "notes.txt").write_text("no image")
+    (folder / "cats" / "notes.txt").write_text("no image")
     (folder / ".hidden").write_text("left alone")
     return folder
 
@@ -201,15 +201,26 @@ def test_a_folder_is_added_with_its_folders_as_labels(
         my_view.set_input_files("#add-folder", pictures)
     expect(my_view.locator("#staged-count")).to_have_text("6 files")
     my_view.select_option("#labelling", "folder")
-    for label in ("pictures (1)", "pets (1)", "cats (2)", "dogs (2)"):
+    for label in ("no label (1)", "cats (3)", "dogs (2)"):
         expect(my_view.locator("#staged-labels")).to_contain_text(label)
     my_view.get_by_role("button", name="Add 6 images").click()
     expect(my_view.locator("#adding-status")).to_have_text("Done: 5 added, 1 refused.")
-    expect(my_view.locator("#refusals li")).to_contain_text("pictures/pets/notes.txt Not an image")
+    expect(my_view.locator("#refusals li")).to_contain_text("pictures/cats/notes.txt Not an image")
     assert {(image["path"], image["label"]) for image in listed(http, folder="pictures")} == {
-        *((f"pets/{name}/{seed}.png", name) for name in ("cats", "dogs") for seed in range(2)),
-        ("top.png", "pictures"),
+        *((f"{name}/{file}", name) for name in ("cats", "dogs") for file in ("0.png", "small/1.png")),
+        ("top.png", None),
     }
+
+
+def test_a_folder_of_one_class_is_added_with_its_own_name_as_label(
+    my_view: Page, http: httpx.Client, pictures: Path
+) -> None:
+    drop(my_view, pictures / "dogs" / "small")
+    my_view.select_option("#labelling", "folder")
+    expect(my_view.locator("#staged-labels")).to_have_text("small (1)")
+    my_view.get_by_role("button", name="Add 1 image").click()
+    expect(my_view.locator("#adding-status")).to_have_text("Done: 1 added.")
+    assert [(image["path"], image["label"]) for image in listed(http, folder="small")] == [("1.png", "small")]
 
 
 def test_of_a_folder_one_image_is_searched_with(page: Page, tmp_path: Path) -> None:
