@@ -269,8 +269,9 @@ def file_faults(path: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
         elif _sha256(path / name) != sha256:
             what = "is not the file the artifact was made with (its SHA-256 differs)"
             yield path / name, f"{what}; restore it or build the index again"
-    if manifest.encoder_id != manifest.files.get(ENCODER, "")[:16]:
-        what = f"encoder id {manifest.encoder_id} is not that of {ENCODER}; build the index again"
+    named, of_file = manifest.encoder_id, manifest.files.get(ENCODER, "")[:16]
+    if named != of_file:
+        what = f"encoder id {named} is not {of_file}, that of {ENCODER}; build the index again"
         yield path / MANIFEST, what
 
 

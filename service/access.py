@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response, Security
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.exceptions import HTTPException
 
 from service.settings import Settings
@@ -121,7 +122,7 @@ def guarded_router(level: Access, **more: Any) -> APIRouter:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                _check(request, await BEARER(request), level)
+                check(request, level)
                 return await handle(request)
 
             return guarded
@@ -130,7 +131,8 @@ def guarded_router(level: Access, **more: Any) -> APIRouter:
     return APIRouter(route_class=Guarded, dependencies=[Security(BEARER)], **more)
 
 
-def _check(request: Request, given: HTTPAuthorizationCredentials | None, level: Access) -> None:
+def check(request: Request, level: Access) -> None:
+    """Raise HTTPException, 401 or 403, where whoever asks may not do what `level` says."""
     settings: Settings = request.app.state.settings
     if settings.hosts or not split(settings.read_keys.get_secret_value()):
         _refuse_strange_host(request, settings)
@@ -141,10 +143,23 @@ def _check(request: Request, given: HTTPAuthorizationCredentials | None, level: 
         if not from_this_machine(request):
             raise HTTPException(403, NO_KEYS_SET)
         return
-    if given is None:
+    scheme, key = get_authorization_scheme_param(request.headers.get("authorization"))
+    if scheme.lower() != "bearer" or not key:
         raise HTTPException(401, NO_KEY, {"WWW-Authenticate": "Bearer"})
-    allowed = allowed_by(given.credentials, known)
+    allowed = allowed_by(key, known)
     if allowed == Access.NONE:
         raise HTTPException(401, UNKNOWN_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
     if allowed < level:
         raise HTTPException(403, KEY_TOO_WEAK.format(level.name.lower()))
+
+
+def may_have_originals(request: Request) -> bool:
+    """Whether whoever asks gets images as they came, with all that their files say of themselves."""
+    settings: Settings = request.app.state.settings
+    level = {"readers": Access.READ, "writers": Access.WRITE}.get(settings.originals_to)
+    try:
+        if level is not None:
+            check(request, level)
+    except HTTPException:
+        return False
+    return level is not None

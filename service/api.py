@@ -3,14 +3,14 @@
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import PurePath
 from tempfile import gettempdir
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from anyio import CapacityLimiter, WouldBlock, create_task_group, fail_after, to_thread
+from anyio import CapacityLimiter, WouldBlock, create_task_group, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -24,10 +24,11 @@ from index.codes import Codes, from_hex
 from index.items import UNLABELLED, Item
 from index.space import no_space
 from index.sqlite import CatalogueError
-from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router
+from service.access import KEY_TOO_WEAK, NO_KEY, Access, guarded_router, may_have_originals
 from service.decoding import TooSlow
 from service.live import Generation, Live
 from service.schemas import (
+    TOO_SLOW,
     BatchAnswer,
     CodeSearch,
     CodeSearchAnswer,
@@ -85,7 +86,6 @@ NO_SPACE_TO_READ = (
 
 BATCHES = 4  # requests that search many images, under way or waiting; each may hold max_batch_bytes
 ABREAST = 8  # of their images, all together, that are encoded or wait for it beside single searches
-READING = 300.0  # seconds in which the images of a request must have come
 
 HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
@@ -98,8 +98,14 @@ UNKNOWN_ID = {404: "there is no image 123456", 422: "item_id: Input should be a 
 
 ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
+KEPT_BACK = (
+    "the files themselves, which may say where a picture was taken, are not for everyone who may read; see "
+    "HEBBSEARCH_ORIGINALS_TO, or take the thumbnail"
+)
+
 UNREADABLE_JSON = {
     400: "the body cannot be read as JSON; send it in UTF-8, as /docs shows",
+    408: TOO_SLOW,
     413: "the body has more than 262,144 bytes; send less at a time",
 }
 
@@ -183,6 +189,7 @@ Service = Annotated[Searcher, Depends(_searcher)]
     responses=problems(
         {
             400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
+            408: TOO_SLOW,
             413: too_large(10_000_000),
             415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
             422: "k: Input should be less than or equal to 1000, not 5000",
@@ -198,11 +205,11 @@ async def search(request: Request) -> Response:
     """
     query = _checked_parameters(_fields(request.query_params), "query")
     _each_once(request.query_params)
-    image, form = await _read_image(request)
-    asked = _merged(query, _checked_parameters(form, "form"))
-
-    with place(request.state.places, BUSY), lease(request) as generation:
-        answer = await _answered(request, generation, image, asked)
+    with place(request.state.places, BUSY):  # before the image is read, which takes memory
+        image, form = await _read_image(request)
+        asked = _merged(query, _checked_parameters(form, "form"))
+        with lease(request) as generation:
+            answer = await _answered(request, generation, image, asked)
     return Response(_in_json(answer, request), media_type="application/json")
 
 
@@ -214,7 +221,7 @@ async def search(request: Request) -> Response:
     responses=problems(
         {
             400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND_MANY}",
-            408: "the images had not come after 300 seconds",
+            408: TOO_SLOW,
             413: too_many(100_000_000),
             422: "k: Input should be less than or equal to 1000, not 5000",
             503: BUSY_WITH_BATCHES.format(BATCHES),
@@ -228,8 +235,7 @@ async def search_batch(request: Request) -> Response:
     query = _checked_parameters(_fields(request.query_params), "query")
     _each_once(request.query_params)
     with place(request.state.searching_many, BUSY_WITH_BATCHES):  # before they are read, which takes memory
-        with in_time():
-            images, form = await _read_images(request)
+        images, form = await _read_images(request)
         asked = _merged(query, _checked_parameters(form, "form"))
         waiting, answers = iter(enumerate(images)), dict[int, bytes]()
 
@@ -367,11 +373,11 @@ def image(item_id: int, request: Request, searcher: Service) -> Image:
 
 
 def described(item: Item, request: Request, searcher: Searcher) -> Image:
-    try:
-        searcher.original_of(item)
-        original = address(request, item.id, "original")
-    except NoOriginal:
-        original = None
+    original = None
+    if may_have_originals(request):
+        with suppress(NoOriginal):
+            searcher.original_of(item)
+            original = address(request, item.id, "original")
     return Image(
         id=item.id,
         path=item.path,
@@ -418,11 +424,19 @@ def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
                 for kind in sorted({*SAFE_TYPES.values(), DOWNLOAD})
             }
         },
-        **problems({**UNKNOWN_ID, 404: "the original file is no longer there; there is only the thumbnail"}),
+        **problems(
+            {
+                **UNKNOWN_ID,
+                403: KEPT_BACK,
+                404: "the original file is no longer there; there is only the thumbnail",
+            }
+        ),
     },
 )
-def original(item_id: int, searcher: Service) -> FileResponse:
-    """Only while the file still lies in the indexed folder."""
+def original(item_id: int, request: Request, searcher: Service) -> FileResponse:
+    """Only while the file lies in the indexed folder, or, of an image that was sent, is kept."""
+    if not may_have_originals(request):
+        raise HTTPException(403, KEPT_BACK)
     item = _found(searcher.catalogue.get, item_id)
     try:
         path = searcher.original_of(item)
@@ -547,16 +561,6 @@ def place(places: CapacityLimiter, busy: str) -> Iterator[None]:
         yield
     finally:
         places.release_on_behalf_of(borrower)
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """408 where the images of a request do not come in READING seconds."""
-    try:
-        with fail_after(READING):
-            yield
-    except TimeoutError:
-        raise HTTPException(408, f"the images had not come after {READING:g} seconds") from None
 
 
 def is_form(request: Request) -> bool:

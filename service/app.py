@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anyio import CapacityLimiter, move_on_after
+from anyio import CapacityLimiter, current_time, fail_after, move_on_after
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -33,7 +33,7 @@ from service.carrying import CannotCarry
 from service.library import HeldOut, OtherBytes
 from service.live import ANSWERING, Live, NotReplaced
 from service.metrics import Metrics
-from service.schemas import PROBLEM_MEDIA_TYPE, problem, too_large, too_many
+from service.schemas import PAUSE, PROBLEM_MEDIA_TYPE, READING, TOO_SLOW, problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings
 from service.watching import Watching, configure_logging
@@ -270,12 +270,12 @@ class DefaultHeaders:
 
 
 class BodyLimit:
-    """Refuses a body that is larger than the image limit and a form around it.
+    """Refuses a body that is larger than the image limit and a form around it, or that does not come in time.
 
     Its announced length decides first; without one, the bytes are counted as they come in. The refusal
     is an exception inside the application, which answers it like any other. The answer goes out at
-    once; then a bounded part of the rest is read and thrown away before the connection closes, because
-    closing on a client that still sends would lose the answer on its way.
+    once; then, of one that is too large, a bounded part of the rest is read and thrown away before the
+    connection closes, because closing on a client that still sends would lose the answer on its way.
     """
 
     def __init__(self, app: ASGIApp, image_limit: int, batch_limit: int) -> None:
@@ -290,15 +290,16 @@ class BodyLimit:
         announced = headers.get("content-length", "0")
         limit, detail = self._limit(route_path(scope), headers.get("content-type", ""))
         received = 0
-        refused = False
+        refused = whole = False
+        latest = current_time() + READING
 
         async def receive_limited() -> Message:
-            nonlocal received, refused
+            nonlocal received, refused, whole
             refused = int(announced) > limit
             if not refused:
-                message = await receive()
+                message = await receive() if whole else await _in_time(receive, latest)
                 received += len(message.get("body", b""))
-                refused = received > limit
+                refused, whole = received > limit, not message.get("more_body", False)
             if refused:
                 raise HTTPException(413, detail, {"Connection": "close"})
             return message
@@ -329,3 +330,12 @@ class BodyLimit:
                 if not message.get("more_body", False):
                     return
                 discarded += len(message["body"])
+
+
+async def _in_time(receive: Receive, latest: float) -> Message:
+    """The next part of a body. HTTPException when it has not come at `latest` or after PAUSE seconds."""
+    try:
+        with fail_after(min(PAUSE, latest - current_time())):
+            return await receive()
+    except TimeoutError:
+        raise HTTPException(408, TOO_SLOW, {"Connection": "close"}) from None

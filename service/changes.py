@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import Query, Request, Response
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -23,7 +23,6 @@ from service.api import (
     UNREADABLE_JSON,
     checked,
     described,
-    in_time,
     is_form,
     lease,
     no_image,
@@ -34,6 +33,7 @@ from service.api import (
 from service.library import Outcome, Prepared, Upload
 from service.live import Generation, Live
 from service.schemas import (
+    TOO_SLOW,
     AddedImage,
     AddedImages,
     Change,
@@ -65,6 +65,10 @@ UNWRITABLE = {
     507: f"/artifact/catalogue.sqlite: database or disk is full; {WAY_OUT}",
 }
 HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
+OnlyIf = Annotated[
+    Annotated[Sha256, AfterValidator(str.lower)] | None,
+    Query(description="Only if its file has this SHA-256: in another artifact ids are those of others."),
+]
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
 PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
@@ -106,7 +110,7 @@ METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
             {
                 **UNWRITABLE,
                 400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
-                408: "the images had not come after 300 seconds",
+                408: TOO_SLOW,
                 413: too_large(10_000_000),
                 415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
                 422: "cat.png: the image is truncated or damaged (…)",
@@ -129,8 +133,7 @@ async def add(
     """
     places = request.state.adding if is_form(request) else request.state.changing
     with place(places, BUSY):  # before the images are read: they are what takes memory
-        with in_time():
-            uploads = await _uploads(request, label, name)
+        uploads = await _uploads(request, label, name)
         live: Live = request.state.live
         with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
             prepare = partial(generation.library.prepare, decode=request.state.large.decode)
@@ -186,7 +189,7 @@ def _added(
         }
     ),
 )
-async def change(item_id: int, asked: Change, request: Request) -> Image:
+async def change(item_id: int, asked: Change, request: Request, sha256: OnlyIf = None) -> Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
 
     def work(generation: Generation) -> Image:
@@ -195,6 +198,7 @@ async def change(item_id: int, asked: Change, request: Request) -> Image:
             label=asked.label,
             unlabel="label" in asked.model_fields_set and asked.label is None,
             metadata=asked.metadata,
+            sha256=sha256,
         )
         return described(generation.searcher.catalogue.get(item_id), request, generation.searcher)
 
@@ -208,19 +212,12 @@ async def change(item_id: int, asked: Change, request: Request) -> Image:
     summary="Remove an image from the index",
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
-async def remove(
-    item_id: int,
-    request: Request,
-    sha256: Annotated[
-        Sha256 | None,
-        Query(description="Only if its file has this SHA-256: in another artifact ids are those of others."),
-    ] = None,
-) -> None:
+async def remove(item_id: int, request: Request, sha256: OnlyIf = None) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
 
     def work(generation: Generation) -> None:
-        generation.library.remove(item_id, sha256=None if sha256 is None else sha256.lower())
+        generation.library.remove(item_id, sha256=sha256)
 
     with place(request.state.changing, BUSY), lease(request) as current:
         await _write(request, work, item_id, ids_of=current)

@@ -186,12 +186,14 @@ def _change(
     label: str | None = None,
     unlabel: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    sha256: str | None = None,
 ) -> Call[Image]:
-    """Give an image another label, or none, or other metadata; what is left out stays as it is."""
+    """Give an image another label, or none, or other metadata; what is left out stays as it is. `sha256` as
+    in `remove`."""
     body: dict[str, Any] = _given(label=label, metadata=None if metadata is None else dict(metadata))
-    return Call(
-        "PATCH", f"/images/{item_id}", _model(Image), {"json": body | ({"label": None} if unlabel else {})}
-    )
+    body |= {"label": None} if unlabel else {}
+    sent = {"json": body, "params": _given(sha256=sha256)}
+    return Call("PATCH", f"/images/{item_id}", _model(Image), sent)
 
 
 def _remove(item_id: int, *, sha256: str | None = None) -> Call[None]:

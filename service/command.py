@@ -40,7 +40,7 @@ def build(arguments: list[str]) -> NoReturn:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Until it is stopped."""
+    """Serve an artifact over HTTP until it is stopped."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait sleep soon
     if options.artifact_folder:
         os.environ[PREFIX + "ARTIFACT"] = str(options.artifact_folder)
@@ -100,7 +100,7 @@ def add(options: argparse.Namespace, client: Client) -> int:
     name = options.name or root.name
     known = list(client.images(folder=name))
     plan = folders.compare(root, known, labels(options, root))
-    if options.remove_gone and known and not plan.send and not plan.unchanged:
+    if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
     refused, count = dict(plan.refused), {"added": 0, "exists": 0, "changed": 0}
     for sent in progress(folders.send(client, name, plan.send), len(plan.send)):
@@ -109,6 +109,7 @@ def add(options: argparse.Namespace, client: Client) -> int:
         else:
             changed = sent.status == "added" and bool(sent.source.instead_of)
             count["changed" if changed else sent.status] += 1
+    relabelled = sum(1 for _ in progress(folders.relabel(client, plan.relabel), len(plan.relabel)))
     removed = 0
     if options.remove_gone and plan.refused and plan.gone:
         print("nothing is removed: what is missing may be a file that could not be read", file=sys.stderr)
@@ -116,12 +117,13 @@ def add(options: argparse.Namespace, client: Client) -> int:
         removed = sum(1 for _ in progress(folders.remove(client, plan.gone), len(plan.gone)))
     gone = [image.path for image in plan.gone][removed:]
     if options.json:
-        counted = {**count, "unchanged": plan.unchanged, "removed": removed}
+        counted = {**count, "relabelled": relabelled, "unchanged": plan.unchanged, "removed": removed}
         show({"folder": name, **counted, "gone": gone, "refused": refused})
     else:
         print(
-            f"{name}: {count['added']:,} added, {count['changed']:,} changed, {plan.unchanged:,} unchanged, "
-            f"{count['exists']:,} there already under another name, {removed:,} removed"
+            f"{name}: {count['added']:,} added, {count['changed']:,} changed, {relabelled:,} relabelled, "
+            f"{plan.unchanged:,} unchanged, {count['exists']:,} there already under another name, "
+            f"{removed:,} removed"
         )
         if gone:
             print(f"{len(gone):,} are gone from the folder and still indexed; --remove-gone removes them")
@@ -272,12 +274,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT")
     one.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     one.add_argument("--port", type=int, default=8000, help="(8000)")
-    for name in Settings.model_fields:
+    for name, setting in Settings.model_fields.items():
         if name != "artifact" and name not in SECRET:
-            flag = f"--{name.replace('_', '-')}"
-            one.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=PREFIX + name.upper())
+            flag, default = f"--{name.replace('_', '-')}", str(setting.get_default(call_default_factory=True))
+            told = f"{setting.description} ({PREFIX}{name.upper()}; {default.lower() or 'none'})"
+            one.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=told.replace("%", "%%"))
     secrets = ", ".join(PREFIX + name.upper() for name in SECRET)
-    one.epilog = f"The README says what each setting means. Only from the environment: {secrets}."
+    one.epilog = f"Only from the environment: {secrets}."
 
     one = command("add", add)
     one.add_argument("folder", type=Path)

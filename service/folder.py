@@ -34,11 +34,20 @@ class Source:
     instead_of: tuple[Image, ...] = ()  # what lay at the path before
 
 
+@dataclass(frozen=True)
+class Relabel:
+    """An image whose file is as it was, and whose label is another now."""
+
+    image: Image
+    label: str
+
+
 @dataclass
 class Plan:
     """What makes the service have the folder as it is."""
 
     send: list[Source] = field(default_factory=list)
+    relabel: list[Relabel] = field(default_factory=list)
     unchanged: int = 0
     gone: list[Image] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reasons by path
@@ -57,7 +66,8 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
     """What to do so that the images that are `known` of the folder become those that lie in it.
 
     An image is known by its bytes, wherever in the folder they lie. What lies at the path of an image and has
-    other bytes takes its place and, unless it has a label of its own, its label and metadata. Files are read
+    other bytes takes its place and, unless it has a label of its own, its label and metadata. A file that has
+    a label gives it to the image of its bytes; of several the one at the image's path does. Files are read
     only where anything is known. OSError where a folder cannot be listed.
     """
     plan, files = Plan(), dict[str, Path]()
@@ -67,8 +77,8 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
             files[PATH.validate_python(path)] = file
         except ValidationError as error:
             plan.refused[path] = error.errors()[0]["msg"]
-    hashes = {image.sha256 for image in known}
-    seen = set[str | None]()
+    images = {image.sha256: image for image in known}
+    seen = dict[str | None, str | None]()  # the label that the files of the same bytes give
     for path, file in files.items():
         try:
             size = file.stat().st_size
@@ -78,11 +88,20 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
         except OSError as error:
             plan.refused[path] = error.strerror or str(error)
             continue
-        if known and sha256 in hashes:
-            seen.add(sha256)
+        label = label_of(path)
+        if known and sha256 in images:
+            first = seen.setdefault(sha256, label)
+            if first is None or (label is not None and images[sha256].path == path):
+                seen[sha256] = label
             plan.unchanged += 1
         else:
-            plan.send.append(Source(path, file, size, label_of(path)))
+            plan.send.append(Source(path, file, size, label))
+    plan.relabel = [
+        Relabel(image, label)
+        for image in known
+        if (label := seen.get(image.sha256)) not in (None, image.label)
+    ]
+    plan.unchanged -= len(plan.relabel)
     lost = [image for image in known if image.sha256 not in seen]
     plan.send = [
         _in_place_of(source, [each for each in lost if each.path == source.path]) for source in plan.send
@@ -184,7 +203,7 @@ def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
         ]
         for each in sent:
             for image in each.source.instead_of if each.status != "refused" else ():
-                _remove(client, image)
+                _of(client, image, client.remove)
         return sent
     half = len(batch) // 2
     return _send(client, folder, batch[:half]) + _send(client, folder, batch[half:])
@@ -193,19 +212,26 @@ def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
 def remove(client: Client, images: Sequence[Image]) -> Iterator[Image]:
     """Remove the images; each when it is gone."""
     for image in images:
-        _remove(client, image)
+        _of(client, image, client.remove)
         yield image
 
 
-def _remove(client: Client, image: Image) -> None:
-    """Under whatever id it has by now: in an artifact that came meanwhile it may have another, and its own
-    may be that of another image."""
+def relabel(client: Client, images: Sequence[Relabel]) -> Iterator[Relabel]:
+    """Give the images their labels; each when it is done."""
+    for each in images:
+        _of(client, each.image, partial(client.change, label=each.label))
+        yield each
+
+
+def _of(client: Client, image: Image, change: Callable[..., Any]) -> None:
+    """Change an image under whatever id it has by now: in an artifact that came meanwhile it may have
+    another, and its own may be that of another image. One that is gone stays so."""
     id_: int | None = image.id
     for last in (False, False, True):
-        if id_ is None:  # it is gone
+        if id_ is None:
             return
         try:
-            _patiently(partial(client.remove, id_, sha256=image.sha256))
+            _patiently(partial(change, id_, sha256=image.sha256))
             return
         except Refused as refused:
             if last or refused.status not in (404, 409):

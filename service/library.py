@@ -116,9 +116,10 @@ class Library:
         label: str | None = None,
         unlabel: bool = False,
         metadata: Mapping[str, Any] | None = None,
+        sha256: str | None = None,
     ) -> None:
-        """Give an image another label, or none, or other metadata. Raises KeyError and HeldOut."""
-        self._changeable(item_id)
+        """Give an image another label, or none, or other metadata. Raises as `remove`."""
+        self._changeable(item_id, sha256)
         if unlabel or label is not None or metadata is not None:
             self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
             self.searcher.snapshot()
@@ -126,12 +127,7 @@ class Library:
     def remove(self, item_id: int, *, sha256: str | None = None) -> None:
         """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut, and
         OtherBytes where its file has not this SHA-256, in lower-case hexadecimal."""
-        item = self._changeable(item_id)
-        if sha256 not in (None, item.sha256):
-            raise OtherBytes(
-                f"image {item_id} has other bytes than those of SHA-256 {sha256}; look for the image again"
-            )
-        if not self.forget([item]):
+        if not self.forget([self._changeable(item_id, sha256)]):
             raise KeyError(item_id)
 
     def forget(self, items: Sequence[Item]) -> list[int]:
@@ -152,11 +148,15 @@ class Library:
                     except OSError:
                         log.exception("%s of no item stays", self._originals.path(sha256))
 
-    def _changeable(self, item_id: int) -> Item:
-        """The item, if it may be changed. Raises KeyError and HeldOut."""
+    def _changeable(self, item_id: int, sha256: str | None) -> Item:
+        """The item, if it may be changed. Raises as `remove`."""
         item = self._catalogue.get(item_id)
         if item.split == "query":
             raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
+        if sha256 not in (None, item.sha256):
+            raise OtherBytes(
+                f"image {item_id} has other bytes than those of SHA-256 {sha256}; look for the image again"
+            )
         return item
 
     def _decode(self, upload: Upload, sha256: bytes, decode: Decode) -> _Readable:

@@ -585,6 +585,12 @@ def problems(details: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+READING, PAUSE = 300.0, 20.0  # seconds for a whole body, and in which there must be more of it
+TOO_SLOW = (
+    f"the body had not come after {READING:g} seconds, or no more of it for {PAUSE:g}; send it again, or less"
+)
+
+
 def too_large(limit: int) -> str:
     """The detail of every 413."""
     return f"the image has more than {limit:,} bytes; send a smaller one"

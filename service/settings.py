@@ -12,35 +12,64 @@ SHORTEST_KEY = 16
 
 
 class Settings(BaseSettings):
-    """HEBBSEARCH_ARTIFACT is required; the rest has defaults."""
+    """HEBBSEARCH_ARTIFACT is required; the rest has defaults. The descriptions are those of the README."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
-    artifact: Path  # folder that build_index.py made
-    max_image_bytes: int = Field(default=10_000_000, ge=1)
-    max_pixels: int = Field(default=50_000_000, ge=1)
-    # Searches under way or waiting; more are turned away with 503. Each may hold max_image_bytes.
-    queue: int = Field(default=128, ge=1)
-    # Large images decoded at the same time. Small ones, of up to 2^18 pixels, have their own processes.
-    concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    # For one image. 24 bytes a pixel are enough.
-    decoding_seconds: int = Field(default=20, ge=1)
-    decoding_memory: int = Field(default=1_500_000_000, ge=2**20)
-    # Images in one request that adds some, and their bytes together.
-    max_batch: int = Field(default=64, ge=1)
-    max_batch_bytes: int = Field(default=100_000_000, ge=1)
-    log: Literal["json", "text"] = "json"  # how each line is written
-    keep_originals: bool = True  # the files of images that are sent
-    # How much less mAP another artifact may reach than the one it replaces, on images that both hold out.
-    reload_margin: float = Field(default=0.02, ge=0, le=1)
-    # Names by which the service may be asked for, separated by commas. None: any, but from this machine and
-    # through proxies, while there are no keys, only this machine's own.
-    hosts: str = ""
-    # Separated by commas. Without any key, only this machine may change anything; without read keys, anyone
-    # who reaches the service may read.
-    read_keys: SecretStr = SecretStr("")
-    write_keys: SecretStr = SecretStr("")
-    admin_keys: SecretStr = SecretStr("")
+    artifact: Path = Field(description="the artifact's folder")
+    max_image_bytes: int = Field(default=10_000_000, ge=1, description="largest upload")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="largest image")
+    concurrency: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="images of more than 2¹⁸ pixels decoded at the same time, and as many of those that are "
+        "added; smaller ones have their own processes",
+    )
+    decoding_seconds: int = Field(
+        default=20, ge=1, description="time for one image; then the process that decodes it is stopped"
+    )
+    decoding_memory: int = Field(
+        default=1_500_000_000,
+        ge=2**20,
+        description="bytes for one image; 24 for each pixel of the largest are enough",
+    )
+    max_batch: int = Field(default=64, ge=1, description="images in one POST /images or POST /search/batch")
+    max_batch_bytes: int = Field(default=100_000_000, ge=1, description="their bytes together")
+    keep_originals: bool = Field(
+        default=True,
+        description="whether the files of added images are kept, in the artifact's folder originals",
+    )
+    originals_to: Literal["readers", "writers", "nobody"] = Field(
+        default="writers",
+        description="who gets the files themselves, which may say where and with what a picture was taken: "
+        "readers, writers (without any key: this machine) or nobody; all others see thumbnails, without EXIF",
+    )
+    reload_margin: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="how much less mAP another artifact may reach than the one it replaces",
+    )
+    log: Literal["json", "text"] = Field(
+        default="json", description="how each line of the log is written: json or text"
+    )
+    hosts: str = Field(
+        default="",
+        description="names by which the service may be asked for, separated by commas; without any, by each, "
+        "but while there are no read keys from this machine and through proxies only as localhost or its "
+        "address, so that no foreign page in a browser here can make its name point to the service and read",
+    )
+    read_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="keys that may read, separated by commas; without any, whoever reaches the port may read",
+    )
+    write_keys: SecretStr = Field(default=SecretStr(""), description="keys that may read and change")
+    admin_keys: SecretStr = Field(default=SecretStr(""), description="keys that may do everything")
+    queue: int = Field(
+        default=128,
+        ge=1,
+        description="searches under way or waiting; more are answered 503 with Retry-After",
+    )
 
     @field_validator("read_keys", "write_keys", "admin_keys")
     @classmethod

@@ -48,12 +48,15 @@ def test_every_route_is_in_the_table_and_no_other(artifact):
     assert named == routes | {"GET /", "GET /docs", "GET /openapi.json"}
 
 
-def test_every_environment_variable_is_in_the_table_with_its_default():
-    rows = dict(re.findall(rf"^\| `({PREFIX}[A-Z_]+)` \|[^|]*\| ([^|]*) \|$", README, re.M))
+def test_every_environment_variable_is_in_the_table_with_its_meaning_and_default():
+    found = re.findall(rf"^\| `({PREFIX}[A-Z_]+)` \| ([^|]*) \| ([^|]*) \|$", README, re.M)
+    rows = {name: (meaning.replace("`", ""), default) for name, meaning, default in found}
     assert rows.keys() == {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, int):
-            assert rows[f"{PREFIX}{name.upper()}"] == str(field.default).lower()  # as true is written
+        meaning, default = rows[f"{PREFIX}{name.upper()}"]
+        assert meaning == field.description
+        if isinstance(field.default, int | str):
+            assert default == (str(field.default).lower() or "none")  # as true is written
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,6 +33,36 @@ def guarded(own: Artifact) -> Iterator[httpx.Client]:
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(
+    ("to", "allowed"),
+    [
+        ("readers", {READ: True, WRITE: True, ADMIN: True}),
+        ("writers", {READ: False, WRITE: True, ADMIN: True}),
+        ("nobody", {READ: False, WRITE: False, ADMIN: False}),
+    ],
+)
+def test_files_themselves_are_for_those_who_may_have_them(
+    own: Artifact, to: Literal["readers", "writers", "nobody"], allowed: dict[str, bool]
+) -> None:
+    settings = Settings(
+        artifact=own.path, read_keys=READ, write_keys=WRITE, admin_keys=ADMIN, originals_to=to
+    )
+    with serve_here(create_app(settings)) as address, httpx.Client(base_url=address) as http:
+        for key, given in allowed.items():
+            assert http.get("/images/1/thumbnail", headers=bearer(key)).status_code == 200
+            assert (http.get("/images/1", headers=bearer(key)).json()["original"] is not None) == given
+            answer = http.get("/images/1/original", headers=bearer(key))
+            assert answer.status_code == (200 if given else 403)
+            assert given or "HEBBSEARCH_ORIGINALS_TO" in answer.json()["detail"]
+
+
+def test_without_keys_files_themselves_stay_on_this_machine(own: Artifact) -> None:
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        for headers, status in (({}, 200), ({"X-Forwarded-For": "192.0.2.1"}, 403)):
+            assert httpx.get(f"{address}/images/1/thumbnail", headers=headers).status_code == 200
+            assert httpx.get(f"{address}/images/1/original", headers=headers).status_code == status
 
 
 @pytest.mark.parametrize(

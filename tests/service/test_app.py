@@ -1,5 +1,6 @@
 """Limits, errors, start and headers: what surrounds the routes."""
 
+import contextlib
 import gc
 import json
 import re
@@ -222,6 +223,57 @@ def test_an_endless_body_is_cut_off(server: str) -> None:
         except OSError:  # closed by the server, while we were still sending
             pass
     assert sent < 100
+
+
+@pytest.mark.parametrize("path", ["/search", "/images", "/search/batch", "/search/codes"])
+def test_a_body_that_does_not_go_on_is_given_up(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    kind = {"/search/batch": FORM["content-type"], "/search/codes": "application/json"}.get(path, "image/png")
+    monkeypatch.setattr("service.app.PAUSE", 0.2)
+    with serve_here(create_app(Settings(artifact=artifact.path))) as address, connect(address) as connection:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"--b\r\n")
+        assert until_closed(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_never_ends_is_given_up(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.app.READING", 0.5)
+    monkeypatch.setattr("service.app.PAUSE", 60.0)
+    with serve_here(create_app(Settings(artifact=artifact.path))) as address, connect(address) as connection:
+        connection.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n")
+        over = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):  # closed
+                while not over.wait(0.02):
+                    connection.sendall(b"x")
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(drip)
+            try:
+                assert until_closed(connection).startswith(b"HTTP/1.1 408")
+            finally:
+                over.set()
+
+
+def test_who_sends_an_image_holds_a_place(artifact: Artifact, picture: bytes) -> None:
+    head = f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(picture)}\r\n\r\n"
+    with serve_here(create_app(Settings(artifact=artifact.path, queue=2))) as address:
+        url = f"{address}/search"
+        with connect(address) as one, connect(address) as other:
+            for connection in (one, other):
+                connection.sendall(head.encode() + picture[:9])
+            while 'places_taken{of="search"} 2' not in httpx.get(f"{address}/metrics").text:
+                pass
+            assert httpx.post(url, content=picture).status_code == 503
+            one.sendall(picture[9:])
+            assert one.recv(99).startswith(b"HTTP/1.1 200")
+            assert httpx.post(url, content=picture).status_code == 200
+        while 'places_taken{of="search"} 0' not in httpx.get(f"{address}/metrics").text:
+            pass  # who left while sending holds none
 
 
 def test_bodies_are_limited_by_what_they_are(artifact: Artifact) -> None:

@@ -106,6 +106,29 @@ def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -
     assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 19
 
 
+def test_labels_that_the_folder_gives_anew_are_given(hebbsearch: Run, folder: Path) -> None:
+    def labels() -> dict[str, str | None]:
+        listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+        return {each["path"]: each["label"] for each in listed}
+
+    added(hebbsearch, folder)
+    assert set(labels().values()) == {None}
+    (folder / "labels.csv").write_text("path,label\none/0.png,cat\none/2.png,dog\n")
+    again = added(hebbsearch, folder, "--labels", str(folder / "labels.csv"))
+    assert (again["added"], again["relabelled"], again["unchanged"]) == (0, 2, 18)
+    given = {path: label for path, label in labels().items() if label}
+    assert given == {"one/0.png": "cat", "one/2.png": "dog"}
+
+    assert added(hebbsearch, folder)["relabelled"] == 0  # who gives none takes none away
+    (folder / "one" / "0.png").rename(folder / "two words" / "moved.png")
+    assert added(hebbsearch, folder, "--label-folders")["relabelled"] == 20
+    assert {labels()["one/0.png"], labels()["one/2.png"]} == {"two words", "one"}
+
+    shutil.copyfile(folder / "one" / "2.png", folder / "two words" / "again.png")
+    twice = added(hebbsearch, folder, "--label-folders")
+    assert (twice["relabelled"], labels()["one/2.png"]) == (0, "one")  # the file at the image's path says it
+
+
 def test_nothing_is_removed_for_a_folder_that_is_empty_by_mistake(hebbsearch: Run, folder: Path) -> None:
     added(hebbsearch, folder)
     shutil.rmtree(folder)
@@ -119,7 +142,7 @@ def test_labels_from_a_file_and_names_for_people(hebbsearch: Run, folder: Path, 
     labels = tmp_path / "labels.csv"
     labels.write_text("path,label\none/0.png,première\ntwo words/1.png,\n")
     done = hebbsearch("add", str(folder), "--labels", str(labels), "--name", "an album", code=3)
-    assert done.stdout.startswith("an album: 20 added, 0 changed, 0 unchanged")
+    assert done.stdout.startswith("an album: 20 added, 0 changed, 0 relabelled, 0 unchanged")
     assert "left out: notes.txt: " in done.stderr and "left out: one/half.png: " in done.stderr
     listed = hebbsearch("list", "--label", "première").stdout
     assert re.fullmatch(r" +\d+  première  an album/one/0.png\n", listed)

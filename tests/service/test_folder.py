@@ -39,15 +39,24 @@ def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
         assert list(folders.remove(client, plan.gone)) == plan.gone  # gone already, which is fine
 
 
-def test_an_image_is_removed_on_condition_of_its_bytes_and_found_by_them(both: Path) -> None:
+def test_an_image_is_changed_on_condition_of_its_bytes_and_found_by_them(both: Path) -> None:
     with served(both / "first") as http:
         kept, other = add(http, png(1), "one.png"), add(http, png(2), "two.png")
         digest = sha256(png(2)).hexdigest()
         refused = http.delete(f"/images/{kept}", params={"sha256": digest})
         assert f"image {kept} has other bytes" in answer(refused, 409)["detail"]
+        change = {"url": f"/images/{kept}", "json": {"label": "cat"}}
+        assert answer(http.patch(**change, params={"sha256": digest}), 409)
+        assert answer(http.get(f"/images/{kept}"))["label"] is None
+        changed = http.patch(**change, params={"sha256": sha256(png(1)).hexdigest().upper()})
+        assert answer(changed)["label"] == "cat"
         assert answer(http.delete("/images/1", params={"sha256": digest}), 409)  # was never hashed
         for odd in ("", "00", "x" * 64, digest + "0"):
-            for ask in (http.get("/images", params={"sha256": odd}), http.delete("/images/1?sha256=" + odd)):
+            for ask in (
+                http.get("/images", params={"sha256": odd}),
+                http.delete("/images/1?sha256=" + odd),
+                http.patch("/images/1?sha256=" + odd, json={"label": "cat"}),
+            ):
                 assert "sha256: String should match pattern" in answer(ask, 422)["detail"]
         found = answer(http.get("/images", params={"sha256": digest.upper()}))
         assert [image["id"] for image in found["images"]] == [other]
