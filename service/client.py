@@ -8,10 +8,12 @@ Each request is described once, by a function that makes a `Call`: what to send,
 The clients only send. They load neither torch nor FAISS.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
@@ -20,9 +22,10 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
-from service.insight_schemas import Stats
+from service.insight_schemas import CodeReport, Confusion, DuplicatePage, QueryPage, Stats
 from service.schemas import (
     AddedImages,
+    BatchAnswer,
     CodeSearchAnswer,
     Curve,
     Evaluation,
@@ -89,6 +92,19 @@ def _search(
         _model(SearchAnswer),
         {"content": _bytes(image), "params": _given(k=k, max_distance=max_distance, label=label)},
     )
+
+
+def _search_batch(
+    images: Sequence[ImageSource],
+    *,
+    k: int | None = None,
+    max_distance: int | None = None,
+    label: Sequence[str] = (),
+) -> Call[BatchAnswer]:
+    """The indexed images nearest to each of many images; what cannot be read has its own error."""
+    files = [("image", _named(each)) for each in images]
+    params = _given(k=k, max_distance=max_distance, label=label)
+    return Call("POST", "/search/batch", _model(BatchAnswer), {"files": files, "params": params})
 
 
 def _search_codes(
@@ -215,6 +231,49 @@ def _curve() -> Call[Curve]:
     return Call("GET", "/eval/curve", _model(Curve))
 
 
+def _queries(
+    *,
+    order: Literal["worst", "best"] = "worst",
+    after: str | None = None,
+    limit: int | None = None,
+    k: int | None = None,
+    ties: Ties = "expected",
+    denominator: Denominator = "min",
+) -> Call[QueryPage]:
+    """One page of the held-out queries by their score; `after`: the `next` of the page before."""
+    params = _given(order=order, after=after, limit=limit, k=k, ties=ties, denominator=denominator)
+    return Call("GET", "/eval/queries", _model(QueryPage), {"params": params})
+
+
+def _confusion() -> Call[Confusion]:
+    """The class of the nearest image, by the class of the query."""
+    return Call("GET", "/eval/confusion", _model(Confusion))
+
+
+def _codes() -> Call[CodeReport]:
+    """The state of the codes of all indexed images."""
+    return Call("GET", "/eval/codes", _model(CodeReport))
+
+
+def _duplicates(
+    *, radius: int = 0, after: str | None = None, limit: int | None = None, members: int | None = None
+) -> Call[DuplicatePage]:
+    """One page of the groups of images whose codes lie near each other; `after`: the `next` of the page
+    before, `members`: at most so many images of each group."""
+    params = _given(radius=radius, after=after, limit=limit, members=members)
+    return Call("GET", "/duplicates", _model(DuplicatePage), {"params": params})
+
+
+def _export(*, format: Literal["npz", "parquet"] = "npz") -> Call[bytes]:
+    """The index as one file, the whole of it in memory."""
+    return Call("GET", "/export", bytes, {"params": {"format": format}})
+
+
+def _metrics() -> Call[str]:
+    """What the service counts of itself, in Prometheus' text format."""
+    return Call("GET", "/metrics", bytes.decode)
+
+
 def _stats() -> Call[Stats]:
     """What there is: images, classes, bytes, versions."""
     return Call("GET", "/stats", _model(Stats))
@@ -259,7 +318,7 @@ class Route(Generic[P, T]):
     @overload
     def __get__(self, client: "Client", owner: object = None) -> Callable[P, T]: ...
     @overload
-    def __get__(self, client: "AsyncClient", owner: object = None) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, client: "AsyncClient", owner: object = None) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload
     def __get__(self, client: None, owner: object = None) -> Callable[P, Call[T]]: ...
     def __get__(self, client: Any, owner: object = None) -> Callable[..., Any]:
@@ -267,7 +326,7 @@ class Route(Generic[P, T]):
             return self._describe
 
         def ask(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.send(self._describe(*args, **kwargs))
+            return client.send(partial(self._describe, *args, **kwargs))
 
         ask.__doc__ = self.__doc__
         return ask
@@ -277,6 +336,7 @@ class Routes:
     """What both clients can ask."""
 
     search = Route(_search)
+    search_batch = Route(_search_batch)
     search_codes = Route(_search_codes)
     similar = Route(_similar)
     page = Route(_page)
@@ -288,6 +348,12 @@ class Routes:
     remove = Route(_remove)
     evaluate = Route(_evaluate)
     curve = Route(_curve)
+    queries = Route(_queries)
+    confusion = Route(_confusion)
+    codes = Route(_codes)
+    duplicates = Route(_duplicates)
+    export = Route(_export)
+    metrics = Route(_metrics)
     stats = Route(_stats)
     reload = Route(_reload)
     rollback = Route(_rollback)
@@ -305,8 +371,9 @@ class Client(Routes):
         with _explained(url):
             self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout)
 
-    def send(self, call: Call[T]) -> T:
-        """Ask and read the answer."""
+    def send(self, describe: Callable[[], Call[T]]) -> T:
+        """Ask what is described and read the answer."""
+        call = describe()
         with _explained(self.url):
             return _answer(call, self._http.request(call.method, call.path, **call.options))
 
@@ -337,8 +404,9 @@ class AsyncClient(Routes):
         with _explained(url):
             self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout)
 
-    async def send(self, call: Call[T]) -> T:
-        """Ask and read the answer."""
+    async def send(self, describe: Callable[[], Call[T]]) -> T:
+        """Ask what is described and read the answer."""
+        call = await asyncio.to_thread(describe)  # which reads the images' files
         with _explained(self.url):
             return _answer(call, await self._http.request(call.method, call.path, **call.options))
 

@@ -1,16 +1,36 @@
 """The client, in both forms, against a server in a process of its own."""
 
 import asyncio
+import inspect
+import re
+import threading
+import tomllib
 from collections.abc import Iterator
+from io import BytesIO
+from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 
-from service.client import AsyncClient, Client, Refused, ServiceError, Unreachable
+from service.client import AsyncClient, Call, Client, Refused, Route, Routes, ServiceError, Unreachable
 from tests.conftest import CLASSES, build_artifact, draw, free_port, serve
 from tests.test_layers import loaded_after
 
 KEY = "k" * 16
+ROOT = Path(__file__).parents[2]
+ARGUMENTS: dict[str, Any] = {  # of the methods that need some
+    "image": b"x",
+    "images": [b"x"],
+    "codes": ["00"],
+    "encoder_id": "x",
+    "item_id": 1,
+    "name": "x",
+}
+WITHOUT_A_METHOD: set[tuple[str, str]] = set()  # routes
+WITHOUT_AN_ARGUMENT = {("POST", "/images", "name")}  # of a raw body; the client sends forms, with file names
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +73,59 @@ def test_everything_once(address: str, picture: Path) -> None:
         assert refused.value.status == 404
 
 
+def test_what_the_index_tells_of_itself(address: str, picture: Path) -> None:
+    with Client(address) as client:
+        items = client.ready().items
+        found, refused = client.search_batch([picture, b"no image"], k=2, label=CLASSES[:1]).answers
+        assert found.answer == client.search(picture, k=2, label=CLASSES[:1])
+        assert refused.error is not None and refused.error.status == 415
+        worst = client.queries(k=5, limit=3)
+        assert [each.aps for each in worst.queries] == sorted(each.aps for each in worst.queries)
+        assert len(client.queries(k=5, after=worst.next).queries) == 9
+        assert client.queries(order="best").queries[0].aps == max(
+            each.aps for each in client.queries().queries
+        )
+        assert sum(each.queries for each in client.confusion().nearest) == pytest.approx(12)
+        assert len(client.codes().bits) == 256
+        groups = client.duplicates(radius=16, limit=1, members=2)
+        assert groups.radius == 16 and len(groups.found[0].images) == 2
+        assert client.duplicates(radius=16, after=groups.next).found[0] != groups.found[0]
+        with np.load(BytesIO(client.export())) as arrays:
+            assert len(arrays["ids"]) == items == client.stats().items
+        assert client.export(format="parquet")[:4] == b"PAR1"
+        assert f"hebbsearch_items {items:.1f}\n" in client.metrics()
+
+
+def described(route: Route[..., Any]) -> tuple[set[str], Call[Any]]:
+    """The names of a method's arguments, and the call that it makes."""
+    describe = route.__get__(None)
+    arguments = inspect.signature(describe).parameters
+    needed = [name for name, each in arguments.items() if each.default is each.empty]
+    return set(arguments), describe(**{name: ARGUMENTS[name] for name in needed})
+
+
+def test_every_route_and_each_of_its_parameters_can_be_asked(address: str) -> None:
+    asked: dict[tuple[str, str], set[str]] = {}
+    for route in vars(Routes).values():
+        if isinstance(route, Route):
+            arguments, call = described(route)
+            asked[call.method, re.sub(r"^/images/1\b", "/images/{item_id}", call.path)] = arguments
+    document = httpx.get(f"{address}/openapi.json").json()
+    routes = {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert asked.keys() == routes.keys() - WITHOUT_A_METHOD
+    missing = {
+        (*route, each["name"])
+        for route, operation in routes.items()
+        for each in operation.get("parameters", ())
+        if each["name"] not in asked[route]
+    }
+    assert missing == WITHOUT_AN_ARGUMENT
+
+
 def test_images_walks_all_pages(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.client.PAGE", 7)
 
@@ -70,15 +143,47 @@ def test_images_walks_all_pages(address: str, monkeypatch: pytest.MonkeyPatch) -
 def test_awaited(address: str, picture: Path) -> None:
     async def work() -> None:
         async with AsyncClient(address, KEY) as client:
-            ready, found = await asyncio.gather(
-                asyncio.ensure_future(client.ready()), asyncio.ensure_future(client.search(picture, k=2))
-            )
+            ready, found = await asyncio.gather(client.ready(), client.search(picture, k=2))
             assert ready.items > 2
             assert len(found.results) == 2
             with pytest.raises(Refused, match="no image 99999"):
                 await client.image(99999)
 
     asyncio.run(work())
+
+
+class Watched(PathLike[str]):
+    """A path that notes which threads ask what it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.threads = set[int]()
+
+    def __fspath__(self) -> str:
+        self.threads.add(threading.get_ident())
+        return fspath(self.path)
+
+
+def test_files_are_read_beside_the_event_loop(address: str, picture: Path) -> None:
+    watched = Watched(picture)
+
+    async def work() -> None:
+        async with AsyncClient(address, KEY) as client:
+            (added,) = (await client.add(watched)).images
+            assert added.image is not None
+            await asyncio.create_task(client.remove(added.image.id))
+            await client.search(watched)
+            await client.search_batch([watched])
+
+    asyncio.run(work())
+    assert watched.threads and threading.get_ident() not in watched.threads
+
+
+def test_each_package_says_that_it_is_typed() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "py.typed" in tools["package-data"]["*"]
+    for package in tools["packages"]:
+        assert (ROOT / package.replace(".", "/") / "py.typed").is_file()
 
 
 def test_a_folder_and_paths_in_it_are_kept(address: str, picture: Path) -> None:
