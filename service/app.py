@@ -6,7 +6,7 @@ Run it with `uvicorn --factory service.app:create_app`.
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
@@ -23,12 +23,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.artifact import ArtifactError, in_service
 from index.space import no_space
 from service import admin, api, changes, decoding, insight
+from service.access import split
 from service.carrying import CannotCarry
 from service.library import HeldOut, OtherBytes
 from service.live import ANSWERING, Live, NotReplaced
@@ -152,6 +154,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(refusal, _on_refusal)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
     app.add_middleware(Watching, metrics=metrics, failed=_failed)
+    if origins := split(settings.cors_origins):  # outside of all that may fail: a page shall read why
+        app.add_middleware(OtherOrigins, origins=origins)
     app.add_middleware(DefaultHeaders)
     for routes in (api.router, api.reading, insight.router, changes.router, admin.router):
         app.include_router(routes)
@@ -267,6 +271,27 @@ class DefaultHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+class OtherOrigins(CORSMiddleware):
+    """Lets the pages of the allowed origins ask; that others may not is said as any other error is."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "POST", "PATCH", "DELETE"),
+            allow_headers=("Authorization", "X-Request-ID"),  # a key is sent so, never as a cookie
+            expose_headers=("X-Request-ID", "Retry-After", "Content-Disposition"),
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == HTTPStatus.OK:
+            return response
+        reason = bytes(response.body).decode()
+        detail = f"{reason}; {PREFIX}CORS_ORIGINS names the origins whose pages may ask"
+        return _problem(400, detail, {"Vary": response.headers["Vary"]})
 
 
 class BodyLimit:

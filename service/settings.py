@@ -1,6 +1,7 @@
 """The service's settings: read once, from environment variables that begin with HEBBSEARCH_."""
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "HEBBSEARCH_"
 SHORTEST_KEY = 16
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers send it
 
 
 class Settings(BaseSettings):
@@ -59,6 +61,11 @@ class Settings(BaseSettings):
         "but while there are no read keys from this machine and through proxies only as localhost or its "
         "address, so that no foreign page in a browser here can make its name point to the service and read",
     )
+    cors_origins: str = Field(
+        default="",
+        description="origins, separated by commas, such as https://example.org, whose pages may ask and read "
+        "the answers in a browser; without any, only the service's own page",
+    )
     read_keys: SecretStr = Field(
         default=SecretStr(""),
         description="keys that may read, separated by commas; without any, whoever reaches the port may read",
@@ -70,6 +77,17 @@ class Settings(BaseSettings):
         ge=1,
         description="searches under way or waiting; more are answered 503 with Retry-After",
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str) -> str:
+        for origin in (each.strip() for each in text.split(",") if each.strip()):
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin} is no origin; name each, in small letters and without a path, such as "
+                    "https://example.org"
+                )
+        return text
 
     @field_validator("read_keys", "write_keys", "admin_keys")
     @classmethod
