@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
@@ -24,6 +24,7 @@ from index.catalogue import Catalogue
 from service.app import create_app
 from service.carrying import Carried
 from service.live import Generation, Live
+from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests.conftest import (
     build_artifact,
@@ -284,6 +285,35 @@ def test_requests_go_on_while_artifacts_change(both: Path) -> None:
             for seed in added:
                 nearest = answer(http.post("/search", content=png(seed)))["results"][0]
                 assert nearest["distance"] == 0
+
+
+def test_a_request_under_way_is_answered_by_the_artifact_that_it_began_with(
+    both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holding, held, go_on = (threading.Event() for _ in range(3))
+    ungated = Searcher.answer
+
+    def gated(self: Searcher, questions: Sequence[Question]) -> list[Answer]:
+        if holding.is_set() and not held.is_set():
+            held.set()
+            assert go_on.wait(60)
+        return ungated(self, questions)
+
+    monkeypatch.setattr(Searcher, "answer", gated)
+    with served(both / "first") as http, ThreadPoolExecutor(1) as others:
+        old = answer(http.post("/search", content=png(5)))
+        holding.set()
+        under_way = others.submit(http.post, "/search", content=png(5))
+        try:
+            assert held.wait(60)
+            assert reload(http, force=True)["after"] == "second"  # waits for nobody who searches
+            new = answer(http.post("/search", content=png(5)))
+            assert not under_way.done()
+        finally:
+            go_on.set()
+        assert answer(under_way.result()) == old
+        assert new["code"] != old["code"]  # of the other encoder
+        assert answer(http.post("/search", content=png(5))) == new
 
 
 def test_an_artifact_without_labels_has_nothing_to_compare(both: Path, unlabelled_artifact: Artifact) -> None:
