@@ -158,6 +158,13 @@ def build_artifact(folder: Path, *, labels: bool = True, seed: int = 0) -> Artif
     return publish(staging, folder / "artifact", manifest)
 
 
+def build_pair(folder: Path) -> Path:
+    """The folder, with two artifacts `first` and `second` of the same images and different encoders."""
+    for seed, name in enumerate(("first", "second")):
+        build_artifact(folder / f"work-{name}", seed=seed).path.rename(folder / name)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """60 labelled images in three classes, 3 unlabelled ones, 12 queries. Not to be changed."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,14 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
-from tests.conftest import command, environment, free_port, wait_until_ready
+from tests.conftest import build_pair, command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
-CALLS = "write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2,unlink"
-CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+(?: resumed)?)[(>](.*)$")
-Calls = list[tuple[str, str, str]]  # thread, name, and arguments with what came back
+CALLS = "write,writev,pwrite64,pwritev,sendfile,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2"
+MAKING = "mkdir,mkdirat,link,linkat"
+CALL = re.compile(r"^(\d+) +(<\.\.\. )?(\w+)(?: resumed>|\()(.*)$")
+UNFINISHED = " <unfinished ...>"
+Calls = list[tuple[str, str]]  # name, and arguments with what came back; in the order in which they ended
 
 
 @contextmanager
@@ -32,7 +34,19 @@ def traced(process: int, log: Path) -> Iterator[None]:
             pytest.fail("strace is missing")
         pytest.skip("strace is missing")
     tracer = subprocess.Popen(
-        ["strace", "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(log), "-p", str(process)],
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-s",
+            "64",
+            "-e",
+            f"trace={CALLS},{MAKING}",
+            "-o",
+            str(log),
+            "-p",
+            str(process),
+        ],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -51,78 +65,115 @@ def traced(process: int, log: Path) -> Iterator[None]:
             tracer.wait(20)
 
 
-def calls_until_answer(log: Path, status: bytes) -> Calls:
-    """The calls before the first bytes of the answer with this status."""
-    made = []
+def calls_until_answer(log: Path, status: int) -> Calls:
+    """The calls that came back before the first bytes of the answer with this status."""
+    ended, begun = Calls(), dict[str, str]()  # arguments by thread
     for line in log.read_text(errors="replace").splitlines():
         if found := CALL.match(line):
-            if f'"HTTP/1.1 {status.decode()}' in found[3]:
-                return made
-            made.append((found[1], found[2], found[3]))
-    raise AssertionError(f"no answer {status!r} in {log.read_text()[-2000:]}")
+            thread, resumed, name, rest = found.groups()
+            if f'"HTTP/1.1 {status}' in rest:
+                return ended
+            if rest.endswith(UNFINISHED):
+                begun[thread] = rest.removesuffix(UNFINISHED)
+            else:
+                ended.append((name, (begun.pop(thread, "") if resumed else "") + rest))
+    raise AssertionError(f"no answer {status} in {log.read_text()[-2000:]}")
 
 
-def unsynced(calls: Calls) -> set[str]:
-    """The regular files of the artifact that were written to and not forced to the disk since then;
-    only a call that has come back has done so."""
-    dirty, begun = set[str](), dict[str, str]()  # and the file by thread, while it waits for the disk
-    for thread, name, rest in calls:
+def unsynced(calls: Calls, folder: Path) -> set[str]:
+    """What lies in the folder and is not forced to the disk: files that were written to, and folders in which
+    names were made. SQLite makes its -shm anew from the log."""
+    dirty = set[str]()
+    for name, rest in calls:
         file = re.match(r"\d+<([^>]*)>", rest)
-        if name.startswith(("write", "pwrite")) and file and "/artifact/" in file[1]:
+        if name.startswith(("write", "pwrite", "sendfile")) and file:
             dirty.add(file[1])
-        elif name in ("fsync", "fdatasync") and file:
-            if rest.rstrip().endswith("= 0"):
-                dirty.discard(file[1])
-            elif rest.endswith("<unfinished ...>"):
-                begun[thread] = file[1]
-        elif name in ("fsync resumed", "fdatasync resumed") and rest.rstrip().endswith("= 0"):
-            dirty.discard(begun.pop(thread))
-    return dirty
+        elif name in ("fsync", "fdatasync") and file and rest.rstrip().endswith("= 0"):
+            dirty.discard(file[1])
+        elif name.startswith(("rename", "mkdir", "link")) and rest.rstrip().endswith("= 0"):
+            dirty.add(str(Path(re.findall(r'"([^"]*)"', rest)[-1]).parent))
+    return {path for path in dirty if Path(path).is_relative_to(folder) and not path.endswith("-shm")}
 
 
-def test_an_answer_comes_after_the_disk(own: Artifact, tmp_path: Path) -> None:
+def places(calls: Calls, name: str, about: str) -> list[int]:
+    """Where in the order calls of this kind ended."""
+    return [at for at, (it, rest) in enumerate(calls) if re.match(name, it) and about in rest]
+
+
+def kept(calls: Calls, artifact: Path) -> int:
+    """How many files of images were kept. An item whose file is lost is worse than a file of no item: each
+    was on the disk, and its name too, before anything was written into the catalogue."""
+    told = places(calls, "pwrite", f"<{artifact}/catalogue.sqlite-wal>")[0]
+    files = places(calls, "rename", f'"{artifact}/originals/')
+    for at in files:
+        temporary, file = re.findall(r'"([^"]*)"', calls[at][1])
+        (whole,) = places(calls, "fsync", f"<{temporary}>")
+        named = [place for place in places(calls, "fsync", f"<{Path(file).parent}>") if place > at]
+        assert whole < at < named[0] < told
+    return len(files)
+
+
+def test_an_answer_comes_after_the_disk(tmp_path: Path) -> None:
+    artifacts = build_pair(tmp_path / "artifacts")
+    first, second = artifacts / "first", artifacts / "second"
+    several = [("image", (f"{seed}.png", png(seed))) for seed in (3, 4, 5)]
+    requests: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
+        "one": (201, lambda http: http.post("/images", content=png(2))),
+        "several": (201, lambda http: http.post("/images", files=several, data={"label": "new"})),
+        "copy": (201, lambda http: http.post("/admin/snapshot", json={"name": "third"})),
+        "reload": (200, lambda http: http.post("/admin/reload", json={"artifact": "second", "force": True})),
+        "change": (200, lambda http: http.patch("/images/1", json={"label": "newer", "metadata": {"a": 1}})),
+        "remove": (204, lambda http: http.delete("/images/2")),
+        "back": (200, lambda http: http.post("/admin/rollback")),
+    }
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(own.path))
+    process = subprocess.Popen(command(port), env=environment(first))
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            first = http.post("/images", content=png(1)).json()["images"][0]["image"]["id"]
-            with traced(process.pid, tmp_path / "post.log"):
-                assert http.post("/images", content=png(2)).status_code == 201
-            with traced(process.pid, tmp_path / "delete.log"):
-                assert http.delete(f"/images/{first}").status_code == 204
+            for name, (status, ask) in requests.items():
+                with traced(process.pid, tmp_path / name):
+                    answer = ask(http)
+                assert answer.status_code == status, answer.text
     finally:
         process.kill()
         process.wait()
 
-    calls = calls_until_answer(tmp_path / "post.log", b"201")
-    assert unsynced(calls) <= {str(own.path / "catalogue.sqlite-shm")}  # made anew from the log
-    assert any(name.startswith("pwrite") and "catalogue.sqlite-wal" in rest for _, name, rest in calls)
-    (kept,) = places(calls, "rename", "/originals/")
-    folder = places(calls, "fsync", r"/originals/..>")
-    assert folder[-1] > kept  # the name too
-    log = places(calls, "fsync|fdatasync", "catalogue.sqlite-wal")
-    assert log[-1] > folder[-1]  # an item whose file is lost is worse than a file of no item
-
-    calls = calls_until_answer(tmp_path / "delete.log", b"204")
-    assert unsynced(calls) <= {str(own.path / "catalogue.sqlite-shm")}
-    assert places(calls, "fsync|fdatasync", "catalogue.sqlite-wal")
-
-
-def places(calls: Calls, name: str, about: str) -> list[int]:
-    """Where in the order calls of this kind began."""
-    return [at for at, (_, it, rest) in enumerate(calls) if re.match(name, it) and re.search(about, rest)]
+    calls = {name: calls_until_answer(tmp_path / name, status) for name, (status, _) in requests.items()}
+    for name, made in calls.items():
+        assert unsynced(made, artifacts) == set(), name
+    for artifact, names in (
+        (first, ("one", "several", "reload", "back")),
+        (second, ("reload", "change", "remove", "back")),
+    ):
+        for name in names:
+            assert places(calls[name], "pwrite", f"<{artifact}/catalogue.sqlite-wal>"), name
+    assert kept(calls["one"], first) == 1
+    assert kept(calls["several"], first) == 3
+    assert kept(calls["reload"], second) == 4
+    assert places(calls["copy"], "rename", f'"{artifacts}/third"')
+    assert len(places(calls["copy"], "link", "/originals/")) == 4
 
 
-def test_the_check_of_calls_notices_what_is_not_synced() -> None:
-    log = "/x/artifact/catalogue.sqlite-wal"
-    written = ("1", "pwrite64", f'7<{log}>, "..."')
-    synced = ("1", "fdatasync", f"7<{log}>) = 0")
-    failed = ("1", "fdatasync", f"7<{log}>) = -1 EIO")
-    begun, done = ("1", "fdatasync", f"7<{log}> <unfinished ...>"), ("1", "fdatasync resumed", ") = 0")
-    for left in ([written], [synced, written], [written, failed], [written, begun]):
-        assert unsynced(left) == {log}
-    assert unsynced([written, synced]) == unsynced([written, begun, done]) == set()
+def test_the_check_of_calls_notices_what_is_not_synced(tmp_path: Path) -> None:
+    file, log = "/x/first/catalogue.sqlite-wal", tmp_path / "log"
+    written = f'11 pwrite64(7<{file}>, "..."..., 4096, 0) = 4096'
+    synced = f"11 fdatasync(7<{file}>)            = 0"
+    failed = f"11 fdatasync(7<{file}>) = -1 EIO (Input/output error)"
+    begun, done = f"11 fdatasync(7<{file}> <unfinished ...>", "11 <... fdatasync resumed>) = 0"
+    other = f'12 pwrite64(8<{file}-shm>, ""..., 1, 0 <unfinished ...>'
+    named = '11 rename("/x/first/.a", "/x/first/b") = 0'
+    folder = "11 fsync(9</x/first>) = 0"
+
+    def left(*lines: str) -> set[str]:
+        log.write_text("\n".join([*lines, '12 sendto(5<TCP:[1->2]>, "HTTP/1.1 201 Created"..., 9']))
+        return unsynced(calls_until_answer(log, 201), Path("/x"))
+
+    for lines in ([written], [synced, written], [written, failed], [written, begun], [written, begun, other]):
+        assert left(*lines) == {file}
+    assert left(written, synced) == left(written, begun, other, done) == set()
+    assert left(named) == left(folder, named) == {"/x/first"}
+    assert left(named, folder) == left(named.replace("= 0", "= -1 ENOENT (No such file)")) == set()
 
 
 def test_what_was_taken_is_answered_when_the_service_ends(own: Artifact, tmp_path: Path) -> None:

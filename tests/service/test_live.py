@@ -27,7 +27,7 @@ from service.live import Generation, Live
 from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests.conftest import (
-    build_artifact,
+    build_pair,
     command,
     draw,
     environment,
@@ -40,12 +40,8 @@ from tests.conftest import (
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two artifacts of the same images and different encoders. Not to be changed."""
-    folder = tmp_path_factory.mktemp("pair")
-    for seed, name in enumerate(("first", "second")):
-        artifact = build_artifact(folder / f"work-{name}", seed=seed)
-        artifact.path.rename(folder / name)
-    return folder
+    """Not to be changed."""
+    return build_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture
