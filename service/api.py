@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, WouldBlock, create_task_group, to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import ValidationError
@@ -179,6 +179,7 @@ async def _searcher(request: Request) -> AsyncIterator[Searcher]:
 
 
 Service = Annotated[Searcher, Depends(_searcher)]
+ItemId = Annotated[int, Path(description="An image's `id`, as searches and lists name it.", examples=[17])]
 
 
 @reading.post(
@@ -299,7 +300,7 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
     response_model=SearchAnswer,
 )
 async def similar(
-    item_id: int, request: Request, searcher: Service, asked: Annotated[SearchParameters, Query()]
+    item_id: ItemId, request: Request, searcher: Service, asked: Annotated[SearchParameters, Query()]
 ) -> Response:
     """By its stored code, without itself; a held-out query may be asked with too."""
 
@@ -367,7 +368,7 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
 
 
 @reading.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
-def image(item_id: int, request: Request, searcher: Service) -> Image:
+def image(item_id: ItemId, request: Request, searcher: Service) -> Image:
     """Indexed images and held-out queries."""
     return described(_found(searcher.catalogue.get, item_id), request, searcher)
 
@@ -399,12 +400,15 @@ def described(item: Item, request: Request, searcher: Searcher) -> Image:
     summary="A small WebP of an image",
     response_class=Response,
     responses={
-        200: {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}},
+        200: {
+            "description": "The thumbnail.",
+            "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
+        },
         304: {"description": "The thumbnail is the one that If-None-Match names."},
         **problems(UNKNOWN_ID),
     },
 )
-def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
+def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
     """Revalidated by its ETag: another artifact at the same address has other images under the same ids."""
     content = _found(searcher.catalogue.thumbnail, item_id)
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
@@ -419,10 +423,12 @@ def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
     response_class=FileResponse,
     responses={
         200: {
+            "description": "The bytes of the file as it came, shown where it is of a kind of picture that "
+            "browsers know, else to be saved.",
             "content": {
                 kind: {"schema": {"type": "string", "format": "binary"}}
                 for kind in sorted({*SAFE_TYPES.values(), DOWNLOAD})
-            }
+            },
         },
         **problems(
             {
@@ -433,7 +439,7 @@ def thumbnail(item_id: int, request: Request, searcher: Service) -> Response:
         ),
     },
 )
-def original(item_id: int, request: Request, searcher: Service) -> FileResponse:
+def original(item_id: ItemId, request: Request, searcher: Service) -> FileResponse:
     """Only while the file lies in the indexed folder, or, of an image that was sent, is kept."""
     if not may_have_originals(request):
         raise HTTPException(403, KEPT_BACK)

@@ -21,6 +21,7 @@ from service.api import (
     RAW_IMAGE,
     UNKNOWN_ID,
     UNREADABLE_JSON,
+    ItemId,
     checked,
     described,
     is_form,
@@ -67,7 +68,10 @@ UNWRITABLE = {
 HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
 OnlyIf = Annotated[
     Annotated[Sha256, AfterValidator(str.lower)] | None,
-    Query(description="Only if its file has this SHA-256: in another artifact ids are those of others."),
+    Query(
+        description="Only if its file has this SHA-256: in another artifact ids are those of others.",
+        examples=["0f" * 32],
+    ),
 ]
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
 PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
@@ -122,18 +126,23 @@ METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
 async def add(
     request: Request,
     response: Response,
-    label: Annotated[ImageText | None, Query(description="For a raw body: its label.")] = None,
+    label: Annotated[
+        ImageText | None, Query(description="Of all of them; may be new.", examples=["cat"])
+    ] = None,
+    metadata: Annotated[
+        str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])
+    ] = None,
     name: Annotated[ImageText, Query(description="For a raw body: what to call it.")] = "image",
 ) -> AddedImages:
     """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
-    raw body.
+    raw body. `label` and `metadata` are query parameters or form fields.
 
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
     places = request.state.adding if is_form(request) else request.state.changing
     with place(places, BUSY):  # before the images are read: they are what takes memory
-        uploads = await _uploads(request, label, name)
+        uploads = await _uploads(request, label, _metadata(metadata), name)
         live: Live = request.state.live
         with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
             prepare = partial(generation.library.prepare, decode=request.state.large.decode)
@@ -189,7 +198,7 @@ def _added(
         }
     ),
 )
-async def change(item_id: int, asked: Change, request: Request, sha256: OnlyIf = None) -> Image:
+async def change(item_id: ItemId, asked: Change, request: Request, sha256: OnlyIf = None) -> Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
 
     def work(generation: Generation) -> Image:
@@ -212,7 +221,7 @@ async def change(item_id: int, asked: Change, request: Request, sha256: OnlyIf =
     summary="Remove an image from the index",
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
-async def remove(item_id: int, request: Request, sha256: OnlyIf = None) -> None:
+async def remove(item_id: ItemId, request: Request, sha256: OnlyIf = None) -> None:
     """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
     that was indexed from a folder stays there."""
 
@@ -256,9 +265,12 @@ def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
     return HTTPException(415 if strange else 422, "; ".join(shown) + more)
 
 
-async def _uploads(request: Request, label: str | None, name: str) -> list[Upload]:
+async def _uploads(
+    request: Request, label: str | None, metadata: dict[str, Any] | None, name: str
+) -> list[Upload]:
+    """`label` and `metadata`: of the address. Raises HTTPException."""
     if not is_form(request):
-        return [Upload(name, checked(await request.body(), request), label)]
+        return [Upload(name, checked(await request.body(), request), label, metadata or {})]
     limit = settings_of(request).max_batch
     form = await read_form(request, max_files=limit)
     try:
@@ -271,14 +283,13 @@ async def _uploads(request: Request, label: str | None, name: str) -> list[Uploa
         if not files or not all(isinstance(file, UploadFile) for file in files):
             raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND}")
         given = {key: _text(form.getlist(key), key) for key in ("label", "metadata", "folder")}
-        if label is not None and given["label"] not in (None, label):
-            raise HTTPException(422, "label is one in the address and another in the form; give one of them")
-        wanted = _valid(TEXT, given["label"], "label") if given["label"] is not None else label
-        metadata = _valid(METADATA, _object(given["metadata"]), "metadata") if given["metadata"] else {}
+        in_form = None if given["label"] is None else _valid(TEXT, given["label"], "label")
+        wanted = _one_of("label", label, in_form)
+        about = _one_of("metadata", metadata, _metadata(given["metadata"])) or {}
         folder = _valid(TEXT, given["folder"], "folder") if given["folder"] is not None else SENT
         named = _name if folder == SENT else _path
         return [
-            Upload(named(file), await file.read(), wanted, metadata, folder)
+            Upload(named(file), await file.read(), wanted, about, folder)
             for file in files
             if isinstance(file, UploadFile)
         ]
@@ -290,6 +301,18 @@ def _text(values: list[Any], name: str) -> str | None:
     if len(set(map(str, values))) > 1 or any(isinstance(value, UploadFile) for value in values):
         raise HTTPException(422, f"{name}: give one, as text; it is that of all images of the request")
     return values[0] if values else None
+
+
+def _one_of(name: str, in_address: T | None, in_form: T | None) -> T | None:
+    """What is given, in either place; giving both is fine if they agree."""
+    if None not in (in_address, in_form) and in_address != in_form:
+        raise HTTPException(422, f"{name} is one in the address and another in the form; give one of them")
+    return in_address if in_form is None else in_form
+
+
+def _metadata(text: str | None) -> dict[str, Any] | None:
+    """The object that is written there, if one is."""
+    return _valid(METADATA, _object(text), "metadata") if text else None
 
 
 def _object(text: str) -> Any:

@@ -301,9 +301,10 @@ def _duplicates(snapshot: Snapshot, radius: int) -> _Duplicates:
     response_class=StreamingResponse,
     responses={
         200: {
+            "description": "The file: a zip of NumPy arrays, or Parquet.",
             "content": {
                 kind: {"schema": {"type": "string", "format": "binary"}} for kind in EXPORT_TYPES.values()
-            }
+            },
         },
         **problems(
             {
@@ -361,7 +362,12 @@ def _discard(file: IO[bytes]) -> None:
     "/metrics",
     summary="What the service counts of itself, for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}}}},
+    responses={
+        200: {
+            "description": "In Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}},
+        }
+    },
 )
 def metrics(request: Request, searcher: Service) -> Response:
     """Since the start of the process. Where there are read keys it needs one, as Prometheus can send it

@@ -309,7 +309,7 @@ def _can_be_shown(letter: str) -> bool:
 
 
 ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$", examples=["0f" * 32])]
+Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
 ImagePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_relative)]
 
 
@@ -328,15 +328,21 @@ class PageParameters(BaseModel):
     ] = "database"
     label: Annotated[
         list[str],
-        Field(max_length=MOST_LABELS, description="Only images with one of these labels; repeatable."),
+        Field(
+            max_length=MOST_LABELS,
+            description="Only images with one of these labels; repeatable.",
+            examples=[["3", "8"]],
+        ),
     ] = []
     unlabelled: Annotated[
         bool, Field(description="Only images without a label, beside those with one of `label`.")
     ] = False
     folder: ImageText | None = Field(
-        default=None, description="Only images that were sent with this folder's name."
+        default=None, description="Only images that were sent with this folder's name.", examples=["scans"]
     )
-    sha256: Sha256 | None = Field(default=None, description="Only images whose file has this SHA-256.")
+    sha256: Sha256 | None = Field(
+        default=None, description="Only images whose file has this SHA-256.", examples=["0f" * 32]
+    )
 
 
 class Page(BaseModel):

@@ -133,6 +133,20 @@ def test_many_are_added_and_bad_ones_are_named(http: httpx.Client, own: Artifact
     ]
 
 
+def test_label_and_metadata_may_stand_in_the_address(http: httpx.Client) -> None:
+    given = {"label": "owl", "metadata": '{"camera": "left"}'}
+    forms: list[dict[str, Any]] = [
+        {"content": png(1), "params": given},
+        {"files": {"image": png(2)}, "params": given},
+        {"files": {"image": png(3)}, "params": {"label": "owl"}, "data": {"metadata": given["metadata"]}},
+        {"files": {"image": png(4)}, "params": given, "data": {"metadata": '{"camera":"left"}'}},  # the same
+    ]
+    for form in forms:
+        (added,) = answer(http.post("/images", **form), 201)["images"]
+        image = added["image"]
+        assert (image["label"], image["metadata"]) == ("owl", {"camera": "left"})
+
+
 ONE = {"files": {"image": png(1)}}
 
 
@@ -169,6 +183,13 @@ ONE = {"files": {"image": png(1)}}
             422,
             "give one",
         ),
+        (
+            lambda: {**ONE, "data": {"metadata": '{"a": 1}'}, "params": {"metadata": '{"a": 2}'}},
+            422,
+            "metadata is one in the address and another in the form; give one",
+        ),
+        (lambda: {"content": png(1), "params": {"metadata": "{"}}, 422, "metadata is no JSON"),
+        (lambda: {"content": png(1), "params": {"metadata": "[1]"}}, 422, "metadata: .*dictionary"),
         (lambda: {"files": [("image", png(number)) for number in range(65)]}, 400, "Too many files"),
     ],
 )

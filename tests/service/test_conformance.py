@@ -85,6 +85,20 @@ def test_answers_are_as_promised(own_server: str) -> None:
     assert httpx.get(f"{own_server}/health/ready").status_code == 200
 
 
+def test_each_parameter_has_a_value_to_try_and_each_answer_its_description(own_server: str) -> None:
+    methods = httpx.get(f"{own_server}/openapi.json").json()["paths"].values()
+    operations = [operation for each in methods for operation in each.values()]
+    parameters = [each for operation in operations for each in operation.get("parameters", ())]
+    assert parameters
+    for each in parameters:
+        assert each.get("description"), each
+        assert {"default", "enum", "example", "examples"} & (each | each["schema"]).keys(), each
+    for operation in operations:
+        for status, response in operation["responses"].items():
+            if status[0] == "2" and "application/json" not in response.get("content", {"application/json"}):
+                assert response["description"] != "Successful Response", operation["summary"]
+
+
 @pytest.mark.slow
 def test_answers_are_as_promised_to_many_more_questions(own_server: str) -> None:
     ask_everything(own_server, 300)
