@@ -1,16 +1,18 @@
 """Metrics, request ids and the log."""
 
+import base64
 import json
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -158,7 +160,21 @@ def test_a_request_keeps_its_id_if_it_is_harmless(http: httpx.Client) -> None:
 # --- the log ---------------------------------------------------------------------------------------
 
 
-def logged(own: Artifact, *options: str, app: str = "service.app:create_app", **settings: str) -> list[str]:
+def ask_some(client: httpx.Client) -> None:
+    headers = {"X-Request-ID": "mine", "Authorization": "Bearer secret-key-of-somebody"}
+    client.post("/search?k=3&label=circle", content=png(1), headers=headers).raise_for_status()
+    client.get("/images/17", headers={"X-Request-ID": "17th"}).raise_for_status()
+    client.get("/nowhere/at/all?password=secret")
+    client.get("/eval/map", headers={"X-Request-ID": "failure"})
+
+
+def logged(
+    own: Artifact,
+    *options: str,
+    app: str = "service.app:create_app",
+    ask: Callable[[httpx.Client], None] = ask_some,
+    **settings: str,
+) -> list[str]:
     """What the service writes while it starts, is asked, and stops."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", app, "--port", str(port), *options]
@@ -168,26 +184,31 @@ def logged(own: Artifact, *options: str, app: str = "service.app:create_app", **
         address = f"http://127.0.0.1:{port}"
         try:
             wait_until_ready(address, process)
-            with httpx.Client(base_url=address) as client:
-                headers = {"X-Request-ID": "mine", "Authorization": "Bearer secret-key-of-somebody"}
-                client.post("/search?k=3&label=circle", content=png(1), headers=headers).raise_for_status()
-                client.get("/images/17", headers={"X-Request-ID": "17th"}).raise_for_status()
-                client.get("/nowhere/at/all?password=secret")
-                client.get("/eval/map", headers={"X-Request-ID": "failure"})
+            with httpx.Client(base_url=address, timeout=60) as client:
+                ask(client)
         finally:
             process.terminate()
             output, _ = process.communicate(timeout=20)
-    return output.decode().splitlines()
+    return output.decode(errors="surrogateescape").splitlines()
 
 
 def failing_app() -> Any:
-    """The service with a bug in its evaluation."""
+    """The service with a bug in its evaluation, and one in how it adds images with a certain label."""
+    from service.library import Library, Outcome, Prepared
     from service.searcher import Searcher
+
+    put = Library.put
+
+    def fail_for_some(self: Library, prepared: Prepared) -> list[Outcome]:
+        if any(item.label == "failing" for item in prepared.items.values()):
+            raise ZeroDivisionError("a bug")
+        return put(self, prepared)
 
     def fail(self: Searcher, **_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
     Searcher.evaluate = fail  # type: ignore[assignment, method-assign]
+    Library.put = fail_for_some  # type: ignore[method-assign]
     return create_app()
 
 
@@ -210,6 +231,83 @@ def test_each_request_is_one_line_of_json(own: Artifact) -> None:
     assert "ZeroDivisionError: a bug" in failure["exception"]
     assert sum("ZeroDivisionError: a bug" in json.dumps(line) for line in lines) == 1, "said once"
     assert "secret" not in json.dumps(lines)
+
+
+RUN = 12  # bytes that occur by chance in no log; so many are whole groups of base64 too
+
+
+def written_as(part: bytes) -> set[str]:
+    """What some bytes of a file look like in a log: as they are, escaped, or encoded as people do."""
+    latin = part.decode("latin-1")
+    return {
+        part.decode(errors="surrogateescape"),
+        latin,
+        repr(part)[2:-1],
+        repr(latin)[1:-1],
+        json.dumps(latin)[1:-1],
+        json.dumps(latin, ensure_ascii=False)[1:-1],
+        part.hex(),
+        base64.b64encode(part).decode(),
+        base64.urlsafe_b64encode(part).decode(),
+    }
+
+
+def found_in(log: str, content: bytes) -> list[bytes]:
+    """The runs of the content's bytes that the log shows, whichever way."""
+    parts = {content[at : at + RUN] for at in range(len(content) - RUN + 1)}
+    return [part for part in parts if any(form in log for form in written_as(part))]
+
+
+def test_no_bytes_of_an_image_are_logged(own: Artifact) -> None:
+    random = np.random.default_rng(7)
+    file = BytesIO()
+    Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(file, "PNG")
+    picture, strange = file.getvalue(), random.bytes(2000)
+
+    def ask(client: httpx.Client) -> None:
+        came = [
+            client.post(path, **body).status_code  # type: ignore[arg-type]
+            for path in ("/search", "/images?label=failing", "/images")
+            for content in (picture, picture[:-600], strange)
+            for body in ({"content": content}, {"files": {"image": ("a.png", content)}})
+        ]
+        assert came == [
+            200,
+            200,
+            422,
+            422,
+            415,
+            415,
+            500,
+            500,
+            422,
+            422,
+            415,
+            415,
+            201,
+            200,
+            422,
+            422,
+            415,
+            415,
+        ]
+        several = [("image", picture), ("image", strange)]
+        assert client.post("/search/batch", files=several).status_code == 200
+        as_json = {"content": strange, "headers": {"content-type": "application/json"}}
+        assert client.post("/search/codes", **as_json).status_code == 400  # type: ignore[arg-type]
+        assert client.post("/search?k=x", content=picture).status_code == 422
+
+    lines = logged(own, "--log-level", "debug", app="tests.service.test_watching:failing_app", ask=ask)
+    log = "\n".join(lines)
+    for content in (picture, strange):
+        assert found_in(log, content) == []
+        for form in written_as(content):
+            assert found_in(f"x{form}x", content), "else this check sees nothing"
+    exceptions = [json.loads(line).pop("exception", "") for line in lines]
+    assert sum(map(bool, exceptions)) == 2
+    for line, exception in zip(lines, exceptions, strict=True):
+        assert len(line) - len(json.dumps(exception)) < 400
+        assert all(len(each) < 200 for each in exception.splitlines())
 
 
 @pytest.mark.slow
