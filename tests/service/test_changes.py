@@ -260,7 +260,7 @@ def test_a_file_goes_with_its_image(http: httpx.Client, own: Artifact) -> None:
 
 
 def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: False)
+    monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
     with serve_here(create_app(Settings(artifact=own.path, keep_originals=False))) as address:
         assert "readonly database" in refusal(httpx.post(f"{address}/images", content=png(1)), 409)
         assert "readonly database" in refusal(httpx.delete(f"{address}/images/1"), 409)
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_kept_adds_nothing(
 
 
 def test_an_item_that_cannot_be_stored_leaves_no_file(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: False)
+    monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
     with serve_here(create_app(Settings(artifact=own.path))) as address:
         assert "readonly database" in refusal(httpx.post(f"{address}/images", content=png(1)), 409)
     assert [

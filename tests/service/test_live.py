@@ -451,7 +451,7 @@ def test_what_cannot_be_written_to_is_neither_left_nor_served(
         """What a read-only mount answers; permission bits do not stop a root user."""
         return mode != os.W_OK or not any(Path(path).is_relative_to(both / name) for name in fixed)
 
-    monkeypatch.setattr("index.catalogue.os.access", access)
+    monkeypatch.setattr("index.sqlite.os.access", access)
     with served(both / "first") as http:
         first = encoder(http)
         if "first" not in fixed:

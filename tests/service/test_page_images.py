@@ -392,7 +392,7 @@ def test_a_read_only_index_says_so_and_is_shown(
     browser: Browser, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = "attempt to write a readonly database"
-    monkeypatch.setattr("index.catalogue.os.access", lambda path, mode: False)
+    monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
     with serve_here(create_app(Settings(artifact=mine))) as address:
         for view in images_view(browser, address):
             view.set_input_files("#add-files", files(1))
