@@ -36,6 +36,7 @@ LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training diffe
 # What needs no training, to compare with. They see no label.
 NO_LABELS = "0%"
 CHANCE, PIXELS = "chance", "pixels"
+QUICK_IMAGES = 1200  # of what is trained on and of what is asked, in --quick
 ASKED = TEST, VALIDATION = "test", "validation"  # on which images the grid is measured
 
 
