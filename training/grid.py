@@ -190,7 +190,8 @@ def untrained(method: str, config: Config, loaded: Loaded, on: str = TEST) -> tu
     if method == CHANCE:  # all at one distance: their expectation is that of a random order
         queries, database = (_all_alike(images.labels[at]) for at in (split.queries, split.pretraining))
         measured = compare(queries, database, config.seed)
-        return run, measured._replace(figures=measured.figures | {"top1": 1 / len(images.classes)})
+        drawn = {f"top{k}": min(1.0, k / len(images.classes)) for k in (1, 5)}
+        return run, measured._replace(figures=measured.figures | drawn)
     run.model.normalise.fit(run.all_pixels("mean and deviation"))
     rng = np.random.default_rng(config.seed)
     sample = rng.permutation(split.pretraining)[:ITQ_IMAGES]

@@ -10,17 +10,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from training import plots, tables, timing
+from training import report, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
 from training.cells import Cell, Cells, Claimed
 from training.config import (
@@ -36,9 +33,6 @@ from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
 from training.grid import (
     ASKED,
-    CHANCE,
-    NO_LABELS,
-    PIXELS,
     QUICK_IMAGES,
     TEST,
     VALIDATION,
@@ -50,15 +44,13 @@ from training.grid import (
 )
 from training.nets.backbones import smallest_image
 from training.protocol import split
+from training.report import GRIDS, known, share
 from training.run import load
 from training.search import search_all
-from training.significance import mean_and_deviation, welch
-from training.tables import Row, TableError
+from training.tables import TableError
 
 log = logging.getLogger("hebbsearch")
 
-# The paper's names of the methods, in the order of its tables.
-NAMES = {"none": "None", "vae": "VAE", "swta_fh": "SWTA-FH", "hpca_fh": "HPCA-FH"}
 REGIMES = ("1%", "2%", "3%", "4%", "5%", "10%", "25%", "100%")
 SEEDS = 5
 PAPER_EPOCHS = 20  # of pre-training, among which tables 1 and 5 look for the one that is enough
@@ -67,25 +59,6 @@ QUICK_REGIMES, QUICK_SEEDS = ("5%", "25%", "100%"), 2
 # Of tables 1, 4 and 5, of which a two-phase original takes minutes for a batch of 64 large images.
 QUICK_TIMING = {"epochs": 3, "batch_size": 8}
 STAGE_SETTINGS = ("epochs", "finetune_epochs", "image_size")  # which have a flag in build_index.py only
-BASELINE = "none"  # what the other methods are tested against
-# The paper prints one mAP and does not say of what; results/README.md says why it is most likely this one.
-PAPER_MAP = "map_at_100_retrieved"
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A table of method × labels: of which network, and which figures it shows."""
-
-    backbones: dict[str, str]  # by data set
-    metrics: tuple[str, ...]
-
-
-CIFAR_AND_TINY = {"cifar10": "conv6", "cifar100": "conv6", "tinyimagenet": "conv6"}
-GRIDS = {
-    2: Grid(CIFAR_AND_TINY | {"imagenet": "conv10"}, ("top1", "top5")),
-    3: Grid(CIFAR_AND_TINY | {"imagenet": "conv10"}, ("map_at_100_retrieved", "map")),
-    6: Grid({"imagenet": "vgg11"}, ("top5", "map_at_100_retrieved", "map")),
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,7 +93,8 @@ def run_command(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if not flags.quick or flags.dataset != "digits":  # which are there to see the command work
         tables.paper(flags.table, flags.dataset)  # refuses a table that the data set is not in
-    flags.methods = list(dict.fromkeys(flags.methods or (NAMES if flags.table in GRIDS else ())))
+    usual = GRIDS[flags.table].methods if flags.table in GRIDS else ()
+    flags.methods = list(dict.fromkeys(flags.methods or usual))
     if flags.seeds is None:
         flags.seeds = SEEDS
         if flags.quick:
@@ -159,43 +133,13 @@ def show(flags: argparse.Namespace, cells: Cells, found: Sequence[Cell], backbon
     for table, grid in GRIDS.items():
         if table != flags.table and grid.backbones.get(flags.dataset) != backbone:
             continue
-        # The paper's numbers are those of the test images, whole.
-        paper = {} if flags.quick or flags.on == VALIDATION else tables.paper(table, flags.dataset)
-        rows = list(rows_of(found, methods, regimes, paper))
         path = cells.folder / f"table{table}-{flags.dataset}{suffix}"
-        tables.write_csv(path.with_suffix(".csv"), rows)
-        text = tables.markdown([row for row in rows if row.metric in grid.metrics])
-        if grid.metrics[0] == PAPER_MAP:
-            text += "\n" + conventions_table(rows)
-            draw_curves(Path(f"{path}-precision-recall.png"), cells, methods, min(regimes, key=share))
-        tables.replace_file(path.with_suffix(".md"), text.encode())
-        draw(path.with_suffix(".png"), rows, paper, grid.metrics[0])
+        # The paper's numbers are those of the test images, whole.
+        compared = not flags.quick and flags.on == TEST
+        text = report.write(path, table, flags.dataset, cells, methods, regimes, compared=compared)
         if table == flags.table:
             print(text)
             print(f"{path}.csv, .md, .png")
-
-
-def conventions_table(rows: Sequence[Row]) -> str:
-    """Markdown: what the mAP of each method is in every convention, beside the one number of the paper."""
-    names = dict.fromkeys(row.metric for row in rows if row.metric.startswith(("map", "real_map")))
-    shown = [name for name in names if not name.endswith(("_low", "_high", "_unvalidated"))]
-    means = {(row.method, row.labels, row.metric): row for row in rows if row.mean is not None}
-    lines = [
-        [
-            "mAP in %, in every convention",
-            "labels",
-            "the paper's",
-            *(name.replace("_", " ") for name in shown),
-        ],
-        ["---", "--:", *["--:"] * (len(shown) + 1)],
-    ]
-    for method, labels in dict.fromkeys((row.method, row.labels) for row in rows):
-        figures = [means.get((method, labels, name)) for name in shown]
-        if any(figures):
-            printed = next((row.paper for row in figures if row and row.paper is not None), None)
-            numbers = [printed, *(row and row.mean for row in figures)]
-            lines.append([method, labels, *(tables.MISSING if n is None else f"{n:.2f}" for n in numbers)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def checked_regime(labels: str) -> str:
@@ -204,54 +148,6 @@ def checked_regime(labels: str) -> str:
         raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%")
     configure({"labels": labels})
     return f"{share(labels):g}%"
-
-
-def share(labels: str) -> float:
-    """`1%` in percent."""
-    return float(labels[:-1])
-
-
-def known(
-    cells: Iterable[Cell], methods: Iterable[str], regimes: Iterable[str]
-) -> tuple[list[str], list[str]]:
-    """The methods and regimes of a table: what was asked for and what was computed at other times."""
-    trained = [cell for cell in cells if cell.labels != NO_LABELS]
-    all_methods = [*methods, *(cell.method for cell in trained)]
-    all_regimes = {*regimes, *(cell.labels for cell in trained)}
-    in_order = dict.fromkeys([*NAMES, *all_methods])
-    return [method for method in in_order if method in all_methods], sorted(all_regimes, key=share)
-
-
-def draw(path: Path, rows: Sequence[Row], paper: dict[tables.Key, float], metric: str) -> None:
-    """A metric against the share of labels."""
-    ours: dict[str, dict[float, tuple[float, float]]] = {}
-    chance = None
-    for row in rows:
-        if row.metric != metric or row.mean is None:
-            continue
-        if row.method == CHANCE:
-            chance = row.mean
-        elif row.labels != NO_LABELS:
-            spread = row.mean, math.nan if row.std is None else row.std
-            ours.setdefault(row.method, {})[share(row.labels)] = spread
-    theirs: dict[str, dict[float, float]] = {}
-    for key, value in paper.items():
-        if key.metric == printed(metric):
-            theirs.setdefault(key.method, {})[share(key.labels)] = value
-    what = f"{metric} in %".replace("_", " ")
-    plots.label_fractions(path, ours, theirs, metric=what, chance=chance)
-
-
-def draw_curves(path: Path, cells: Cells, methods: Iterable[str], labels: str) -> None:
-    """Precision against recall of the methods that have been computed at a share of the labels."""
-    curves = {}
-    for method in methods:
-        file = cells.curve(method, labels)
-        if file.exists():
-            _, precision, recall = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
-            curves[NAMES.get(method, method)] = recall, precision
-    if curves:
-        plots.precision_recall(path, curves)
 
 
 def run_timing(flags: argparse.Namespace) -> None:
@@ -357,53 +253,6 @@ def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
                 f"regime {regime}: of {labels} training labels that is fewer than the {classes} classes; "
                 f"use at least {math.ceil(100 * classes / labels)}%"
             )
-
-
-def rows_of(
-    cells: Sequence[Cell], methods: Iterable[str], regimes: Iterable[str], paper: dict[tables.Key, float]
-) -> Iterator[Row]:
-    """One row a figure: mean and deviation over the seeds, the paper's number, Welch's test."""
-    for method in (*methods, PIXELS, CHANCE):
-        for labels in (NO_LABELS, *regimes):
-            ours = [cell for cell in cells if (cell.method, cell.labels) == (method, labels)]
-            if not ours:
-                continue
-            base = [cell for cell in cells if (cell.method, cell.labels) == (BASELINE, labels)]
-            name = NAMES.get(method, method)
-            for metric in dict.fromkeys(metric for cell in ours for metric in cell.figures):
-                values = figures_of(ours, metric)
-                mean, deviation = mean_and_deviation(values)
-                tested = method != BASELINE and bool(base) and metric not in IN_UNITS
-                yield Row(
-                    method=name,
-                    labels=labels,
-                    metric=metric,
-                    mean=mean,
-                    std=deviation,
-                    seeds=len(values),
-                    paper=paper.get(tables.Key(name, labels, printed(metric))),
-                    p_value=welch(values, figures_of(base, metric)) if tested else None,
-                    p_against=NAMES[BASELINE] if tested else "",
-                    config=ours[0].config,
-                    machine=", ".join(dict.fromkeys(cell.machine for cell in ours)),
-                )
-
-
-def printed(metric: str) -> str:
-    """What the paper calls our metric, empty for what it does not print."""
-    return {"map": "", PAPER_MAP: "map"}.get(metric, metric)
-
-
-IN_UNITS = (
-    *("pretraining_seconds", "finetuning_seconds"),
-    *("training_labels", "validation_labels", "queries", "database"),
-)
-
-
-def figures_of(cells: Iterable[Cell], metric: str) -> list[float]:
-    """The metric of each cell, shares in percent."""
-    scale = 1 if metric in IN_UNITS else 100
-    return [scale * cell.figures[metric] for cell in cells if metric in cell.figures]
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from scipy import stats
 
 from tests.training.test_build_index import stripes
-from training.cells import Cell, Cells
-from training.reproduce import checked_regime, known, rows_of
-from training.tables import Key, read_csv
+from training.cells import Cells
+from training.reproduce import checked_regime
+from training.tables import read_csv
 
 COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
 SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epochs=1", "--precision", "fp32"]
@@ -188,34 +186,3 @@ def test_a_share_has_one_spelling():
     spellings = ("1%", "1.0%", "10e-1%", " 1%")
     assert {checked_regime(labels) for labels in spellings} == {"1%"}
     assert checked_regime("2.50%") == "2.5%"
-
-
-def cell(method, seed, value):
-    figures = {"top1": value, "map_at_100_retrieved": value / 2, "finetuning_seconds": 7 + seed}
-    return Cell(method, "1%", seed, "c", "m", figures | ({"top5": 2 * value} if seed else {}))
-
-
-def test_a_table_shows_what_is_known():
-    cells = [
-        Cell(method, labels, 0, "", "", {})
-        for method, labels in (("softhebb", "5%"), ("none", "100%"), ("chance", "0%"))
-    ]
-    assert known(cells, ["hpca_fh"], ["10%"]) == (["none", "hpca_fh", "softhebb"], ["5%", "10%", "100%"])
-
-
-def test_rows_are_means_deviations_and_welch_tests():
-    ours, base = [0.38, 0.40, 0.39], [0.35, 0.36, 0.33]
-    cells = [cell("hpca_fh", seed, value) for seed, value in enumerate(ours)]
-    cells += [cell("none", seed, value) for seed, value in enumerate(base)]
-    paper = {Key("HPCA-FH", "1%", "top1"): 39.75, Key("HPCA-FH", "1%", "map"): 37.39}
-    rows = {(row.method, row.metric): row for row in rows_of(cells, ["hpca_fh", "none"], ["1%"], paper)}
-    row = rows["HPCA-FH", "top1"]
-    assert row.mean == pytest.approx(39)
-    assert row.std == pytest.approx(100 * statistics.stdev(ours))
-    assert row.p_value == pytest.approx(stats.ttest_ind(ours, base, equal_var=False).pvalue)
-    assert (row.p_against, row.paper, row.seeds) == ("None", 39.75, 3)
-    assert rows["HPCA-FH", "map_at_100_retrieved"].paper == 37.39
-    assert rows["HPCA-FH", "finetuning_seconds"].mean == 8
-    assert rows["HPCA-FH", "finetuning_seconds"].p_value is None
-    assert (rows["HPCA-FH", "top5"].mean, rows["HPCA-FH", "top5"].seeds) == (pytest.approx(79), 2)
-    assert rows["None", "top1"].p_value is None
