@@ -1,6 +1,7 @@
 """The command that reproduces the paper's tables: as a process, killed and resumed; and its arithmetic."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -51,13 +52,21 @@ def pictures(tmp_path_factory):
     return root
 
 
-def finished(folder):
-    path = folder / "results" / "cells" / "cifar10-conv6.csv"
+def finished(folder, name="cifar10-conv6"):
+    path = folder / "results" / "cells" / f"{name}.csv"
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def figures(folder):
+    """The rows without what they took."""
+    rows = finished(folder)
+    return [{name: text for name, text in row.items() if not name.endswith("_seconds")} for row in rows]
 
 
 def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     command = [*CIFAR, "--data", str(pictures), "--methods", "none", "hpca_fh", "--regimes", "50%", "100%"]
+    (tmp_path / "uninterrupted").mkdir()
+    reproduce(tmp_path / "uninterrupted", *command)
     process = start(tmp_path, *command)
     deadline = time.monotonic() + 200
     while len(finished(tmp_path)) < 2:
@@ -72,6 +81,7 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     said = reproduce(tmp_path, *command)
     after = finished(tmp_path)
     assert after[: len(before)] == before
+    assert figures(tmp_path) == figures(tmp_path / "uninterrupted")
     cells = [(row["method"], row["labels"]) for row in after]
     methods = [(method, labels) for method in ("none", "hpca_fh") for labels in ("50%", "100%")]
     assert cells == [*methods, ("pixels", "0%"), ("chance", "0%")]
@@ -180,6 +190,64 @@ def test_processes_share_a_table_seed_by_seed(tmp_path, pictures):
     assert done == {("none", 1), ("pixels", 0), ("pixels", 1), ("chance", 1)}
     reproduce(tmp_path, *command)  # whoever claims nothing any more leaves it to the next
     assert {(cell.method, cell.seed) for cell in cells.read()} - done == {("none", 0), ("chance", 0)}
+
+
+def decided(folder, row):
+    """The values that a cell was computed with."""
+    return json.loads((folder / "results" / "configs" / f"{row['config']}.json").read_text())
+
+
+def test_quick_is_a_small_version_in_files_of_its_own(tmp_path, pictures):
+    command = ["--table", "2", "--dataset", "cifar10", "--data", str(pictures), "--precision", "fp32"]
+    few = ["--methods", "none", "--seeds", "1", "--set", "finetune_epochs=1"]
+    reproduce(tmp_path, *command, "--quick", *few)
+    assert finished(tmp_path) == []
+    rows = finished(tmp_path, "cifar10-conv6-quick")
+    cells = {(row["method"], row["labels"], row["seed"]) for row in rows}
+    baselines = {(method, "0%", "0") for method in ("pixels", "chance")}
+    assert cells == {("none", labels, "0") for labels in ("5%", "25%", "100%")} | baselines
+    assert decided(tmp_path, rows[0])["epochs"] == 2
+    for name in ("table2-cifar10-quick", "table3-cifar10-quick"):
+        table = read_csv(tmp_path / "results" / f"{name}.csv")
+        assert table
+        assert {row.paper for row in table} == {None}  # it is of other images
+    assert not list((tmp_path / "results").glob("table?-cifar10.*"))
+
+
+def test_search_finds_what_the_cells_are_computed_with(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%", "--search", "50%"]
+    reproduce(tmp_path, *command, "--set", "finetune_epochs=1")
+    trials = (tmp_path / "results" / "search" / "cifar10-conv6-none.csv").read_text()
+    tried = list(csv.DictReader(trials.splitlines()))
+    assert {row["labels"] for row in tried} == {"50%"}
+    scores = [float(row["validation_accuracy"]) for row in tried]
+    assert len(scores) >= 9  # the default and four others of each value
+    best = [row for row, score in zip(tried, scores, strict=True) if score == max(scores)]
+    (row,) = (row for row in finished(tmp_path) if row["method"] == "none")
+    found = decided(tmp_path, row)
+    points = [(float(trial["finetune_lr"]), float(trial["weight_decay"])) for trial in best]
+    assert (found["finetune_lr"], found["weight_decay"]) in points
+    assert (row["labels"], row["validation_labels"]) == ("100%", "12")
+    assert (tmp_path / "results" / "table3-cifar10.md").exists()
+
+
+@pytest.mark.slow
+def test_imagenet_table_from_its_layout(tmp_path):
+    for number in range(48):
+        part, label = ("val" if number < 8 else "train"), number % 2
+        stripes(tmp_path / "data" / part / f"n0000000{label}" / f"{number}.JPEG", label, number, size=40)
+    command = ["--table", "6", "--dataset", "imagenet", "--data", "data", "--methods", "hpca_fh", *SMALL]
+    reproduce(tmp_path, *command, "--seeds", "1", "--regimes", "100%", "--set", "image_size=32")
+    row = finished(tmp_path, "imagenet-vgg11")[0]
+    assert (row["method"], row["queries"], row["validation_labels"]) == ("hpca_fh", "8", "2")
+    assert decided(tmp_path, row)["backbone"] == "vgg11"
+    results = tmp_path / "results"
+    by = {(row.method, row.metric): row for row in read_csv(results / "table6-imagenet.csv")}
+    top5, printed = by["HPCA-FH", "top5"], by["HPCA-FH", "map_at_100_retrieved"]
+    assert (top5.mean, top5.paper, printed.paper) == (100, 88.54, 50.06)  # of two classes
+    assert by["chance", "top5"].mean == 100
+    for name in ("", "-map-at-100-retrieved", "-precision-recall"):
+        assert (results / f"table6-imagenet{name}.png").exists()
 
 
 def test_a_share_has_one_spelling():

@@ -365,7 +365,7 @@ def test_layers_table_through_the_command_and_again(monkeypatch, cifar, tmp_path
 def test_networks_table_grows_by_what_is_asked_for(monkeypatch, cifar, tmp_path):
     monkeypatch.setattr(timing, "trajectory", lambda run: [0.5, 0.5])
     monkeypatch.setattr(timing, "learn", lambda *args: None)  # other tests learn
-    reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "swta"))
+    reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "swta", "--set", "whiten=false"))
     out = tmp_path / "out"
     first = figures(out / "table1-cifar10.csv")
     assert {method for method, _ in first} == {"SWTA", "SWTA-FH"}  # which are compared
@@ -383,6 +383,22 @@ def test_networks_table_grows_by_what_is_asked_for(monkeypatch, cifar, tmp_path)
     ):
         reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "hpca", "--set", "batch_size=8"))
     assert figures(out / "table1-cifar10.csv") == both
+
+
+@pytest.mark.slow  # half a minute, of two-phase learning
+def test_vgg11_from_imagenets_layout(cifar, tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    for part, source in (("train", "train"), ("val", "test")):
+        (tmp_path / "imagenet" / part).symlink_to(cifar / source)
+    given = arguments(tmp_path / "imagenet", tmp_path, 5, "--methods", "hpca", "--seeds", "1")
+    given[given.index("cifar10")] = "imagenet"
+    reproduce.run_command([*given, "--set", "image_size=32", "--set", "epochs=1"])
+    by = figures(tmp_path / "out" / "table5-imagenet.csv")
+    assert {method for method, _ in by} == {"HPCA", "HPCA-FH"}
+    for method, hours in (("HPCA", 5896), ("HPCA-FH", 83 + 25 / 60)):
+        assert by[method, "epochs"].mean == 1
+        assert by[method, "total_duration"].paper == pytest.approx(3600 * hours)
+        assert by[method, "total_duration"].mean == by[method, "epoch_duration"].mean > 0
 
 
 def test_interrupted_it_shows_what_is_known(monkeypatch, cifar, tmp_path):
