@@ -36,6 +36,7 @@ LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training diffe
 # What needs no training, to compare with. They see no label.
 NO_LABELS = "0%"
 CHANCE, PIXELS = "chance", "pixels"
+QUICK_IMAGES = 1200  # of what is trained on and of what is asked, in --quick
 ASKED = TEST, VALIDATION = "test", "validation"  # on which images the grid is measured
 
 
@@ -189,7 +190,8 @@ def untrained(method: str, config: Config, loaded: Loaded, on: str = TEST) -> tu
     if method == CHANCE:  # all at one distance: their expectation is that of a random order
         queries, database = (_all_alike(images.labels[at]) for at in (split.queries, split.pretraining))
         measured = compare(queries, database, config.seed)
-        return run, measured._replace(figures=measured.figures | {"top1": 1 / len(images.classes)})
+        drawn = {f"top{k}": min(1.0, k / len(images.classes)) for k in (1, 5)}
+        return run, measured._replace(figures=measured.figures | drawn)
     run.model.normalise.fit(run.all_pixels("mean and deviation"))
     rng = np.random.default_rng(config.seed)
     sample = rng.permutation(split.pretraining)[:ITQ_IMAGES]

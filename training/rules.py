@@ -248,7 +248,9 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
     "hebbgrad": directions,
     "softhebb": centred,
 }
-# Weights start uniform in ±1/√M times this, where it is not 1. These rules bring winners' lengths to 1: from
-# above, so that after long neurons have won and shrunk others win, as in their sources.
+# Weights start uniform in ±1/√M times this, where it is not 1: lengths of about 2 and 5.2. These rules bring
+# winners' lengths to 1, from above, so that after long neurons have won and shrunk others win. Their sources
+# start from above too, but farther away and normally distributed: Krotov and Hopfield at N(0, 1), lengths of
+# √M (8.7 for 5×5×3), SoftHebb's demo at 25·N(0, 1)/√M, lengths of 25.
 START = {"krotov": 3.5, "softhebb": 9.0}
 HAVE_TEMPERATURE = frozenset({"swta", "swta_fh", "softhebb"})  # rules with a softmax

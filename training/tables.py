@@ -243,7 +243,7 @@ def _is_duration(metric: str) -> bool:
 
 def _title(metric: str) -> str:
     unit = "" if _is_duration(metric) or metric in COUNTS else " in %"
-    return _escape(metric.replace("_", " ")) + unit
+    return _escape(metric.replace("_unvalidated", " at the last epochs").replace("_", " ")) + unit
 
 
 def _share(labels: str) -> tuple[float, str]:

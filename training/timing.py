@@ -1,6 +1,7 @@
 """How long pre-training takes: the paper's tables 1 and 5 (networks) and 4 (one layer, rules of others).
 
-Every figure is defined where it is computed: `durations`, `converged`, `time_networks`, `time_layers`.
+Every figure is defined where it is computed: `durations`, `converged`, `network_rows`, `layer_rows`. What was
+measured is kept, as rows below results: `Durations`, `Trajectories`, and the cells of layers' readouts.
 """
 
 import csv
@@ -11,10 +12,10 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from training.data import DataError, Loaded
 from training.device import set_up_process
 from training.export import describe
 from training.finetune import nesterov
-from training.grid import alone, work_folder
+from training.grid import QUICK_IMAGES, alone, smaller, work_folder
 from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Linear, convolve
@@ -86,6 +87,8 @@ class Sampling(NamedTuple):
 
 
 SAMPLING = {"cpu": Sampling(7, 20, 1), "cuda": Sampling(7, 200, 10)}  # an original takes seconds a batch
+QUICK_SAMPLING = Sampling(2, 2, 1)
+Images = Callable[[], Loaded]  # read when they are first needed: not where everything is known
 
 
 def with_fast(methods: Iterable[str]) -> list[str]:
@@ -111,33 +114,65 @@ class Request:
     seeds: int
     out: Path  # for the table, and what it was made from
     work: Path  # for checkpoints
+    quick: bool = False  # few images and rounds, in files of their own
 
     @property
     def first(self) -> Config:
         """The configuration that says what is the same for all methods: data set, backbone, precision."""
         return self.configs[self.methods[0]]
 
+    @property
+    def suffix(self) -> str:
+        """What the names of files end in."""
+        return "-quick" if self.quick else ""
+
+    def durations(self, layers: bool = False) -> "Durations":
+        """What was measured of the same table."""
+        return Durations(self.out, self.name("layer" if layers else self.first.backbone))
+
+    def trajectories(self) -> "Trajectories":
+        """How the networks converged."""
+        return Trajectories(self.out, self.name(self.first.backbone))
+
+    def readouts(self) -> Cells:
+        """What the single layers are worth."""
+        return Cells(self.out, self.name("layer"))
+
+    def name(self, of: str) -> str:
+        """Of files below `out`."""
+        return f"{self.first.dataset}-{of}{self.suffix}"
+
 
 def make(table: int, request: Request) -> str:
-    """Compute and write `table<N>-<dataset>.csv`, `.md` and `.png` in `out`; returns the Markdown."""
+    """Compute what is missing and write `table<N>-<dataset>.csv`, `.md` and `.png` in `out`, of all that is
+    known, also of methods that were asked for at other times; returns the Markdown."""
     check_methods(table, request.methods)
     if request.seeds < 1:
         raise TableError(f"seeds {request.seeds}: at least 1 is needed")
-    dataset = str(request.first.dataset)
-    paper = tables.paper(table, dataset)
-    set_up_process(request.first.precision)
-    loaded = load(request.first)
+    paper = {} if request.quick else tables.paper(table, str(request.first.dataset))
     configs = {name: dataclasses.replace(config, labels="100%") for name, config in request.configs.items()}
     request = dataclasses.replace(request, configs=configs)
-    compute = time_layers if table == 4 else time_networks
-    rows = list(compute(request, loaded, paper))
-    path = request.out / f"table{table}-{dataset}"
-    tables.write_csv(path.with_suffix(".csv"), rows)
-    text = markdown(rows)
-    tables.replace_file(path.with_suffix(".md"), text.encode())
-    of = "one epoch of pre-training" if table != 4 else "one epoch of one layer, 3→96, 5×5"
-    plots.durations(path.with_suffix(".png"), *bars(rows), what=of)
+    of_layers = table == 4
+    (check_layers if of_layers else check_networks)(request)
+    try:
+        (time_layers if of_layers else time_networks)(request, cache(partial(read_images, request)))
+    finally:  # whatever ended it, what is known is shown
+        rows = list((layer_rows if of_layers else network_rows)(request, paper))
+        text = markdown(rows, request.durations(of_layers).newest()) if rows else ""
+        if rows:
+            path = request.out / f"table{table}-{request.first.dataset}{request.suffix}"
+            tables.write_csv(path.with_suffix(".csv"), rows)
+            tables.replace_file(path.with_suffix(".md"), text.encode())
+            of = "one epoch of one layer, 3→96, 5×5" if of_layers else "one epoch of pre-training"
+            plots.durations(path.with_suffix(".png"), *bars(rows), what=of)
     return text
+
+
+def read_images(request: Request) -> Loaded:
+    """The images, for a process made ready."""
+    set_up_process(request.first.precision)
+    loaded = load(request.first)
+    return smaller(loaded, QUICK_IMAGES) if request.quick else loaded
 
 
 def bars(rows: Iterable[Row]) -> tuple[dict[str, float], dict[str, float]]:
@@ -147,14 +182,27 @@ def bars(rows: Iterable[Row]) -> tuple[dict[str, float], dict[str, float]]:
     return ours, {name: row.paper for name, row in shown.items() if row.paper is not None}
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table without what is only the paper's, and what its figures are."""
+def markdown(rows: Sequence[Row], measured: Mapping[str, Cell]) -> str:
+    """The table without what is only the paper's, what its figures are, and which were measured together."""
     text = tables.markdown([row for row in rows if row.mean is not None])
     return (
         f"{text}\nEpoch durations: median ± standard deviation over rounds (their number in brackets), each "
         "extrapolated from its share of the timed batches; not measured over a whole epoch. SWTA and HPCA "
-        "are the two-phase originals; what they learn is that of SWTA-FH and HPCA-FH, and taken from there.\n"
+        "are the two-phase originals; what they learn is that of SWTA-FH and HPCA-FH, and taken from there."
+        f"\n\n{measured_together(measured)}"
     )
+
+
+def measured_together(measured: Mapping[str, Cell]) -> str:
+    """Markdown: a line for each run, the methods whose batches took turns in it."""
+    runs: dict[tuple[float, str], list[str]] = {}
+    for method, cell in measured.items():
+        names = runs.setdefault((cell.figures["run"], cell.machine), [])
+        names.append(NETWORKS.get(method) or LAYERS[method])
+    lines = [
+        f"- run {run:.0f}, {machine}: {', '.join(names)}\n" for (run, machine), names in sorted(runs.items())
+    ]
+    return "Durations compare within a run, in which the methods took turns:\n\n" + "".join(lines)
 
 
 # --- Durations ---------------------------------------------------------------------------------------
@@ -184,8 +232,8 @@ def interleaved(
 
 def durations(
     learners: Mapping[str, tuple[Run, Learner]], sampling: Sampling | None = None
-) -> Iterator[tuple[str, str, float, float | None, int]]:
-    """Method, metric, value, deviation, number of rounds; metrics `epoch_duration` and `timed_batches`.
+) -> dict[str, dict[str, float]]:
+    """Of each method `epoch_duration`, its `deviation`, and of how many `rounds` and `timed_batches` it is.
 
     `epoch_duration` in seconds: the time of a round's batches, divided by their number and multiplied by
     that of an epoch; the median over the rounds, and their sample standard deviation. `timed_batches`:
@@ -203,11 +251,17 @@ def durations(
         counts[method] = min(wanted, batches_each(run, learner))
         goes[method] = partial(some_batches, run, learner, counts[method], itertools.count())
         log.info("timing %s: %d rounds of %d batches", method, rate.rounds, counts[method])
+    found = {}
     for method, seconds in interleaved(goes, rate.rounds).items():
         whole = batches_each(*learners[method]) / counts[method]
         _, deviation = mean_and_deviation([whole * each for each in seconds])
-        yield method, "epoch_duration", whole * statistics.median(seconds), deviation, len(seconds)
-        yield method, "timed_batches", float(counts[method] * len(seconds)), None, len(seconds)
+        found[method] = {
+            "epoch_duration": whole * statistics.median(seconds),
+            "deviation": deviation,
+            "rounds": len(seconds),
+            "timed_batches": counts[method] * len(seconds),
+        }
+    return found
 
 
 def some_batches(run: Run, learner: Learner, count: int, rounds: Iterator[int]) -> Go:
@@ -227,6 +281,44 @@ def some_batches(run: Run, learner: Learner, count: int, rounds: Iterator[int]) 
 def batches_each(run: Run, learner: Learner) -> int:
     """Batches of an epoch."""
     return -(-len(positions_of(run, learner)) // run.config.batch_size)
+
+
+class Durations(Cells):
+    """What `durations` gave, `folder`/durations/`name`.csv: a row for each method of a run, in which all took
+    turns. Rows are added and never replaced; a method's last one counts."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name)
+        self.path = folder / "durations" / f"{name}.csv"
+
+    def identity(self, cell: Cell) -> tuple[Any, ...]:
+        """A method is measured once in a run."""
+        return *cell.key, cell.figures["run"]
+
+    def newest(self) -> dict[str, Cell]:
+        """The row of each method that counts."""
+        return {cell.method: cell for cell in self.read()}
+
+    def missing(self, methods: Iterable[str]) -> list[str]:
+        """What has to be measured, in one run, so that `methods` are known: those that are not, and for a
+        two-phase original its fast form too, as the two are compared, unless both are of one run."""
+        run = {method: cell.figures["run"] for method, cell in self.newest().items()}
+        return with_fast(
+            method
+            for method in with_fast(methods)
+            if method not in run or run[method] != run.get(FAST.get(method, method))
+        )
+
+    def measure(
+        self, learners: Mapping[str, tuple[Run, Learner]], configs: Mapping[str, Config], quick: bool
+    ) -> None:
+        """One more run, of `learners`."""
+        number = 1 + max((int(cell.figures["run"]) for cell in self.read()), default=0)
+        for method, figures in durations(learners, QUICK_SAMPLING if quick else None).items():
+            run, _ = learners[method]
+            name, machine = self.remember(configs[method]), describe(run.device)
+            images = {"database": len(run.split.pretraining)}  # with others it would be another epoch
+            self.add(Cell(method, "", run.config.seed, name, machine, {"run": number} | figures | images))
 
 
 def prepared(configs: Mapping[str, Config], loaded: Loaded) -> dict[str, Run]:
@@ -307,18 +399,26 @@ def sample(positions: NDArray[np.int64], count: int, seed: int) -> NDArray[np.in
     return np.sort(np.random.default_rng(seed).choice(positions, count, replace=False))
 
 
-class Trajectories:
-    """Accuracies of the readout after each epoch, `convergence/<name>.csv`: a line an epoch."""
+class Trajectory(NamedTuple):
+    """The readout's accuracy after each epoch of a run."""
 
-    COLUMNS = ("method", "seed", "epoch", "readout_accuracy", "config")
+    config: str
+    machine: str
+    accuracies: list[float]
+
+
+class Trajectories:
+    """How runs converged, `convergence/<name>.csv`: a line an epoch."""
+
+    COLUMNS = ("method", "seed", "epoch", "readout_accuracy", "config", "machine")
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / "convergence" / f"{name}.csv"
         self.cells = Cells(folder, f"{name}-convergence")  # keeps configurations, and others away
 
-    def read(self) -> dict[tuple[str, int], tuple[str, list[float]]]:
-        """{(method, seed): (configuration, accuracies)}. TableError for a file that holds something else."""
-        found: dict[tuple[str, int], tuple[str, list[float]]] = {}
+    def read(self) -> dict[tuple[str, int], Trajectory]:
+        """By method and seed. TableError for a file that holds something else."""
+        found: dict[tuple[str, int], Trajectory] = {}
         if not self.path.exists():
             return found
         with self.path.open(encoding="utf-8", newline="") as file:
@@ -326,30 +426,34 @@ class Trajectories:
             if tuple(next(reader, ())) != self.COLUMNS:
                 raise TableError(f"{self.path}: the columns should be {','.join(self.COLUMNS)}")
             try:
-                for method, seed, epoch, accuracy, config in reader:
-                    _, accuracies = found.setdefault((method, int(seed)), (config, []))
-                    if int(epoch) != len(accuracies) + 1:
-                        raise ValueError(f"epoch {epoch} where {len(accuracies) + 1} should be")
-                    accuracies.append(float(accuracy))
+                for method, seed, epoch, accuracy, config, machine in reader:
+                    known = found.setdefault((method, int(seed)), Trajectory(config, machine, []))
+                    if int(epoch) != len(known.accuracies) + 1:
+                        raise ValueError(f"epoch {epoch} where {len(known.accuracies) + 1} should be")
+                    known.accuracies.append(float(accuracy))
             except ValueError as error:
                 raise TableError(f"{self.path}, line {reader.line_num}: {error}; mend or remove it") from None
         return found
 
-    def add(self, method: str, seed: int, config: str, accuracies: Sequence[float]) -> None:
+    def of(self, method: str) -> list[Trajectory]:
+        """Those of a method, of all seeds."""
+        return [each for (name, _), each in self.read().items() if name == method]
+
+    def add(self, method: str, seed: int, trajectory: Trajectory) -> None:
         """Write a finished run beside the others; the file is replaced as a whole."""
         with locked(self.path.with_suffix(".lock"), wait=True):
-            found = self.read() | {(method, seed): (config, accuracies)}
+            found = self.read() | {(method, seed): trajectory}
             text = StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(self.COLUMNS)
-            for (name, number), (made_by, values) in found.items():
+            for (name, number), (config, machine, values) in found.items():
                 lines = enumerate(values, 1)
-                writer.writerows((name, number, epoch, f"{value:.6g}", made_by) for epoch, value in lines)
+                writer.writerows((name, number, epoch, f"{v:.6g}", config, machine) for epoch, v in lines)
             tables.replace_file(self.path, text.getvalue().encode())
 
     def check(self, method: str, config: Config) -> None:
         """Raise TableError if runs of `method` were configured otherwise: their mean would mean nothing."""
-        for name in {made_by for (of, _), (made_by, _) in self.read().items() if of == method}:
+        for name in {each.config for each in self.of(method)}:
             if differing := self.cells.differences(name, config):
                 raise TableError(
                     f"{self.path}: its epochs of {method} have configuration {name}, this run other values "
@@ -358,96 +462,135 @@ class Trajectories:
 
 
 def converge(
-    configs: Mapping[str, Config], seeds: int, loaded: Loaded, out: Path, work: Path
-) -> dict[str, list[int]]:
-    """Epochs to convergence of each method for seeds 0 … `seeds` − 1; finished ones are not run again."""
-    first = next(iter(configs.values()))
-    finished = Trajectories(out, f"{first.dataset}-{first.backbone}")
-    for method, config in configs.items():
-        finished.check(method, config)
+    configs: Mapping[str, Config], seeds: int, finished: Trajectories, images: Images, work: Path
+) -> None:
+    """Trajectories of each method for seeds 0 … `seeds` − 1; finished ones are not run again."""
     with finished.cells.claimed(configs):
         for seed, (method, config) in itertools.product(range(seeds), configs.items()):
             if (method, seed) in finished.read():
                 continue
-            folder = work_folder(config, loaded, work) / f"{seed}-epochs"
+            folder = work_folder(config, images(), work) / f"{seed}-epochs"
             with alone(folder):
-                accuracies = trajectory(Run(dataclasses.replace(config, seed=seed), folder, loaded))
-                finished.add(method, seed, finished.cells.remember(config), accuracies)
+                run = Run(dataclasses.replace(config, seed=seed), folder, images())
+                accuracies = trajectory(run)
+                name, machine = finished.cells.remember(config), describe(run.device)
+                finished.add(method, seed, Trajectory(name, machine, accuracies))
                 shutil.rmtree(folder)
             log.info("%s, seed %d: converged in epoch %d", method, seed, converged(accuracies))
-    known = finished.read()
-    return {method: [converged(known[method, seed][1]) for seed in range(seeds)] for method in configs}
 
 
 # --- The tables --------------------------------------------------------------------------------------
 
 
-def time_networks(request: Request, loaded: Loaded, paper: Mapping[Key, float]) -> Iterator[Row]:
-    """Tables 1 and 5: `epoch_duration` and `timed_batches` (see `durations`; the column seeds holds the
-    number of rounds), `epochs` to convergence (see `converged` and `readout`; mean and deviation over the
-    seeds) and `total_duration`, epochs × epoch duration, whose spread is in its factors.
+def learns_as(method: str) -> str:
+    """The method that learns the same in the shortest time."""
+    return FAST.get(method, method)
+
+
+def check_networks(request: Request) -> None:
+    """Raise TableError for results of other configurations."""
+    request.durations().check(request.configs)
+    for method in map(learns_as, request.methods):
+        request.trajectories().check(method, request.configs[method])
+
+
+def time_networks(request: Request, images: Images) -> None:
+    """What tables 1 and 5 miss: trajectories, each method's, then durations, of one run."""
+    configs = request.configs
+    learning = {name: configs[name] for name in map(learns_as, request.methods)}
+    converge(learning, request.seeds, request.trajectories(), images, request.work)
+    store = request.durations()
+    with store.claimed(["durations"]):
+        if names := store.missing(request.methods):
+            runs = prepared({name: configs[name] for name in names}, images())
+            store.measure(
+                {name: (run, run.pretraining()) for name, run in runs.items()}, configs, request.quick
+            )
+
+
+def network_rows(request: Request, paper: Mapping[Key, float]) -> Iterator[Row]:
+    """Tables 1 and 5, as far as known: `epoch_duration` and `timed_batches` (see `durations`; the column
+    seeds holds the number of rounds), `epochs` to convergence (see `converged` and `readout`; mean and
+    deviation over the seeds) and `total_duration`, epochs × epoch duration, whose spread is in its factors.
 
     A two-phase original has the epochs, and their configuration, of the fast one, which learns the same.
     """
-    configs = request.configs
-    learns = {method: FAST.get(method, method) for method in request.methods}
-    epochs = converge(
-        {name: configs[name] for name in learns.values()}, request.seeds, loaded, request.out, request.work
-    )
-    runs = prepared({name: configs[name] for name in request.methods}, loaded)
-    cells = Cells(request.out, "")  # for the configurations
-    measured = list(durations({name: (run, run.pretraining()) for name, run in runs.items()}))
-    for method in request.methods:
-        row = partial(_row, NETWORKS[method], paper=paper, machine=describe(runs[method].device))
-        own, learned = cells.remember(configs[method]), cells.remember(configs[learns[method]])
-        counts = [float(count) for count in epochs[learns[method]]]
-        mean, deviation = mean_and_deviation(counts)
-        for name, metric, value, spread, rounds in measured:
-            if name == method:
-                yield row(metric, value, spread, rounds, config=own)
-                if metric == "epoch_duration":
-                    yield row("epochs", mean, deviation, len(counts), config=learned)
-                    yield row("total_duration", mean * value, None, len(counts), config=own)
+    measured, learned = request.durations().newest(), request.trajectories()
+    for method, name in NETWORKS.items():
+        row = partial(_row, name, paper=paper)
+        if method in measured:
+            yield from duration_rows(row, measured[method])
+        if (runs := learned.of(learns_as(method))) and (method in measured or learned.of(method)):
+            mean, deviation = mean_and_deviation([float(converged(run.accuracies)) for run in runs])
+            machine = ", ".join(dict.fromkeys(run.machine for run in runs))
+            yield row("epochs", mean, deviation, len(runs), config=runs[0].config, machine=machine)
+            if method in measured:
+                cell = measured[method]
+                total = mean * cell.figures["epoch_duration"]
+                yield row("total_duration", total, None, len(runs), config=cell.config, machine=cell.machine)
 
 
-def time_layers(request: Request, loaded: Loaded, paper: Mapping[Key, float]) -> Iterator[Row]:
-    """Table 4: one layer, conv6's first, 3 → 96, 5 × 5; `epoch_duration` and `timed_batches` (see
-    `durations`) from the same normalised, never whitened images for all, and `readout_validation` (see
-    `layer_readout`; mean and deviation over the seeds). `top1` is the paper's alone: of whole models, each of
-    its own paper. A two-phase original has the readout of the fast one, which learns the same.
-    """
-    configs = request.configs
-    learns = {method: FAST.get(method, method) for method in request.methods}
-    cells = Cells(request.out, f"{request.first.dataset}-layer")
-    cells.check({name: configs[name] for name in learns.values()})
-    with cells.claimed(learns.values()):
+def check_layers(request: Request) -> None:
+    """Raise TableError for results of other configurations."""
+    request.durations(layers=True).check(unwhitened(request.configs))
+    request.readouts().check({name: request.configs[name] for name in map(learns_as, request.methods)})
+
+
+def unwhitened(configs: Mapping[str, Config]) -> dict[str, Config]:
+    """As layers are timed: the same images for all."""
+    return {name: dataclasses.replace(config, whiten=False) for name, config in configs.items()}
+
+
+def time_layers(request: Request, images: Images) -> None:
+    """What table 4 misses: readouts, each method's, then durations, of one run."""
+    configs, cells = request.configs, request.readouts()
+    learning = list(dict.fromkeys(map(learns_as, request.methods)))
+    with cells.claimed(learning):
         for seed in range(request.seeds):
             done = {cell.key for cell in cells.read()}
-            left = {n: configs[n] for n in learns.values() if (n, "", seed) not in done}
+            left = {name: configs[name] for name in learning if (name, "", seed) not in done}
             seeded = {name: dataclasses.replace(config, seed=seed) for name, config in left.items()}
-            for name, run in prepared(seeded, loaded).items():
+            for name, run in prepared(seeded, images()).items() if left else ():
                 figures = {"readout_validation": layer_readout(run)}
                 machine = describe(run.device)
                 cells.add(Cell(name, "", seed, cells.remember(run.config), machine, figures))
                 log.info("%s, seed %d: %.4f of the validation images", name, seed, *figures.values())
-    same = {name: dataclasses.replace(configs[name], whiten=False) for name in request.methods}
-    runs = prepared(same, loaded)
-    measured = list(durations({name: (run, layer(run)) for name, run in runs.items()}))
-    known = [cell for cell in cells.read() if cell.seed < request.seeds]
-    for method in request.methods:
-        row = partial(_row, LAYERS[method], paper=paper)
-        for name, metric, value, spread, rounds in measured:
-            if name == method:
-                machine = describe(runs[method].device)
-                config = cells.remember(same[method])
-                yield row(metric, value, spread, rounds, config=config, machine=machine)
-        ours = [cell for cell in known if cell.method == learns[method]]
+    store = request.durations(layers=True)
+    with store.claimed(["durations"]):
+        if names := store.missing(request.methods):
+            same = unwhitened({name: configs[name] for name in names})
+            runs = prepared(same, images())
+            store.measure({name: (run, layer(run)) for name, run in runs.items()}, same, request.quick)
+
+
+def layer_rows(request: Request, paper: Mapping[Key, float]) -> Iterator[Row]:
+    """Table 4, as far as known: one layer, conv6's first, 3 → 96, 5 × 5; `epoch_duration` and `timed_batches`
+    (see `durations`) from the same normalised, never whitened images for all, and `readout_validation` (see
+    `layer_readout`; mean and deviation over the seeds). `top1` is the paper's alone: of whole models, each of
+    its own paper. A two-phase original has the readout of the fast one, which learns the same.
+    """
+    measured, cells = request.durations(layers=True).newest(), request.readouts().read()
+    for method, name in LAYERS.items():
+        row = partial(_row, name, paper=paper)
+        if method in measured:
+            yield from duration_rows(row, measured[method])
+        ours = [cell for cell in cells if cell.method == learns_as(method)]
+        if not ours or not (method in measured or learns_as(method) == method):
+            continue
         mean, deviation = mean_and_deviation([100 * cell.figures["readout_validation"] for cell in ours])
         machine = ", ".join(dict.fromkeys(cell.machine for cell in ours))
         config = ours[0].config
         yield row("readout_validation", mean, deviation, len(ours), config=config, machine=machine)
-        if Key(LAYERS[method], "", "top1") in paper:
+        if Key(name, "", "top1") in paper:
             yield row("top1", None, None, 0, config="", machine="")
+
+
+def duration_rows(row: Callable[..., Row], cell: Cell) -> Iterator[Row]:
+    """What was measured of a method."""
+    figures, by = cell.figures, {"config": cell.config, "machine": cell.machine}
+    rounds = int(figures["rounds"])
+    yield row("epoch_duration", figures["epoch_duration"], figures["deviation"], rounds, **by)
+    yield row("timed_batches", figures["timed_batches"], None, rounds, **by)
 
 
 def _row(

@@ -45,6 +45,26 @@ def test_real_values_are_ranked_by_cosine():
     assert figures["real_map"] == pytest.approx(np.nanmean(values))
 
 
+def test_the_papers_map_is_cut_at_100_and_divided_by_what_was_found_there():
+    """A database of 160 at distances that are all different, against the definition by counting."""
+    rng = np.random.default_rng(0)
+    distances, labels = rng.permutation(np.arange(1, 161)), rng.choice(3, 160, p=[0.2, 0.5, 0.3])
+    values = np.where(np.arange(256) < distances[:, None], 0.5, -0.5).astype(np.float32)
+    database = Descriptors(values, pack_signs(torch.from_numpy(values)), labels)
+    all_off = np.full((3, 256), -0.5, np.float32)
+    queries = Descriptors(all_off, pack_signs(torch.from_numpy(all_off)), np.arange(3))
+    figures = compare(queries, database, seed=0).figures
+    for name, divisor in (("map_at_100_retrieved", "retrieved"), ("map_at_100", "min")):
+        expected = [
+            average_precision(distances, (labels == label).tolist(), 100, ties="order", denominator=divisor)
+            for label in range(3)
+        ]
+        assert figures[name] == pytest.approx(np.mean(expected))
+    assert (
+        figures["map_at_100_retrieved"] > figures["map_at_100"] + 0.01
+    )  # each class has items behind the cut
+
+
 def test_items_per_class():
     assert items_per_class(np.repeat([0, 1, 2], [10, 20, 30])) == 20
 

@@ -1,10 +1,10 @@
 """The command that reproduces the paper's tables: as a process, killed and resumed; and its arithmetic."""
 
 import csv
+import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from scipy import stats
 
 from tests.training.test_build_index import stripes
-from training.cells import Cell, Cells
-from training.reproduce import checked_regime, known, rows_of
-from training.tables import Key, read_csv
+from training.cells import Cells
+from training.reproduce import checked_regime
+from training.tables import read_csv
 
 COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
 SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epochs=1", "--precision", "fp32"]
@@ -53,13 +52,21 @@ def pictures(tmp_path_factory):
     return root
 
 
-def finished(folder):
-    path = folder / "results" / "cells" / "cifar10-conv6.csv"
+def finished(folder, name="cifar10-conv6"):
+    path = folder / "results" / "cells" / f"{name}.csv"
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def figures(folder):
+    """The rows without what they took."""
+    rows = finished(folder)
+    return [{name: text for name, text in row.items() if not name.endswith("_seconds")} for row in rows]
 
 
 def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     command = [*CIFAR, "--data", str(pictures), "--methods", "none", "hpca_fh", "--regimes", "50%", "100%"]
+    (tmp_path / "uninterrupted").mkdir()
+    reproduce(tmp_path / "uninterrupted", *command)
     process = start(tmp_path, *command)
     deadline = time.monotonic() + 200
     while len(finished(tmp_path)) < 2:
@@ -74,6 +81,7 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     said = reproduce(tmp_path, *command)
     after = finished(tmp_path)
     assert after[: len(before)] == before
+    assert figures(tmp_path) == figures(tmp_path / "uninterrupted")
     cells = [(row["method"], row["labels"]) for row in after]
     methods = [(method, labels) for method in ("none", "hpca_fh") for labels in ("50%", "100%")]
     assert cells == [*methods, ("pixels", "0%"), ("chance", "0%")]
@@ -123,8 +131,13 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
         (["--table", "7", "--dataset", "cifar10"], "invalid choice: 7"),
         ([*CIFAR, "--regimes", "1"], "regime 1: use a share"),
         ([*CIFAR, "--seeds", "0"], "seeds 0: at least 1 is needed"),
-        (["--table", "1", "--dataset", "cifar10", "--quick"], "table 1 has no regimes, quick version"),
-        (["--table", "4", "--dataset", "cifar10", "--on", "validation"], "table 4 has no regimes, quick"),
+        (["--table", "6", "--dataset", "cifar10", "--quick"], "table 6 has no rows for cifar10; it has imag"),
+        (
+            ["--table", "4", "--dataset", "imagenet", "--quick"],
+            "table 4 has no rows for imagenet; it has cif",
+        ),
+        (["--table", "1", "--dataset", "cifar10", "--regimes", "1%"], "table 1 has neither regimes nor --on"),
+        (["--table", "4", "--dataset", "cifar10", "--on", "validation"], "table 4 has neither regimes nor"),
         ([*CIFAR, "--regimes", "200%"], "labels 200%: use 1% to 100%"),
         ([*CIFAR, "--methods", "pca"], "rule 'pca': use one of"),
         (CIFAR, "--dataset cifar10 needs --data DIR"),
@@ -179,38 +192,65 @@ def test_processes_share_a_table_seed_by_seed(tmp_path, pictures):
     assert {(cell.method, cell.seed) for cell in cells.read()} - done == {("none", 0), ("chance", 0)}
 
 
+def decided(folder, row):
+    """The values that a cell was computed with."""
+    return json.loads((folder / "results" / "configs" / f"{row['config']}.json").read_text())
+
+
+def test_quick_is_a_small_version_in_files_of_its_own(tmp_path, pictures):
+    command = ["--table", "2", "--dataset", "cifar10", "--data", str(pictures), "--precision", "fp32"]
+    few = ["--methods", "none", "--seeds", "1", "--set", "finetune_epochs=1"]
+    reproduce(tmp_path, *command, "--quick", *few)
+    assert finished(tmp_path) == []
+    rows = finished(tmp_path, "cifar10-conv6-quick")
+    cells = {(row["method"], row["labels"], row["seed"]) for row in rows}
+    baselines = {(method, "0%", "0") for method in ("pixels", "chance")}
+    assert cells == {("none", labels, "0") for labels in ("5%", "25%", "100%")} | baselines
+    assert decided(tmp_path, rows[0])["epochs"] == 2
+    for name in ("table2-cifar10-quick", "table3-cifar10-quick"):
+        table = read_csv(tmp_path / "results" / f"{name}.csv")
+        assert table
+        assert {row.paper for row in table} == {None}  # it is of other images
+    assert not list((tmp_path / "results").glob("table?-cifar10.*"))
+
+
+def test_search_finds_what_the_cells_are_computed_with(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%", "--search", "50%"]
+    reproduce(tmp_path, *command, "--set", "finetune_epochs=1")
+    trials = (tmp_path / "results" / "search" / "cifar10-conv6-none.csv").read_text()
+    tried = list(csv.DictReader(trials.splitlines()))
+    assert {row["labels"] for row in tried} == {"50%"}
+    scores = [float(row["validation_accuracy"]) for row in tried]
+    assert len(scores) >= 9  # the default and four others of each value
+    best = [row for row, score in zip(tried, scores, strict=True) if score == max(scores)]
+    (row,) = (row for row in finished(tmp_path) if row["method"] == "none")
+    found = decided(tmp_path, row)
+    points = [(float(trial["finetune_lr"]), float(trial["weight_decay"])) for trial in best]
+    assert (found["finetune_lr"], found["weight_decay"]) in points
+    assert (row["labels"], row["validation_labels"]) == ("100%", "12")
+    assert (tmp_path / "results" / "table3-cifar10.md").exists()
+
+
+@pytest.mark.slow
+def test_imagenet_table_from_its_layout(tmp_path):
+    for number in range(48):
+        part, label = ("val" if number < 8 else "train"), number % 2
+        stripes(tmp_path / "data" / part / f"n0000000{label}" / f"{number}.JPEG", label, number, size=40)
+    command = ["--table", "6", "--dataset", "imagenet", "--data", "data", "--methods", "hpca_fh", *SMALL]
+    reproduce(tmp_path, *command, "--seeds", "1", "--regimes", "100%", "--set", "image_size=32")
+    row = finished(tmp_path, "imagenet-vgg11")[0]
+    assert (row["method"], row["queries"], row["validation_labels"]) == ("hpca_fh", "8", "2")
+    assert decided(tmp_path, row)["backbone"] == "vgg11"
+    results = tmp_path / "results"
+    by = {(row.method, row.metric): row for row in read_csv(results / "table6-imagenet.csv")}
+    top5, printed = by["HPCA-FH", "top5"], by["HPCA-FH", "map_at_100_retrieved"]
+    assert (top5.mean, top5.paper, printed.paper) == (100, 88.54, 50.06)  # of two classes
+    assert by["chance", "top5"].mean == 100
+    for name in ("", "-map-at-100-retrieved", "-precision-recall"):
+        assert (results / f"table6-imagenet{name}.png").exists()
+
+
 def test_a_share_has_one_spelling():
     spellings = ("1%", "1.0%", "10e-1%", " 1%")
     assert {checked_regime(labels) for labels in spellings} == {"1%"}
     assert checked_regime("2.50%") == "2.5%"
-
-
-def cell(method, seed, value):
-    figures = {"top1": value, "map_at_100_retrieved": value / 2, "finetuning_seconds": 7 + seed}
-    return Cell(method, "1%", seed, "c", "m", figures | ({"top5": 2 * value} if seed else {}))
-
-
-def test_a_table_shows_what_is_known():
-    cells = [
-        Cell(method, labels, 0, "", "", {})
-        for method, labels in (("softhebb", "5%"), ("none", "100%"), ("chance", "0%"))
-    ]
-    assert known(cells, ["hpca_fh"], ["10%"]) == (["none", "hpca_fh", "softhebb"], ["5%", "10%", "100%"])
-
-
-def test_rows_are_means_deviations_and_welch_tests():
-    ours, base = [0.38, 0.40, 0.39], [0.35, 0.36, 0.33]
-    cells = [cell("hpca_fh", seed, value) for seed, value in enumerate(ours)]
-    cells += [cell("none", seed, value) for seed, value in enumerate(base)]
-    paper = {Key("HPCA-FH", "1%", "top1"): 39.75, Key("HPCA-FH", "1%", "map"): 37.39}
-    rows = {(row.method, row.metric): row for row in rows_of(cells, ["hpca_fh", "none"], ["1%"], paper)}
-    row = rows["HPCA-FH", "top1"]
-    assert row.mean == pytest.approx(39)
-    assert row.std == pytest.approx(100 * statistics.stdev(ours))
-    assert row.p_value == pytest.approx(stats.ttest_ind(ours, base, equal_var=False).pvalue)
-    assert (row.p_against, row.paper, row.seeds) == ("None", 39.75, 3)
-    assert rows["HPCA-FH", "map_at_100_retrieved"].paper == 37.39
-    assert rows["HPCA-FH", "finetuning_seconds"].mean == 8
-    assert rows["HPCA-FH", "finetuning_seconds"].p_value is None
-    assert (rows["HPCA-FH", "top5"].mean, rows["HPCA-FH", "top5"].seeds) == (pytest.approx(79), 2)
-    assert rows["None", "top1"].p_value is None

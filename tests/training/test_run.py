@@ -9,7 +9,8 @@ from training.config import configure
 from training.export import encode
 from training.finetune import Supervised
 from training.hebbian import HebbianConv2d
-from training.run import Run
+from training.nets.backbones import Network
+from training.run import Run, xavier
 
 
 class Watched:
@@ -51,6 +52,23 @@ def weights(module):
 
 def changed(module, before):
     return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_none_is_xaviers_initialisation(run):
+    """Uniform in ±√(6 / (fan in + fan out)); vgg11's hidden layer is a linear one at 32 pixels."""
+    learned_nothing, linear = run(rule="none"), Network("vgg11", 32)
+    learned_nothing.learn_features()
+    xavier(linear)
+    for network, layers in ((learned_nothing.model.network, 5), (linear, 9)):
+        weights = [tensor.numpy() for name, tensor in network.state_dict().items() if tensor.ndim == 4]
+        assert len(weights) == layers
+        for weight in weights:
+            neurons, inputs, *kernel = weight.shape
+            bound = np.sqrt(6 / ((inputs + neurons) * np.prod(kernel)))
+            assert 0.99 * bound < np.abs(weight).max() <= bound * (1 + 1e-6)
+            assert weight.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+            assert abs(weight.mean()) < 0.05 * bound
+    assert weights[-1].shape == (4096, 512, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import torch
 from PIL import Image
 
 from training import reproduce, tables, timing
-from training.cells import Cells
+from training.cells import Cell, Cells
 from training.config import ConfigError, configure
 from training.data import DataError
+from training.export import describe
 from training.run import Run, load
 from training.tables import Key, TableError
 from training.timing import Sampling, Trajectories
@@ -93,18 +96,17 @@ def test_epoch_duration_is_the_median_round_extrapolated(monkeypatch, cifar, loa
     monkeypatch.setattr(timing, "interleaved", lambda goes, count: rounds)
     learners = {"swta": (run, run.pretraining()), "swta_fh": (fast, fast.pretraining())}
     assert len(run.split.pretraining) == 32  # four batches
-    found = {(m, name): rest for m, name, *rest in timing.durations(learners, Sampling(3, 2, 1))}
-    assert found["swta", "epoch_duration"] == [16.0, 4.0, 3]
-    assert found["swta", "timed_batches"] == [3.0, None, 3]
-    assert found["swta_fh", "epoch_duration"] == pytest.approx([0.4, 0.0, 3])
-    assert found["swta_fh", "timed_batches"] == [6.0, None, 3]
+    found = timing.durations(learners, Sampling(3, 2, 1))
+    assert found["swta"] == {"epoch_duration": 16, "deviation": 4, "rounds": 3, "timed_batches": 3}
+    fast = {"epoch_duration": 0.4, "deviation": 0, "rounds": 3, "timed_batches": 6}
+    assert found["swta_fh"] == pytest.approx(fast)
 
 
 def test_no_more_batches_are_timed_than_an_epoch_has(monkeypatch, cifar, loaded):
     run = Run(configured("hpca_fh", cifar), None, loaded)
     monkeypatch.setattr(timing, "interleaved", lambda goes, count: {"hpca_fh": [1.0, 1.0]})
-    found = list(timing.durations({"hpca_fh": (run, run.pretraining())}, Sampling(2, 1000, 1)))
-    assert [value for _, _, value, _, _ in found] == [1.0, 8.0]
+    found = timing.durations({"hpca_fh": (run, run.pretraining())}, Sampling(2, 1000, 1))["hpca_fh"]
+    assert (found["epoch_duration"], found["timed_batches"]) == (1, 8)
 
 
 def test_rounds_see_other_images_of_the_pretraining_part(monkeypatch, cifar, loaded):
@@ -209,30 +211,33 @@ def test_finished_runs_are_skipped_and_the_file_says_what_they_were(monkeypatch,
 
     monkeypatch.setattr(timing, "trajectory", trajectory)
     configs = {rule: configured(rule, cifar) for rule in ("hpca_fh", "swta_fh")}
-    found = timing.converge(configs, 1, loaded, tmp_path, tmp_path / "work")
-    assert found == {"hpca_fh": [2], "swta_fh": [2]}
-    timing.converge(configs, 2, loaded, tmp_path, tmp_path / "work")
+    finished = Trajectories(tmp_path, "cifar10-conv6")
+    for seeds in (1, 2):
+        timing.converge(configs, seeds, finished, lambda: loaded, tmp_path / "work")
     assert made == [("hpca_fh", 0), ("swta_fh", 0), ("hpca_fh", 1), ("swta_fh", 1)]
+    assert [each.accuracies for each in finished.of("swta_fh")] == [[0.25, 0.5], [0.25, 0.51]]
+    timing.converge(configs, 2, finished, None, None)  # nothing is left, not even images are read
     lines = (tmp_path / "convergence" / "cifar10-conv6.csv").read_text().splitlines()
-    assert lines[0] == "method,seed,epoch,readout_accuracy,config"
+    assert lines[0] == "method,seed,epoch,readout_accuracy,config,machine"
+    first = Cells(tmp_path, "").config_id(configs["hpca_fh"])
+    machine = describe(torch.device("cpu"))
     assert lines[1:3] == [
-        f"hpca_fh,0,{epoch},{accuracy},{Cells(tmp_path, '').config_id(configs['hpca_fh'])}"
-        for epoch, accuracy in ((1, 0.25), (2, 0.5))
+        f'hpca_fh,0,{epoch},{accuracy},{first},"{machine}"' for epoch, accuracy in ((1, 0.25), (2, 0.5))
     ]
     assert len(lines) == 9
     assert (tmp_path / "configs" / f"{Cells(tmp_path, '').config_id(configs['swta_fh'])}.json").exists()
     assert not list((tmp_path / "work" / "convergence").glob("*/*"))
-    configs["hpca_fh"] = dataclasses.replace(configs["hpca_fh"], epochs=9)
+    finished.check("hpca_fh", configs["hpca_fh"])
     with pytest.raises(TableError, match=r"its epochs of hpca_fh have configuration .* another folder"):
-        timing.converge(configs, 2, loaded, tmp_path, tmp_path / "work")
+        finished.check("hpca_fh", dataclasses.replace(configs["hpca_fh"], epochs=9))
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("method,seed\n", "the columns should be method,seed,epoch,readout_accuracy,config"),
-        ("{}vae,0,2,0.5,x\n", "line 2: epoch 2 where 1 should be; mend or remove it"),
-        ("{}vae,0,1,much,x\n", "line 2: .*much"),
+        ("method,seed\n", "the columns should be method,seed,epoch,readout_accuracy,config,machine"),
+        ("{}vae,0,2,0.5,x,m\n", "line 2: epoch 2 where 1 should be; mend or remove it"),
+        ("{}vae,0,1,much,x,m\n", "line 2: .*much"),
         ("{}vae,0,1\n", "line 2: not enough values"),
     ],
 )
@@ -275,7 +280,8 @@ def test_networks_table_has_every_figure(monkeypatch, cifar, loaded, tmp_path):
     paper = {Key("HPCA", "", "epoch_duration"): 383.0}
     work = tmp_path / "work"
     request = timing.Request(list(configs), configs, 2, tmp_path, work)
-    rows = list(timing.time_networks(request, loaded, paper))
+    timing.time_networks(request, lambda: loaded)
+    rows = list(timing.network_rows(request, paper))
     assert set(ran) == {"vae", "hpca_fh"}
     by = {(row.method, row.metric): row for row in rows}
     for method, batches in (("VAE", 4), ("HPCA", 2), ("HPCA-FH", 4)):
@@ -285,6 +291,7 @@ def test_networks_table_has_every_figure(monkeypatch, cifar, loaded, tmp_path):
         assert (count.mean, count.seeds, count.std) == (1.5, 2, pytest.approx(math.sqrt(0.5)))
         assert by[method, "total_duration"].mean == pytest.approx(1.5 * epoch.mean)
         assert by[method, "timed_batches"].mean == batches
+        assert epoch.machine == count.machine == describe(torch.device("cpu"))
     assert by["HPCA", "epoch_duration"].paper == 383
     assert (
         by["HPCA", "epochs"].config
@@ -292,12 +299,34 @@ def test_networks_table_has_every_figure(monkeypatch, cifar, loaded, tmp_path):
         == Cells(tmp_path, "").config_id(configs["hpca_fh"])
     )
     assert by["HPCA", "epoch_duration"].config == Cells(tmp_path, "").config_id(configs["hpca"])
-    text = timing.markdown(rows)
+    text = timing.markdown(rows, request.durations().newest())
     assert "| timed batches |" in text
     assert "extrapolated" in text
+    assert text.endswith(f"- run 1, {describe(torch.device('cpu'))}: VAE, HPCA, HPCA-FH\n")
     ours, papers = timing.bars(rows)
     assert list(ours) == ["VAE", "HPCA", "HPCA-FH"]
     assert papers == {"HPCA": 383}
+
+
+def test_what_is_compared_is_measured_in_one_run_and_only_what_is_missing(tmp_path):
+    store = timing.Durations(tmp_path, "x")
+
+    def measured(number, *methods):
+        for method in methods:
+            store.add(Cell(method, "", 0, "c", "m", {"run": number, "epoch_duration": 10 * number}))
+
+    assert store.missing(["vae", "swta"]) == ["vae", "swta", "swta_fh"]
+    measured(1, "vae", "hpca_fh")
+    assert store.missing(["vae", "hpca_fh"]) == []
+    assert store.missing(["vae", "hpca"]) == ["hpca", "hpca_fh"]  # the original and its rival, by turns
+    measured(2, "hpca", "hpca_fh")
+    assert store.missing(["vae", "hpca", "hpca_fh"]) == []
+    found = {method: cell.figures["run"] for method, cell in store.newest().items()}
+    assert found == {"vae": 1, "hpca": 2, "hpca_fh": 2}
+    assert len(store.read()) == 4  # nothing is dropped
+    measured(3, "hpca_fh")  # as if the file had been edited: no longer of one run
+    assert store.missing(["hpca_fh"]) == []
+    assert store.missing(["hpca"]) == ["hpca", "hpca_fh"]
 
 
 def test_layers_table_through_the_command_and_again(monkeypatch, cifar, tmp_path, capsys):
@@ -323,25 +352,91 @@ def test_layers_table_through_the_command_and_again(monkeypatch, cifar, tmp_path
     cells = Cells(out, "cifar10-layer").read()
     assert len(cells) == 6  # six learn, two are the originals
 
-    def never(run):
-        raise AssertionError("it was finished")
-
-    monkeypatch.setattr(timing, "layer_readout", never)
+    table = (out / "table4-cifar10.csv").read_bytes()
+    monkeypatch.setattr(timing, "load", None)  # nothing is left to compute
     reproduce.run_command(command)
+    reproduce.run_command([*command, "--methods", "hah"])
     assert Cells(out, "cifar10-layer").read() == cells
+    assert (out / "table4-cifar10.csv").read_bytes() == table
     with pytest.raises(TableError, match="cells of hebbgrad have configuration"):
         reproduce.run_command([*command, "--set", "batch_size=16", "--methods", "softhebb"])
 
 
-def test_networks_table_through_the_command(monkeypatch, cifar, tmp_path):
+def test_networks_table_grows_by_what_is_asked_for(monkeypatch, cifar, tmp_path):
     monkeypatch.setattr(timing, "trajectory", lambda run: [0.5, 0.5])
     monkeypatch.setattr(timing, "learn", lambda *args: None)  # other tests learn
-    reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "vae", "swta"))
+    reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "swta", "--set", "whiten=false"))
+    out = tmp_path / "out"
+    first = figures(out / "table1-cifar10.csv")
+    assert {method for method, _ in first} == {"SWTA", "SWTA-FH"}  # which are compared
+    assert first["SWTA", "total_duration"].paper == 254
+    lines = list(csv.DictReader((out / "convergence/cifar10-conv6.csv").read_text().splitlines()))
+    assert {line["method"] for line in lines} == {"swta_fh"}
+    reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "vae"))
+    both = figures(out / "table1-cifar10.csv")
+    assert {method for method, _ in both} == {"VAE", "SWTA", "SWTA-FH"}
+    assert {key: row for key, row in both.items() if key in first} == first
+    text = (out / "table1-cifar10.md").read_text()
+    assert re.search(r"- run 1, .*: SWTA, SWTA-FH\n- run 2, .*: VAE\n$", text)
+    with pytest.raises(
+        TableError, match=r"durations/cifar10-conv6.csv: its cells of .*\(batch_size 4 there, 8"
+    ):
+        reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "hpca", "--set", "batch_size=8"))
+    assert figures(out / "table1-cifar10.csv") == both
+
+
+@pytest.mark.slow  # half a minute, of two-phase learning
+def test_vgg11_from_imagenets_layout(cifar, tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    for part, source in (("train", "train"), ("val", "test")):
+        (tmp_path / "imagenet" / part).symlink_to(cifar / source)
+    given = arguments(tmp_path / "imagenet", tmp_path, 5, "--methods", "hpca", "--seeds", "1")
+    given[given.index("cifar10")] = "imagenet"
+    reproduce.run_command([*given, "--set", "image_size=32", "--set", "epochs=1"])
+    by = figures(tmp_path / "out" / "table5-imagenet.csv")
+    assert {method for method, _ in by} == {"HPCA", "HPCA-FH"}
+    for method, hours in (("HPCA", 5896), ("HPCA-FH", 83 + 25 / 60)):
+        assert by[method, "epochs"].mean == 1
+        assert by[method, "total_duration"].paper == pytest.approx(3600 * hours)
+        assert by[method, "total_duration"].mean == by[method, "epoch_duration"].mean > 0
+
+
+def test_interrupted_it_shows_what_is_known(monkeypatch, cifar, tmp_path):
+    monkeypatch.setattr(timing, "trajectory", lambda run: [0.25, 0.5])
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(timing, "durations", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.run_command(arguments(cifar, tmp_path, 1, "--methods", "vae", "hpca"))
     by = figures(tmp_path / "out" / "table1-cifar10.csv")
-    assert {method for method, _ in by} == {"VAE", "SWTA"}
-    assert by["SWTA", "total_duration"].paper == 254
-    lines = list(csv.DictReader((tmp_path / "out/convergence/cifar10-conv6.csv").read_text().splitlines()))
-    assert {line["method"] for line in lines} == {"vae", "swta_fh"}
+    assert by.keys() == {("VAE", "epochs"), ("HPCA-FH", "epochs")}
+
+
+@pytest.mark.parametrize("table", [1, 4])
+def test_quick_is_small_and_has_files_of_its_own(monkeypatch, cifar, tmp_path, table):
+    asked = []
+    monkeypatch.setattr(timing, "smaller", lambda loaded, count: asked.append(count) or loaded)
+    command = ["--table", str(table), "--dataset", "cifar10", "--data", str(cifar), "--quick"]
+    command += ["--device", "cpu", "--precision", "fp32", "--methods", "hpca_fh", "--set", "whiten=false"]
+    command += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    reproduce.run_command(command)
+    assert asked == [1200]
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    files = {name for name in files if not name.endswith((".lock", ".json"))}
+    of = "conv6" if table == 1 else "layer"
+    known = "convergence" if table == 1 else "cells"
+    tables_ = {f"table{table}-cifar10-quick.{kind}" for kind in ("csv", "md", "png")}
+    assert files == tables_ | {f"{known}/cifar10-{of}-quick.csv", f"durations/cifar10-{of}-quick.csv"}
+    rows = figures(tmp_path / "out" / f"table{table}-cifar10-quick.csv")
+    duration = rows["HPCA-FH" if table == 1 else "HPCA-FH (this work)", "epoch_duration"]
+    assert (duration.paper, duration.seeds) == (None, 2)  # rounds; the paper's epoch is another one
+    (config,) = {
+        json.loads((tmp_path / "out" / "configs" / f"{row.config}.json").read_text())["batch_size"]
+        for row in rows.values()
+    }
+    assert config == 8
 
 
 @pytest.mark.parametrize(
