@@ -195,7 +195,8 @@ const insight = new IntersectionObserver((entries) => {
 
 function showGuess(link, { label, confidence }) {
   const text = `predicted ${label}, ${percent(confidence)}`;
-  link.querySelector(".about").append(element("small", { className: "guess", textContent: text, title: text }));
+  const textContent = text.replace(/ %$/, "\u00a0%"); // stays with its number
+  link.querySelector(".about").append(element("small", { className: "guess", textContent, title: text }));
   link.setAttribute("aria-label", `${link.getAttribute("aria-label")}. Its label is ${text}`);
 }
 
