@@ -319,7 +319,7 @@ async def similar(
     summary="Mean average precision of the held-out queries",
     responses=problems(
         {
-            409: "this index was made without labels, so that nobody knows which answers are right; …",
+            409: "this index was built without labels, so that no image is held out to measure the answers …",
             422: "ties: Input should be 'expected' or 'order', not 'random'",
         }
     ),
@@ -338,7 +338,7 @@ async def eval_map(
 @reading.get(
     "/eval/curve",
     summary="What each Hamming distance is worth",
-    responses=problems({409: "this index was made without labels, so that nobody knows which …"}),
+    responses=problems({409: "this index was built without labels, so that no image is held out to …"}),
 )
 async def eval_curve(request: Request, searcher: Service) -> Curve:
     """Of the held-out queries against the index as it is now, and remembered until the index changes."""

@@ -72,7 +72,9 @@ router = guarded_router(
     responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}),
 )
 
-UNMEASURABLE = "this index was made without labels, so that nobody knows which answers are right; …"
+UNMEASURABLE = (
+    "this index was built without labels, so that no image is held out to measure the answers with; …"
+)
 NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some with POST /images"
 LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
 MOST_PAIRS = 10**10  # of codes that are compared for one answer: about a minute and a half on one core

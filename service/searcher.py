@@ -390,8 +390,8 @@ class Searcher:
         NothingToMeasure."""
         if self.queries is None:
             raise NothingToMeasure(
-                "this index was made without labels, so that nobody knows which answers are right; "
-                "build one with labelled images to measure it"
+                "this index was built without labels, so that no image is held out to measure the answers "
+                "with; labels given later do not change that, build one with labelled images"
             )
         queries, (_, codes) = self.queries, snapshot.engine.items()
         asked, ranked = queries.labels != UNLABELLED, snapshot.labels != UNLABELLED

@@ -3,7 +3,7 @@
 import { asTable, bars, chart, gauge, legend, line, scrolling, steps, svg, table } from "./charts.js";
 import { $, bitCount, element, fact, number, percent, plural, sentence } from "./dom.js";
 import { onMore, panel, saidWhenLate } from "./panels.js";
-import { depth } from "./quality.js";
+import { depth, refuseUnmeasurable } from "./quality.js";
 import { picture } from "./service.js";
 
 const NEAREST = 8; // results shown of a query
@@ -38,7 +38,10 @@ export async function open() {
 /** What the choice of a mAP decides. */
 async function measure() {
   $("map-denominator").disabled = $("map-k").value === ""; // it makes no difference to a whole ranking
-  const asked = showMap((get) => get(`eval/map?${chosen()}`));
+  const asked = showMap(async (get) => {
+    refuseUnmeasurable(await get("stats"));
+    return get(`eval/map?${chosen()}`);
+  });
   const measured = await saidWhenLate($("evaluation-status"), "Being measured …", asked);
   const unmeasurable = measured.error?.status === 409;
   if (measured.answer === null && measured.error === null) return measured; // a newer question took over

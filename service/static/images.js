@@ -1,7 +1,8 @@
 // The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
 
 import { stage } from "./adding.js";
-import { $, alertIn, element, fact, markPixels, number, plural, sentence } from "./dom.js";
+import { $, alertIn, element, fact, markPixels, number, percent, plural, sentence } from "./dom.js";
+import { guess } from "./predict.js";
 import { refreshQuality } from "./quality.js";
 import { ask, askPatiently, blobAddress, hasKey, picture, showPicture } from "./service.js";
 
@@ -23,6 +24,7 @@ let newest = null; // the lowest id of the images that were added from here
 let happened = ""; // what the status says beside the count
 let changing = false;
 let scrolled = 0; // how far, when the view was left
+let detailed = null; // the image whose details were opened last
 let followed = null; // the link or button by which it was left
 const shown = new Map(); // id -> {image, card}, in their order
 const selected = new Set(); // ids
@@ -291,13 +293,15 @@ async function labelSelected() {
 
 function openDetails(id, opener) {
   const { image } = shown.get(id);
+  detailed = image;
   followed = opener;
   alertIn($("details"));
-  $("details").dataset.id = id;
   $("details-title").textContent = `Image ${id}`;
   showPicture($("details-picture"), image.thumbnail);
   $("details-facts").replaceChildren(...facts(image).map(fact));
   $("details-label").value = image.label ?? "";
+  showGuess(null);
+  offerGuess(image);
   $("details-similar").href = `#search/${id}`;
   $("details-original").hidden = image.original === null;
   if (image.original !== null) $("details-original").href = image.original;
@@ -320,10 +324,23 @@ function facts({ path, folder, width, height, added, original, sha256, metadata 
   return [...Object.entries(known).filter(([, value]) => value !== null), ...own];
 }
 
-/** Of the image whose details are open. */
-async function saveLabel() {
-  const id = Number($("details").dataset.id);
-  const text = $("details-label").value.trim() || null;
+/** Offer an unlabelled image the label that its neighbours speak for. */
+async function offerGuess(image) {
+  if (image.label !== null) return;
+  const prediction = await guess(image.id);
+  if (image === detailed) showGuess(prediction);
+}
+
+function showGuess(prediction) {
+  const { label, confidence } = prediction ?? { label: "", confidence: 0 };
+  $("details-guess").textContent = label && `Predicted label “${label}”, confidence ${percent(confidence)}`;
+  $("details-accept").value = label;
+  $("details-accept").hidden = label === "";
+}
+
+/** Of the image whose details are open; null: none. */
+async function saveLabel(text) {
+  const { id } = detailed;
   try {
     show(await ask(`images/${id}`, labelled(text)));
   } catch (error) {
@@ -382,10 +399,12 @@ $("labelling-form").addEventListener("submit", (event) => {
 });
 $("details-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  saveLabel();
+  saveLabel($("details-label").value.trim() || null);
 });
+$("details-accept").addEventListener("click", ({ target }) => saveLabel(target.value));
+addEventListener("measured", () => $("details").open && offerGuess(detailed));
 $("details-delete").addEventListener("click", async () => {
-  const id = Number($("details").dataset.id);
+  const { id } = detailed;
   if (changing || !(await askToRemove([id]))) return;
   $("details").close();
   remove([id]);
@@ -393,8 +412,7 @@ $("details-delete").addEventListener("click", async () => {
 $("details-original").addEventListener("click", (event) => {
   if (!hasKey()) return;
   event.preventDefault();
-  const { original, path } = shown.get(Number($("details").dataset.id)).image;
-  saveOriginal(original, path.split("/").at(-1));
+  saveOriginal(detailed.original, detailed.path.split("/").at(-1));
 });
 for (const event of ["popstate", "hashchange"]) {
   addEventListener(event, () => dialogs.forEach((dialog) => dialog.open && dialog.close("")));

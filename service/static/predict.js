@@ -1,6 +1,12 @@
 // The label of an image, from what lies near it.
 
-export const VOTERS = 10;
+import { quality } from "./quality.js";
+import { ask } from "./service.js";
+
+const VOTERS = 10;
+const AROUND = 100; // neighbours of an unlabelled image among which labelled ones are looked for
+
+let guesses = new Map(); // id of an unlabelled image -> promise of its predicted label
 
 /**
  * The label that the nearest labelled results speak for, and how sure one may be: {label, confidence}, or null
@@ -24,3 +30,20 @@ export function predict(results, worth) {
   const [label, confidence] = [...confidences].reduce((best, each) => (each[1] > best[1] ? each : best));
   return { label, confidence };
 }
+
+/** The label that an unlabelled image's own neighbours speak for; null: nobody knows. */
+export function guess(id) {
+  if (quality.worth === null) return Promise.resolve(null);
+  if (!guesses.has(id)) {
+    guesses.set(
+      id,
+      ask(`images/${id}/similar?k=${AROUND}`).then(
+        ({ results }) => predict(results, quality.worth),
+        () => null,
+      ),
+    );
+  }
+  return guesses.get(id);
+}
+
+addEventListener("measured", () => (guesses = new Map()));

@@ -1,4 +1,5 @@
-// How good the answers are, as every view uses it: the calibrated precision of each distance, and the footer.
+// How good the answers are and which labels there are, as every view uses it: the calibrated precision of each
+// distance, and the footer.
 
 import { $, element, number, sentence } from "./dom.js";
 import { ask } from "./service.js";
@@ -6,12 +7,15 @@ import { ask } from "./service.js";
 /** worth: for each distance the share of images that have the query's label; null: not measured. */
 export const quality = { worth: null, labels: [] };
 
-/** Measure anew: at the start and whenever the index has changed. */
+/** Count and measure anew: at the start and whenever the index has changed. */
 export async function refreshQuality() {
   try {
-    const [curve, { map, per_class: classes, definition }] = await Promise.all([ask("eval/curve"), ask("eval/map")]);
+    const stats = await ask("stats");
+    quality.labels = stats.classes.filter(({ items }) => items > 0).map(({ label }) => label);
+    dispatchEvent(new Event("counted"));
+    refuseUnmeasurable(stats);
+    const [curve, { map, definition }] = await Promise.all([ask("eval/curve"), ask("eval/map")]);
     quality.worth = curve.precision_at;
-    quality.labels = classes.filter(({ items }) => items > 0).map(({ label }) => label);
     $("score").textContent = `mAP ${map.toFixed(3)}`;
     $("score").hidden = false;
     $("measure").replaceChildren(
@@ -20,12 +24,21 @@ export async function refreshQuality() {
     );
   } catch (error) {
     quality.worth = null;
-    quality.labels = [];
     $("score").hidden = true;
     const reason = sentence(error.message);
     $("measure").textContent = error.status === 409 ? `Not measured. ${reason}.` : reason;
   }
   dispatchEvent(new Event("measured"));
+}
+
+/** Throw what the service would answer where its counts leave nothing to measure: browsers log each refusal. */
+export function refuseUnmeasurable({ queries, labelled, classes }) {
+  if (classes.some(({ items, queries }) => items > 0 && queries > 0)) return;
+  const reason =
+    queries === 0
+      ? "this index was built without labels, so that no image is held out to measure the answers with; labels given later do not change that"
+      : `no indexed image has ${labelled === 0 ? "a label" : "the label of any held-out query"}`;
+  throw Object.assign(new Error(reason), { status: 409 });
 }
 
 /** How much of the ranking a measurement looks at. */

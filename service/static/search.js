@@ -2,12 +2,12 @@
 
 import { $, alertIn, bitCount, element, markPixels, number, percent } from "./dom.js";
 import { pathOf } from "./files.js";
-import { predict } from "./predict.js";
+import { guess, predict } from "./predict.js";
 import { quality } from "./quality.js";
 import { ask, picture, showPicture } from "./service.js";
 
 const SAMPLES = 18;
-const AROUND = 100; // neighbours of an unlabelled result among which labelled ones are looked for
+const ROUNDS = 4; // of drawing them, as some are drawn twice
 const FOLDER = " Only the first image of the folder was searched with; the Images view adds whole folders.";
 const view = $("search-view");
 
@@ -17,7 +17,6 @@ let answer = null; // to `current`
 let cards = []; // of the answer's results, in their order
 let items = null; // number of indexed images
 const visited = new Map(); // history state -> query whose image only this tab has
-let guesses = new Map(); // id of an unlabelled image -> promise of its predicted label
 
 /** Show what an address stands for: an indexed image's id, an image of this tab, or the start. */
 export function open(id, state, elsewhere) {
@@ -185,21 +184,6 @@ function showPrediction(prediction) {
   $("confidence").textContent = `confidence ${percent(prediction.confidence)}`;
 }
 
-/** The label that an unlabelled image's own neighbours speak for; null: nobody knows. */
-export function guess(id) {
-  if (quality.worth === null) return Promise.resolve(null);
-  if (!guesses.has(id)) {
-    guesses.set(
-      id,
-      ask(`images/${id}/similar?k=${AROUND}`).then(
-        ({ results }) => predict(results, quality.worth),
-        () => null,
-      ),
-    );
-  }
-  return guesses.get(id);
-}
-
 /** Predictions are asked for when their result comes into sight: there may be hundreds. */
 const insight = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
@@ -211,7 +195,8 @@ const insight = new IntersectionObserver((entries) => {
 
 function showGuess(link, { label, confidence }) {
   const text = `predicted ${label}, ${percent(confidence)}`;
-  link.querySelector(".about").append(element("small", { className: "guess", textContent: text, title: text }));
+  const textContent = text.replace(/ %$/, "\u00a0%"); // stays with its number
+  link.querySelector(".about").append(element("small", { className: "guess", textContent, title: text }));
   link.setAttribute("aria-label", `${link.getAttribute("aria-label")}. Its label is ${text}`);
 }
 
@@ -271,25 +256,47 @@ function start() {
   showSamples();
 }
 
-/** Some indexed images to start from. Ids begin at 1 and may have gaps. */
+/** Some indexed images to start from. */
 async function showSamples() {
+  let samples;
   try {
     ({ items } = await ask("health/ready"));
+    samples = await drawn();
   } catch (error) {
-    return alertIn(view, error.message);
+    if (current === null) alertIn(view, error.message);
+    return;
   }
   if (current !== null) return;
-  const ids = new Set();
-  while (ids.size < Math.min(SAMPLES, items)) ids.add(1 + Math.floor(Math.random() * items));
-  const samples = await Promise.allSettled([...ids].map((id) => ask(`images/${id}`)));
-  if (current !== null) return;
-  $("results").replaceChildren(
-    ...samples.filter(({ status }) => status === "fulfilled").map(({ value }) => sample(value)),
-  );
+  $("results").replaceChildren(...samples.map(sample));
   $("status").textContent =
     items === 0
       ? "The index is empty."
       : `Choose an image, or start from one of the ${number.format(items)} in the index.`;
+}
+
+const pageAfter = (after, limit) => ask(`images?after=${after}&limit=${limit}`);
+
+/**
+ * Different images at random, SAMPLES or all there are: those that follow random ids, as ids have gaps. The highest
+ * is not known; an id that nothing follows says that it is lower.
+ */
+async function drawn() {
+  const { images: first, next } = await pageAfter(0, SAMPLES);
+  if (next === null) return first;
+  const found = new Map();
+  const begin = first[0].id - 1;
+  let end = begin + Math.max(items, SAMPLES);
+  while ((await pageAfter(end, 1)).images.length > 0) end = begin + 2 * (end - begin);
+  for (let round = 0; round < ROUNDS && found.size < SAMPLES; round += 1) {
+    const cursors = Array.from({ length: SAMPLES - found.size }, () => begin + Math.floor(Math.random() * (end - begin)));
+    const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1)));
+    pages.forEach(({ images: [image] }, i) => {
+      if (image) found.set(image.id, image);
+      else end = Math.min(end, cursors[i]);
+    });
+  }
+  for (const image of first) if (found.size < SAMPLES) found.set(image.id, image);
+  return [...found.values()];
 }
 
 function sample({ id, label, thumbnail }) {
@@ -317,9 +324,12 @@ addEventListener("changed", ({ detail }) => {
   items = detail;
   if (current !== null) search();
 });
-addEventListener("measured", () => {
-  guesses = new Map();
+addEventListener("counted", () => {
+  const before = chosenLabels().length;
   offerLabels();
+  if (chosenLabels().length < before && current !== null) search(); // no image has that label any more
+});
+addEventListener("measured", () => {
   if (answer !== null) show(answer);
 });
 

@@ -1,24 +1,38 @@
 """What the tests of the page do with a real browser."""
 
 import base64
+import math
 from collections.abc import Iterator
+from io import BytesIO
 
+import httpx
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from tests.conftest import draw
+
+LOOKS = [
+    pytest.param("light", 1280),
+    *(
+        pytest.param(scheme, width, marks=pytest.mark.slow)
+        for scheme, width in (("light", 360), ("dark", 1280), ("dark", 360))
+    ),
+]  # colour scheme and width in pixels; axe takes seconds for each
 PATIENCE = 30_000  # milliseconds until what is expected must have come: machines are slow at times
-REFUSAL = "status of 4"  # in Chromium's words
+COMPLAINT = "the server responded with a status of {} "  # of Chromium, for each request that is refused
 
 expect.set_options(timeout=PATIENCE)
 
 
 def opened(
-    browser: Browser, address: str, tolerated: tuple[str, ...] = (REFUSAL,), **options: object
+    browser: Browser, address: str, *, refused: tuple[int, ...] = (), offline: bool = False, **options: object
 ) -> Iterator[Page]:
     """The page at an address, until the loop over it ends; then a failure if the browser complained of
-    anything but what is tolerated."""
+    anything but requests that were refused with one of these statuses, or not sent for want of a network."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
+    tolerated = [COMPLAINT.format(status) for status in refused] + ["ERR_INTERNET_DISCONNECTED"] * offline
     complaints: list[str] = []
     outside: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -29,6 +43,23 @@ def opened(
     context.close()
     assert [text for text in complaints if not any(each in text for each in tolerated)] == []
     assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
+
+
+def png(seed: int, label: int = 0) -> bytes:
+    """A picture that the collection does not have."""
+    file = BytesIO()
+    draw(label, 10_000 + seed).save(file, "PNG")
+    return file.getvalue()
+
+
+def prediction(address: str, item_id: int) -> tuple[str, int]:
+    """The label that an image's ten nearest labelled neighbours speak for; its confidence in percent."""
+    worth = httpx.get(f"{address}/eval/curve").raise_for_status().json()["precision_at"]
+    near = httpx.get(f"{address}/images/{item_id}/similar?k=100").raise_for_status().json()["results"]
+    votes = [(each["label"], worth[each["distance"]]) for each in near if each["label"] is not None][:10]
+    sums = {label: sum(p * p for name, p in votes if name == label) for label, _ in votes}
+    label = max(sums, key=lambda name: sums[name])
+    return label, math.floor(100 * sums[label] / sum(p for _, p in votes) + 0.5)
 
 
 def give(page: Page, kind: str, data: bytes, name: str = "mine.png") -> None:
@@ -45,6 +76,12 @@ def give(page: Page, kind: str, data: bytes, name: str = "mine.png") -> None:
         }""",
         [kind, name, base64.b64encode(data).decode()],
     )
+
+
+def fits(page: Page, width: int) -> bool:
+    """Whether nothing stands beyond a window of this width, which the page then has."""
+    page.set_viewport_size({"width": width, "height": 800})
+    return bool(page.evaluate("document.documentElement.scrollWidth") <= width)
 
 
 def barriers(page: Page) -> list[str]:

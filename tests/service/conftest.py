@@ -5,10 +5,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from index.artifact import Artifact
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import serve_here
 from tests.service.browser import opened
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -30,10 +34,26 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, server: str) -> Iterator[Page]:
-    """The page, opened. Ends with a failure if the browser complained of anything but a refused search."""
+    """The page, opened. Ends with a failure if the browser complained of anything."""
     yield from opened(browser, server)
 
 
 @pytest.fixture
 def picture(artifact: Artifact) -> Path:
     return Path(artifact.manifest.data["root"]) / "class2" / "007.png"
+
+
+@pytest.fixture
+def mine(artifact: Artifact, tmp_path: Path) -> Path:
+    """A copy of the collection, of the test alone; the images stay where they are."""
+    return Path(shutil.copytree(artifact.path, tmp_path / "artifact"))
+
+
+@pytest.fixture
+def http(mine: Path) -> Iterator[httpx.Client]:
+    """A service over a collection of the test alone."""
+    with (
+        serve_here(create_app(Settings(artifact=mine))) as address,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client

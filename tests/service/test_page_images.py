@@ -1,10 +1,8 @@
 """The view that looks after the images, in a real browser against the real service."""
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from index.artifact import Artifact
 from service import changes
 from service.app import create_app
 from service.decoding import Decoded, Pool
 from service.settings import Settings
-from tests.conftest import draw, serve_here
-from tests.service.browser import REFUSAL, barriers, give, opened
+from tests.conftest import serve_here
+from tests.service.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
 MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
 
@@ -37,31 +34,9 @@ def view(browser: Browser, server: str) -> Iterator[Page]:
 
 
 @pytest.fixture
-def mine(artifact: Artifact, tmp_path: Path) -> Path:
-    """A copy of the collection, of the test alone; the images stay where they are."""
-    return Path(shutil.copytree(artifact.path, tmp_path / "artifact"))
-
-
-@pytest.fixture
-def http(mine: Path) -> Iterator[httpx.Client]:
-    with (
-        serve_here(create_app(Settings(artifact=mine))) as address,
-        httpx.Client(base_url=address) as client,
-    ):
-        yield client
-
-
-@pytest.fixture
 def my_view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
     """Over a collection of the test alone."""
     yield from images_view(browser, str(http.base_url).rstrip("/"))
-
-
-def png(seed: int, label: int = 0) -> bytes:
-    """A picture that the collection does not have."""
-    file = BytesIO()
-    draw(label, 10_000 + seed).save(file, "PNG")
-    return file.getvalue()
 
 
 def files(count: int) -> list[Any]:
@@ -179,7 +154,7 @@ def test_a_service_may_take_less_and_files_may_be_gone(browser: Browser, mine: P
     with (tmp_path / "film.mp4").open("wb") as film:
         film.truncate(200_000_001)
     with serve_here(create_app(Settings(artifact=mine, max_batch=3))) as address:
-        for view in images_view(browser, address):
+        for view in images_view(browser, address, refused=(400,)):
             view.set_input_files("#add-files", [*(tmp_path / f"{n}.png" for n in range(7)), film.name])
             (tmp_path / "2.png").unlink()
             view.get_by_role("button", name="Add 8 images").click()
@@ -285,9 +260,8 @@ def test_a_full_or_lost_service_is_waited_for(
     gate: threading.Event, browser: Browser, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "ADDING", 1)
-    tolerated = (REFUSAL, "status of 503", "ERR_INTERNET_DISCONNECTED")
     with serve_here(create_app(Settings(artifact=mine))) as address:
-        for view in images_view(browser, address, tolerated=tolerated):
+        for view in images_view(browser, address, refused=(503,), offline=True):
             status = view.locator("#adding-status")
             view.set_input_files("#add-files", files(20))
             view.get_by_role("button", name="Add 20 images").click()
@@ -334,26 +308,51 @@ def test_details_are_shown_and_the_label_changed(my_view: Page, http: httpx.Clie
     assert http.get("/images/3").json()["label"] is None
 
 
-def test_several_are_labelled_and_what_fails_is_named(my_view: Page, http: httpx.Client) -> None:
-    for item_id in (1, 2, 3):
-        my_view.get_by_role("checkbox", name=f"Select image {item_id},").check()
-    http.delete("/images/2").raise_for_status()  # by somebody else
-    my_view.get_by_role("button", name="Label …").click()
-    dialog = my_view.get_by_role("dialog", name="Label of 3 images")
-    dialog.get_by_label("Label").fill("fox")
-    dialog.get_by_role("button", name="Set the label").click()
-    expect(my_view.locator("#images-status")).to_contain_text("2 images labelled.")
-    expect(my_view.locator("#failures li")).to_have_text(["Image 2: there is no image 2"])
-    assert [image["id"] for image in listed(http, label="fox")] == [1, 3]
-    expect(my_view.locator("#selection-count")).to_have_text("1 selected")
-    my_view.select_option("#images-filter", label="fox (2)")
-    expect(my_view.locator("#images-list li")).to_have_count(2)
-    my_view.get_by_role("checkbox").first.check()
-    my_view.get_by_role("button", name="Select all shown").click()
-    my_view.get_by_role("button", name="Label …").click()
-    my_view.get_by_role("button", name="Remove the label").click()
-    expect(my_view.locator("#images-status")).to_contain_text("2 images without a label now.")
-    assert listed(http, label="fox") == []
+def test_a_predicted_label_is_shown_and_accepted(my_view: Page, http: httpx.Client) -> None:
+    expect(my_view.locator("#score")).to_be_visible()
+    label, confidence = prediction(str(http.base_url).rstrip("/"), 62)
+    my_view.get_by_role("button", name="Details of image 3, circle").click()
+    expect(my_view.get_by_role("dialog", name="Image 3")).to_be_visible()
+    expect(my_view.locator("#details-guess")).to_have_text("")
+    expect(my_view.get_by_role("button", name="Accept")).to_be_hidden()
+    my_view.keyboard.press("Escape")
+
+    my_view.select_option("#images-filter", label="No label (3)")
+    details = my_view.get_by_role("button", name="Details of image 62, no label")
+    details.click()
+    words = f"Predicted label “{label}”, confidence {confidence} %"
+    expect(my_view.locator("#details-guess")).to_have_text(words)
+    my_view.locator("#details-label").focus()
+    tab_to(my_view, "#details-accept")
+    my_view.keyboard.press("Enter")
+    expect(my_view.locator("#details")).to_be_hidden()
+    expect(my_view.locator("#images-status")).to_contain_text("Image 62 labelled.")
+    expect(my_view.locator("li:has(a[href='#search/62']) strong")).to_have_text(label)
+    expect(my_view.get_by_role("button", name=f"Details of image 62, {label}")).to_be_focused()
+    assert http.get("/images/62").json()["label"] == label
+
+
+def test_several_are_labelled_and_what_fails_is_named(browser: Browser, http: httpx.Client) -> None:
+    for view in images_view(browser, str(http.base_url).rstrip("/"), refused=(404,)):
+        for item_id in (1, 2, 3):
+            view.get_by_role("checkbox", name=f"Select image {item_id},").check()
+        http.delete("/images/2").raise_for_status()  # by somebody else
+        view.get_by_role("button", name="Label …").click()
+        dialog = view.get_by_role("dialog", name="Label of 3 images")
+        dialog.get_by_label("Label").fill("fox")
+        dialog.get_by_role("button", name="Set the label").click()
+        expect(view.locator("#images-status")).to_contain_text("2 images labelled.")
+        expect(view.locator("#failures li")).to_have_text(["Image 2: there is no image 2"])
+        assert [image["id"] for image in listed(http, label="fox")] == [1, 3]
+        expect(view.locator("#selection-count")).to_have_text("1 selected")
+        view.select_option("#images-filter", label="fox (2)")
+        expect(view.locator("#images-list li")).to_have_count(2)
+        view.get_by_role("checkbox").first.check()
+        view.get_by_role("button", name="Select all shown").click()
+        view.get_by_role("button", name="Label …").click()
+        view.get_by_role("button", name="Remove the label").click()
+        expect(view.locator("#images-status")).to_contain_text("2 images without a label now.")
+        assert listed(http, label="fox") == []
 
 
 def test_by_keyboard_alone_images_are_selected_and_deleted(my_view: Page, http: httpx.Client) -> None:
@@ -394,7 +393,7 @@ def test_a_read_only_index_says_so_and_is_shown(
     reason = "attempt to write a readonly database"
     monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
     with serve_here(create_app(Settings(artifact=mine))) as address:
-        for view in images_view(browser, address):
+        for view in images_view(browser, address, refused=(409,)):
             view.set_input_files("#add-files", files(1))
             view.get_by_role("button", name="Add 1 image").click()
             expect(view.locator("#adding").get_by_role("alert")).to_contain_text(reason)
@@ -410,7 +409,7 @@ def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: P
     read, write = "a-key-that-reads-1", "a-key-that-writes-1"
     settings = Settings(artifact=mine, read_keys=read, write_keys=write)
     with serve_here(create_app(settings)) as address:
-        for page in opened(browser, address):
+        for page in opened(browser, address, refused=(401, 403)):
             page.get_by_label("Key", exact=True).fill(read)
             page.get_by_role("button", name="Use it").click()
             page.get_by_role("link", name="Images", exact=True).click()
@@ -424,7 +423,7 @@ def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: P
                 page.get_by_role("link", name="Original file").click()
             assert saved.value.suggested_filename == "000.png"
     with serve_here(create_app(Settings(artifact=mine, write_keys=write))) as address:
-        for view in images_view(browser, address):  # reading needs none
+        for view in images_view(browser, address, refused=(401,)):  # reading needs none
             view.set_input_files("#add-files", files(1))
             view.get_by_role("button", name="Add 1 image").click()
             view.locator("#key").get_by_role("button", name="Cancel").click()
@@ -435,9 +434,9 @@ def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: P
             expect(view.locator("#adding-status")).to_have_text("Done: 1 added.")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_kept_out(browser: Browser, server: str, scheme: str) -> None:
-    for view in images_view(browser, server, color_scheme=scheme):
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_nobody_is_kept_out(browser: Browser, server: str, scheme: str, width: int) -> None:
+    for view in images_view(browser, server, refused=(415,), color_scheme=scheme):
         view.set_input_files("#add-files", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no"})
         view.get_by_role("button", name="Add 1 image").click()
         expect(view.locator("#refusals li")).to_have_count(1)
@@ -445,13 +444,13 @@ def test_nobody_is_kept_out(browser: Browser, server: str, scheme: str) -> None:
         expect(view.locator("#images-list li")).to_have_count(3)
         view.set_input_files("#add-files", files(2))
         view.get_by_role("checkbox").first.check()
-        for width in (1280, 360):
-            view.set_viewport_size({"width": width, "height": 800})
-            assert view.evaluate("document.documentElement.scrollWidth") <= width
-            assert barriers(view) == []
-            view.get_by_role("button", name="Details of").first.click()
-            assert barriers(view) == []
-            view.keyboard.press("Escape")
+        assert fits(view, 360)
+        assert fits(view, width)
+        assert barriers(view) == []
+        view.get_by_role("button", name="Details of").first.click()
+        expect(view.get_by_role("button", name="Accept")).to_be_visible()
+        assert barriers(view) == []
+        view.keyboard.press("Escape")
         for button in ("Label …", "Delete …"):
             view.get_by_role("button", name=button).click()
             assert barriers(view) == []
