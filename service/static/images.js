@@ -314,7 +314,7 @@ function facts({ path, folder, width, height, added, original, sha256, metadata 
     Folder: folder,
     Size: `${number.format(width)} × ${number.format(height)} pixels`,
     Added: added && new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),
-    Original: original === null ? "not kept" : null,
+    Original: original === null ? "not available" : null,
     "SHA-256": sha256,
   };
   const own = Object.entries(metadata).map(([name, value]) => [
