@@ -1,12 +1,15 @@
 """The command, as a process of its own, against a service in another."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +130,22 @@ def test_labels_that_the_folder_gives_anew_are_given(hebbsearch: Run, folder: Pa
     shutil.copyfile(folder / "one" / "2.png", folder / "two words" / "again.png")
     twice = added(hebbsearch, folder, "--label-folders")
     assert (twice["relabelled"], labels()["one/2.png"]) == (0, "one")  # the file at the image's path says it
+
+
+def test_a_terminal_shows_how_far_it_is(address: str, folder: Path) -> None:
+    ours, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    command = [sys.executable, "-m", "service.command", "add", str(folder), "--url", address]
+    with subprocess.Popen(command, env=environment(None), stdout=subprocess.PIPE, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # what Linux says of a terminal that nobody has open any more
+            while part := os.read(ours, 4096):
+                shown += part
+        os.close(ours)
+        assert process.stdout is not None and b"20 added" in process.stdout.read()
+    assert process.returncode == 3
+    assert b"22/22" in shown and b"100%" in shown, shown
 
 
 def test_nothing_is_removed_for_a_folder_that_is_empty_by_mistake(hebbsearch: Run, folder: Path) -> None:
