@@ -260,7 +260,7 @@ function start() {
 async function showSamples() {
   let samples;
   try {
-    ({ items } = await ask("health/ready"));
+    ({ items } = await ask("stats"));
     samples = await drawn();
   } catch (error) {
     if (current === null) alertIn(view, error.message);

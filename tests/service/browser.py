@@ -41,7 +41,8 @@ def opened(
     page.goto(address)
     yield page
     context.close()
-    assert [text for text in complaints if not any(each in text for each in tolerated)] == []
+    complaints = [text for text in complaints if not any(each in text for each in tolerated)]
+    assert not complaints, complaints
     assert [url for url in outside if not url.startswith(("blob:", "data:"))] == []
 
 

@@ -104,6 +104,9 @@ def test_of_few_images_all_are_samples(browser: Browser, http: httpx.Client) -> 
         http.delete(f"/images/{item_id}").raise_for_status()
     for page in opened(browser, str(http.base_url).rstrip("/")):
         expect(page.locator("#results a")).to_have_count(3)
+        expect(page.locator("#measure")).to_contain_text("No indexed image has a label")
+        for thumbnail in page.locator("#results img").all():  # nothing is asked for any more
+            expect(thumbnail).to_have_js_property("naturalWidth", 24)
         for item_id in (61, 62, 63):
             http.delete(f"/images/{item_id}").raise_for_status()
         page.reload()
