@@ -307,6 +307,13 @@ def test_without_labels_it_says_what_to_do_and_shows_the_codes(
             expect(page.locator("#duplicates-words")).to_be_visible()
 
 
+def let_go(page: Page, held: list[Route]) -> None:
+    """Send the request on that is held back, once it was made."""
+    while not held:
+        page.wait_for_timeout(10)
+    held.pop().continue_()
+
+
 def test_what_is_late_is_announced_and_what_was_there_stays(browser: Browser, mine: Path) -> None:
     held: list[Route] = []
     with serve_here(create_app(Settings(artifact=mine))) as address:
@@ -316,7 +323,7 @@ def test_what_is_late_is_announced_and_what_was_there_stays(browser: Browser, mi
             show(page, "Evaluation")
             expect(page.locator("#map-panel .pending")).to_be_visible()
             expect(page.locator("#evaluation-status")).to_have_text("Being measured …")
-            held.pop().continue_()
+            let_go(page, held)
             value = page.locator("#map-value")
             expect(value).to_be_visible()
             before = value.text_content()
@@ -328,7 +335,7 @@ def test_what_is_late_is_announced_and_what_was_there_stays(browser: Browser, mi
             expect(page.locator("#map-panel")).to_have_attribute("aria-busy", "true")
             expect(value).to_have_text(before or "")
             expect(page.locator("#map-panel .pending")).to_be_hidden()
-            held.pop().continue_()
+            let_go(page, held)
             expect(value).not_to_have_text(before or "")
             expect(page.locator("#map-facts")).to_contain_text("Images ranked50")
             show(page, "Codes")
