@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.exceptions import HTTPException
 
-from service.settings import Settings
+from service.settings import Settings, split
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -49,11 +49,6 @@ def keys(settings: Settings) -> list[tuple[bytes, Access]]:
         Access.ADMIN: settings.admin_keys,
     }
     return [(key.encode(), level) for level, text in levels.items() for key in split(text.get_secret_value())]
-
-
-def split(text: str) -> list[str]:
-    """Keys, separated by commas."""
-    return [key.strip() for key in text.split(",") if key.strip()]
 
 
 def allowed_by(key: str, known: list[tuple[bytes, Access]]) -> Access:
@@ -157,9 +152,10 @@ def may_have_originals(request: Request) -> bool:
     """Whether whoever asks gets images as they came, with all that their files say of themselves."""
     settings: Settings = request.app.state.settings
     level = {"readers": Access.READ, "writers": Access.WRITE}.get(settings.originals_to)
+    if level is None:
+        return False
     try:
-        if level is not None:
-            check(request, level)
+        check(request, level)
     except HTTPException:
         return False
-    return level is not None
+    return True

@@ -362,37 +362,42 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
         sha256=None if asked.sha256 is None else bytes.fromhex(asked.sha256),
     )
     more, found = len(found) > asked.limit, found[: asked.limit]
-    return Page(
-        images=[described(item, request, searcher) for item in found], next=found[-1].id if more else None
-    )
+    described = describing(request, searcher)
+    return Page(images=[described(item) for item in found], next=found[-1].id if more else None)
 
 
 @reading.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
 def image(item_id: ItemId, request: Request, searcher: Service) -> Image:
     """Indexed images and held-out queries."""
-    return described(_found(searcher.catalogue.get, item_id), request, searcher)
+    return describing(request, searcher)(_found(searcher.catalogue.get, item_id))
 
 
-def described(item: Item, request: Request, searcher: Searcher) -> Image:
-    original = None
-    if may_have_originals(request):
-        with suppress(NoOriginal):
-            searcher.original_of(item)
-            original = address(request, item.id, "original")
-    return Image(
-        id=item.id,
-        path=item.path,
-        folder=item.folder or None,
-        label=item.label,
-        split=item.split,
-        width=item.width,
-        height=item.height,
-        added=item.added,
-        sha256=item.sha256,
-        metadata=dict(item.metadata),
-        thumbnail=address(request, item.id, "thumbnail"),
-        original=original,
-    )
+def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
+    """What makes of an item what is told of it to whoever asks."""
+    originals = may_have_originals(request)
+
+    def described(item: Item) -> Image:
+        original = None
+        if originals:
+            with suppress(NoOriginal):
+                searcher.original_of(item)
+                original = address(request, item.id, "original")
+        return Image(
+            id=item.id,
+            path=item.path,
+            folder=item.folder or None,
+            label=item.label,
+            split=item.split,
+            width=item.width,
+            height=item.height,
+            added=item.added,
+            sha256=item.sha256,
+            metadata=dict(item.metadata),
+            thumbnail=address(request, item.id, "thumbnail"),
+            original=original,
+        )
+
+    return described
 
 
 @reading.get(

@@ -30,14 +30,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from index.artifact import ArtifactError, in_service
 from index.space import no_space
 from service import admin, api, changes, decoding, insight
-from service.access import split
 from service.carrying import CannotCarry
 from service.library import HeldOut, OtherBytes
 from service.live import ANSWERING, Live, NotReplaced
 from service.metrics import Metrics
 from service.schemas import PAUSE, PROBLEM_MEDIA_TYPE, READING, TOO_SLOW, problem, too_large, too_many
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, split
 from service.watching import Watching, configure_logging
 
 log = logging.getLogger("hebbsearch")

@@ -23,7 +23,7 @@ from service.api import (
     UNREADABLE_JSON,
     ItemId,
     checked,
-    described,
+    describing,
     is_form,
     lease,
     no_image,
@@ -175,10 +175,11 @@ def _added(
     searcher, library = generation.searcher, generation.library
     if prepared.library is not library:  # another artifact is served since then
         prepared = library.prepare(uploads, decode=request.state.large.decode)
+    described = describing(request, searcher)
 
     def found(item_id: int) -> Image | None:
         try:
-            return described(searcher.catalogue.get(item_id), request, searcher)
+            return described(searcher.catalogue.get(item_id))
         except KeyError:  # removed by another process at this moment
             return None
 
@@ -209,7 +210,7 @@ async def change(item_id: ItemId, asked: Change, request: Request, sha256: OnlyI
             metadata=asked.metadata,
             sha256=sha256,
         )
-        return described(generation.searcher.catalogue.get(item_id), request, generation.searcher)
+        return describing(request, generation.searcher)(generation.searcher.catalogue.get(item_id))
 
     with place(request.state.changing, BUSY), lease(request) as current:
         return await _write(request, work, item_id, ids_of=current)

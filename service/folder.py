@@ -90,8 +90,7 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
             continue
         label = label_of(path)
         if known and sha256 in images:
-            first = seen.setdefault(sha256, label)
-            if first is None or (label is not None and images[sha256].path == path):
+            if seen.get(sha256) is None or (label is not None and images[sha256].path == path):
                 seen[sha256] = label
             plan.unchanged += 1
         else:

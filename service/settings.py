@@ -13,6 +13,11 @@ SHORTEST_KEY = 16
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers send it
 
 
+def split(text: str) -> list[str]:
+    """What commas separate."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 class Settings(BaseSettings):
     """HEBBSEARCH_ARTIFACT is required; the rest has defaults. The descriptions are those of the README."""
 
@@ -81,7 +86,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, text: str) -> str:
-        for origin in (each.strip() for each in text.split(",") if each.strip()):
+        for origin in split(text):
             if not ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"{origin} is no origin; name each, in small letters and without a path, such as "
@@ -92,7 +97,7 @@ class Settings(BaseSettings):
     @field_validator("read_keys", "write_keys", "admin_keys")
     @classmethod
     def _long_enough(cls, text: SecretStr) -> SecretStr:
-        if any(len(key.strip()) < SHORTEST_KEY for key in text.get_secret_value().split(",") if key.strip()):
+        if any(len(key) < SHORTEST_KEY for key in split(text.get_secret_value())):
             raise ValueError(
                 f"a key has fewer than {SHORTEST_KEY} characters; make one with openssl rand -hex 16"
             )
