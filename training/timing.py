@@ -91,10 +91,15 @@ QUICK_SAMPLING = Sampling(2, 2, 1)
 Images = Callable[[], Loaded]  # read when they are first needed: not where everything is known
 
 
+def learns_as(method: str) -> str:
+    """The method that learns the same in the shortest time."""
+    return FAST.get(method, method)
+
+
 def with_fast(methods: Iterable[str]) -> list[str]:
     """`methods` and, for each two-phase original among them, the fast one that learns the same."""
     methods = list(methods)
-    return list(dict.fromkeys([*methods, *(FAST.get(method, method) for method in methods)]))
+    return list(dict.fromkeys([*methods, *map(learns_as, methods)]))
 
 
 def check_methods(table: int, methods: Iterable[str]) -> None:
@@ -306,7 +311,7 @@ class Durations(Cells):
         return with_fast(
             method
             for method in with_fast(methods)
-            if method not in run or run[method] != run.get(FAST.get(method, method))
+            if method not in run or run[method] != run.get(learns_as(method))
         )
 
     def measure(
@@ -480,11 +485,6 @@ def converge(
 
 
 # --- The tables --------------------------------------------------------------------------------------
-
-
-def learns_as(method: str) -> str:
-    """The method that learns the same in the shortest time."""
-    return FAST.get(method, method)
 
 
 def check_networks(request: Request) -> None:
