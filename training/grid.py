@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,20 +237,21 @@ def smaller(loaded: Loaded, images: int) -> Loaded:
 
 
 class Countdown:
-    """Says after each cell what came out, how many are left, and for about how long."""
+    """How many pieces of a work are left, and for about how long, if they take as long as those before."""
 
-    def __init__(self) -> None:
-        self.done = 0
-        self.begin = time.monotonic()
+    def __init__(self, pieces: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.pieces, self.clock = pieces, clock
+        self.done, self.begin = 0, clock()
 
-    def finished(self, cell: Cell, left: Iterable[Task]) -> None:
-        """One cell less."""
+    def one_done(self, left: int) -> str:
+        """`2 of 5 cells, about 3 min left`: after one more piece, with `left` to come."""
         self.done += 1
-        count = sum(len(task.labels) for task in left)
-        rest = (time.monotonic() - self.begin) / self.done * count
-        names = ("top1", "map", "map_at_100_retrieved")
-        said = ", ".join(f"{name} {cell.figures[name]:.4f}" for name in names if name in cell.figures)
-        log.info(
-            "%s, %s, seed %d: %s; %d of %d cells, about %.0f min left",
-            *(cell.method, cell.labels, cell.seed, said, self.done, self.done + count, rest / 60),
-        )
+        rest = (self.clock() - self.begin) / self.done * left
+        return f"{self.done} of {self.done + left} {self.pieces}, about {rest / 60:.0f} min left"
+
+
+def said(cell: Cell) -> str:
+    """A cell in a line of the log."""
+    names = ("top1", "map", "map_at_100_retrieved")
+    shown = ", ".join(f"{name} {cell.figures[name]:.4f}" for name in names if name in cell.figures)
+    return f"{cell.method}, {cell.labels}, seed {cell.seed}: {shown}"

@@ -40,6 +40,7 @@ from training.grid import (
     Task,
     missing,
     run_task,
+    said,
     smaller,
 )
 from training.nets.backbones import smallest_image
@@ -220,7 +221,7 @@ def compute(
     if flags.quick:
         loaded = smaller(loaded, QUICK_IMAGES)
     check_labels(loaded.images, flags.regimes)
-    countdown = Countdown()
+    countdown = Countdown("cells")
     failed, elsewhere = set[tuple[str, int]](), set[tuple[str, int]]()
     # Asked anew after each task: another process may have finished some meanwhile.
     while tasks := [task for task in left() if (task.method, task.seed) not in failed | elsewhere]:
@@ -231,7 +232,8 @@ def compute(
                     continue
                 config = configs.get(method, first)
                 for cell in run_task(task, config, cells, loaded, Path(flags.work), flags.on):
-                    countdown.finished(cell, left())
+                    still = sum(len(task.labels) for task in left())
+                    log.info("%s; %s", said(cell), countdown.one_done(still))
         except Claimed:
             elsewhere.add((method, seed))
             log.info("%s, seed %d: left to the process that is computing it", method, seed)

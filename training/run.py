@@ -343,8 +343,10 @@ class Run:
                 self.save(stage, epoch + 1, state())
                 last = epoch + 1 == count
                 if bar.disable and (last or time.monotonic() - said > 10):  # no terminal: say it in lines
-                    said = time.monotonic()
-                    log.info("%s: epoch %d of %d, %.0f s", stage, epoch + 1, count, self.seconds[stage])
+                    said, seconds = time.monotonic(), self.seconds[stage]
+                    left = seconds / (epoch + 1) * (count - epoch - 1) / 60
+                    shown = f"{stage}: epoch {epoch + 1} of {count}, {seconds:.0f} s"
+                    log.info("%s, about %.0f min left", shown, left)
 
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
         """Write the checkpoint; the old one stays until the new one is complete."""

@@ -30,7 +30,7 @@ from training.data import DataError, Loaded
 from training.device import set_up_process
 from training.export import describe
 from training.finetune import nesterov
-from training.grid import QUICK_IMAGES, alone, smaller, work_folder
+from training.grid import QUICK_IMAGES, Countdown, alone, smaller, work_folder
 from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Linear, convolve
@@ -223,6 +223,7 @@ def interleaved(
     round. Calling a case prepares a go, which is then timed."""
     names = list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    countdown = Countdown("rounds")
     for number in range(-1, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
@@ -232,6 +233,7 @@ def interleaved(
             taken = clock() - start
             if number >= 0:
                 seconds[name].append(taken)
+        log.info("timed: %s", countdown.one_done(rounds - 1 - number))
     return seconds
 
 
@@ -470,10 +472,12 @@ def converge(
     configs: Mapping[str, Config], seeds: int, finished: Trajectories, images: Images, work: Path
 ) -> None:
     """Trajectories of each method for seeds 0 … `seeds` − 1; finished ones are not run again."""
+    countdown = Countdown("runs")
     with finished.cells.claimed(configs):
-        for seed, (method, config) in itertools.product(range(seeds), configs.items()):
-            if (method, seed) in finished.read():
-                continue
+        known = finished.read()
+        missing = [(seed, name) for seed in range(seeds) for name in configs if (name, seed) not in known]
+        for number, (seed, method) in enumerate(missing, 1):
+            config = configs[method]
             folder = work_folder(config, images(), work) / f"{seed}-epochs"
             with alone(folder):
                 run = Run(dataclasses.replace(config, seed=seed), folder, images())
@@ -481,7 +485,8 @@ def converge(
                 name, machine = finished.cells.remember(config), describe(run.device)
                 finished.add(method, seed, Trajectory(name, machine, accuracies))
                 shutil.rmtree(folder)
-            log.info("%s, seed %d: converged in epoch %d", method, seed, converged(accuracies))
+            left = countdown.one_done(len(missing) - number)
+            log.info("%s, seed %d: converged in epoch %d; %s", method, seed, converged(accuracies), left)
 
 
 # --- The tables --------------------------------------------------------------------------------------
@@ -546,15 +551,20 @@ def time_layers(request: Request, images: Images) -> None:
     configs, cells = request.configs, request.readouts()
     learning = list(dict.fromkeys(map(learns_as, request.methods)))
     with cells.claimed(learning):
-        for seed in range(request.seeds):
-            done = {cell.key for cell in cells.read()}
-            left = {name: configs[name] for name in learning if (name, "", seed) not in done}
-            seeded = {name: dataclasses.replace(config, seed=seed) for name, config in left.items()}
-            for name, run in prepared(seeded, images()).items() if left else ():
-                figures = {"readout_validation": layer_readout(run)}
-                machine = describe(run.device)
-                cells.add(Cell(name, "", seed, cells.remember(run.config), machine, figures))
-                log.info("%s, seed %d: %.4f of the validation images", name, seed, *figures.values())
+        known = {cell.key for cell in cells.read()}
+        missing = [
+            [name for name in learning if (name, "", seed) not in known] for seed in range(request.seeds)
+        ]
+        left, countdown = sum(map(len, missing)), Countdown("layers")
+        for seed, names in enumerate(missing):
+            seeded = {name: dataclasses.replace(configs[name], seed=seed) for name in names}
+            for name, run in prepared(seeded, images()).items() if names else ():
+                found = layer_readout(run)
+                identifier, machine = cells.remember(run.config), describe(run.device)
+                cells.add(Cell(name, "", seed, identifier, machine, {"readout_validation": found}))
+                left -= 1
+                shown = f"{name}, seed {seed}: {found:.4f} of the validation images"
+                log.info("%s; %s", shown, countdown.one_done(left))
     store = request.durations(layers=True)
     with store.claimed(["durations"]):
         if names := store.missing(request.methods):

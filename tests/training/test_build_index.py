@@ -198,7 +198,8 @@ def interrupted(pictures, tmp_path):
         text=True,
     )
     for line in process.stderr:
-        if line.startswith("pre-training: epoch 3"):
+        if line.startswith("pre-training: epoch 3 of 3, "):
+            assert line.endswith(" s, about 0 min left\n")
             time.sleep(1)  # some epochs into the fine-tuning
             process.send_signal(signal.SIGINT)
             break

@@ -12,7 +12,7 @@ from training import data, protocol
 from training.cells import Cell, Cells
 from training.config import configure
 from training.finetune import Supervised
-from training.grid import Task, alone, missing, run_task, smaller, untrained
+from training.grid import Countdown, Task, alone, missing, run_task, smaller, untrained
 from training.run import Run, load
 from training.tables import TableError
 
@@ -197,3 +197,11 @@ def test_label_subsets_are_nested_and_stratified_over_all_regimes():
             assert np.array_equal(each.pretraining, splits[0].pretraining)
             parts = (each.queries, each.pretraining, each.validation)
             assert sum(map(len, parts)) == len(np.unique(np.concatenate(parts))) == 2000
+
+
+def test_what_is_left_takes_as_long_as_what_was_done():
+    now = iter([1000.0, 1060.0, 1300.0, 1300.0])
+    countdown = Countdown("cells", clock=lambda: next(now))
+    assert countdown.one_done(3) == "1 of 4 cells, about 3 min left"
+    assert countdown.one_done(2) == "2 of 4 cells, about 5 min left"
+    assert countdown.one_done(0) == "3 of 3 cells, about 0 min left"  # another process took one

@@ -68,7 +68,8 @@ def figures(path):
 # --- durations ---
 
 
-def test_cases_take_turns_and_preparing_is_not_timed():
+def test_cases_take_turns_and_preparing_is_not_timed(caplog):
+    caplog.set_level("INFO", "hebbsearch")
     now, order = [0.0], []
 
     def case(name, seconds):
@@ -87,6 +88,8 @@ def test_cases_take_turns_and_preparing_is_not_timed():
     found = timing.interleaved(cases, 3, clock=lambda: now[0])
     assert found == {"a": [1] * 3, "b": [2] * 3, "c": [3] * 3}
     assert "".join(order) == "cab" + "abc" + "bca" + "cab"  # the first round warms up
+    said = [message.rsplit(",", 1)[0] for message in caplog.messages]
+    assert said == [f"timed: {done} of 4 rounds" for done in (1, 2, 3, 4)]
 
 
 def test_epoch_duration_is_the_median_round_extrapolated(monkeypatch, cifar, loaded):
@@ -202,7 +205,10 @@ def test_interrupted_trajectory_goes_on_where_it_was(monkeypatch, cifar, loaded,
     assert epochs == [2]
 
 
-def test_finished_runs_are_skipped_and_the_file_says_what_they_were(monkeypatch, cifar, loaded, tmp_path):
+def test_finished_runs_are_skipped_and_the_file_says_what_they_were(
+    monkeypatch, caplog, cifar, loaded, tmp_path
+):
+    caplog.set_level("INFO", "hebbsearch")
     made = []
 
     def trajectory(run):
@@ -215,6 +221,12 @@ def test_finished_runs_are_skipped_and_the_file_says_what_they_were(monkeypatch,
     for seeds in (1, 2):
         timing.converge(configs, seeds, finished, lambda: loaded, tmp_path / "work")
     assert made == [("hpca_fh", 0), ("swta_fh", 0), ("hpca_fh", 1), ("swta_fh", 1)]
+    said = [line.rsplit(",", 1)[0] for line in caplog.messages if "converged" in line]
+    assert said == [
+        f"{rule}, seed {seed}: converged in epoch 2; {number} of 2 runs"
+        for seed in (0, 1)
+        for number, rule in enumerate(configs, 1)
+    ]
     assert [each.accuracies for each in finished.of("swta_fh")] == [[0.25, 0.5], [0.25, 0.51]]
     timing.converge(configs, 2, finished, None, None)  # nothing is left, not even images are read
     lines = (tmp_path / "convergence" / "cifar10-conv6.csv").read_text().splitlines()
@@ -329,7 +341,8 @@ def test_what_is_compared_is_measured_in_one_run_and_only_what_is_missing(tmp_pa
     assert store.missing(["hpca"]) == ["hpca", "hpca_fh"]
 
 
-def test_layers_table_through_the_command_and_again(monkeypatch, cifar, tmp_path, capsys):
+def test_layers_table_through_the_command_and_again(monkeypatch, caplog, cifar, tmp_path, capsys):
+    caplog.set_level("INFO", "hebbsearch")
     # Whitening learned from 32 images amplifies what they lack: noise, in all others.
     command = arguments(cifar, tmp_path, 4, "--seeds", "1", "--set", "whiten=false")
     reproduce.run_command(command)
@@ -351,6 +364,7 @@ def test_layers_table_through_the_command_and_again(monkeypatch, cifar, tmp_path
     assert (out / "table4-cifar10.png").stat().st_size > 1000
     cells = Cells(out, "cifar10-layer").read()
     assert len(cells) == 6  # six learn, two are the originals
+    assert [line for line in caplog.messages if "6 of 6 layers, about 0 min left" in line]
 
     table = (out / "table4-cifar10.csv").read_bytes()
     monkeypatch.setattr(timing, "load", None)  # nothing is left to compute
