@@ -26,6 +26,7 @@ import numpy as np
 from service.library import Library, Upload
 from service.searcher import Searcher
 from tests.benchmarks.harness import Memory, Report, Row, Spread, command_line, memory, tell
+from tests.benchmarks.heartbeat import heartbeat
 from tests.benchmarks.service import CLIENTS, Bench, picture, prepare
 from tests.conftest import command, environment, free_port, wait_until_ready
 
@@ -80,6 +81,7 @@ class Traffic:
         self.new = itertools.count(next(SEEDS) * 10**6)
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
         self.answers: Counter[tuple[str, str]] = Counter()  # by kind and status, or the reason for none
+        self.slowest = 0.0  # seconds of an answer, since someone last looked
 
     def next(self) -> tuple[str, bytes]:
         """A request's kind and its bytes."""
@@ -109,7 +111,9 @@ class Traffic:
                 self.answers[kind, type(error).__name__] += 1
                 connection = connection and connection.close()
                 continue
-            self.seconds[kind].append(time.perf_counter() - due)
+            taken = time.perf_counter() - due
+            self.seconds[kind].append(taken)
+            self.slowest = max(self.slowest, taken)
             self.answers[kind, str(status)] += 1
             if kind == "add" and status == 201:
                 self.added.append(json.loads(body)["images"][0]["image"]["id"])
@@ -179,7 +183,7 @@ def mixed(bench: Bench, burst: float, seconds: float, band: float) -> tuple[Traf
         asyncio.run(run(flood, lambda: at_once(burst)))
         saturation = flood.sent() / burst
         steady, samples = Traffic(address, bench.pictures), list[Sample]()
-        with watched(process.pid, steady, samples, seconds):
+        with heartbeat() as late, watched(process.pid, steady, samples, seconds):
             clock = due_times(SHARE * saturation, seconds)
             asyncio.run(run(steady, lambda: when_due(clock)))
     finally:
@@ -190,6 +194,7 @@ def mixed(bench: Bench, burst: float, seconds: float, band: float) -> tuple[Traf
         Row("saturation with the mix", Spread.of([saturation]), "1/s", saturation, "", None),
         Row(FAILED, Spread.of([failed]), "", failed, "0", not failed),
         *memory_rows(samples, min(SETTLING, seconds / 2), band),
+        Row("the machine stood still, the longest as figure", Spread.of(late), "ms", max(late), "", None),
     ]
     for kind, taken in steady.seconds.items():
         tail = 1e3 * float(np.percentile(taken, 99))
@@ -266,10 +271,12 @@ def watched(process: int, traffic: Traffic, samples: list[Sample], seconds: floa
                 telling += EACH
                 print(
                     f"{now:.0f} of {seconds:.0f} s: {traffic.sent():,} requests, "
-                    f"{traffic.failed():,} failed, {_mebibytes(samples[-1:])} MiB",
+                    f"{traffic.failed():,} failed, the slowest since {traffic.slowest:.2f} s, "
+                    f"{_mebibytes(samples[-1:])} MiB",
                     file=sys.stderr,
                     flush=True,
                 )
+                traffic.slowest = 0.0
             if done.wait(1):
                 return
 
