@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import PurePath
@@ -87,6 +87,7 @@ NO_SPACE_TO_READ = (
 BATCHES = 4  # requests that search many images, under way or waiting; each may hold max_batch_bytes
 ABREAST = 8  # of their images, all together, that are encoded or wait for it beside single searches
 
+GIVEN_TWICE = "{} is given more than once, with different values; give one"
 HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
 
@@ -205,7 +206,6 @@ async def search(request: Request) -> Response:
     `k`, `max_distance` and `label` are query parameters or form fields.
     """
     query = _checked_parameters(_fields(request.query_params), "query")
-    _each_once(request.query_params)
     with place(request.state.places, BUSY):  # before the image is read, which takes memory
         image, form = await _read_image(request)
         asked = _merged(query, _checked_parameters(form, "form"))
@@ -234,7 +234,6 @@ async def search_batch(request: Request) -> Response:
     """Send them as multipart fields `image`; the parameters are those of all. What cannot be read gets an
     error of its own. However many images come so, a single search waits for few of them."""
     query = _checked_parameters(_fields(request.query_params), "query")
-    _each_once(request.query_params)
     with place(request.state.searching_many, BUSY_WITH_BATCHES):  # before they are read, which takes memory
         images, form = await _read_images(request)
         asked = _merged(query, _checked_parameters(form, "form"))
@@ -587,7 +586,7 @@ async def _read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
     form = await read_form(request, max_files=1)
     try:
         image = checked(await _image_in(form), request)
-        _each_once(form)
+        each_once(form)
         return image, {name: value for name, value in _fields(form).items() if name != "image"}
     finally:
         await form.close()
@@ -633,7 +632,7 @@ async def _read_images(request: Request) -> tuple[list[bytes], dict[str, Any]]:
         images = [await file.read() for file in files if isinstance(file, UploadFile)]
         if not images or len(images) < len(files):
             raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND_MANY}")
-        _each_once(form)
+        each_once(form)
         return images, {name: value for name, value in _fields(form).items() if name != "image"}
     finally:
         await form.close()
@@ -653,11 +652,16 @@ def settings_of(request: Request) -> Settings:
     return settings
 
 
-def _each_once(given: ImmutableMultiDict[str, Any]) -> None:
-    """Refuse one parameter with two values; only `label` may be repeated."""
+async def parameters_once(request: Request) -> None:
+    """Refuse an address with two values of one parameter: of all routes, or one of the values were lost."""
+    each_once(request.query_params, several={"label"})
+
+
+def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("label", "image")) -> None:
+    """Raise HTTPException for a parameter with two values that is none of `several`."""
     for name in given:
-        if name not in {"label", "image"} and len(set(given.getlist(name))) > 1:
-            raise HTTPException(422, f"{name[:80]} is given more than once, with different values; give one")
+        if name not in several and len(set(given.getlist(name))) > 1:
+            raise HTTPException(422, GIVEN_TWICE.format(name[:80]))
 
 
 def _fields(given: ImmutableMultiDict[str, Any]) -> dict[str, Any]:

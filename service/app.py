@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anyio import CapacityLimiter, current_time, fail_after, move_on_after
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -34,7 +34,16 @@ from service.carrying import CannotCarry
 from service.library import HeldOut, OtherBytes
 from service.live import ANSWERING, Live, NotReplaced
 from service.metrics import Metrics
-from service.schemas import PAUSE, PROBLEM_MEDIA_TYPE, READING, TOO_SLOW, problem, too_large, too_many
+from service.schemas import (
+    PAUSE,
+    PROBLEM_MEDIA_TYPE,
+    READING,
+    TOO_SLOW,
+    problem,
+    problems,
+    too_large,
+    too_many,
+)
 from service.searcher import NothingToMeasure, Searcher, UnknownLabel
 from service.settings import PREFIX, Settings, split
 from service.watching import Watching, configure_logging
@@ -157,7 +166,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(OtherOrigins, origins=origins)
     app.add_middleware(DefaultHeaders)
     for routes in (api.router, api.reading, insight.router, changes.router, admin.router):
-        app.include_router(routes)
+        app.include_router(
+            routes,
+            dependencies=[Depends(api.parameters_once)],
+            responses=problems({422: api.GIVEN_TWICE.format("k")}),
+        )
     app.add_api_route("/", _page, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app

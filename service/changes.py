@@ -24,6 +24,7 @@ from service.api import (
     ItemId,
     checked,
     describing,
+    each_once,
     is_form,
     lease,
     no_image,
@@ -140,6 +141,7 @@ async def add(
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
+    each_once(request.query_params, several=())  # elsewhere an address may have several labels
     places = request.state.adding if is_form(request) else request.state.changing
     with place(places, BUSY):  # before the images are read: they are what takes memory
         uploads = await _uploads(request, label, _metadata(metadata), name)

@@ -92,6 +92,15 @@ BAD: dict[str, tuple[int, str, Callable[[httpx.Client, bytes], httpx.Response]]]
         ),
     ),
     "k twice": (422, "more than once", lambda http, good: http.post("/search?k=3&k=5", content=good)),
+    "two labels for one image": (
+        *(422, "label is given more than once"),
+        lambda http, good: http.post("/images?label=a&label=b", content=good),
+    ),
+    "two limits": (422, "limit is given more than once", lambda http, _: http.get("/images?limit=1&limit=2")),
+    "k twice, to be measured with": (
+        *(422, "k is given more than once"),
+        lambda http, _: http.get("/eval/map?k=1&k=2"),
+    ),
     "k twice in the form": (
         422,
         "more than once",
