@@ -1,6 +1,7 @@
 """A small artifact of real parts, and the service over it in a process of its own."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +42,11 @@ PER_CLASS = 20
 QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
 APP = "service.app:create_app"
+
+# What a shell starts in the background ignores Ctrl-C and hands that on, also to the processes that a test
+# stops with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def draw(label: int, seed: int) -> Image.Image:
