@@ -20,7 +20,7 @@ def test_defaults_come_from_data_set_backbone_and_rule():
     assert (paper.epochs, paper.finetune_epochs, paper.weight_decay) == (20, 20, 5e-2)
     fewer = {rule: configure({"dataset": "cifar10", "data": "x", "rule": rule}).epochs for rule in LEARNING}
     assert {rule: epochs for rule, epochs in fewer.items() if epochs < 20} == {
-        "swta": 1, "swta_fh": 1, "hpca": 2, "hpca_fh": 2}  # fmt: skip
+        "swta": 1, "swta_fh": 1, "hpca": 12, "hpca_fh": 12}  # fmt: skip
 
 
 @pytest.mark.parametrize(
