@@ -37,7 +37,7 @@ def test_rates_of_the_papers_rules(rule, digits, other, adaptive, whiten):
     for chosen, lr in [({}, digits), ({"data": "x"}, other), ({"dataset": "cifar10", "data": "x"}, other)]:
         config = configure({"rule": rule} | chosen)
         assert (config.hebbian_lr, config.hebbian_adaptive) == (lr, adaptive)
-        assert (config.whiten, config.temperature) == (whiten, 0.02)
+        assert config.whiten == whiten
 
 
 def test_every_rule_has_a_rate_and_its_own_temperature():
@@ -46,6 +46,15 @@ def test_every_rule_has_a_rate_and_its_own_temperature():
     assert {name for name, parameter in own.items() if parameter} == HAVE_TEMPERATURE
     assert all(configure({"rule": rule}).temperature == own[rule].default for rule in HAVE_TEMPERATURE)
     assert configure({"rule": "softhebb", "temperature": 0.5}).temperature == 0.5
+
+
+@pytest.mark.parametrize("rule", ["swta", "swta_fh"])
+def test_what_images_were_found_to_need_stands_above_what_the_rule_has(rule):
+    own = {"data": "x", "rule": rule}
+    assert configure(own).temperature == 0.01
+    assert configure(own | {"temperature": 0.02}).temperature == 0.02
+    for chosen in ({}, {"dataset": "cifar10", "data": "x"}, {"dataset": "imagenet", "data": "x"}):
+        assert configure({"rule": rule} | chosen).temperature == 0.02
 
 
 def test_chosen_values_win():
