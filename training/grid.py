@@ -126,7 +126,9 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
     seen = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
     if labels == NO_LABELS:
         seen = dict.fromkeys(seen, 0)
-    cells.check({task.method: config})  # meanwhile another process may have written others
+    # Meanwhile another process may have written others. By the rule, not by the task's method: what needs no
+    # training comes with the configuration of any method.
+    cells.check({config.rule: config})
     seen |= {"queries": len(run.split.queries), "database": len(run.split.pretraining)}
     name, machine = cells.remember(config), export.describe(run.device)
     cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)

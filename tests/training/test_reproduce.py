@@ -192,6 +192,18 @@ def test_processes_share_a_table_seed_by_seed(tmp_path, pictures):
     assert {(cell.method, cell.seed) for cell in cells.read()} - done == {("none", 0), ("chance", 0)}
 
 
+def test_what_needs_no_training_does_not_care_how_the_methods_train(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--regimes", "100%"]
+    reproduce(tmp_path, *command, "--methods", "none")
+    reproduce(tmp_path, *command, "--methods", "hpca_fh", "--seeds", "2", "--set", "epochs=2")
+    done = {(row["method"], row["seed"]): decided(tmp_path, row)["epochs"] for row in finished(tmp_path)}
+    assert done == {
+        ("none", "0"): 1,
+        **{("hpca_fh", seed): 2 for seed in "01"},
+        **{(method, seed): 1 + int(seed) for method in ("pixels", "chance") for seed in "01"},
+    }
+
+
 def decided(folder, row):
     """The values that a cell was computed with."""
     return json.loads((folder / "results" / "configs" / f"{row['config']}.json").read_text())
