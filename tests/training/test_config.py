@@ -53,6 +53,7 @@ def test_what_images_were_found_to_need_stands_above_what_the_rule_has(rule):
     own = {"data": "x", "rule": rule}
     assert configure(own).temperature == 0.01
     assert configure(own | {"temperature": 0.02}).temperature == 0.02
+    assert configure(own).epochs == 4 < configure({"data": "x", "rule": "hpca_fh"}).epochs == 12
     for chosen in ({}, {"dataset": "cifar10", "data": "x"}, {"dataset": "imagenet", "data": "x"}):
         assert configure({"rule": rule} | chosen).temperature == 0.02
 
