@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -159,4 +160,14 @@ def describe(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """The CPU's model where the system says it, as figures of two models do not compare; else its kind."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        about = ""
+    models = re.findall(r"^model name\s*:\s*(.+)$", about, re.MULTILINE)
+    return models[0].strip() if models else f"{platform.machine()} CPU"

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training.export import processor
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
 
@@ -122,10 +124,9 @@ def machine() -> dict[str, object]:
     """The hardware and the number of threads."""
     facts = Path("/proc/cpuinfo")
     text = facts.read_text() if facts.exists() else ""
-    model = re.search(r"model name\s*:\s*(.+)", text)
     flags = set(re.findall(r"\w+", (re.search(r"flags\s*:\s*(.+)", text) or [""])[0]))
     return {
-        "cpu": model[1] if model else platform.processor(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "extensions": sorted(flags & {"avx2", "avx512f", "amx_bf16", "amx_tile"}),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
