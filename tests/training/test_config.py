@@ -37,7 +37,8 @@ def test_rates_of_the_papers_rules(rule, digits, other, adaptive, whiten):
     for chosen, lr in [({}, digits), ({"data": "x"}, other), ({"dataset": "cifar10", "data": "x"}, other)]:
         config = configure({"rule": rule} | chosen)
         assert (config.hebbian_lr, config.hebbian_adaptive) == (lr, adaptive)
-        assert config.whiten == whiten
+        own_swta = rule in {"swta", "swta_fh"} and config.dataset is None
+        assert (config.whiten, config.temperature) == (whiten, 0.01 if own_swta else 0.02)
 
 
 def test_every_rule_has_a_rate_and_its_own_temperature():
