@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from io import StringIO
@@ -86,7 +86,12 @@ class Cells:
             try:
                 if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS:
                     raise TableError(f"{self.path}: the columns should begin with {','.join(COLUMNS)}")
-                return [_parsed(line) for line in reader]
+                found: dict[tuple[Any, ...], Cell] = {}
+                for line in reader:
+                    cell = _parsed(line)
+                    if found.setdefault(self.identity(cell), cell) is not cell:
+                        raise ValueError("an earlier line has the same experiment, and one counts once")
+                return list(found.values())
             except TableError:
                 raise
             except (ValueError, TypeError, AttributeError) as error:
@@ -95,21 +100,13 @@ class Cells:
     def add(self, cell: Cell) -> None:
         """Write `cell` beside the others, unless it is there: another process may compute a baseline too.
 
-        The file is replaced as a whole, so that it is never half a row. TableError for a cell of other images
-        than the rest, as far as their numbers tell.
+        The file is replaced as a whole, so that it is never half a row. TableError as `check_images`.
         """
         with locked(self.path.with_suffix(".lock"), wait=True):
             cells = self.read()
             if self.identity(cell) in map(self.identity, cells):
                 return
-            for name in COUNTED:
-                if others := {each.figures[name] for each in cells if name in each.figures} - {
-                    cell.figures.get(name)
-                }:
-                    raise TableError(
-                        f"{self.path}: its cells have {max(others):.0f} {name}, this run "
-                        f"{cell.figures.get(name, 0):.0f}: other images; name another folder with --out"
-                    )
+            self._same_images(cells, cell.figures)
             cells.append(cell)
             names = dict.fromkeys(name for each in cells for name in each.figures)
             text = StringIO()
@@ -117,8 +114,19 @@ class Cells:
             writer.writeheader()
             for each in cells:
                 about = {name: getattr(each, name) for name in COLUMNS}
-                writer.writerow(about | {name: f"{value:.6g}" for name, value in each.figures.items()})
+                writer.writerow(about | {name: _written(value) for name, value in each.figures.items()})
             replace_file(self.path, text.getvalue().encode())
+
+    def check_images(self, counts: Mapping[str, float]) -> None:
+        """Raise TableError if the finished cells are of other images than a run with these COUNTED, as far as
+        their numbers tell."""
+        self._same_images(self.read(), counts)
+
+    def _same_images(self, cells: Sequence[Cell], counts: Mapping[str, float]) -> None:
+        for name in COUNTED:
+            if name in counts:
+                theirs = (cell.figures[name] for cell in cells if name in cell.figures)
+                refuse_others(self.path, name, theirs, counts[name])
 
     def identity(self, cell: Cell) -> tuple[Any, ...]:
         """Two cells of which this is the same are one experiment."""
@@ -211,10 +219,35 @@ class Cells:
             yield
 
 
+def refuse_others(path: Path, name: str, theirs: Iterable[float], ours: float) -> None:
+    """Raise TableError where the results in `path` have another number of something than `ours`."""
+    if others := set(theirs) - {ours}:
+        raise TableError(
+            f"{path}: its cells have {max(others):.0f} {name}, this run {ours:.0f}: other images; "
+            "name another folder with --out"
+        )
+
+
+def _written(value: float) -> str:
+    """Whole numbers with all their digits, as counts are compared; others with six."""
+    whole = float(value).is_integer() and abs(value) < 2**53
+    return f"{value:.0f}" if whole else f"{value:.6g}"
+
+
+def is_share(labels: str) -> bool:
+    """Whether it is a share of the labels, such as `1%`."""
+    try:
+        return labels.endswith("%") and 0 <= float(labels[:-1]) <= 100
+    except ValueError:
+        return False
+
+
 def _parsed(line: dict[str, Any]) -> Cell:
     about = [line.pop(name) for name in COLUMNS]
     if None in line or None in line.values() or None in about:
         raise ValueError("the row has not as many values as there are columns")
     figures = {name: float(value) for name, value in line.items() if value}
     method, labels, seed, config, machine = about
+    if labels and not is_share(labels):
+        raise ValueError(f"labels {labels!r} are no share such as 1%")
     return Cell(method, labels, int(seed), config, machine, figures)

@@ -70,7 +70,9 @@ def run_task(
     """
     config = dataclasses.replace(config, seed=task.seed)
     if task.labels == (NO_LABELS,):
-        yield _finished(cells, task, NO_LABELS, config, *untrained(task.method, config, loaded, on))
+        run = asked(Run(dataclasses.replace(config, labels="100%"), None, loaded), on)
+        cells.check_images(counted(run))
+        yield _finished(cells, task, NO_LABELS, config, run, untrained(task.method, run))
         return
     cells_work = work_folder(config, loaded, work)
     base = None
@@ -78,7 +80,8 @@ def run_task(
         regime = dataclasses.replace(config, labels=labels)
         folder = cells_work / f"{task.seed}-{labels}"
         with alone(folder):
-            run = asked(Run(regime, folder, loaded), on)  # refuses before anything is trained
+            run = asked(Run(regime, folder, loaded), on)
+            cells.check_images(counted(run))  # both refuse before anything is trained
             if base is None or config.rule in LEARN_FROM_LABELS:
                 base = _pretrained(regime, loaded, work)
                 if task.seed == 0:
@@ -122,14 +125,20 @@ def asked(run: Run, on: str) -> Run:
     return run
 
 
+def counted(run: Run) -> dict[str, int]:
+    """How many images are asked with and searched."""
+    return {"queries": len(run.split.queries), "database": len(run.split.pretraining)}
+
+
 def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, measured: Measured) -> Cell:
     seen = {"training_labels": len(run.split.training), "validation_labels": len(run.split.validation)}
     if labels == NO_LABELS:
         seen = dict.fromkeys(seen, 0)
+    seen |= counted(run)
     # Meanwhile another process may have written others. By the rule, not by the task's method: what needs no
     # training comes with the configuration of any method.
     cells.check({config.rule: config})
-    seen |= {"queries": len(run.split.queries), "database": len(run.split.pretraining)}
+    cells.check_images(seen)  # before the curve, which has to be there when the cell is
     name, machine = cells.remember(config), export.describe(run.device)
     cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)
     if task.seed == 0:
@@ -185,21 +194,20 @@ def _in_32_bits(run: Run) -> Measured:
     return measured
 
 
-def untrained(method: str, config: Config, loaded: Loaded, on: str = TEST) -> tuple[Run, Measured]:
+def untrained(method: str, run: Run) -> Measured:
     """What needs no network: ITQ codes of the standardised pixels, and a ranking at random."""
-    run = asked(Run(dataclasses.replace(config, labels="100%"), None, loaded), on)
-    images, split = run.images, run.split
+    images, split, config = run.images, run.split, run.config
     if method == CHANCE:  # all at one distance: their expectation is that of a random order
         queries, database = (_all_alike(images.labels[at]) for at in (split.queries, split.pretraining))
         measured = compare(queries, database, config.seed)
         drawn = {f"top{k}": min(1.0, k / len(images.classes)) for k in (1, 5)}
-        return run, measured._replace(figures=measured.figures | drawn)
+        return measured._replace(figures=measured.figures | drawn)
     run.model.normalise.fit(run.all_pixels("mean and deviation"))
     rng = np.random.default_rng(config.seed)
     sample = rng.permutation(split.pretraining)[:ITQ_IMAGES]
     head, _ = head_without_labels(torch.cat(list(_pixels(run, sample))).numpy(), config.bits, config.seed)
     queries, database = (_projected(run, head, at) for at in (split.queries, split.pretraining))
-    return run, compare(queries, database, config.seed)
+    return compare(queries, database, config.seed)
 
 
 def _all_alike(labels: NDArray[np.int64]) -> Descriptors:

@@ -19,6 +19,7 @@ from training.config import Config, ConfigError, check, earlier
 from training.data import Loaded
 from training.export import describe
 from training.finetune import copied_state
+from training.protocol import split
 from training.rules import HAVE_TEMPERATURE
 from training.run import STAGES, Run
 
@@ -92,12 +93,14 @@ class Trials(Cells):
 
 class Accuracy:
     """The objective: the best validation accuracy of the fine-tuning, of one seed. Trials in `trials` are not
-    computed again, and those computed are added to it."""
+    computed again, and those computed are added to it. TableError where they are of other images."""
 
     def __init__(self, config: Config, trials: Trials, loaded: Loaded) -> None:
         self.config = config
         self.trials = trials
         self.loaded = loaded
+        self.images = {"database": len(split(loaded.images, config.fraction(), config.seed).pretraining)}
+        trials.check_images(self.images)
         self.best = -math.inf
         # By what they depend on: the best trial's and the last one's, which further trials may begin with.
         self.pretrained: dict[Config, dict[str, Tensor]] = {}
@@ -110,6 +113,7 @@ class Accuracy:
             run = Run(config, None, self.loaded)
             accuracy = self.measured(run)
             figures = values | {"validation_accuracy": accuracy, "seconds": time.monotonic() - begin}
+            figures |= self.images
             name, machine = self.trials.remember(config), describe(run.device)
             self.trials.add(Cell(config.rule, config.labels, config.seed, name, machine, figures))
         # As it is written, so that a search that goes on decides as one in a piece.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from index.locking import locked
 from training import data, plots, tables
-from training.cells import Cell, Cells
+from training.cells import Cell, Cells, refuse_others
 from training.config import Config, ConfigError
 from training.data import DataError, Loaded
 from training.device import set_up_process
@@ -320,12 +320,15 @@ class Durations(Cells):
         self, learners: Mapping[str, tuple[Run, Learner]], configs: Mapping[str, Config], quick: bool
     ) -> None:
         """One more run, of `learners`."""
+        counts = {name: {"database": len(run.split.pretraining)} for name, (run, _) in learners.items()}
+        for each in counts.values():  # with others it would be another epoch
+            self.check_images(each)
         number = 1 + max((int(cell.figures["run"]) for cell in self.read()), default=0)
         for method, figures in durations(learners, QUICK_SAMPLING if quick else None).items():
             run, _ = learners[method]
             name, machine = self.remember(configs[method]), describe(run.device)
-            images = {"database": len(run.split.pretraining)}  # with others it would be another epoch
-            self.add(Cell(method, "", run.config.seed, name, machine, {"run": number} | figures | images))
+            row = {"run": number} | figures | counts[method]
+            self.add(Cell(method, "", run.config.seed, name, machine, row))
 
 
 def prepared(configs: Mapping[str, Config], loaded: Loaded) -> dict[str, Run]:
@@ -411,13 +414,14 @@ class Trajectory(NamedTuple):
 
     config: str
     machine: str
+    database: int  # images of an epoch
     accuracies: list[float]
 
 
 class Trajectories:
     """How runs converged, `convergence/<name>.csv`: a line an epoch."""
 
-    COLUMNS = ("method", "seed", "epoch", "readout_accuracy", "config", "machine")
+    COLUMNS = ("method", "seed", "epoch", "readout_accuracy", "config", "machine", "database")
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / "convergence" / f"{name}.csv"
@@ -433,8 +437,9 @@ class Trajectories:
             if tuple(next(reader, ())) != self.COLUMNS:
                 raise TableError(f"{self.path}: the columns should be {','.join(self.COLUMNS)}")
             try:
-                for method, seed, epoch, accuracy, config, machine in reader:
-                    known = found.setdefault((method, int(seed)), Trajectory(config, machine, []))
+                for method, seed, epoch, accuracy, config, machine, database in reader:
+                    new = Trajectory(config, machine, int(database), [])
+                    known = found.setdefault((method, int(seed)), new)
                     if int(epoch) != len(known.accuracies) + 1:
                         raise ValueError(f"epoch {epoch} where {len(known.accuracies) + 1} should be")
                     known.accuracies.append(float(accuracy))
@@ -453,10 +458,13 @@ class Trajectories:
             text = StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(self.COLUMNS)
-            for (name, number), (config, machine, values) in found.items():
-                lines = enumerate(values, 1)
-                writer.writerows((name, number, epoch, f"{v:.6g}", config, machine) for epoch, v in lines)
+            for (name, number), (*about, values) in found.items():
+                writer.writerows((name, number, n, f"{v:.6g}", *about) for n, v in enumerate(values, 1))
             tables.replace_file(self.path, text.getvalue().encode())
+
+    def check_images(self, database: int) -> None:
+        """Raise TableError for other images than those of the runs, as far as their number tells."""
+        refuse_others(self.path, "database", (each.database for each in self.read().values()), database)
 
     def check(self, method: str, config: Config) -> None:
         """Raise TableError if runs of `method` were configured otherwise: their mean would mean nothing."""
@@ -481,9 +489,11 @@ def converge(
             folder = work_folder(config, images(), work) / f"{seed}-epochs"
             with alone(folder):
                 run = Run(dataclasses.replace(config, seed=seed), folder, images())
+                database = len(run.split.pretraining)
+                finished.check_images(database)
                 accuracies = trajectory(run)
                 name, machine = finished.cells.remember(config), describe(run.device)
-                finished.add(method, seed, Trajectory(name, machine, accuracies))
+                finished.add(method, seed, Trajectory(name, machine, database, accuracies))
                 shutil.rmtree(folder)
             left = countdown.one_done(len(missing) - number)
             log.info("%s, seed %d: converged in epoch %d; %s", method, seed, converged(accuracies), left)
@@ -559,9 +569,11 @@ def time_layers(request: Request, images: Images) -> None:
         for seed, names in enumerate(missing):
             seeded = {name: dataclasses.replace(configs[name], seed=seed) for name in names}
             for name, run in prepared(seeded, images()).items() if names else ():
+                database = {"database": len(run.split.pretraining)}
+                cells.check_images(database)
                 found = layer_readout(run)
                 identifier, machine = cells.remember(run.config), describe(run.device)
-                cells.add(Cell(name, "", seed, identifier, machine, {"readout_validation": found}))
+                cells.add(Cell(name, "", seed, identifier, machine, {"readout_validation": found} | database))
                 left -= 1
                 shown = f"{name}, seed {seed}: {found:.4f} of the validation images"
                 log.info("%s; %s", shown, countdown.one_done(left))

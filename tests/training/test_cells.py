@@ -48,6 +48,12 @@ def test_what_was_added_comes_back_in_order(cells):
         ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,much\n", "line 2: .*much"),
         ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,0.1,7\n", "line 2: .*as many values as"),
         ("method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m\udcff,0.1\n", "line .*decode"),
+        ("method,labels,seed,config,machine,top1\nhpca_fh,half,0,c,m,0.1\n", "line 2: labels 'half' are no"),
+        ("method,labels,seed,config,machine,top1\nhpca_fh,101%,0,c,m,0.1\n", "line 2: labels '101%' are"),
+        (
+            "method,labels,seed,config,machine,top1\nhpca_fh,1%,0,c,m,0.1\nhpca_fh,1%,0,d,n,0.1\n",
+            "line 3: an earlier line has the same experiment.*mend or remove",
+        ),
     ],
 )
 def test_a_file_that_is_off_is_named_and_left_as_it_is(cells, text, says):
@@ -133,6 +139,16 @@ def test_cells_of_other_images_are_refused(cells):
     with pytest.raises(TableError, match="its cells have 40 database, this run 39: other images"):
         cells.add(cell(3, queries=10, database=39))
     assert [each.seed for each in cells.read()] == [0, 1, 2]
+    cells.check_images({"queries": 10, "database": 40})
+    with pytest.raises(TableError, match="its cells have 10 queries, this run 11: other images"):
+        cells.check_images({"queries": 11, "database": 40})
+
+
+def test_counts_keep_all_their_digits(cells):
+    """As many as ImageNet has; the next cell is compared with them."""
+    for seed in range(2):
+        cells.add(dataclasses.replace(CELL, seed=seed, figures={"database": 1_200_322, "map": 0.12345678}))
+    assert [cell.figures for cell in cells.read()] == [{"database": 1_200_322, "map": 0.123457}] * 2
 
 
 def test_an_experiment_is_written_once(cells):

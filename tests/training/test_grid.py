@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import data, protocol
+from training import data, grid, protocol
 from training.cells import Cell, Cells
 from training.config import configure
 from training.finetune import Supervised
@@ -109,10 +109,10 @@ def test_on_validation_no_test_image_is_asked(loaded, tmp_path):
     run.learn_features()
     run.finetune(None)
     assert found.figures["top1"] == pytest.approx(max(run.validation["fine-tuning"]))
-    chance = untrained("chance", config, apart, on="validation")[0]
-    assert chance.split.queries.tolist() == chance.split.validation.tolist()
+    (chance,) = run_task(Task("chance", 0, ("0%",)), config, cells, apart, tmp_path, on="validation")
+    assert chance.figures["queries"] == len(run.split.validation) != len(run.split.queries)
     with pytest.raises(data.DataError, match="no validation images are kept apart; leave out --on"):
-        untrained("pixels", config, loaded, on="validation")
+        list(run_task(Task("pixels", 0, ("0%",)), config, cells, loaded, tmp_path, on="validation"))
 
 
 def test_a_method_that_learns_from_labels_sees_those_of_its_regime_only(loaded, tmp_path, monkeypatch):
@@ -142,9 +142,23 @@ def test_a_cell_is_not_written_beside_those_of_another_configuration(loaded, tmp
     assert [cell.seed for cell in cells.read()] == [1]
 
 
+@pytest.mark.parametrize(("method", "labels"), [("none", "50%"), ("chance", "0%")])
+def test_other_images_are_refused_before_anything_is_computed(method, labels, loaded, tmp_path, monkeypatch):
+    config = configure(SMALL | {"rule": "none"})
+    cells = Cells(tmp_path / "results", "digits-conv6")
+    theirs = {"queries": 1, "database": 2}
+    cells.add(Cell("none", "50%", 1, cells.remember(config), "", theirs))
+    for name in ("variants", "untrained"):
+        monkeypatch.setattr(grid, name, None)
+    with pytest.raises(TableError, match=r"its cells have 1 queries, this run \d+: other images"):
+        list(run_task(Task(method, 0, (labels,)), config, cells, loaded, tmp_path / "work"))
+    assert not list((tmp_path / "results").rglob("*.png"))
+    assert not cells.curve(method, labels).exists()
+
+
 def test_chance_is_what_random_codes_reach(loaded):
-    config = configure(SMALL)
-    run, measured = untrained("chance", config, loaded)
+    run = Run(configure(SMALL), None, loaded)
+    measured = untrained("chance", run)
     labels = run.images.labels
     rng = np.random.default_rng(0)
     values = []
@@ -158,8 +172,8 @@ def test_chance_is_what_random_codes_reach(loaded):
 
 
 def test_pixels_of_digits_say_more_than_chance(loaded):
-    config = configure(SMALL)
-    pixels, chance = (untrained(method, config, loaded)[1].figures for method in ("pixels", "chance"))
+    run = Run(configure(SMALL), None, loaded)
+    pixels, chance = (untrained(method, run).figures for method in ("pixels", "chance"))
     assert pixels["map"] > 2 * chance["map"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.training.test_build_index import striped_folder
 from tests.training.test_run import Watched
 from training.config import ConfigError, configure
+from training.grid import smaller
 from training.reproduce import run_command
 from training.run import Run, load
 from training.search import (
@@ -19,6 +20,7 @@ from training.search import (
     search_all,
     with_values,
 )
+from training.tables import TableError
 
 
 def descended(score, start, steps, rounds=10):
@@ -140,6 +142,16 @@ def test_search_goes_on_from_its_rows(config, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "__init__", None)  # nothing is left to compute
     assert search(config, tmp_path, loaded, "100%", candidates) == best
     assert rows(tmp_path) == again
+
+
+def test_trials_of_other_images_are_refused(config, loaded, tmp_path, monkeypatch):
+    search(config, tmp_path, loaded, "100%", {"finetune_lr": []})
+    before = rows(tmp_path)
+    assert before[0]["database"] == "216"
+    monkeypatch.setattr(Run, "__init__", None)  # they are before anything is computed
+    with pytest.raises(TableError, match="its cells have 216 database, this run 90: other images"):
+        search(config, tmp_path, smaller(load(config), 100), "100%", {"finetune_lr": [0.1]})
+    assert rows(tmp_path) == before
 
 
 def test_search_without_a_trial_that_learned_is_said(config, loaded, tmp_path):

@@ -230,11 +230,11 @@ def test_finished_runs_are_skipped_and_the_file_says_what_they_were(
     assert [each.accuracies for each in finished.of("swta_fh")] == [[0.25, 0.5], [0.25, 0.51]]
     timing.converge(configs, 2, finished, None, None)  # nothing is left, not even images are read
     lines = (tmp_path / "convergence" / "cifar10-conv6.csv").read_text().splitlines()
-    assert lines[0] == "method,seed,epoch,readout_accuracy,config,machine"
+    assert lines[0] == "method,seed,epoch,readout_accuracy,config,machine,database"
     first = Cells(tmp_path, "").config_id(configs["hpca_fh"])
     machine = describe(torch.device("cpu"))
     assert lines[1:3] == [
-        f'hpca_fh,0,{epoch},{accuracy},{first},"{machine}"' for epoch, accuracy in ((1, 0.25), (2, 0.5))
+        f'hpca_fh,0,{epoch},{accuracy},{first},"{machine}",32' for epoch, accuracy in ((1, 0.25), (2, 0.5))
     ]
     assert len(lines) == 9
     assert (tmp_path / "configs" / f"{Cells(tmp_path, '').config_id(configs['swta_fh'])}.json").exists()
@@ -242,14 +242,18 @@ def test_finished_runs_are_skipped_and_the_file_says_what_they_were(
     finished.check("hpca_fh", configs["hpca_fh"])
     with pytest.raises(TableError, match=r"its epochs of hpca_fh have configuration .* another folder"):
         finished.check("hpca_fh", dataclasses.replace(configs["hpca_fh"], epochs=9))
+    fewer = timing.smaller(loaded, 20)
+    with pytest.raises(TableError, match="its cells have 32 database, this run 16: other images"):
+        timing.converge(configs, 3, finished, lambda: fewer, tmp_path / "work")
+    assert len(made) == 4
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("method,seed\n", "the columns should be method,seed,epoch,readout_accuracy,config,machine"),
-        ("{}vae,0,2,0.5,x,m\n", "line 2: epoch 2 where 1 should be; mend or remove it"),
-        ("{}vae,0,1,much,x,m\n", "line 2: .*much"),
+        ("method,seed\n", "the columns should be method,seed,epoch,readout_accuracy,config,machine,database"),
+        ("{}vae,0,2,0.5,x,m,9\n", "line 2: epoch 2 where 1 should be; mend or remove it"),
+        ("{}vae,0,1,much,x,m,9\n", "line 2: .*much"),
         ("{}vae,0,1\n", "line 2: not enough values"),
     ],
 )
@@ -374,6 +378,25 @@ def test_layers_table_through_the_command_and_again(monkeypatch, caplog, cifar, 
     assert (out / "table4-cifar10.csv").read_bytes() == table
     with pytest.raises(TableError, match="cells of hebbgrad have configuration"):
         reproduce.run_command([*command, "--set", "batch_size=16", "--methods", "softhebb"])
+
+
+def test_layers_of_other_images_are_refused_before_they_learn(monkeypatch, cifar, loaded, tmp_path):
+    configs = {"hpca_fh": configured("hpca_fh", cifar)}
+    request = timing.Request(["hpca_fh"], configs, 1, tmp_path, tmp_path / "work")
+    timing.time_layers(request, lambda: loaded)
+    monkeypatch.setattr(timing, "learn", None)
+    fewer = timing.smaller(loaded, 20)
+    with pytest.raises(
+        TableError, match=r"cells/cifar10-layer\.csv: its cells have 32 database, this run 16"
+    ):
+        timing.time_layers(dataclasses.replace(request, seeds=2), lambda: fewer)
+    (tmp_path / "cells" / "cifar10-layer.csv").unlink()  # durations are not of other images either
+    monkeypatch.setattr(timing, "layer_readout", lambda run: 0.5)
+    more = dataclasses.replace(request, methods=["krotov"], configs={"krotov": configured("krotov", cifar)})
+    with pytest.raises(
+        TableError, match=r"durations/cifar10-layer\.csv: its cells have 32 database, this run"
+    ):
+        timing.time_layers(more, lambda: fewer)
 
 
 def test_networks_table_grows_by_what_is_asked_for(monkeypatch, cifar, tmp_path):
