@@ -241,10 +241,13 @@ def main() -> None:
         fail(explain(error))
 
 
-def explain(error: OSError) -> str:
-    """One line for what the operating system refused."""
+RESUME = "start again, with --resume if a .partial is left"
+
+
+def explain(error: OSError, again: str = RESUME) -> str:
+    """One line for what the operating system refused, and how to go on."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"{error.strerror}; make room on the disk and start again, with --resume if a .partial is left"
+        return f"{error.strerror}; make room on the disk and {again}"
     return str(error)
 
 

@@ -168,14 +168,14 @@ class Cells:
             replace_file(path, as_json(config).encode())
         return name
 
-    def check(self, configs: Mapping[str, Config]) -> None:
+    def check(self, configs: Mapping[str, Config], apart: Iterable[str] = ()) -> None:
         """Raise TableError if there are cells that do not belong into one table with those of `configs`, by
-        method: of such a method, computed otherwise, or of another with something else that all share."""
+        method: of such a method, computed otherwise but for what is `apart`, or of another with something
+        else that all share."""
         anyone = next(iter(configs.values()))
         for method, name in dict.fromkeys((cell.method, cell.config) for cell in self.read()):
             config = configs.get(method)
-            apart = () if config else OF_A_METHOD
-            if differing := self.differences(name, config or anyone, apart):
+            if differing := self.differences(name, config or anyone, apart if config else OF_A_METHOD):
                 raise TableError(
                     f"{self.path}: its cells of {method} have configuration {name}, this run other values "
                     f"({differing}); name another folder with --out"

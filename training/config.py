@@ -207,12 +207,13 @@ def settings_help() -> dict[str, str]:
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`name=value` -> the name and the value in the field's type. Raises ConfigError."""
+def parse_setting(text: str, offered: Iterable[str] = ()) -> tuple[str, Any]:
+    """`name=value` -> the name and the value in the field's type. Raises ConfigError; for a name that no
+    field has it names those `offered`, all unless told."""
     name, separator, value = text.partition("=")
     types = get_type_hints(Config)
     if not separator or name not in types:
-        raise ConfigError(f"--set {text}: use name=value with one of {', '.join(types)}")
+        raise ConfigError(f"--set {text}: use name=value with one of {', '.join(offered or types)}")
     if types[name] is bool:
         if value not in {"true", "false"}:
             raise ConfigError(f"--set {text}: use true or false")

@@ -97,9 +97,10 @@ def label_fractions(
 
 
 def precision_recall(
-    path: Path, curves: Mapping[str, tuple[Array, Array]], *, chance: float | None = None
+    path: Path, curves: Mapping[str, tuple[Array, Array]], *, at: str, chance: float | None = None
 ) -> None:
-    """Precision against recall: {method: (recall (r,), precision (r,))}, both from 0 to 1.
+    """Precision against recall: {method: (recall (r,), precision (r,))}, both from 0 to 1; `at` says of what,
+    such as "1% of the labels".
 
     Radii within which no query finds anything, recall 0, are left out.
     """
@@ -112,7 +113,7 @@ def precision_recall(
             handles += axes.plot(x, y, color=colours[method], label=method)
         if chance is not None:
             handles.append(axes.axhline(chance, color=GREY, linestyle=":", zorder=1, label="chance"))
-        axes.set(xlim=(0, 1), xlabel="recall", ylabel="precision")
+        axes.set(xlim=(0, 1), xlabel=f"recall, {at}", ylabel="precision")
         axes.set_ylim(0, min(axes.get_ylim()[1], 1.02))
         _legend(axes, handles)
 

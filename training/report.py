@@ -64,7 +64,7 @@ def write(
     parts += [pairs_table(found, methods, regimes, metric) for metric in metrics]
     if PAPER_MAP in metrics:
         parts.append(conventions_table(rows))
-        draw_curves(Path(f"{path}-precision-recall.png"), cells, methods, min(regimes, key=share))
+        draw_curves(Path(f"{path}-precision-recall.png"), cells, methods, regimes)
     text = "\n".join(part for part in parts if part)
     tables.replace_file(path.with_suffix(".md"), text.encode())
     return text
@@ -195,16 +195,19 @@ def draw(path: Path, rows: Sequence[Row], paper: dict[Key, float], metric: str) 
     plots.label_fractions(path, ours, theirs, metric=what, chance=chance)
 
 
-def draw_curves(path: Path, cells: Cells, methods: Iterable[str], labels: str) -> None:
-    """Precision against recall of the methods that have been computed at a share of the labels."""
-    curves = {}
-    for method in methods:
-        file = cells.curve(method, labels)
-        if file.exists():
-            _, precision, recall = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
-            curves[NAMES.get(method, method)] = recall, precision
-    if curves:
-        plots.precision_recall(path, curves)
+def draw_curves(path: Path, cells: Cells, methods: Iterable[str], regimes: Iterable[str]) -> None:
+    """Precision against recall at the smallest share of the labels at which a method has been computed."""
+    methods = list(methods)
+    for labels in sorted(regimes, key=share):
+        curves = {}
+        for method in methods:
+            file = cells.curve(method, labels)
+            if file.exists():
+                _, precision, recall = np.loadtxt(file, delimiter=",", skiprows=1, unpack=True)
+                curves[NAMES.get(method, method)] = recall, precision
+        if curves:
+            plots.precision_recall(path, curves, at=f"{labels} of the labels")
+            return
 
 
 def rows_of(

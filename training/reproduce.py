@@ -19,7 +19,7 @@ from typing import Any
 
 from training import report, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
-from training.cells import Cell, Cells, Claimed
+from training.cells import OF_A_METHOD, Cell, Cells, Claimed, is_share
 from training.config import (
     DATASETS,
     PRECISIONS,
@@ -108,18 +108,22 @@ def run_command(arguments: list[str] | None = None) -> None:
         )
     if flags.table in timing.TABLES:
         return run_timing(flags)
+    flags.usual_regimes = not flags.regimes
     asked_for = flags.regimes or (QUICK_REGIMES if flags.quick else REGIMES)
     flags.regimes = list(dict.fromkeys(map(checked_regime, asked_for)))
+    flags.search = flags.search and checked_regime(flags.search)
     backbone = network(GRIDS[flags.table].backbones, flags.dataset)
     configs = {method: method_config(flags, backbone, method) for method in flags.methods}
     suffix = "-quick" if flags.quick else ""
     if flags.on == VALIDATION:
         suffix += f"-{VALIDATION}"
     out = Path(flags.out)
-    images = cache(partial(prepared, configs[flags.methods[0]]))  # the same for all methods
-    if flags.search:
-        configs = search_all(configs, out, images(), checked_regime(flags.search))
+    images = cache(partial(prepared, configs[flags.methods[0]], flags.quick))  # the same for all methods
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
+    if flags.search:
+        cells.check(configs, apart=OF_A_METHOD)  # what the search finds
+        check_labels(images().images, [flags.search])
+        configs = search_all(configs, out, images(), flags.search)
     cells.check(configs)
     try:
         compute(flags, configs, cells, images)
@@ -145,9 +149,8 @@ def show(flags: argparse.Namespace, cells: Cells, found: Sequence[Cell], backbon
 
 def checked_regime(labels: str) -> str:
     """A share of the labels as it is always written: `1%`, not `1.0%`. ConfigError for what is none."""
-    if not labels.endswith("%"):
-        raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%")
-    configure({"labels": labels})
+    if not is_share(labels) or not share(labels):
+        raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%, of at most 100%")
     return f"{share(labels):g}%"
 
 
@@ -191,17 +194,22 @@ def method_config(flags: argparse.Namespace, backbone: str, method: str, **chose
             "precision": choose_precision(flags.precision, choose_device(flags.device)),
         }
     )
-    for name, value in map(parse_setting, flags.set):
-        if name not in {*settings_help(), *STAGE_SETTINGS}:
+    offered = [*settings_help(), *STAGE_SETTINGS]
+    for name, value in (parse_setting(text, offered) for text in flags.set):
+        if name not in offered:
             raise ConfigError(f"--set {name}: what is computed is said by reproduce's own flags")
         chosen[name] = value
     return configure(chosen)
 
 
-def prepared(config: Config) -> Loaded:
-    """The process made ready for the configuration, and its images."""
+def prepared(config: Config, quick: bool) -> Loaded:
+    """The process made ready for the configuration, and its images; a part of them if it shall be quick."""
     set_up_process(config.precision)
-    return load(config)
+    loaded = load(config)
+    if loaded.skipped:
+        path, reason = loaded.skipped[0].values()
+        log.warning("%d images cannot be read, the first is %s: %s", len(loaded.skipped), path, reason)
+    return smaller(loaded, QUICK_IMAGES) if quick else loaded
 
 
 def compute(
@@ -215,11 +223,8 @@ def compute(
     if not left():
         return
     first, loaded = configs[flags.methods[0]], images()
-    if loaded.skipped:
-        path, reason = loaded.skipped[0].values()
-        log.warning("%d images cannot be read, the first is %s: %s", len(loaded.skipped), path, reason)
-    if flags.quick:
-        loaded = smaller(loaded, QUICK_IMAGES)
+    if flags.quick and flags.usual_regimes:
+        flags.regimes = with_enough_labels(loaded.images, flags.regimes)
     check_labels(loaded.images, flags.regimes)
     countdown = Countdown("cells")
     failed, elsewhere = set[tuple[str, int]](), set[tuple[str, int]]()
@@ -236,24 +241,44 @@ def compute(
                     log.info("%s; %s", said(cell), countdown.one_done(still))
         except Claimed:
             elsewhere.add((method, seed))
-            log.info("%s, seed %d: left to the process that is computing it", method, seed)
+            log.info("%s, seed %d: left to the process that has this method and seed", method, seed)
         except ArithmeticError as error:  # diverged; others need not
             failed.add((method, seed))
             log.error("%s, seed %d: %s", method, seed, error)
+    if others := sum(len(task.labels) for task in left() if (task.method, task.seed) in elsewhere):
+        log.warning(
+            "%d cells are not there yet: other processes have their methods and seeds; give the command "
+            "again when those have ended, for what they finished and what they left",
+            others,
+        )
     if failed:
         names = ", ".join(f"{method} with seed {seed}" for method, seed in failed)
         raise TableError(f"not computed, because it diverged: {names}; the reasons are above")
 
 
-def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
-    """Raise ConfigError for a regime with fewer labels than classes: each class gets one at least, so that it
-    would not be the share that it says."""
-    labels, classes = len(split(images, 1.0, seed=0).training), len(images.classes)
+def least_share(images: ImageSet) -> float:
+    """The share of the training labels, in %, that has as many as there are classes. Each class gets one at
+    least, so that a smaller one would not be the share that it says."""
+    return 100 * len(images.classes) / len(split(images, 1.0, seed=0).training)
+
+
+def with_enough_labels(images: ImageSet, regimes: Sequence[str]) -> list[str]:
+    """The `regimes` that have a label for each class; says which have not."""
+    least = least_share(images)
     for regime in regimes:
-        if share(regime) / 100 * labels < classes:
+        if share(regime) < least:
+            log.info("%s of the labels left out: fewer than the %d classes", regime, len(images.classes))
+    return [regime for regime in regimes if share(regime) >= least]
+
+
+def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
+    """Raise ConfigError for a regime with fewer labels than classes."""
+    least, labels = least_share(images), len(split(images, 1.0, seed=0).training)
+    for regime in regimes:
+        if share(regime) < least:
             raise ConfigError(
-                f"regime {regime}: of {labels} training labels that is fewer than the {classes} classes; "
-                f"use at least {math.ceil(100 * classes / labels)}%"
+                f"regime {regime}: of {labels} training labels that is fewer than the {len(images.classes)} "
+                f"classes; use at least {math.ceil(100 * least) / 100:g}%"
             )
 
 
@@ -267,7 +292,7 @@ def main() -> None:
     except (*USER_ERRORS, TableError) as error:
         command(str(error))
     except OSError as error:
-        command(explain(error))
+        command(explain(error, again="give the same command again"))
 
 
 if __name__ == "__main__":

@@ -382,7 +382,7 @@ class Run:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckpointError(
                 f"{self.checkpoint}: the checkpoint cannot be read ({reason}); "
-                "remove it and --resume begins anew"
+                "remove it and the same command begins anew"
             ) from error
         if not same_images:
             raise CheckpointError(

@@ -104,6 +104,11 @@ def test_unknown_settings_are_refused(text):
         parse_setting(text)
 
 
+def test_an_unknown_setting_is_told_what_is_offered():
+    with pytest.raises(ConfigError, match=r"use name=value with one of bits, whiten$"):
+        parse_setting("colour=red", ["bits", "whiten"])
+
+
 def test_labels():
     assert configure({"labels": "1%"}).fraction() == 0.01
     assert configure({"labels": "none"}).fraction() == 0

@@ -27,8 +27,8 @@ CASES: dict[str, tuple[int, Callable[[Path], None]]] = {
     "fractions, paper alone": (920, lambda path: label_fractions(path, {}, PAPER, metric="mAP")),
     "fractions, not known": (920, lambda path: label_fractions(path, {"x": {5: (NAN, NAN)}}, {}, metric="m")),
     "fractions, nothing": (920, lambda path: label_fractions(path, {}, {}, metric="mAP")),
-    "precision": (920, lambda path: precision_recall(path, CURVES, chance=0.1)),
-    "precision, one": (920, lambda path: precision_recall(path, {"swta_fh": CURVES["none"]})),
+    "precision": (920, lambda path: precision_recall(path, CURVES, at="1%", chance=0.1)),
+    "precision, one": (920, lambda path: precision_recall(path, {"swta_fh": CURVES["none"]}, at="1%")),
     "durations": (1004, lambda path: durations(path, {"HPCA-FH": 58.1, "new": 0.3}, EPOCHS, what="epoch")),
     "durations, ours": (384, lambda path: durations(path, {"HPCA-FH": 0.0581}, {}, what="one step")),
     "durations, paper's": (880, lambda path: durations(path, {}, EPOCHS, what="epoch")),
@@ -67,7 +67,7 @@ def test_a_method_has_one_colour_in_all_figures(tmp_path: Path) -> None:
         [
             lambda path: label_fractions(path, {"HPCA-FH": {1: (1, NAN), 5: (2, NAN)}}, {}, metric="m"),
             lambda path: label_fractions(path, {"new": {1: (1, 0)}, "hpca_fh": {1: (1, 0)}}, {}, metric="m"),
-            lambda path: precision_recall(path, {"HPCA-FH": CURVES["none"]}),
+            lambda path: precision_recall(path, {"HPCA-FH": CURVES["none"]}, at="1%"),
             lambda path: durations(path, {"SWTA-FH": 2.0, "HPCA-FH": 1.0}, {}, what="w"),
         ]
     ):

@@ -108,6 +108,17 @@ def filled(folder, name):
     return cells
 
 
+def test_precision_and_recall_are_of_the_smallest_share_that_has_been_computed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "precision_recall", lambda path, curves, at: drawn.append((set(curves), at)))
+    cells = Cells(tmp_path, "cifar10-conv6")
+    curve = PrecisionRecall(*(np.linspace(0, 1, 3) for _ in range(3)))
+    for labels in ("5%", "10%"):
+        cells.add_curve(Cell("hpca_fh", labels, 0, "c", "m", {}), curve)
+    report.draw_curves(tmp_path / "x.png", cells, ["none", "hpca_fh"], ["10%", "1%", "5%"])
+    assert drawn == [({"HPCA-FH"}, "5% of the labels")]
+
+
 def test_table_6_has_plots_of_both_metrics_and_everything_that_table_3_has(tmp_path, monkeypatch):
     drawn = {}
     draw = plots.label_fractions

@@ -138,10 +138,13 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
         ),
         (["--table", "1", "--dataset", "cifar10", "--regimes", "1%"], "table 1 has neither regimes nor --on"),
         (["--table", "4", "--dataset", "cifar10", "--on", "validation"], "table 4 has neither regimes nor"),
-        ([*CIFAR, "--regimes", "200%"], "labels 200%: use 1% to 100%"),
+        ([*CIFAR, "--regimes", "200%"], "regime 200%: use a share of the labels, such as 1%, of at"),
+        ([*CIFAR, "--regimes", "nan%"], "regime nan%: use a share"),
+        ([*CIFAR, "--regimes", "0%"], "regime 0%: use a share"),
+        ([*CIFAR, "--data", ".", "--search", "5"], "regime 5: use a share"),
         ([*CIFAR, "--methods", "pca"], "rule 'pca': use one of"),
         (CIFAR, "--dataset cifar10 needs --data DIR"),
-        ([*CIFAR, "--set", "epoch=1"], "--set epoch=1: use name=value with one of"),
+        ([*CIFAR, "--set", "epoch=1"], "--set epoch=1: use name=value with one of hebbian_lr, "),
         ([*CIFAR, "--set", "rule=none"], "--set rule: what is computed is said by reproduce's own flags"),
         ([*CIFAR, "--set", "seed=3"], "--set seed: what is computed"),
     ],
@@ -156,7 +159,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, says):
 def test_a_regime_with_fewer_labels_than_classes_is_refused(tmp_path, pictures):
     said = reproduce(tmp_path, *CIFAR, "--data", str(pictures), "--regimes", "1%", code=2)
     assert "regime 1%" in said
-    assert "of 48 training labels that is fewer than the 2 classes; use at least 5%" in said
+    assert "of 48 training labels that is fewer than the 2 classes; use at least 4.17%" in said
     assert finished(tmp_path) == []
 
 
@@ -185,10 +188,12 @@ def test_processes_share_a_table_seed_by_seed(tmp_path, pictures):
     command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%", "--seeds", "2"]
     with cells.claimed(["none-0", "chance-0"]):
         said = reproduce(tmp_path, *command)
-    assert "none, seed 0: left to the process that is computing it" in said
+    assert "none, seed 0: left to the process that has this method and seed" in said
+    assert "2 cells are not there yet: other processes have their methods and seeds" in said
     done = {(cell.method, cell.seed) for cell in cells.read()}
     assert done == {("none", 1), ("pixels", 0), ("pixels", 1), ("chance", 1)}
-    reproduce(tmp_path, *command)  # whoever claims nothing any more leaves it to the next
+    said = reproduce(tmp_path, *command)  # whoever claims nothing any more leaves it to the next
+    assert "not there yet" not in said
     assert {(cell.method, cell.seed) for cell in cells.read()} - done == {("none", 0), ("chance", 0)}
 
 
@@ -224,6 +229,30 @@ def test_quick_is_a_small_version_in_files_of_its_own(tmp_path, pictures):
         assert table
         assert {row.paper for row in table} == {None}  # it is of other images
     assert not list((tmp_path / "results").glob("table?-cifar10.*"))
+
+
+def test_quick_leaves_out_shares_with_fewer_labels_than_classes(tmp_path):
+    for number in range(120):
+        part, label = ("test" if number < 20 else "train"), number % 20
+        stripes(tmp_path / "data" / part / f"class{label}" / f"{number}.png", label % 2, number)
+    command = ["--table", "2", "--dataset", "cifar10", "--data", "data", "--precision", "fp32", "--quick"]
+    few = ["--methods", "none", "--seeds", "1", "--set", "finetune_epochs=1"]
+    said = reproduce(tmp_path, *command, *few)
+    assert "5% of the labels left out: fewer than the 20 classes" in said
+    rows = finished(tmp_path, "cifar10-conv6-quick")
+    assert [row["labels"] for row in rows if row["method"] == "none"] == ["25%", "100%"]
+    said = reproduce(tmp_path, *command, *few, "--regimes", "5%", code=2)  # who names it is told
+    assert "regime 5%: of 80 training labels that is fewer than the 20 classes; use at least 25%" in said
+
+
+def test_a_search_is_refused_before_it_begins(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%"]
+    said = reproduce(tmp_path, *command, "--search", "1%", code=2)
+    assert "regime 1%: of 48 training labels that is fewer than the 2 classes" in said
+    reproduce(tmp_path, *command)
+    said = reproduce(tmp_path, *command, "--search", "50%", "--set", "batch_size=32", code=2)
+    assert "(batch_size 64 there, 32 here); name another folder with --out" in said
+    assert not (tmp_path / "results" / "search").exists()
 
 
 def test_search_finds_what_the_cells_are_computed_with(tmp_path, pictures):
