@@ -33,11 +33,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
 from index.digest import digest
 from index.items import UNLABELLED, Changes, CodeTable, Identity, Item, NewItem
-from index.schema import SCHEMA, metadata, upgrade
+from index.schema import SCHEMA, items_of_folder, metadata, upgrade
 from index.schema import classes as _classes
 from index.schema import codes as _codes
 from index.schema import items as _items
@@ -123,6 +124,9 @@ class Catalogue:
             _upgrade(path, engine, writable=mode == WRITABLE)
             catalogue = cls(path, engine, writable=mode == WRITABLE)
             contents = catalogue._verified()
+            if catalogue.writable:  # one of an earlier version of the same schema does not have it
+                with naming(path), engine.begin() as connection:
+                    connection.execute(CreateIndex(items_of_folder, if_not_exists=True))
         except CatalogueError:
             engine.dispose()
             raise
@@ -422,6 +426,18 @@ class Catalogue:
         with self._reading() as connection:
             return {id_: label for id_, label in connection.execute(query)}
 
+    def copies_of_queries(self) -> NDArray[np.int64]:
+        """The ids (n,) of what was sent though it is a held-out query, byte for byte."""
+        query = _items.alias()
+        copies = (
+            select(_items.c.id)
+            .join(query, query.c.sha256 == _items.c.sha256)
+            .where(query.c.split == "query", _items.c.split == "database", _items.c.folder.is_not(None))
+            .distinct()
+        )
+        with self._reading() as connection:
+            return np.array(list(connection.scalars(copies)), np.int64)
+
     def faults(self) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
         with self._reading() as connection:
@@ -585,23 +601,24 @@ class Catalogue:
         }
 
     def _rows(self, connection: Connection, *which: ColumnElement[bool]) -> CodeTable:
-        """Ids, labels and codes of the items of the database split to which all of `which` apply."""
+        """Ids, labels and codes of the items of the database split to which all of `which` apply, by id."""
         query = (
             select(_codes.c.item_id, func.coalesce(_items.c.label, UNLABELLED), _codes.c.code)
             .join(_items)
             .where(*which)
-            .order_by(_codes.c.item_id)
         )
+        if not which:  # else SQLite would walk all codes in order instead of looking for the items
+            query = query.order_by(_codes.c.item_id)
         with connection.execute(query) as result:
             # The driver's own tuples, few enough that Python does not look for garbage among what is read:
             # SQLAlchemy's rows of a million items take three times as long.
             parts = [self._table(part) for part in iter(lambda: result.cursor.fetchmany(READ), [])]
         parts.append(self._table([]))
-        return CodeTable(
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.codes for part in parts]),
-        )
+        ids = np.concatenate([part.ids for part in parts])
+        labels = np.concatenate([part.labels for part in parts])
+        codes = np.concatenate([part.codes for part in parts])
+        order = np.argsort(ids) if which else slice(None)
+        return CodeTable(ids[order], labels[order], codes[order])
 
     def _table(self, rows: Sequence[tuple[int, int, bytes]]) -> CodeTable:
         ids, labels, codes = zip(*rows, strict=True) if rows else ((), (), ())

@@ -9,6 +9,7 @@ ranked by Hamming distance; query_labels (q,) and database_labels (n,), integers
 `average_precision_of_vectors` ranks real-valued descriptors, to see what their codes lose.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -201,11 +202,9 @@ def nearest_classes(
     query_labels: Labels,
     database_codes: Codes,
     database_labels: Labels,
-    *,
-    classes: int,
-) -> Floats:
-    """How many queries of each class have their nearest item in each class (classes, classes), the queries'
-    classes along the rows.
+) -> dict[tuple[int, int], float]:
+    """How many queries of a class have their nearest item in a class, by both; what is none is not there, as
+    tens of thousands of classes have more pairs than fit into memory.
 
     Where several items are nearest, each counts for an equal share of the query: the expectation over their
     random orders. ValueError for an empty database.
@@ -213,12 +212,13 @@ def nearest_classes(
     rankings = _Rankings(query_codes, query_labels, database_codes, database_labels)
     if not rankings.size:
         raise ValueError("there are no items to rank")
-    counts, labels = np.zeros((classes, classes)), rankings.labels
+    counts, labels = defaultdict[tuple[int, int], float](float), rankings.labels
     rows = (row for distances, _ in rankings.distances() for row in distances)
     for label, row in zip(query_labels, rows, strict=True):
-        nearest = labels[np.flatnonzero(row == row.min())]
-        counts[label] += np.bincount(nearest, minlength=classes) / len(nearest)
-    return counts
+        nearest, times = np.unique(labels[row == row.min()], return_counts=True)
+        for other, share in zip(nearest.tolist(), (times / times.sum()).tolist(), strict=True):
+            counts[int(label), other] += share
+    return dict(counts)
 
 
 def never_rising(values: Floats, weights: Counts) -> Floats:

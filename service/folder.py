@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -102,9 +103,10 @@ def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str 
     ]
     plan.unchanged -= len(plan.relabel)
     lost = [image for image in known if image.sha256 not in seen]
-    plan.send = [
-        _in_place_of(source, [each for each in lost if each.path == source.path]) for source in plan.send
-    ]
+    lost_at = defaultdict[str, list[Image]](list)
+    for image in lost:
+        lost_at[image.path].append(image)
+    plan.send = [_in_place_of(source, lost_at.get(source.path, [])) for source in plan.send]
     replaced = {image.id for source in plan.send for image in source.instead_of}
     plan.gone = [each for each in lost if each.id not in replaced and each.path not in plan.refused]
     return plan

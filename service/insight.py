@@ -163,14 +163,14 @@ async def eval_confusion(request: Request, searcher: Service) -> Confusion:
 
     def made(snapshot: Snapshot) -> Confusion:
         classes = snapshot.classes
-        counts = nearest_classes(*searcher.asked_and_ranked(snapshot), classes=len(classes))
-        rows, columns = np.nonzero(counts)
+        counts = nearest_classes(*searcher.asked_and_ranked(snapshot))
         found = [
-            Confused(label=classes[row], nearest=classes[column], queries=float(counts[row, column]))
-            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+            Confused(label=classes[asked], nearest=classes[nearest], queries=queries)
+            for (asked, nearest), queries in sorted(counts.items())
         ]
         found.sort(key=lambda each: -each.queries)
-        return Confusion(accuracy=float(np.trace(counts) / counts.sum()), nearest=found)
+        right = sum(queries for (asked, nearest), queries in counts.items() if asked == nearest)
+        return Confusion(accuracy=right / sum(counts.values()), nearest=found)
 
     return await to_thread.run_sync(searcher.once, "confusion", made, limiter=request.state.evaluating)
 

@@ -191,6 +191,9 @@ class Definition(BaseModel):
     dropped_queries: int = Field(description="Queries left out: no indexed item has their label.")
     items: int = Field(description="Indexed items that were ranked: those with a label.")
     unlabelled_items: int = Field(description="Indexed items without a label, left out of the ranking.")
+    copies_of_queries: int = Field(
+        description="Labelled items that were sent and are held-out queries byte for byte, likewise left out."
+    )
     k: int | None
     ties: Ties
     denominator: Denominator
@@ -222,6 +225,7 @@ class Evaluation(BaseModel):
                         "dropped_queries": 0,
                         "items": 1617,
                         "unlabelled_items": 0,
+                        "copies_of_queries": 0,
                         "k": None,
                         "ties": "expected",
                         "denominator": "min",

@@ -386,8 +386,8 @@ class Searcher:
         return 0 if self.queries is None else len(self.queries.ids)
 
     def asked_and_ranked(self, snapshot: Snapshot) -> tuple[Codes, Labels, Codes, Labels]:
-        """Codes and labels of the held-out queries and of the items, as far as they have labels. Raises
-        NothingToMeasure."""
+        """Codes and labels of the held-out queries and of the items, as far as they have labels. Queries that
+        were sent later are searched, but not ranked here: each would find itself. Raises NothingToMeasure."""
         if self.queries is None:
             raise NothingToMeasure(
                 "this index was built without labels, so that no image is held out to measure the answers "
@@ -395,10 +395,11 @@ class Searcher:
             )
         queries, (_, codes) = self.queries, snapshot.engine.items()
         asked, ranked = queries.labels != UNLABELLED, snapshot.labels != UNLABELLED
+        ranked &= ~np.isin(snapshot.ids, self.catalogue.copies_of_queries())
         if not asked.any() or not ranked.any():
             lacking = "held-out query" if ranked.any() else "indexed image"
             raise NothingToMeasure(f"no {lacking} has a label, so that no answer can be called right")
-        if not np.isin(queries.labels[asked], snapshot.labels).any():
+        if not np.isin(queries.labels[asked], snapshot.labels[ranked]).any():
             raise NothingToMeasure("no indexed image has the label of any held-out query")
         return queries.codes[asked], queries.labels[asked], codes[ranked], snapshot.labels[ranked]
 
@@ -410,12 +411,15 @@ class Searcher:
         scored = ~np.isnan(scores)
         chance = average_precision_at_random(labels[scored], ranked, k=k, denominator=denominator)
         manifest, data = self.artifact.manifest, self.artifact.manifest.data
+        members = np.bincount(ranked, minlength=len(snapshot.classes))
+        unlabelled = int((snapshot.labels == UNLABELLED).sum())
         definition = Definition(
             text="",
             queries=int(scored.sum()),
             dropped_queries=self._held_out() - int(scored.sum()),
             items=len(codes),
-            unlabelled_items=len(snapshot.ids) - len(codes),
+            unlabelled_items=unlabelled,
+            copies_of_queries=len(snapshot.ids) - unlabelled - len(codes),
             k=k,
             ties=ties,
             denominator=denominator,
@@ -434,7 +438,7 @@ class Searcher:
             chance=float(chance.mean()),
             aps=_summary(scores[scored]),
             per_class=[
-                _class_score(name, scores[scored & (labels == label)], snapshot.labels == label)
+                _class_score(name, scores[scored & (labels == label)], int(members[label]))
                 for label, name in enumerate(snapshot.classes)
             ],
             definition=definition.model_copy(update={"text": _in_words(definition, data)}),
@@ -479,9 +483,9 @@ def _interval(scores: NDArray[np.float64]) -> Interval | None:
     return None if math.isnan(low) else Interval(low=low, high=high)
 
 
-def _class_score(label: str, scores: NDArray[np.float64], members: NDArray[np.bool_]) -> ClassScore:
+def _class_score(label: str, scores: NDArray[np.float64], items: int) -> ClassScore:
     aps = float(scores.mean()) if len(scores) else None
-    return ClassScore(label=label, aps=aps, queries=len(scores), items=int(members.sum()))
+    return ClassScore(label=label, aps=aps, queries=len(scores), items=items)
 
 
 def _regime(data: dict[str, Any]) -> str | None:
@@ -511,6 +515,11 @@ def _in_words(definition: Definition, data: dict[str, Any]) -> str:
     if definition.unlabelled_items:
         sentences.append(
             f"{definition.unlabelled_items:,} indexed images have no label and are not ranked here."
+        )
+    if definition.copies_of_queries:
+        sentences.append(
+            f"{definition.copies_of_queries:,} images that were sent are held-out queries themselves and are "
+            "not ranked here."
         )
     if training := data.get("training_labels"):
         validation = data.get("validation_labels") or 0

@@ -326,10 +326,17 @@ NAMED: dict[str, Callable[[Path], ImageSet]] = {
 
 
 def _files(root: Path, without: Path | None = None) -> list[Path]:
-    """All files below `root` but hidden ones, relative to it, in a fixed order."""
+    """All files below `root` but hidden ones, relative to it, in a fixed order. Raises DataError for a folder
+    that cannot be read: a whole class could be missing."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename}: the folder cannot be read ({error.strerror}); allow it, or move it elsewhere"
+        )
+
     excluded = os.path.realpath(without) if without else None
     found, visited = [], set()
-    for folder_name, subfolders, names in os.walk(root, followlinks=True):
+    for folder_name, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
         here = os.path.realpath(folder_name)
         if here in visited:  # a link that leads back
             subfolders.clear()

@@ -118,7 +118,7 @@ function begin(files) {
     $("refusals").replaceChildren();
   }
   job.total += files.length;
-  job.queue.push(...batches(files));
+  for (const batch of batches(files)) job.queue.push(batch); // a spread of 130,000 exceeds the stack
   if (!job.running) run();
 }
 

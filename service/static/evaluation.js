@@ -96,6 +96,7 @@ function drawMap({ map, interval, chance, aps, per_class: classes, definition })
     Queries: number.format(definition.queries),
     "Images ranked": number.format(definition.items),
     "Images without a label": number.format(definition.unlabelled_items),
+    "Copies of queries": number.format(definition.copies_of_queries),
     Images: definition.dataset,
     Labels: definition.labels,
     Backbone: definition.backbone,

@@ -318,12 +318,17 @@ def test_thumbnails_take_little_more_than_their_bytes(path: Path, size: int) -> 
     assert path.stat().st_size < 1.25 * size * len(thumbnails) + others
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_damaged_pages_end_in_a_catalogue_error(filled: Path, seed: int) -> None:
-    content = bytearray(filled.read_bytes())
-    rng = np.random.default_rng(seed)
-    for position in rng.integers(0, len(content), 300):
-        content[position] ^= 255
+@pytest.mark.parametrize("table", ["meta", "classes", "items", "items_revision", "codes", "removed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_pages_end_in_a_catalogue_error(filled: Path, table: str, seed: int) -> None:
+    with closing(sqlite3.connect(filled)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    content, rng = bytearray(filled.read_bytes()), np.random.default_rng(seed)
+    start = (page - 1) * size
+    # Where there is something: most of a page is empty here, which may hold anything.
+    for position in {0, *rng.integers(0, 8, 3).tolist(), *rng.integers(0, size, 20).tolist()}:
+        content[start + position] ^= 255
     filled.write_bytes(content)
     with pytest.raises(CatalogueError, match="with space"):
         Catalogue.open(filled)
@@ -371,6 +376,31 @@ def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
     written = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables)
     assert "id SERIAL NOT NULL" in written
     assert "code BYTEA NOT NULL" in written
+
+
+def test_the_index_by_folder_is_made_where_it_is_missing(filled: Path) -> None:
+    with closing(sqlite3.connect(filled)) as connection, connection:
+        connection.execute("DROP INDEX items_of_folder")
+    with Catalogue.open(filled) as catalogue:
+        catalogue.add([new_item(50, file=File(b"\x01" * 32, "/photos"))])
+    query = (
+        "EXPLAIN QUERY PLAN SELECT * FROM items WHERE split = ? AND id > ? AND folder = ? ORDER BY id LIMIT 9"
+    )
+    with closing(sqlite3.connect(filled)) as connection:
+        plan = [row[-1] for row in connection.execute(query, ("database", 3, "/photos"))]
+    assert plan == ["SEARCH items USING INDEX items_of_folder (folder=? AND rowid>?)"]  # nothing is sorted
+
+
+def test_what_was_sent_and_is_a_query_is_known(catalogue: Catalogue) -> None:
+    def file(number: int, folder: str | None) -> File:
+        return File(bytes([number]) * 32, folder)
+
+    catalogue.add([new_item(1, file=file(1, None)), new_item(2, file=file(2, "")), new_item(3)])
+    catalogue.add([replace(new_query(4), file=file(9, None)), new_query(5)])
+    assert catalogue.copies_of_queries().tolist() == []
+    sent = catalogue.add([new_item(6, file=file(9, "")), new_item(7, file=file(9, "photos"))])
+    catalogue.add([new_item(8, file=file(9, None))])  # was built so
+    assert catalogue.copies_of_queries().tolist() == sent
 
 
 # --- changes -----------------------------------------------------------------------------------------

@@ -301,7 +301,8 @@ def test_eval_map(http: httpx.Client) -> None:
     assert found["aps"].keys() == {"mean", "std", "p10", "median", "p90"}
     assert [each["label"] for each in found["per_class"]] == list(CLASSES)
     assert found["definition"].keys() == {
-        *("text", "queries", "dropped_queries", "items", "unlabelled_items", "k", "ties", "denominator"),
+        *("text", "queries", "dropped_queries", "items", "unlabelled_items", "copies_of_queries"),
+        *("k", "ties", "denominator"),
         *("encoder_id", "artifact", "rule", "backbone", "labels", "dataset", "bits", "created"),
     }
     assert answer(http.get("/eval/map")) == found

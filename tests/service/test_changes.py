@@ -5,10 +5,13 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,37 @@ def test_an_image_is_added_found_changed_and_removed(http: httpx.Client) -> None
         refusal(http.get(f"/images/{image['id']}{path}"), 404)
     refusal(http.delete(f"/images/{image['id']}"), 404)
     refusal(http.patch(f"/images/{image['id']}", json={}), 404)
+
+
+def test_queries_that_are_sent_are_found_but_flatter_no_measure(own: Artifact) -> None:
+    held_out = sorted(Path(own.manifest.data["root"]).glob("held-out/*.png"))
+    with closing(sqlite3.connect(own.path / "catalogue.sqlite")) as connection, connection:
+        for path in held_out:
+            known = sha256(path.read_bytes()).digest(), f"held-out/{path.name}"
+            assert connection.execute("UPDATE items SET sha256 = ? WHERE path = ?", known).rowcount == 1
+    files = [("image", (path.name, path.read_bytes())) for path in held_out]
+    with (
+        serve_here(create_app(Settings(artifact=own.path))) as address,
+        httpx.Client(base_url=address, timeout=30) as http,
+    ):
+        paths = ("/eval/map", "/eval/map?k=1", "/eval/curve", "/eval/confusion", "/eval/queries?limit=100")
+        before = {path: answer(http.get(path)) for path in paths}
+        for label, name in enumerate(CLASSES):
+            some = [file for file in files if file[1][0].startswith(f"{label}-")]
+            added = answer(http.post("/images", params={"label": name}, files=some), 201)["images"]
+            assert {each["status"] for each in added} == {"added"}
+        (nearest, *_) = answer(http.post("/search", content=held_out[0].read_bytes()))["results"]
+        found = answer(http.get(f"/images/{nearest['id']}"))
+        assert (nearest["distance"], found["path"]) == (0, held_out[0].name)
+        after = {path: answer(http.get(path)) for path in paths}
+    for path in paths[:2]:
+        definition = after[path]["definition"]
+        assert (definition.pop("copies_of_queries"), definition["unlabelled_items"]) == (12, 3)
+        text = " 12 images that were sent are held-out queries themselves and are not ranked here."
+        assert text in definition["text"]
+        definition["text"] = definition["text"].replace(text, "")
+        assert before[path]["definition"].pop("copies_of_queries") == 0
+    assert after == before
 
 
 def test_what_was_changed_is_there_after_a_restart(own: Artifact) -> None:

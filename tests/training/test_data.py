@@ -81,6 +81,21 @@ def test_train_without_test_is_no_class(tmp_path):
         data.folder(tmp_path)
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    for name in ("cats", "dogs"):
+        put(tmp_path / name / "1.png")
+    list_folder = os.scandir
+
+    def scandir(path):  # permissions do not hold for root
+        if str(path).endswith("dogs"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"dogs: the folder cannot be read \(Permission denied\); allow it"):
+        data.folder(tmp_path)
+
+
 def test_links_are_followed_once(tmp_path):
     put(tmp_path / "elsewhere" / "1.png")
     put(tmp_path / "all" / "dog" / "1.png")

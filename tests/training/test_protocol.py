@@ -44,6 +44,15 @@ def test_own_images_divide_without_overlap():
     assert counts(UNEVEN, parts.validation) == [45, 9, 1]
 
 
+def test_of_very_many_images_ten_thousand_are_asked():
+    labels = np.repeat(np.arange(4), 50_000)
+    labels[:20_000] = UNLABELLED
+    parts = split(image_set(labels), 1.0, seed=0)
+    assert np.bincount(labels[parts.queries]).tolist() == [1667, 2778, 2778, 2778]
+    fewer = np.flatnonzero(labels != UNLABELLED)[:100_000]  # of which that is a tenth
+    assert len(split(image_set(labels[fewer]), 1.0, seed=0).queries) == 10_000
+
+
 def test_never_more_labels_than_given():
     parts = split(image_set(np.repeat(np.arange(10), 1000)), 0.04, seed=0)
     assert len(parts.training) + len(parts.validation) == 360  # of 9,000: 1,000 are queries
