@@ -129,6 +129,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "decoding": CapacityLimiter(settings.concurrency),
                 # Who waits for one of these must not hold threads that others need.
                 "evaluating": CapacityLimiter(1),
+                "counting": CapacityLimiter(1),
                 "grouping": CapacityLimiter(1),
                 "grouping_places": CapacityLimiter(insight.GROUPING),
                 "exporting": CapacityLimiter(1),

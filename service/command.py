@@ -350,8 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(value: Any) -> None:
-    """As JSON."""
-    print(json.dumps(value, ensure_ascii=False))
+    """As JSON; for what is no Unicode, as a file's name may hold, with a question mark."""
+    print(json.dumps(value, ensure_ascii=False).encode(errors="replace").decode())
 
 
 def progress(each: Iterable[T], total: int) -> Iterator[T]:

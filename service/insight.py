@@ -110,7 +110,7 @@ async def stats(request: Request, searcher: Service) -> Stats:
     def work() -> Stats:
         return searcher.once("stats", lambda snapshot: _stats(searcher, snapshot))
 
-    counted = await to_thread.run_sync(work, limiter=request.state.evaluating)
+    counted = await to_thread.run_sync(work, limiter=request.state.counting)
     return counted.model_copy(update={"uptime": time.monotonic() - request.app.state.started})
 
 

@@ -1,6 +1,7 @@
 """The command, as a process of its own, against a service in another."""
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -19,7 +20,7 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
-from service.command import parser
+from service.command import parser, show
 from service.settings import PREFIX, Settings
 from tests.conftest import build_artifact, environment, free_port, serve, wait_until_ready
 from tests.service.test_kill import png
@@ -293,3 +294,11 @@ def test_the_command_is_installed() -> None:
         pytest.skip("the project was installed before it had a command")
     done = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "reencode" in done.stdout
+
+
+def test_a_name_that_is_no_unicode_is_shown_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8", errors="strict"))
+    show({"refused": {"caf\udce9.png": "é"}})
+    sys.stdout.flush()
+    assert json.loads(output.getvalue()) == {"refused": {"caf?.png": "é"}}

@@ -1,6 +1,8 @@
 """What the service tells of its index, over real HTTP."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from index.duplicates import groups_within
+from index.evaluation import average_precision
 from service import insight
 from service.app import create_app
 from service.settings import Settings
@@ -65,6 +68,23 @@ def test_stats(http: httpx.Client, artifact: Artifact) -> None:
     assert stats["encoder_id"] == artifact.manifest.encoder_id
     assert stats["versions"]["hebbsearch"] == "0.1.0"
     assert answer(http.get("/stats"))["uptime"] > stats["uptime"] > 0
+
+
+def test_stats_do_not_wait_for_an_evaluation(changing: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return average_precision(*arguments, **more)
+
+    monkeypatch.setattr("service.searcher.average_precision", slow)
+    with ThreadPoolExecutor(1) as elsewhere:
+        evaluation = elsewhere.submit(changing.get, "/eval/map")
+        assert begun.wait(30)
+        assert answer(changing.get("/stats"))["items"] == ITEMS
+        go_on.set()
+        assert answer(evaluation.result())["definition"]["items"] == ITEMS - UNLABELLED_ITEMS
 
 
 def test_stats_follow_the_index(changing: httpx.Client, artifact: Artifact) -> None:

@@ -206,10 +206,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+# Of a camera or scanner; files of 16 bits hold all of them, few say which.
+DEPTHS = (8, 10, 12, 14, 16)
+
+
 def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey values (H, W) of 16 bits, or floating point 0 … 1; any other range is stretched."""
+    """Grey values (H, W) of at most 16 bits, or floating point 0 … 1; any other range is stretched."""
     if values.dtype.kind in "ui" and values.min() >= 0 and values.max() <= 65535:
-        return (values >> 8).astype(np.uint8)
+        depth = next(bits for bits in DEPTHS if values.max() < 1 << bits)
+        return (values >> (depth - 8)).astype(np.uint8)
     scaled = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
     if values.dtype.kind != "f" or scaled.min() < 0 or scaled.max() > 1:
         scaled -= scaled.min()

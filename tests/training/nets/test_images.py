@@ -63,6 +63,13 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_a_sensor_of_fewer_bits_is_scaled_from_them(bits):
+    values = np.array([[0, 1 << (bits - 1), (1 << bits) - 1]], np.uint16)
+    image = open_image(encoded(Image.fromarray(values), "TIFF"))
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
 def test_floating_point():
     image = open_image(encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)), "TIFF"))
     assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
