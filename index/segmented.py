@@ -5,7 +5,8 @@ from typing import Self
 import numpy as np
 
 from index.codes import Codes
-from index.hamming import Counts, Distances, FlatEngine, Ids, by_id, check_ids, in_order, places_of
+from index.engine import Counts, Distances, Ids, by_id, check_ids, in_order, places_of
+from index.hamming import FlatEngine
 
 LARGEST = 2**18  # codes in a segment, 8 MB of 256 bits: what a removal copies
 

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.hamming import places_of
+from index.engine import places_of
 from index.items import Changes
 from index.segmented import SegmentedEngine
 

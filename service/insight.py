@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from index.code_statistics import bit_statistics, same_code
 from index.codes import to_hex
+from index.distances import nearest_classes
 from index.duplicates import TooManyPairs, groups_within
-from index.evaluation import nearest_classes
 from index.export import WRITERS, NoParquet
 from index.items import UNLABELLED
 from index.snapshot import Snapshot

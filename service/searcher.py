@@ -23,16 +23,11 @@ from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
 from index.bootstrap import bootstrap_interval
 from index.codes import Codes
 from index.conventions import Denominator, Ties
-from index.evaluation import (
-    Labels,
-    average_precision,
-    average_precision_at_random,
-    pairs_by_distance,
-    precision_by_distance,
-    precision_recall_curve,
-)
+from index.distances import pairs_by_distance, precision_by_distance, precision_recall_curve
+from index.evaluation import average_precision, average_precision_at_random
 from index.items import UNLABELLED, Item
 from index.originals import Originals
+from index.rankings import Labels
 from index.snapshot import Snapshot
 from service.decoding import Decode, decode
 from service.schemas import ClassScore, Curve, Definition, Evaluation, Interval, ScoreSummary

@@ -63,6 +63,6 @@ def test_service_loads_no_training_but_the_networks():
 
 def test_index_loads_no_torch():
     modules = loaded_after(
-        "import index.codes, index.catalogue, index.hamming, index.evaluation, index.artifact"
+        "import index.codes, index.catalogue, index.hamming, index.distances, index.vectors, index.artifact"
     )
     assert not [name for name in modules if name.split(".")[0] in {"torch", "training", "service"}]

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from index.evaluation import PrecisionRecall
+from index.distances import PrecisionRecall
 from index.locking import locked
 from training.config import Config
 from training.tables import TableError, replace_file

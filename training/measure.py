@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from index.bootstrap import bootstrap_interval
 from index.codes import Codes
 from index.conventions import Denominator
-from index.evaluation import (
-    PrecisionRecall,
-    average_precision,
-    average_precision_of_vectors,
-    precision_recall_curve,
-)
+from index.distances import PrecisionRecall, precision_recall_curve
+from index.evaluation import average_precision
+from index.vectors import average_precision_of_vectors
 from training import data
 from training.finetune import top_accuracies
 from training.nets.encoder import Encoder, pack_signs

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes
-from index.evaluation import Labels, average_precision, mean_average_precision
+from index.evaluation import average_precision, mean_average_precision
+from index.rankings import Labels
 from tests.benchmarks.harness import Report, at_least, at_most, interleaved, main
 
 CLASSES = 10

@@ -1,4 +1,4 @@
-"""What the segmented engine has beside the contract in test_hamming: copies, and few segments."""
+"""What the segmented engine has beside the contract in test_engine: copies, and few segments."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from index.evaluation import PrecisionRecall
+from index.distances import PrecisionRecall
 from training import cells as module
 from training.cells import Cell, Cells
 from training.config import configure

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from index.evaluation import mean_average_precision, precision_recall_curve
+from index.distances import precision_recall_curve
+from index.evaluation import mean_average_precision
 from tests.reference import average_precision
 from training.config import configure
 from training.measure import Descriptors, compare, describe, items_per_class, measure

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from index.evaluation import PrecisionRecall
+from index.distances import PrecisionRecall
 from training import plots, report, tables
 from training.cells import Cell, Cells
 from training.report import GRIDS, NAMES, known, labels_seen, pairs_table, printed_metrics, rows_of
