@@ -78,7 +78,7 @@ def verify(options: argparse.Namespace) -> int:
 def reencode(options: argparse.Namespace) -> int:
     """Move an artifact whose images are there to the encoder of another."""
     from index.artifact import ArtifactError
-    from service.reencode import reencode as move
+    from service.core.reencode import reencode as move
 
     try:
         made = move(options.artifact, options.encoder_of, options.out, progress=progress)
@@ -270,17 +270,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--json", action="store_true", help="one JSON document, for scripts")
         return one
 
-    one = command("serve", serve, remote=False)
-    one.add_argument("artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT")
-    one.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
-    one.add_argument("--port", type=int, default=8000, help="(8000)")
-    for name, setting in Settings.model_fields.items():
-        if name != "artifact" and name not in SECRET:
-            flag, default = f"--{name.replace('_', '-')}", str(setting.get_default(call_default_factory=True))
-            told = f"{setting.description} ({PREFIX}{name.upper()}; {default.lower() or 'none'})"
-            one.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=told.replace("%", "%%"))
-    secrets = ", ".join(PREFIX + name.upper() for name in SECRET)
-    one.epilog = f"Only from the environment: {secrets}."
+    _add_settings(command("serve", serve, remote=False))
 
     one = command("add", add)
     one.add_argument("folder", type=Path)
@@ -326,6 +316,21 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
     one.add_argument("--out", type=Path, required=True, metavar="ARTIFACT", help="a new folder")
     return made
+
+
+def _add_settings(serving: argparse.ArgumentParser) -> None:
+    """The options of `serve`: most of them are the settings."""
+    serving.add_argument(
+        "artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT"
+    )
+    serving.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    serving.add_argument("--port", type=int, default=8000, help="(8000)")
+    for name, setting in Settings.model_fields.items():
+        if name != "artifact" and name not in SECRET:
+            flag, default = f"--{name.replace('_', '-')}", str(setting.get_default(call_default_factory=True))
+            told = f"{setting.description} ({PREFIX}{name.upper()}; {default.lower() or 'none'})"
+            serving.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=told.replace("%", "%%"))
+    serving.epilog = f"Only from the environment: {', '.join(PREFIX + name.upper() for name in SECRET)}."
 
 
 def main(arguments: list[str] | None = None) -> int:

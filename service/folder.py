@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from service.client import Client, Refused
-from service.schemas import Image, ImagePath
+from service.schemas.images import Image, ImagePath
 
 AT_ONCE = 2  # requests: the service decodes one while it writes the other
 TOGETHER, TOGETHER_BYTES = 32, 50_000_000  # images of a request; halved where the service takes less

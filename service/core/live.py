@@ -17,11 +17,11 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
 from index.sqlite import CatalogueError
-from service.batching import Batcher
-from service.carrying import Carried, Comparison, carry, compare
-from service.decoding import Decode
-from service.library import Library
-from service.searcher import Answer, Question, Searcher
+from service.core.batching import Batcher
+from service.core.carrying import Carried, Comparison, carry, compare
+from service.core.decoding import Decode
+from service.core.library import Library
+from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 
 T = TypeVar("T")

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from index.items import UNLABELLED, File, Item, NewItem
-from service.decoding import Decode, Decoded, decode
-from service.schemas import too_large
-from service.searcher import SENT, Searcher
+from service.core.decoding import Decode, Decoded, decode
+from service.core.searcher import SENT, Searcher
 from training.nets.images import BrokenImage, ImageError
 
 TOGETHER = 64  # images encoded at a time
@@ -205,3 +204,8 @@ class Library:
             raise
         self.searcher.snapshot()
         return added
+
+
+def too_large(limit: int) -> str:
+    """The detail of every 413."""
+    return f"the image has more than {limit:,} bytes; send a smaller one"

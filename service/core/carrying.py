@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from index.items import UNLABELLED, File, Identity, Item, NewItem
-from service.decoding import Decode, decode
-from service.library import Library
-from service.searcher import NoOriginal, NothingToMeasure, Searcher
+from service.core.decoding import Decode, decode
+from service.core.library import Library
+from service.core.measuring import NothingToMeasure, scores
+from service.core.originals import NoOriginal
+from service.core.searcher import Searcher
 from training.nets.images import MAX_PIXELS, ImageError
 
 PAGE = 1000  # items looked at together
@@ -98,9 +100,9 @@ def compare(before: Searcher, after: Searcher) -> Comparison | None:
             "answers better"
         )
     ours, theirs = (np.array(ids, np.int64) for ids in zip(*pairs, strict=True))
-    scores = np.stack([before.scores(ours), after.scores(theirs)])
-    scores = np.where(np.isnan(scores), 0, scores)  # no indexed image has the label: nothing right is found
-    return Comparison(len(pairs), *scores.mean(axis=1).tolist())
+    found = np.stack([scores(before, ours), scores(after, theirs)])
+    found = np.where(np.isnan(found), 0, found)  # no indexed image has the label: nothing right is found
+    return Comparison(len(pairs), *found.mean(axis=1).tolist())
 
 
 def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[Item, Item | None]]:

@@ -7,10 +7,11 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from index.artifact import Artifact
-from service.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
-from service.api import UNREADABLE_JSON, settings_of
-from service.live import Live, Replaced
-from service.schemas import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest, problems
+from service.core.live import Replaced
+from service.schemas.admin import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest
+from service.schemas.problem import problems
+from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
+from service.web.asking import UNREADABLE_JSON, shared
 
 FULL = "/artifacts/backup-1: cannot be made (database or disk is full)"
 
@@ -38,7 +39,7 @@ async def reload(request: Request, asked: Reload) -> Reloaded:
     images that both hold out. Then it is served, also after a restart; requests under way are answered by the
     one before. An image may have another id in it.
     """
-    live: Live = request.state.live
+    live = shared(request).live
     return _reloaded(
         await live.replace(_folder(request, asked.artifact), force=asked.force, as_it_is=asked.as_it_is)
     )
@@ -53,7 +54,7 @@ async def reload(request: Request, asked: Reload) -> Reloaded:
 )
 async def rollback(request: Request) -> Reloaded:
     """With all that was done since. Not compared: it was served already."""
-    live: Live = request.state.live
+    live = shared(request).live
     return _reloaded(await live.back())
 
 
@@ -75,7 +76,7 @@ async def snapshot(request: Request, asked: SnapshotRequest) -> SnapshotMade:
 
     That is an artifact like any other: serve it, or bring it back with /admin/reload and `as_it_is`.
     """
-    live: Live = request.state.live
+    live = shared(request).live
     copy = await live.copy(_folder(request, asked.name))
     return await to_thread.run_sync(_described, copy)
 
@@ -87,7 +88,7 @@ def _described(copy: Artifact) -> SnapshotMade:
 
 
 def _folder(request: Request, name: str | None) -> Path:
-    asked = settings_of(request).artifact.resolve()
+    asked = shared(request).settings.artifact.resolve()
     if name is None:
         return asked
     if not name.isprintable() or name.startswith(".") or Path(name).name != name or not name:

@@ -27,7 +27,8 @@ from index.backup import copy_artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.items import Item
-from service.searcher import NoOriginal, Searcher, load_encoder
+from service.core.originals import NoOriginal
+from service.core.searcher import Searcher, load_encoder
 from training.nets.encoder import Encoder
 from training.nets.images import MAX_PIXELS, ImageError, open_image
 

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.metrics import Metrics
+from service.web.metrics import Metrics
 
 HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 NOWHERE = "(none)"  # the route of an address that leads nowhere

@@ -228,9 +228,8 @@ class _Nursery:
     def __init__(self) -> None:
         self._asking = threading.Lock()
         self._socket, theirs = socket.socketpair()
-        code = (
-            f"import sys; sys.path = {sys.path!r}; import service.decoding as d; d.nurse({theirs.fileno()})"
-        )
+        start = f"from service.core.decoding import nurse; nurse({theirs.fileno()})"
+        code = f"import sys; sys.path = {sys.path!r}; {start}"
         # Of one thread each: a process with more must not be forked, and there are many workers.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:

@@ -13,29 +13,12 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from index.space import WAY_OUT, no_space
-from index.sqlite import CatalogueError
-from service.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
-from service.api import (
-    HOW_TO_SEND,
-    MANY_IMAGES,
-    RAW_IMAGE,
-    UNKNOWN_ID,
-    UNREADABLE_JSON,
-    ItemId,
-    checked,
-    describing,
-    each_once,
-    is_form,
-    lease,
-    no_image,
-    place,
-    read_form,
-    settings_of,
-)
-from service.library import Outcome, Prepared, Upload
-from service.live import Generation, Live
-from service.schemas import (
-    TOO_SLOW,
+from index.sqlite import CatalogueBusy, CatalogueError
+from service.core.library import Outcome, Prepared, Upload, too_large
+from service.core.live import Generation
+from service.core.searcher import SENT
+from service.routes.images import describing
+from service.schemas.images import (
     AddedImage,
     AddedImages,
     Change,
@@ -44,18 +27,28 @@ from service.schemas import (
     ImageText,
     Metadata,
     Sha256,
-    problems,
-    too_large,
 )
-from service.searcher import SENT
+from service.schemas.problem import problems
+from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
+from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, lease, no_image, shared
+from service.web.forms import (
+    HOW_TO_SEND,
+    MANY_IMAGES,
+    RAW_IMAGE,
+    checked,
+    each_once,
+    form_of,
+    is_form,
+    read_form,
+)
+from service.web.limits import TOO_SLOW
+from service.web.places import ADDING, CHANGING, place
 from training.nets.images import NotAnImage
 
 T = TypeVar("T")
 
 router = guarded_router(Access.WRITE)
 
-ADDING = 8  # forms with images, under way or waiting; each may hold max_batch_bytes
-CHANGING = 64  # other requests that change something, each with max_image_bytes at most
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
 SHOWN = 5  # reasons that one message gives
 
@@ -74,6 +67,16 @@ OnlyIf = Annotated[
         examples=["0f" * 32],
     ),
 ]
+ABOUT = {
+    "label": {"type": "string", "description": "Of all of them; may be new."},
+    "metadata": {"type": "string", "description": "A JSON object, for each of them."},
+    "folder": {
+        "type": "string",
+        "description": "Name of the folder that all of them lie in: their file names are then relative paths "
+        "in it, and are kept.",
+    },
+}
+FORM = form_of(MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
 TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
 PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
@@ -84,31 +87,7 @@ METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
     status_code=201,
     summary="Add images to the index",
     response_model=AddedImages,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["image"],
-                        "properties": {
-                            "image": MANY_IMAGES,
-                            "label": {"type": "string", "description": "Of all of them; may be new."},
-                            "metadata": {"type": "string", "description": "A JSON object, for each of them."},
-                            "folder": {
-                                "type": "string",
-                                "description": "Name of the folder that all of them lie in: their file names "
-                                "are then relative paths in it, and are kept.",
-                            },
-                        },
-                    },
-                    "example": {"image": ["(the bytes of cat.png)"], "label": "cat"},
-                },
-                **RAW_IMAGE,
-            },
-        }
-    },
+    openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW_IMAGE}}},
     responses={
         200: {"model": AddedImages, "description": "All of them were there already."},
         **problems(
@@ -142,16 +121,16 @@ async def add(
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
     each_once(request.query_params, several=())  # elsewhere an address may have several labels
-    places = request.state.adding if is_form(request) else request.state.changing
+    places = shared(request).places.add if is_form(request) else shared(request).places.change
     with place(places, BUSY):  # before the images are read: they are what takes memory
         uploads = await _uploads(request, label, _metadata(metadata), name)
-        live: Live = request.state.live
+        live = shared(request).live
         with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
-            prepare = partial(generation.library.prepare, decode=request.state.large.decode)
-            prepared = await to_thread.run_sync(prepare, uploads, limiter=request.state.preparing)
+            prepare = partial(generation.library.prepare, decode=shared(request).large.decode)
+            prepared = await to_thread.run_sync(prepare, uploads, limiter=shared(request).turns.prepare)
         outcomes, images = await _write(request, partial(_added, uploads, prepared, request))
     for outcome in outcomes:
-        request.app.state.metrics.images.labels(_status(outcome)).inc()
+        shared(request).metrics.images.labels(_status(outcome)).inc()
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
     if not any(outcome.new for outcome in outcomes):
@@ -176,7 +155,7 @@ def _added(
     """What became of each, and what is known of it then."""
     searcher, library = generation.searcher, generation.library
     if prepared.library is not library:  # another artifact is served since then
-        prepared = library.prepare(uploads, decode=request.state.large.decode)
+        prepared = library.prepare(uploads, decode=shared(request).large.decode)
     described = describing(request, searcher)
 
     def found(item_id: int) -> Image | None:
@@ -214,7 +193,7 @@ async def change(item_id: ItemId, asked: Change, request: Request, sha256: OnlyI
         )
         return describing(request, generation.searcher)(generation.searcher.catalogue.get(item_id))
 
-    with place(request.state.changing, BUSY), lease(request) as current:
+    with place(shared(request).places.change, BUSY), lease(request) as current:
         return await _write(request, work, item_id, ids_of=current)
 
 
@@ -231,24 +210,23 @@ async def remove(item_id: ItemId, request: Request, sha256: OnlyIf = None) -> No
     def work(generation: Generation) -> None:
         generation.library.remove(item_id, sha256=sha256)
 
-    with place(request.state.changing, BUSY), lease(request) as current:
+    with place(shared(request).places.change, BUSY), lease(request) as current:
         await _write(request, work, item_id, ids_of=current)
-    request.app.state.metrics.images.labels("removed").inc()
+    shared(request).metrics.images.labels("removed").inc()
 
 
 async def _write(
     request: Request, work: Callable[[Generation], T], item_id: int = 0, ids_of: Generation | None = None
 ) -> T:
     """One after the other: whoever waits takes no thread that others need."""
-    live: Live = request.state.live
+    live = shared(request).live
     try:
         return await live.write(work, ids_of=ids_of)
     except KeyError:
         raise no_image(item_id) from None
     except CatalogueError as error:
-        text = str(error)
-        status = 507 if no_space(error) else 503 if "locked" in text or "try again" in text else 409
-        raise HTTPException(status, text) from None
+        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy) else 409
+        raise HTTPException(status, str(error)) from None
     except OSError as error:  # a file could not be kept
         text = f"{error.filename or 'originals'}: {error.strerror}"
         if no_space(error):
@@ -274,7 +252,7 @@ async def _uploads(
     """`label` and `metadata`: of the address. Raises HTTPException."""
     if not is_form(request):
         return [Upload(name, checked(await request.body(), request), label, metadata or {})]
-    limit = settings_of(request).max_batch
+    limit = shared(request).settings.max_batch
     form = await read_form(request, max_files=limit)
     try:
         strange = set(form) - {"image", "label", "metadata", "folder"}

@@ -13,7 +13,9 @@ from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.exceptions import HTTPException
 
+from service.schemas.problem import problems
 from service.settings import Settings, split
+from service.web.asking import shared
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -126,9 +128,14 @@ def guarded_router(level: Access, **more: Any) -> APIRouter:
     return APIRouter(route_class=Guarded, dependencies=[Security(BEARER)], **more)
 
 
+def reading_router() -> APIRouter:
+    """A router whose routes are for everyone who may read."""
+    return guarded_router(Access.READ, responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}))
+
+
 def check(request: Request, level: Access) -> None:
     """Raise HTTPException, 401 or 403, where whoever asks may not do what `level` says."""
-    settings: Settings = request.app.state.settings
+    settings = shared(request).settings
     if settings.hosts or not split(settings.read_keys.get_secret_value()):
         _refuse_strange_host(request, settings)
     if level == Access.READ and not split(settings.read_keys.get_secret_value()):
@@ -150,7 +157,7 @@ def check(request: Request, level: Access) -> None:
 
 def may_have_originals(request: Request) -> bool:
     """Whether whoever asks gets images as they came, with all that their files say of themselves."""
-    settings: Settings = request.app.state.settings
+    settings = shared(request).settings
     level = {"readers": Access.READ, "writers": Access.WRITE}.get(settings.originals_to)
     if level is None:
         return False
