@@ -5,7 +5,6 @@ or failed, 2 wrong usage, 3 some files were left out.
 """
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -16,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from index.labels import read_labels
+from index.walking import DataError, files_in
 from service import folder as folders
 from service.client import URL, Client, ServiceError
 from service.settings import PREFIX, Settings
@@ -98,8 +99,10 @@ def add(options: argparse.Namespace, client: Client) -> int:
     if not root.is_dir():
         raise Failed(f"{options.folder}: is no folder")
     name = options.name or root.name
+    files = files_in(root, without=options.labels)
+    label_of = labels(options, root, files)
     known = list(client.images(folder=name))
-    plan = folders.compare(root, known, labels(options, root))
+    plan = folders.compare(root, files, known, label_of)
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
     refused, count = dict(plan.refused), {"added": 0, "exists": 0, "changed": 0}
@@ -134,26 +137,14 @@ def add(options: argparse.Namespace, client: Client) -> int:
     return SOME_LEFT_OUT if refused else 0
 
 
-def labels(options: argparse.Namespace, root: Path) -> Callable[[str], str | None]:
+def labels(options: argparse.Namespace, root: Path, files: list[Path]) -> Callable[[str], str | None]:
     """The label of a path in the folder."""
     if options.labels is not None:
-        given = read_labels(options.labels)
-        return given.get
+        given = read_labels(options.labels, root, files)
+        return lambda path: given.get(Path(path))
     if options.label_folders:
         return lambda path: PurePosixPath(path).parts[0] if "/" in path else None
     return lambda _: options.label
-
-
-def read_labels(file: Path) -> dict[str, str]:
-    """The labels by path of a CSV file whose first line is path,label."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines)
-            if rows.fieldnames != ["path", "label"]:
-                raise Failed(f"{file}: its first line is {rows.fieldnames}, wanted path,label")
-            return {row["path"]: row["label"] for row in rows if row["label"]}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Failed(f"{file}: cannot be read as CSV in UTF-8 ({error})") from None
 
 
 def search(options: argparse.Namespace, client: Client) -> int:
@@ -344,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
             return int(options.run(options))
         with closing(Client(options.url, os.environ.get(PREFIX + "KEY"))) as client:
             return int(options.run(options, client))
-    except (ServiceError, Failed) as error:
+    except (ServiceError, Failed, DataError) as error:
         print(f"hebbsearch: {error}", file=sys.stderr)
     except OSError as error:
         print(f"hebbsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)

@@ -1,9 +1,8 @@
 """One function per data set; each gives an ImageSet."""
 
-import csv
 import logging
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from index.items import UNLABELLED
+from index.labels import read_labels
+from index.walking import DataError as DataError  # what people give the functions here
+from index.walking import files_in
 from training.nets.images import ImageError, open_image, square_pixels
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
@@ -29,10 +31,6 @@ GROUPS_AHEAD = 2  # batches that are decoded while one is used
 Positions = NDArray[np.int64]  # of images in a set
 
 log = logging.getLogger("hebbsearch")
-
-
-class DataError(ValueError):
-    """Something about the images or labels given; the message names it and the way out."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     if not _is_unicode(str(root)):
         shown = str(root).encode(errors="replace").decode()
         raise DataError(f"{shown}: the folder's name is not valid Unicode; rename it")
-    files = _files(root, without=labels_file)
+    files = files_in(root, without=labels_file)
     if not files:
         raise DataError(f"{root}: the folder is empty; put images into it, or name another with --data")
     parts = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
@@ -255,7 +253,8 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     else:
         names = [path.parts[0] if len(path.parts) > 1 else None for path in files]
     if labels_file is not None:  # the folders still say what is held out, but no longer what is what
-        names = _labels_from_csv(labels_file, root, files)
+        labels = read_labels(labels_file, root, files)
+        names = [labels.get(file) for file in files]
     return _from_files(root.name or str(root), root, files, names, queries)
 
 
@@ -288,7 +287,7 @@ def tinyimagenet(root: Path) -> ImageSet:
         )
     rows = (line.split("\t") for line in annotations.read_text().splitlines() if line)
     validation = {Path("val", "images", row[0]): row[1] for row in rows}
-    train = [Path("train") / path for path in _files(base / "train") if path.suffix.lower() != ".txt"]
+    train = [Path("train") / path for path in files_in(base / "train") if path.suffix.lower() != ".txt"]
     files = train + sorted(validation)
     names = [path.parts[1] for path in train] + [validation[path] for path in sorted(validation)]
     queries = np.arange(len(files)) >= len(train)
@@ -325,29 +324,6 @@ NAMED: dict[str, Callable[[Path], ImageSet]] = {
 # --- their parts -----------------------------------------------------------------------------------
 
 
-def _files(root: Path, without: Path | None = None) -> list[Path]:
-    """All files below `root` but hidden ones, relative to it, in a fixed order. Raises DataError for a folder
-    that cannot be read: a whole class could be missing."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename}: the folder cannot be read ({error.strerror}); allow it, or move it elsewhere"
-        )
-
-    excluded = os.path.realpath(without) if without else None
-    found, visited = [], set()
-    for folder_name, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
-        here = os.path.realpath(folder_name)
-        if here in visited:  # a link that leads back
-            subfolders.clear()
-            continue
-        visited.add(here)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths = (Path(folder_name, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(root) for path in paths if os.path.realpath(path) != excluded]
-    return sorted(found)
-
-
 def _is_unicode(path: str) -> bool:
     """Whether the name can be stored as text: Linux allows any bytes in it."""
     try:
@@ -380,33 +356,6 @@ def _from_files(
 
 def _open_file(root: Path, files: list[Path], position: int) -> Image.Image:
     return open_image(root / files[position])
-
-
-def _labels_from_csv(path: Path, root: Path, files: list[Path]) -> list[str | None]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.DictReader(file, skipinitialspace=True)
-            header = {(name or "").strip().lower(): name for name in lines.fieldnames or ()}
-            rows = [row for row in lines if "".join(map(str, filter(None, row.values()))).strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: the labels cannot be read ({error})") from error
-    if not {"path", "label"} <= header.keys() or not rows:
-        raise DataError(f"{path}: the first line must be 'path,label', and at least one image must follow")
-    cells = [((row[header["path"]] or "").strip(), (row[header["label"]] or "").strip()) for row in rows]
-    labels = {Path(name): label for name, label in cells}
-    if len(labels) < len(rows):
-        twice = Counter(Path(name) for name, _ in cells).most_common(1)[0][0]
-        raise DataError(f"{path}: {twice} is labelled more than once; keep one line for each image")
-    empty = [name for name, label in labels.items() if not label]
-    if empty:
-        raise DataError(f"{path}: {empty[0]} has an empty label; write one, or leave the line out")
-    unknown = sorted(set(labels) - set(files))
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} labels name no file below {root} (first: {unknown[0]}); "
-            "paths are relative to the --data folder"
-        )
-    return [labels.get(file) for file in files]
 
 
 def _from_torchvision(name: str, dataset: Callable[..., Any], root: Path, needed: str) -> ImageSet:

@@ -81,21 +81,6 @@ def test_train_without_test_is_no_class(tmp_path):
         data.folder(tmp_path)
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    for name in ("cats", "dogs"):
-        put(tmp_path / name / "1.png")
-    list_folder = os.scandir
-
-    def scandir(path):  # permissions do not hold for root
-        if str(path).endswith("dogs"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return list_folder(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(DataError, match=r"dogs: the folder cannot be read \(Permission denied\); allow it"):
-        data.folder(tmp_path)
-
-
 def test_links_are_followed_once(tmp_path):
     put(tmp_path / "elsewhere" / "1.png")
     put(tmp_path / "all" / "dog" / "1.png")
@@ -107,14 +92,6 @@ def test_links_are_followed_once(tmp_path):
     kept, _, skipped = data.read(images, 8)
     assert kept.paths == ("cat/1.png", "dog/1.png")
     assert skipped[0]["path"] == "dog/self.png"
-
-
-def test_cells_are_read_as_people_write_them(tmp_path):
-    put(tmp_path / "x.png")
-    put(tmp_path / "y, z.png")
-    labels = tmp_path / "labels.csv"
-    labels.write_bytes(b'\xef\xbb\xbfLabel, Path\r\nowl, ./x.png\r\n \r\n owl ,"y, z.png"\r\n')
-    assert names(data.folder(tmp_path, labels)) == {"x.png": "owl", "y, z.png": "owl"}
 
 
 def test_flat_folder_has_no_classes(tmp_path):
@@ -136,33 +113,11 @@ def test_labels_from_a_file_replace_the_folders_names(tmp_path):
     assert images.classes == ("eel", "owl")
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("path,label\nx.png,owl\ngone.png,owl\n", r"1 labels name no file below .*first: gone\.png"),
-        ("file,class\nx.png,owl\n", "the first line must be 'path,label'"),
-        ("path,label\n", "at least one image"),
-        ("", "the first line must be"),
-        ("path,label\nx.png,owl\nx.png,eel\n", r"x\.png is labelled more than once"),
-        ("path,label\nx.png,\n", r"x\.png has an empty label"),
-        ("path,label\nx.png\n", r"x\.png has an empty label"),
-        ("path,label\n../secret.png,owl\n", r"name no file below .*first: \.\./secret\.png"),
-    ],
-)
-def test_bad_labels_file(tmp_path, text, says):
+def test_labels_of_what_is_not_there(tmp_path):
     put(tmp_path / "x.png")
-    (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(DataError, match=rf"labels\.csv: .*{says}"):
+    (tmp_path / "labels.csv").write_text("path,label\nx.png,owl\ngone.png,owl\n")
+    with pytest.raises(DataError, match=r"labels\.csv: 1 labels name no file below .*first: gone\.png"):
         data.folder(tmp_path, tmp_path / "labels.csv")
-
-
-def test_labels_file_that_cannot_be_read(tmp_path):
-    put(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"gone\.csv: the labels cannot be read"):
-        data.folder(tmp_path, tmp_path / "gone.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(DataError, match=r"bytes\.csv: the labels cannot be read"):
-        data.folder(tmp_path, tmp_path / "bytes.csv")
 
 
 def test_missing_and_empty_folders(tmp_path):
