@@ -1,10 +1,10 @@
 // The view that shows how good the answers are, and where they are not.
 
-import { asTable, bars, chart, gauge, legend, line, scrolling, steps, svg, table } from "./charts.js";
-import { $, bitCount, element, fact, number, percent, plural, sentence } from "./dom.js";
-import { onMore, panel, saidWhenLate } from "./panels.js";
+import { imageLink, strip } from "./cards.js";
+import { asTable, bars, chart, gauge, legend, line, scrolling, steps, svg, table, upright, within } from "./charts.js";
+import { $, bitCount, element, fact, number, percent, plural, precise, sentence } from "./dom.js";
+import { panel, paged, saidWhenLate } from "./panels.js";
 import { depth, refuseUnmeasurable } from "./quality.js";
-import { picture } from "./service.js";
 
 const NEAREST = 8; // results shown of a query
 const QUERIES = 5; // at a time
@@ -15,17 +15,18 @@ const HEIGHT = 280; // pixels of a chart
 
 const view = $("evaluation-view");
 const score = (value) => (value === null ? "–" : value.toFixed(3));
-const precise = (share) => `${(100 * share).toFixed(1)} %`;
 const queryCount = (count) => plural(count, "query", "queries");
 
 let curve = null; // answer of eval/curve
 let marks = []; // functions that mark a distance in a chart
-let next = null; // `after` of the next page of queries
 
 const showMap = panel($("map-panel"), drawMap);
 const showConfusion = panel($("confusion-panel"), drawConfusion);
 const showCurve = panel($("distance-panel"), drawCurve);
-const showQueries = panel($("queries-panel"), drawQueries);
+const showQueries = panel(
+  $("queries-panel"),
+  paged($("queries"), $("more-queries"), $("queries-panel"), queryPage, ({ queries }) => queries.map(queryRow)),
+);
 
 /** Show what was measured, and ask anew: the service measures only what has changed. */
 export async function open() {
@@ -222,12 +223,11 @@ function reading(distance) {
 const bitsAxis = (end) => ({ end, name: "distance in bits", form: number.format, binary: true });
 const share = (name, draw, rest = {}) => ({ end: 1, name, form: percent, draw, ...rest });
 const dot = (x, y, kind = "") => svg("circle", { cx: x, cy: y, r: 4.5, class: `dot ${kind}` });
-const upright = ({ top, bottom }, x) => svg("line", { class: "reading", x1: x, x2: x, y1: top, y2: bottom });
+const sum = (counts) => counts.reduce((a, b) => a + b, 0);
 
 function drawPrecisionRecall(radii) {
   const { precision, recall } = curve;
-  const all = curve.pairs.reduce((a, b) => a + b, 0);
-  const chance = curve.same_class.reduce((a, b) => a + b, 0) / all;
+  const chance = sum(curve.same_class) / sum(curve.pairs);
   $("curve-table").replaceChildren(
     legend(["line first", "within each distance"], ["line chance", `chance, ${precise(chance)}`]),
     asTable("Precision and recall within each distance", ["Distance", "Recall", "Precision"], () =>
@@ -283,12 +283,10 @@ function drawRadii(radii, last) {
   });
 }
 
-const within = (value, last) => Math.min(last, Math.max(0, value));
-
 function drawPairs(last) {
   const { same_class: same, other_class: other, precision_at: certainty } = curve;
   const shares = (counts) => {
-    const total = Math.max(1, counts.reduce((a, b) => a + b, 0));
+    const total = Math.max(1, sum(counts));
     return counts.slice(0, last + 1).map((count) => count / total);
   };
   const [near, far] = [shares(same), shares(other)];
@@ -339,59 +337,37 @@ async function queryPage(get, after = null) {
   return { next, queries: queries.map((query, i) => ({ ...query, results: found[i].results })) };
 }
 
-function drawQueries(page) {
-  $("queries").replaceChildren();
-  addQueries(page);
-}
-
-function addQueries(page) {
-  const rows = page.queries.map(queryRow);
-  $("queries").append(...rows);
-  next = page.next;
-  $("more-queries").hidden = next === null;
-  return rows[0];
-}
-
-function queryRow({ id, label, aps, thumbnail, results }) {
-  const asked = element(
-    "a",
-    { href: `#search/${id}`, className: "asked" },
-    picture(thumbnail),
-    element(
-      "span",
-      { className: "about" },
-      element("strong", { textContent: label, title: label }),
-      element("small", { textContent: `AP ${score(aps)}` }),
-    ),
+function queryRow(query) {
+  const { id, label, aps, results } = query;
+  const asked = imageLink(
+    query,
+    `Query ${id}, ${label}, average precision ${score(aps)}. Search with it`,
+    { className: "asked" },
+    element("strong", { textContent: label, title: label }),
+    element("small", { textContent: `AP ${score(aps)}` }),
   );
-  asked.setAttribute("aria-label", `Query ${id}, ${label}, average precision ${score(aps)}. Search with it`);
-  const nearest = element("ul", { className: "strip" }, ...results.map((result) => resultOf(label, result)));
-  nearest.setAttribute("aria-label", `Nearest to query ${id}`);
-  return element("li", {}, asked, nearest);
+  const nearest = results.map((result) => resultOf(label, result));
+  return element("li", {}, asked, strip(`Nearest to query ${id}`, nearest));
 }
 
 const VERDICTS = { right: "✓", wrong: "✗", unknown: "?" };
 
-function resultOf(wanted, { id, label, distance, thumbnail }) {
+function resultOf(wanted, result) {
+  const { label, distance } = result;
   const verdict = label === null ? "unknown" : label === wanted ? "right" : "wrong";
   const name = label ?? "no label";
-  const link = element(
-    "a",
-    { href: `#search/${id}`, className: verdict, title: `${name}, ${verdict}, ${bitCount(distance)} away` },
-    picture(thumbnail),
+  const title = `${name}, ${verdict}, ${bitCount(distance)} away`;
+  return imageLink(
+    result,
+    `${title}. Search with it`,
+    { className: verdict, title },
+    element("strong", { textContent: name }),
     element(
-      "span",
-      { className: "about" },
-      element("strong", { textContent: name }),
-      element(
-        "small",
-        { textContent: `${VERDICTS[verdict]} ${distance}` },
-        element("span", { className: "unit", textContent: distance === 1 ? " bit" : " bits" }),
-      ),
+      "small",
+      { textContent: `${VERDICTS[verdict]} ${distance}` },
+      element("span", { className: "unit", textContent: distance === 1 ? " bit" : " bits" }),
     ),
   );
-  link.setAttribute("aria-label", `${name}, ${verdict}, ${bitCount(distance)} away. Search with it`);
-  return element("li", {}, link);
 }
 
 $("map-options").addEventListener("submit", (event) => event.preventDefault());
@@ -399,9 +375,4 @@ $("map-options").addEventListener("change", measure);
 $("queries-options").addEventListener("submit", (event) => event.preventDefault());
 $("queries-options").addEventListener("change", () => showQueries((get) => queryPage(get)));
 $("at-distance").addEventListener("input", () => pick(Number($("at-distance").value)));
-onMore($("more-queries"), $("queries-panel"), async (get) => {
-  const after = next;
-  const page = await queryPage(get, after);
-  return after === next ? addQueries(page) : undefined; // else another list has come meanwhile
-});
 addEventListener("measured", () => !view.hidden && open());

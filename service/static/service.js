@@ -50,7 +50,11 @@ function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const timer = setTimeout(resolve, 1000 * seconds);
-    signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", stop, { once: true });
   });
 }
 
@@ -120,8 +124,8 @@ const visible = new IntersectionObserver(
 );
 
 /** An image of the service, loaded when it comes into sight. */
-export function picture(address, properties = {}) {
-  const image = element("img", { draggable: false, alt: "", loading: "lazy", ...properties });
+export function picture(address) {
+  const image = element("img", { draggable: false, alt: "", loading: "lazy" });
   image.addEventListener("load", () => markPixels(image));
   if (hasKey()) {
     addresses.set(image, address);
