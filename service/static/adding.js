@@ -77,7 +77,12 @@ const foldersOf = (file) => pathOf(file).split("/").slice(0, -1).map(printable);
  * chosen, or, where that has none, its own name. Empty: the file was given alone or lies beside such folders.
  */
 function classByFolder(files) {
-  const parents = new Set(files.map(foldersOf).filter((folders) => folders.length > 1).map(([chosen]) => chosen));
+  const parents = new Set(
+    files
+      .map(foldersOf)
+      .filter((folders) => folders.length > 1)
+      .map(([chosen]) => chosen),
+  );
   return (file) => {
     const [chosen = "", below = ""] = foldersOf(file);
     return parents.has(chosen) ? below : chosen;

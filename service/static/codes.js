@@ -82,7 +82,10 @@ function drawBalance(dead) {
   const last = bits.length - 1;
   $("at-bit").max = last;
   $("balance-table").replaceChildren(
-    legend(["bar", "share of ones, from one half"], ...(dead.size > 0 ? [["dead", "dead: always 0, or always 1"]] : [])),
+    legend(
+      ["bar", "share of ones, from one half"],
+      ...(dead.size > 0 ? [["dead", "dead: always 0, or always 1"]] : []),
+    ),
     asTable("Balance of each bit", ["Bit", "Ones", "Entropy"], () =>
       bits.map(({ bit, balance, entropy }) => [String(bit), precise(balance), `${entropy.toFixed(3)} bit`]),
     ),
@@ -206,7 +209,9 @@ function drawGroups(page) {
   const { radius, groups, images } = page;
   const words = radius === 0 ? "with one code" : `with steps of at most ${bitCount(radius)}`;
   $("duplicates-words").textContent =
-    groups === 0 ? `There is no group ${words}.` : `${plural(groups, "group")} ${words}, with ${plural(images, "image")} in all.`;
+    groups === 0
+      ? `There is no group ${words}.`
+      : `${plural(groups, "group")} ${words}, with ${plural(images, "image")} in all.`;
   listGroups(page);
 }
 

@@ -50,7 +50,8 @@ async function measure() {
   $("measurements").hidden = unmeasurable;
   if (unmeasurable) $("unmeasured-why").textContent = `${sentence(measured.error.message)}.`;
   $("evaluation-status").textContent = status(measured.answer, unmeasurable);
-  for (const section of $("measurements").children) section.hidden = measured.answer === null && section !== $("map-panel");
+  for (const section of $("measurements").children)
+    section.hidden = measured.answer === null && section !== $("map-panel");
   if (measured.answer !== null) showQueries((get) => queryPage(get));
   return measured;
 }
@@ -105,7 +106,11 @@ function drawMap({ map, interval, chance, aps, per_class: classes, definition })
     Encoder: definition.encoder_id,
     Made: made,
   };
-  $("map-facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null).map(fact));
+  $("map-facts").replaceChildren(
+    ...Object.entries(facts)
+      .filter(([, value]) => value !== null)
+      .map(fact),
+  );
   drawClasses(classes);
 }
 
@@ -143,16 +148,20 @@ function drawConfusion({ accuracy, nearest }) {
   const list = table(
     "Labels that are confused most often",
     ["Label", "Taken for", "Queries", "Share"],
-    wrong.slice(0, PAIRS).map(({ label, nearest: other, queries }) => [
-      label,
-      other,
-      `${counted(queries)} of ${counted(asked.get(label))}`,
-      precise(queries / asked.get(label)),
-    ]),
+    wrong
+      .slice(0, PAIRS)
+      .map(({ label, nearest: other, queries }) => [
+        label,
+        other,
+        `${counted(queries)} of ${counted(asked.get(label))}`,
+        precise(queries / asked.get(label)),
+      ]),
   );
   $("confusion").replaceChildren(
     ...(wrong.length === 0 ? [] : [scrolling("Labels that are confused most often", list)]),
-    ...(wrong.length > PAIRS ? [element("p", { textContent: `… and ${plural(wrong.length - PAIRS, "rarer pair")}.` })] : []),
+    ...(wrong.length > PAIRS
+      ? [element("p", { textContent: `… and ${plural(wrong.length - PAIRS, "rarer pair")}.` })]
+      : []),
     ...heatMap(nearest, asked),
   );
 }
@@ -163,7 +172,8 @@ function heatMap(nearest, asked) {
   if (names.length > WIDEST) return [];
   names.sort(new Intl.Collator("en", { numeric: true }).compare);
   const at = new Map();
-  for (const { label, nearest: other, queries } of nearest) at.set(`${names.indexOf(label)} ${names.indexOf(other)}`, queries);
+  for (const { label, nearest: other, queries } of nearest)
+    at.set(`${names.indexOf(label)} ${names.indexOf(other)}`, queries);
   const cells = names.map((label, row) => [
     label,
     ...names.map((_, column) => {
@@ -189,7 +199,10 @@ const counted = (queries) => number.format(Math.round(10 * queries) / 10); // pa
 
 function drawCurve(answer) {
   curve = { ...answer, pairs: answer.same_class.map((same, i) => same + answer.other_class[i]) };
-  const last = Math.max(1, curve.pairs.findLastIndex((pairs) => pairs > 0));
+  const last = Math.max(
+    1,
+    curve.pairs.findLastIndex((pairs) => pairs > 0),
+  );
   $("at-distance").max = last;
   $("distance-reading").hidden = false;
   const radii = curve.radius.slice(0, last + 1);
@@ -200,7 +213,10 @@ function drawCurve(answer) {
 /** The largest distance that still has a certainty of nine tenths; without one, the nearest with pairs. */
 function telling(last) {
   const certain = curve.precision_at.slice(0, last + 1).findLastIndex((share) => share >= 0.9);
-  return Math.max(certain, curve.pairs.findIndex((pairs) => pairs > 0));
+  return Math.max(
+    certain,
+    curve.pairs.findIndex((pairs) => pairs > 0),
+  );
 }
 
 function pick(distance) {
@@ -242,8 +258,17 @@ function drawPrecisionRecall(radii) {
     x: { end: 1, name: "recall", form: percent },
     bands: [
       share("precision", (plot) => [
-        line([[plot.left, plot.y(chance)], [plot.right, plot.y(chance)]], "chance"),
-        line(radii.map((radius) => place(plot, radius)), "first"),
+        line(
+          [
+            [plot.left, plot.y(chance)],
+            [plot.right, plot.y(chance)],
+          ],
+          "chance",
+        ),
+        line(
+          radii.map((radius) => place(plot, radius)),
+          "first",
+        ),
       ]),
     ],
     at: ([plot], x, y) =>
@@ -291,7 +316,11 @@ function drawPairs(last) {
   };
   const [near, far] = [shares(same), shares(other)];
   $("pairs-table").replaceChildren(
-    legend(["steps first", "pairs of the same label"], ["steps second", "pairs of other labels"], ["line first", "certainty"]),
+    legend(
+      ["steps first", "pairs of the same label"],
+      ["steps second", "pairs of other labels"],
+      ["line first", "certainty"],
+    ),
     asTable(
       "Pairs of a query and an image at each distance",
       ["Distance", "Same label", "Other labels", "Certainty"],
@@ -305,9 +334,16 @@ function drawPairs(last) {
     height: 360,
     x: bitsAxis(last + 1),
     bands: [
-      share("certainty", (plot) => [
-        line(near.map((_, i) => [middle(plot, i), plot.y(certainty[i])]), "first"),
-      ], { share: 0.34 }),
+      share(
+        "certainty",
+        (plot) => [
+          line(
+            near.map((_, i) => [middle(plot, i), plot.y(certainty[i])]),
+            "first",
+          ),
+        ],
+        { share: 0.34 },
+      ),
       {
         share: 0.66,
         end: 1.05 * Math.max(...near, ...far),

@@ -87,7 +87,8 @@ async function load() {
   }
   loading = null;
   list.removeAttribute("aria-busy");
-  if (next === null && document.activeElement === $("more")) [...shown.values()].at(-1)?.card.querySelector("a").focus();
+  if (next === null && document.activeElement === $("more"))
+    [...shown.values()].at(-1)?.card.querySelector("a").focus();
   $("more").hidden = next === null;
   tell();
   end.unobserve($("more")); // so that it tells again if the end is still in sight
@@ -139,7 +140,9 @@ function tell(message = happened) {
   const items = counted() ?? (next === null ? shown.size : undefined);
   const counts =
     items === 0
-      ? filter.value === "all" ? "The index is empty." : "No image."
+      ? filter.value === "all"
+        ? "The index is empty."
+        : "No image."
       : items === shown.size
         ? `${plural(items, "image")}.`
         : `${number.format(shown.size)}${items === undefined ? "" : ` of ${number.format(items)}`} images shown.`;

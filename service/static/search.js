@@ -137,7 +137,10 @@ function cut() {
   $("reach").textContent = any ? "any" : bitCount(limit);
   $("reach-worth").textContent =
     worth === undefined || any ? "" : `${percent(worth)} of the images so far away share the label`;
-  $("distance").setAttribute("aria-valuetext", [$("reach").textContent, $("reach-worth").textContent].filter(Boolean).join(": "));
+  $("distance").setAttribute(
+    "aria-valuetext",
+    [$("reach").textContent, $("reach-worth").textContent].filter(Boolean).join(": "),
+  );
   const within = answer.results.filter(({ distance }) => distance <= limit);
   for (const [row, each] of cards.entries()) each.hidden = row >= within.length;
   $("title").textContent = headline(within);
@@ -285,7 +288,10 @@ async function drawn() {
   let end = begin + Math.max(items, SAMPLES);
   while ((await pageAfter(end, 1)).images.length > 0) end = begin + 2 * (end - begin);
   for (let round = 0; round < ROUNDS && found.size < SAMPLES; round += 1) {
-    const cursors = Array.from({ length: SAMPLES - found.size }, () => begin + Math.floor(Math.random() * (end - begin)));
+    const cursors = Array.from(
+      { length: SAMPLES - found.size },
+      () => begin + Math.floor(Math.random() * (end - begin)),
+    );
     const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1)));
     pages.forEach(({ images: [image] }, i) => {
       if (image) found.set(image.id, image);

@@ -44,7 +44,11 @@ export async function askPatiently(address, options, { signal, say }) {
   }
 }
 
-const isThere = () => fetch("health/live").then(({ ok }) => ok, () => false);
+const isThere = () =>
+  fetch("health/live").then(
+    ({ ok }) => ok,
+    () => false,
+  );
 
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
@@ -70,7 +74,10 @@ async function send(address, options = {}) {
     throw new Error("The service does not answer. Is it still running?");
   }
   if (response.status !== 401) return response;
-  const { detail } = await response.clone().json().catch(() => ({}));
+  const { detail } = await response
+    .clone()
+    .json()
+    .catch(() => ({}));
   return (await anotherKey(key, detail)) ? send(address, options) : response;
 }
 
