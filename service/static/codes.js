@@ -3,7 +3,7 @@
 import { imageLink, strip } from "./cards.js";
 import { asTable, bars, chart, legend, svg, upright, within } from "./charts.js";
 import { $, bitCount, element, number, percent, plural, precise } from "./dom.js";
-import { figure, panel, paged, saidWhenLate } from "./panels.js";
+import { figure, paged, panel, saidWhenLate } from "./panels.js";
 
 const MEMBERS = 12; // pictures shown of a group
 const GROUPS = 10; // at a time

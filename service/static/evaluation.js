@@ -3,7 +3,7 @@
 import { imageLink, strip } from "./cards.js";
 import { asTable, bars, chart, gauge, legend, line, scrolling, steps, svg, table, upright, within } from "./charts.js";
 import { $, bitCount, element, fact, number, percent, plural, precise, sentence } from "./dom.js";
-import { panel, paged, saidWhenLate } from "./panels.js";
+import { paged, panel, saidWhenLate } from "./panels.js";
 import { depth, refuseUnmeasurable } from "./quality.js";
 
 const NEAREST = 8; // results shown of a query
