@@ -17,9 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from training import report, tables, timing
 from training.build_index import USER_ERRORS, OneLineParser, explain, fail
-from training.cells import OF_A_METHOD, Cell, Cells, Claimed, is_share
 from training.config import (
     DATASETS,
     PRECISIONS,
@@ -31,7 +29,10 @@ from training.config import (
 )
 from training.data import ImageSet, Loaded
 from training.device import choose_device, choose_precision, set_up_process
-from training.grid import (
+from training.nets.backbones import smallest_image
+from training.paper import report, tables, timing
+from training.paper.cells import OF_A_METHOD, Cell, Cells, Claimed, is_share
+from training.paper.grid import (
     ASKED,
     QUICK_IMAGES,
     TEST,
@@ -43,12 +44,11 @@ from training.grid import (
     said,
     smaller,
 )
-from training.nets.backbones import smallest_image
+from training.paper.report import GRIDS, known, share
+from training.paper.search import search_all
+from training.paper.tables import TableError
 from training.protocol import split
-from training.report import GRIDS, known, share
 from training.run import load
-from training.search import search_all
-from training.tables import TableError
 
 log = logging.getLogger("hebbsearch")
 
@@ -155,7 +155,7 @@ def checked_regime(labels: str) -> str:
 
 
 def run_timing(flags: argparse.Namespace) -> None:
-    """Tables 1, 4 and 5: see training/timing.py. `--seeds` counts those of epochs and readouts."""
+    """Tables 1, 4 and 5: see training/paper/timing.py. `--seeds` counts those of epochs and readouts."""
     if flags.regimes or flags.on == VALIDATION:
         raise ConfigError(f"table {flags.table} has neither regimes nor --on; leave them out")
     table = timing.TABLES[flags.table]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import tables
-from training.tables import (
+from training.paper import tables
+from training.paper.tables import (
     COLUMNS,
     Row,
     TableError,

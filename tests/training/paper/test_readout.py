@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from training.readout import NOISE, ridge, ridge_accuracy
+from training.paper.readout import NOISE, ridge, ridge_accuracy
 
 
 def blobs(images, features, classes, seed=0):

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, get_type_hints
 
 from torch import Tensor
 
-from training.cells import Cell, Cells
 from training.config import Config, ConfigError, check, earlier
 from training.data import Loaded
 from training.export import describe
 from training.finetune import copied_state
+from training.paper.cells import Cell, Cells
 from training.protocol import split
 from training.rules import HAVE_TEMPERATURE
 from training.run import STAGES, Run

@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.tables import duration, replace_file
+from training.paper.tables import duration, replace_file
 
 Array = NDArray[np.floating[Any]]
 Spread = tuple[float, float]  # mean, standard deviation; NaN where not known

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from training import plots, tables
-from training.cells import Cell, Cells
-from training.grid import CHANCE, NO_LABELS, PIXELS
-from training.significance import mean_and_deviation, welch
-from training.tables import MISSING, Key, Row
+from training.paper import plots, tables
+from training.paper.cells import Cell, Cells
+from training.paper.grid import CHANCE, NO_LABELS, PIXELS
+from training.paper.significance import mean_and_deviation, welch
+from training.paper.tables import MISSING, Key, Row
 
 # The paper's names of the methods, in the order of its tables.
 NAMES = {"none": "None", "vae": "VAE", "swta_fh": "SWTA-FH", "hpca_fh": "HPCA-FH"}

@@ -8,10 +8,8 @@ import pytest
 from tests.training.test_build_index import striped_folder
 from tests.training.test_run import Watched
 from training.config import ConfigError, configure
-from training.grid import smaller
-from training.reproduce import run_command
-from training.run import Run, load
-from training.search import (
+from training.paper.grid import smaller
+from training.paper.search import (
     Trial,
     candidates_of,
     coordinate_descent,
@@ -20,7 +18,9 @@ from training.search import (
     search_all,
     with_values,
 )
-from training.tables import TableError
+from training.paper.tables import TableError
+from training.reproduce import run_command
+from training.run import Run, load
 
 
 def descended(score, start, steps, rounds=10):
@@ -166,7 +166,7 @@ def test_search_without_validation_images_is_refused(config, loaded, tmp_path):
 
 
 def test_every_method_gets_its_own_values(config, loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.search.candidates_of", lambda config: {"finetune_lr": [1e-2]})
+    monkeypatch.setattr("training.paper.search.candidates_of", lambda config: {"finetune_lr": [1e-2]})
     configs = {
         "none": configure({"rule": "none", "data": config.data, "image_size": 28, "finetune_epochs": 2})
     }

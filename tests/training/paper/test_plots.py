@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.plots import durations, filter_grid, filters, label_fractions, precision_recall
-from training.tables import paper
+from training.paper.plots import durations, filter_grid, filters, label_fractions, precision_recall
+from training.paper.tables import paper
 
 NAN = math.nan
 OURS = {"HPCA-FH": {1.0: (37.1, 0.5), 10.0: (50.2, NAN), 100.0: (81.0, 0.2)}, "none": {1.0: (21.0, 1.1)}}
@@ -53,7 +53,7 @@ def test_a_figure_is_a_png_of_its_size_and_always_the_same(tmp_path: Path, case:
 
 
 def test_nothing_of_pyplot_is_loaded() -> None:
-    code = "import sys, training.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, training.paper.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from index.distances import PrecisionRecall
-from training import cells as module
-from training.cells import Cell, Cells
 from training.config import configure
-from training.tables import TableError
+from training.paper import cells as module
+from training.paper.cells import Cell, Cells
+from training.paper.tables import TableError
 
 CELL = Cell("hpca_fh", "1%", 0, "0123456789ab", "a CPU, 2 threads", {"top1": 0.4, "map": 0.2})
 
@@ -159,7 +159,7 @@ def test_an_experiment_is_written_once(cells):
 
 def test_one_process_at_a_time_computes_a_part(cells):
     code = (
-        "import sys; from pathlib import Path; from training.cells import Cells\n"
+        "import sys; from pathlib import Path; from training.paper.cells import Cells\n"
         "with Cells(Path(sys.argv[1]), 'cifar10-conv6').claimed(['hpca_fh', 'none']):\n"
         "    print('claimed', flush=True); sys.stdin.read()"
     )

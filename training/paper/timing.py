@@ -23,23 +23,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index.locking import locked
-from training import data, plots, tables
-from training.cells import Cell, Cells, refuse_others
+from training import data
 from training.config import Config, ConfigError
 from training.data import DataError, Loaded
 from training.device import set_up_process
 from training.export import describe
 from training.finetune import nesterov
-from training.grid import QUICK_IMAGES, Countdown, alone, smaller, work_folder
 from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Linear, convolve
+from training.paper import plots, tables
+from training.paper.cells import Cell, Cells, refuse_others
+from training.paper.grid import QUICK_IMAGES, Countdown, alone, smaller, work_folder
+from training.paper.readout import ridge_accuracy
+from training.paper.significance import mean_and_deviation
+from training.paper.tables import Key, Row, TableError
 from training.protocol import derived_seed
-from training.readout import ridge_accuracy
 from training.rules import HAVE_TEMPERATURE
 from training.run import STAGES, Learner, Run, learn, load, positions_of
-from training.significance import mean_and_deviation
-from training.tables import Key, Row, TableError
 
 log = logging.getLogger("hebbsearch")
 
@@ -380,7 +381,7 @@ def trajectory(run: Run) -> list[float]:
 
 
 def readout(run: Run, count: int = READOUT_IMAGES) -> float:
-    """Accuracy of a ridge regression (see training/readout.py) from the flattened convolutional features of
+    """Accuracy of a ridge regression (see readout.py) from the flattened convolutional features of
     at most `count` labelled pre-training images, on at most `count` validation images; both are drawn by
     the seed, the same after each epoch. Test images take no part."""
     run.model.network.eval()

@@ -13,7 +13,7 @@ from typing import Any
 from index.distances import PrecisionRecall
 from index.locking import locked
 from training.config import Config
-from training.tables import TableError, replace_file
+from training.paper.tables import TableError, replace_file
 
 
 class Claimed(TableError):

@@ -8,8 +8,8 @@ from index.distances import precision_recall_curve
 from index.evaluation import mean_average_precision
 from tests.reference import average_precision
 from training.config import configure
-from training.measure import Descriptors, compare, describe, items_per_class, measure
 from training.nets.encoder import pack_signs
+from training.paper.measure import Descriptors, compare, describe, items_per_class, measure
 from training.run import Run
 
 

@@ -17,16 +17,17 @@ from torch.nn.functional import interpolate
 
 from index.items import UNLABELLED
 from index.locking import locked
-from training import data, export, plots
-from training.cells import Cell, Cells, digest
+from training import data, export
 from training.config import Config, earlier
 from training.data import DataError, Loaded, Positions
 from training.device import round_products
 from training.finetune import JointHead, copied_state, head_without_labels
-from training.measure import Descriptors, Measured, compare, measure
 from training.nets.backbones import Network
 from training.nets.encoder import TILE, pack_signs
 from training.nets.head import Head
+from training.paper import plots
+from training.paper.cells import Cell, Cells, digest
+from training.paper.measure import Descriptors, Measured, compare, measure
 from training.protocol import label_subset
 from training.run import ITQ_IMAGES, STAGES, Run, fingerprint
 

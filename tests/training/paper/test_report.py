@@ -10,10 +10,10 @@ from PIL import Image
 from scipy import stats
 
 from index.distances import PrecisionRecall
-from training import plots, report, tables
-from training.cells import Cell, Cells
-from training.report import GRIDS, NAMES, known, labels_seen, pairs_table, printed_metrics, rows_of
-from training.tables import Key
+from training.paper import plots, report, tables
+from training.paper.cells import Cell, Cells
+from training.paper.report import GRIDS, NAMES, known, labels_seen, pairs_table, printed_metrics, rows_of
+from training.paper.tables import Key
 
 OURS, BASE = [0.38, 0.40, 0.39], [0.35, 0.36, 0.33]
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from training import reproduce, tables, timing
-from training.cells import Cell, Cells
+from training import reproduce
 from training.config import ConfigError, configure
 from training.data import DataError
 from training.export import describe
+from training.paper import tables, timing
+from training.paper.cells import Cell, Cells
+from training.paper.tables import Key, TableError
+from training.paper.timing import Sampling, Trajectories
 from training.run import Run, load
-from training.tables import Key, TableError
-from training.timing import Sampling, Trajectories
 
 NOTHING = Sampling(rounds=2, batches=2, two_phase_batches=1)
 

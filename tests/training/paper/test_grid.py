@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from training import data, grid, protocol
-from training.cells import Cell, Cells
+from training import data, protocol
 from training.config import configure
 from training.finetune import Supervised
-from training.grid import Countdown, Task, alone, missing, run_task, smaller, untrained
+from training.paper import grid
+from training.paper.cells import Cell, Cells
+from training.paper.grid import Countdown, Task, alone, missing, run_task, smaller, untrained
+from training.paper.tables import TableError
 from training.run import Run, load
-from training.tables import TableError
 
 SMALL = {"dataset": "digits", "precision": "fp32", "epochs": 1, "finetune_epochs": 2, "head_epochs": 2}
 

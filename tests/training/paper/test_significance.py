@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from training.significance import mean_and_deviation, welch
+from training.paper.significance import mean_and_deviation, welch
 
 OURS, PAPERS = [39.1, 40.2, 39.7, 41.0, 39.9], [36.5, 37.9, 36.1, 38.8]
 
