@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from training.build_index import USER_ERRORS, OneLineParser, explain, fail
+from training.command_line import USER_ERRORS, OneLineParser, explain, fail
 from training.config import (
     DATASETS,
     PRECISIONS,
@@ -27,7 +27,7 @@ from training.config import (
     parse_setting,
     settings_help,
 )
-from training.data import ImageSet, Loaded
+from training.data import ImageSet
 from training.device import choose_device, choose_precision, set_up_process
 from training.nets.backbones import smallest_image
 from training.paper import report, tables, timing
@@ -47,8 +47,8 @@ from training.paper.grid import (
 from training.paper.report import GRIDS, known, share
 from training.paper.search import search_all
 from training.paper.tables import TableError
+from training.pixels import Loaded, load
 from training.protocol import split
-from training.run import load
 
 log = logging.getLogger("hebbsearch")
 

@@ -1,6 +1,5 @@
 """One training run: its data, its model, and the stages one after the other, each of them resumable."""
 
-import hashlib
 import logging
 import os
 import time
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training import data, protocol
+from training import protocol
 from training.config import Config
-from training.data import DataError, ImageSet, Loaded
+from training.data import DataError
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.hah import HebbianAntiHebbian
@@ -26,6 +25,7 @@ from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
+from training.pixels import Loaded, batches, each_batch, load, stream
 from training.rules import HAVE_TEMPERATURE
 from training.vae import Autoencoding
 
@@ -95,7 +95,7 @@ class Run:
         fraction = config.fraction() if self.images.classes else 0.0
         # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
         self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
-        self.fingerprint = fingerprint(self.images)
+        self.fingerprint = self.images.fingerprint()
         self.split = protocol.split(self.images, fraction, config.seed)
         if len(self.split.pretraining) < 2:
             raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
@@ -266,16 +266,16 @@ class Run:
 
     def groups(self, positions: NDArray[np.int64]) -> Iterator[Tensor]:
         """Positions in their order, in groups for a forward pass."""
-        return data.batches(positions, 256, device=self.home)
+        return batches(positions, 256, device=self.home)
 
     def all_pixels(self, what: str) -> Iterator[Tensor]:
         """One pass over the uint8 pixels of the pre-training images."""
-        groups = data.each_batch(what, self.split.pretraining, 512, self.home)
-        return (pixels for _, pixels in data.stream(self.pixels, groups, self.device))
+        groups = each_batch(what, self.split.pretraining, 512, self.home)
+        return (pixels for _, pixels in stream(self.pixels, groups, self.device))
 
     def normalised(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions and their images (b, 3, S, S) in 32 bits on the device."""
-        streamed = data.stream(self.pixels, groups, self.device)
+        streamed = stream(self.pixels, groups, self.device)
         return ((at, self.model.normalise(pixels)) for at, pixels in streamed)
 
     def inputs(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -306,7 +306,7 @@ class Run:
         labelled = np.concatenate([self.split.training, self.split.validation])
         if self.dtype.itemsize * len(labelled) * length > REMEMBERED_BYTES:
             return inputs
-        groups = data.each_batch(what, labelled, 256, self.home)
+        groups = each_batch(what, labelled, 256, self.home)
         known = torch.cat([values for _, values in inputs(groups)])
         row_of = torch.zeros(len(self.images), dtype=torch.int64, device=self.home)
         row_of[torch.from_numpy(labelled).to(self.home)] = torch.arange(len(labelled), device=self.home)
@@ -338,7 +338,7 @@ class Run:
             for epoch in range(first, count):
                 seed = protocol.derived_seed(self.config.seed, 2 + STAGES.index(stage), epoch)
                 torch.manual_seed(seed)
-                yield epoch, counted(data.batches(positions, self.config.batch_size, seed, self.home), bar)
+                yield epoch, counted(batches(positions, self.config.batch_size, seed, self.home), bar)
                 self.seconds[stage] = time.monotonic() - start
                 self.save(stage, epoch + 1, state())
                 last = epoch + 1 == count
@@ -424,36 +424,6 @@ def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> N
         learner.epoch(epoch, run.labelled(inputs))
     else:
         learner.epoch(epoch, (images for _, images in inputs))
-
-
-def fingerprint(images: ImageSet) -> str:
-    """What names the images and labels, in their order."""
-    names = "\0".join(images.paths).encode()
-    return hashlib.sha256(names + images.labels.tobytes()).hexdigest()
-
-
-def load(config: Config) -> Loaded:
-    """The images of the configuration, decoded, and on its device if they fit there. Raises DataError."""
-    loaded = data.read(load_images(config), config.image_size)
-    return loaded._replace(pixels=data.place(loaded.pixels, choose_device(config.device)))
-
-
-def load_images(config: Config) -> ImageSet:
-    """The images that the configuration names. Raises DataError."""
-    labels = config.labels_file()
-    if config.dataset in data.NAMED:
-        if labels is not None:
-            raise DataError(
-                f"{labels}: --dataset {config.dataset} has its own labels; use --labels 1% to 100%"
-            )
-        if config.data is None:
-            raise DataError(f"--dataset {config.dataset} needs --data DIR, where its files lie or shall lie")
-        return data.NAMED[config.dataset](Path(config.data))
-    if config.data is not None:
-        return data.folder(Path(config.data), labels)
-    if labels is not None:
-        raise DataError(f"{labels}: a file of labels needs --data DIR, the folder of the images it names")
-    return data.digits()
 
 
 def xavier(network: Network) -> None:

@@ -17,10 +17,9 @@ from torch.nn.functional import interpolate
 
 from index.items import UNLABELLED
 from index.locking import locked
-from training import data, export
 from training.config import Config, earlier
-from training.data import DataError, Loaded, Positions
-from training.device import round_products
+from training.data import DataError, Positions
+from training.device import describe, round_products
 from training.finetune import JointHead, copied_state, head_without_labels
 from training.nets.backbones import Network
 from training.nets.encoder import TILE, pack_signs
@@ -28,8 +27,9 @@ from training.nets.head import Head
 from training.paper import plots
 from training.paper.cells import Cell, Cells, digest
 from training.paper.measure import Descriptors, Measured, compare, measure
+from training.pixels import Loaded, PixelsOnDemand, stream
 from training.protocol import label_subset
-from training.run import ITQ_IMAGES, STAGES, Run, fingerprint
+from training.run import ITQ_IMAGES, STAGES, Run
 
 log = logging.getLogger("hebbsearch")
 
@@ -103,7 +103,7 @@ def run_task(
 
 def work_folder(config: Config, loaded: Loaded, work: Path) -> Path:
     """Where checkpoints of a configuration and these images lie."""
-    return work / f"{digest(config)}-{fingerprint(loaded.images)[:8]}"
+    return work / f"{digest(config)}-{loaded.images.fingerprint()[:8]}"
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
     # training comes with the configuration of any method.
     cells.check({config.rule: config})
     cells.check_images(seen)  # before the curve, which has to be there when the cell is
-    name, machine = cells.remember(config), export.describe(run.device)
+    name, machine = cells.remember(config), describe(run.device)
     cell = Cell(task.method, labels, task.seed, name, machine, measured.figures | seen)
     if task.seed == 0:
         cells.add_curve(cell, measured.curve)
@@ -224,7 +224,7 @@ def _projected(run: Run, head: Head, positions: Positions) -> Descriptors:
 
 def _pixels(run: Run, positions: Positions) -> Iterator[Tensor]:
     """Standardised pixels (b, 3·32·32), larger images reduced."""
-    for _, pixels in data.stream(run.pixels, run.groups(positions), run.device):
+    for _, pixels in stream(run.pixels, run.groups(positions), run.device):
         x = run.model.normalise.standardise(pixels)
         if x.shape[-1] > TILE:
             x = interpolate(x, size=(TILE, TILE), mode="bilinear", antialias=True)
@@ -242,8 +242,8 @@ def smaller(loaded: Loaded, images: int) -> Loaded:
         kept[members[label_subset(labels[members], min(1.0, images / len(members)), seed=0)]] = True
     positions = np.flatnonzero(kept)
     chosen = found.select(positions)
-    if isinstance(pixels, data.PixelsOnDemand):
-        return Loaded(chosen, data.PixelsOnDemand(chosen, pixels.size), skipped)
+    if isinstance(pixels, PixelsOnDemand):
+        return Loaded(chosen, PixelsOnDemand(chosen, pixels.size), skipped)
     return Loaded(chosen, pixels[torch.from_numpy(positions)], skipped)
 
 

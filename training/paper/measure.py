@@ -13,9 +13,9 @@ from index.conventions import Denominator
 from index.distances import PrecisionRecall, precision_recall_curve
 from index.evaluation import average_precision
 from index.vectors import average_precision_of_vectors
-from training import data
 from training.finetune import top_accuracies
 from training.nets.encoder import Encoder, pack_signs
+from training.pixels import each_batch, stream
 from training.run import Run
 
 Values = NDArray[np.float32]
@@ -32,8 +32,8 @@ class Descriptors:
 
 def describe(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Descriptors:
     """The images at `positions` as `encoder` sees them, in 32 bits."""
-    groups = data.each_batch("encoding", positions, 256, run.home)
-    streamed = data.stream(run.pixels, groups, run.device)
+    groups = each_batch("encoding", positions, 256, run.home)
+    streamed = stream(run.pixels, groups, run.device)
     projections = torch.cat([encoder.projections(pixels).cpu() for _, pixels in streamed])
     return Descriptors(projections.tanh().numpy(), pack_signs(projections), run.images.labels[positions])
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, get_type_hints
 from torch import Tensor
 
 from training.config import Config, ConfigError, check, earlier
-from training.data import Loaded
-from training.export import describe
+from training.device import describe
 from training.finetune import copied_state
 from training.paper.cells import Cell, Cells
+from training.pixels import Loaded
 from training.protocol import split
 from training.rules import HAVE_TEMPERATURE
 from training.run import STAGES, Run

@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index.locking import locked
-from training import data
 from training.config import Config, ConfigError
-from training.data import DataError, Loaded
-from training.device import set_up_process
-from training.export import describe
+from training.data import DataError
+from training.device import describe, set_up_process
 from training.finetune import nesterov
 from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
 from training.hebbian import HebbianConv2d, Pretraining
@@ -38,9 +36,10 @@ from training.paper.grid import QUICK_IMAGES, Countdown, alone, smaller, work_fo
 from training.paper.readout import ridge_accuracy
 from training.paper.significance import mean_and_deviation
 from training.paper.tables import Key, Row, TableError
+from training.pixels import Loaded, batches, load
 from training.protocol import derived_seed
 from training.rules import HAVE_TEMPERATURE
-from training.run import STAGES, Learner, Run, learn, load, positions_of
+from training.run import STAGES, Learner, Run, learn, positions_of
 
 log = logging.getLogger("hebbsearch")
 
@@ -275,7 +274,7 @@ def durations(
 def some_batches(run: Run, learner: Learner, count: int, rounds: Iterator[int]) -> Go:
     """The next go: `count` batches of one more epoch's beginning, computed to the end."""
     seed = derived_seed(run.config.seed, 2, next(rounds))
-    shuffled = data.batches(positions_of(run, learner), run.config.batch_size, seed, run.home)
+    shuffled = batches(positions_of(run, learner), run.config.batch_size, seed, run.home)
     groups = list(itertools.islice(shuffled, count))
 
     def go() -> None:
@@ -683,7 +682,7 @@ def layer_readout(run: Run) -> float:
     seed = derived_seed(run.config.seed, 2, 0)
     torch.manual_seed(seed)
     positions = positions_of(run, learner)
-    learn(run, learner, 0, data.batches(positions, run.config.batch_size, seed, run.home))
+    learn(run, learner, 0, batches(positions, run.config.batch_size, seed, run.home))
     filters = learner.weights()["0.weight"]
 
     def features(groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,7 +15,8 @@ from training.paper import grid
 from training.paper.cells import Cell, Cells
 from training.paper.grid import Countdown, Task, alone, missing, run_task, smaller, untrained
 from training.paper.tables import TableError
-from training.run import Run, load
+from training.pixels import Loaded, load
+from training.run import Run
 
 SMALL = {"dataset": "digits", "precision": "fp32", "epochs": 1, "finetune_epochs": 2, "head_epochs": 2}
 
@@ -101,7 +102,7 @@ def test_the_unvalidated_figures_are_those_of_the_last_epoch(loaded, tmp_path, m
 
 def test_on_validation_no_test_image_is_asked(loaded, tmp_path):
     """The classifier's accuracy there is that by which its epoch was chosen."""
-    apart = data.Loaded(dataclasses.replace(loaded.images, validation_share=0.3), *loaded[1:])
+    apart = Loaded(dataclasses.replace(loaded.images, validation_share=0.3), *loaded[1:])
     config = configure(SMALL | {"rule": "none"})
     cells = Cells(tmp_path / "results", "digits-conv6-validation")
     task = Task("none", 0, ("100%",))
@@ -185,7 +186,7 @@ def test_a_smaller_set_keeps_classes_and_parts(tmp_path):
         "x", "x", None, tuple("abcd"), tuple(map(str, range(400))), labels, queries, None, 0.2
     )
     pixels = torch.arange(400, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    part = smaller(data.Loaded(images, pixels, []), 40)
+    part = smaller(Loaded(images, pixels, []), 40)
     for asked in (True, False):
         counts = np.bincount(part.images.labels[part.images.queries == asked])
         assert counts.tolist() == [10] * 4

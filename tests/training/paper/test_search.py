@@ -19,8 +19,9 @@ from training.paper.search import (
     with_values,
 )
 from training.paper.tables import TableError
+from training.pixels import load
 from training.reproduce import run_command
-from training.run import Run, load
+from training.run import Run
 
 
 def descended(score, start, steps, rounds=10):

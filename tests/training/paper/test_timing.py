@@ -14,12 +14,13 @@ from PIL import Image
 from training import reproduce
 from training.config import ConfigError, configure
 from training.data import DataError
-from training.export import describe
+from training.device import describe
 from training.paper import tables, timing
 from training.paper.cells import Cell, Cells
 from training.paper.tables import Key, TableError
 from training.paper.timing import Sampling, Trajectories
-from training.run import Run, load
+from training.pixels import load
+from training.run import Run
 
 NOTHING = Sampling(rounds=2, batches=2, two_phase_batches=1)
 
