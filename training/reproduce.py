@@ -32,21 +32,12 @@ from training.device import choose_device, choose_precision, set_up_process
 from training.nets.backbones import smallest_image
 from training.paper import report, tables, timing
 from training.paper.cells import OF_A_METHOD, Cell, Cells, Claimed, is_share
-from training.paper.grid import (
-    ASKED,
-    QUICK_IMAGES,
-    TEST,
-    VALIDATION,
-    Countdown,
-    Task,
-    missing,
-    run_task,
-    said,
-    smaller,
-)
+from training.paper.durations import with_fast
+from training.paper.grid import ASKED, TEST, VALIDATION, Task, missing, run_task, said
 from training.paper.report import GRIDS, known, share
 from training.paper.search import search_all
 from training.paper.tables import TableError
+from training.paper.work import QUICK_IMAGES, Countdown, smaller
 from training.pixels import Loaded, load
 from training.protocol import split
 
@@ -165,9 +156,7 @@ def run_timing(flags: argparse.Namespace) -> None:
     chosen: dict[str, Any] = {"epochs": PAPER_EPOCHS}
     if flags.quick:
         chosen = QUICK_TIMING | {"image_size": max(32, smallest_image(backbone))}
-    configs = {
-        method: method_config(flags, backbone, method, **chosen) for method in timing.with_fast(methods)
-    }
+    configs = {method: method_config(flags, backbone, method, **chosen) for method in with_fast(methods)}
     out, work = Path(flags.out), Path(flags.work)
     request = timing.Request(methods, configs, flags.seeds, out, work, flags.quick)
     print(timing.make(flags.table, request))

@@ -3,41 +3,29 @@
 import dataclasses
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import interpolate
 
-from index.items import UNLABELLED
-from index.locking import locked
 from training.config import Config, earlier
-from training.data import DataError, Positions
+from training.data import DataError
 from training.device import describe, round_products
-from training.finetune import JointHead, copied_state, head_without_labels
+from training.finetune import JointHead, copied_state
 from training.nets.backbones import Network
-from training.nets.encoder import TILE, pack_signs
-from training.nets.head import Head
 from training.paper import plots
-from training.paper.cells import Cell, Cells, digest
-from training.paper.measure import Descriptors, Measured, compare, measure
-from training.pixels import Loaded, PixelsOnDemand, stream
-from training.protocol import label_subset
-from training.run import ITQ_IMAGES, STAGES, Run
+from training.paper.baselines import CHANCE, NO_LABELS, PIXELS, untrained
+from training.paper.cells import Cell, Cells
+from training.paper.measure import Measured, measure
+from training.paper.work import alone, work_folder
+from training.pixels import Loaded
+from training.run import STAGES, Run
 
 log = logging.getLogger("hebbsearch")
 
 LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training differs from regime to regime
-# What needs no training, to compare with. They see no label.
-NO_LABELS = "0%"
-CHANCE, PIXELS = "chance", "pixels"
-QUICK_IMAGES = 1200  # of what is trained on and of what is asked, in --quick
 ASKED = TEST, VALIDATION = "test", "validation"  # on which images the grid is measured
 
 
@@ -99,19 +87,6 @@ def run_task(
             measured = measured._replace(figures=measured.figures | taken)
             yield _finished(cells, task, labels, config, run, measured)
             shutil.rmtree(folder)
-
-
-def work_folder(config: Config, loaded: Loaded, work: Path) -> Path:
-    """Where checkpoints of a configuration and these images lie."""
-    return work / f"{digest(config)}-{loaded.images.fingerprint()[:8]}"
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """`folder` is there, and no other process has it: one with the same `--work` waits until we are done."""
-    with locked(folder.with_name(f"{folder.name}.lock"), wait=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
 
 
 def asked(run: Run, on: str) -> Run:
@@ -193,72 +168,6 @@ def _in_32_bits(run: Run) -> Measured:
     measured = measure(run)
     round_products(run.precision)
     return measured
-
-
-def untrained(method: str, run: Run) -> Measured:
-    """What needs no network: ITQ codes of the standardised pixels, and a ranking at random."""
-    images, split, config = run.images, run.split, run.config
-    if method == CHANCE:  # all at one distance: their expectation is that of a random order
-        queries, database = (_all_alike(images.labels[at]) for at in (split.queries, split.pretraining))
-        measured = compare(queries, database, config.seed)
-        drawn = {f"top{k}": min(1.0, k / len(images.classes)) for k in (1, 5)}
-        return measured._replace(figures=measured.figures | drawn)
-    run.model.normalise.fit(run.all_pixels("mean and deviation"))
-    rng = np.random.default_rng(config.seed)
-    sample = rng.permutation(split.pretraining)[:ITQ_IMAGES]
-    head, _ = head_without_labels(torch.cat(list(_pixels(run, sample))).numpy(), config.bits, config.seed)
-    queries, database = (_projected(run, head, at) for at in (split.queries, split.pretraining))
-    return compare(queries, database, config.seed)
-
-
-def _all_alike(labels: NDArray[np.int64]) -> Descriptors:
-    return Descriptors(np.zeros((len(labels), 1), np.float32), np.zeros((len(labels), 1), np.uint8), labels)
-
-
-def _projected(run: Run, head: Head, positions: Positions) -> Descriptors:
-    """What `head` makes of the pixels at `positions`."""
-    with torch.no_grad():
-        projections = torch.cat([head.hash(values) for values in _pixels(run, positions)])
-    return Descriptors(projections.numpy(), pack_signs(projections), run.images.labels[positions])
-
-
-def _pixels(run: Run, positions: Positions) -> Iterator[Tensor]:
-    """Standardised pixels (b, 3·32·32), larger images reduced."""
-    for _, pixels in stream(run.pixels, run.groups(positions), run.device):
-        x = run.model.normalise.standardise(pixels)
-        if x.shape[-1] > TILE:
-            x = interpolate(x, size=(TILE, TILE), mode="bilinear", antialias=True)
-        yield x.flatten(1).cpu()
-
-
-def smaller(loaded: Loaded, images: int) -> Loaded:
-    """About `images` of what is trained on and of what is asked, each class with its share."""
-    found, pixels, skipped = loaded
-    labels, queries = found.labels, found.queries
-    parts = [np.ones(len(found), bool)] if queries is None else [queries, ~queries]
-    kept = np.zeros(len(found), bool)
-    for part in parts:
-        members = np.flatnonzero(part & (labels != UNLABELLED))
-        kept[members[label_subset(labels[members], min(1.0, images / len(members)), seed=0)]] = True
-    positions = np.flatnonzero(kept)
-    chosen = found.select(positions)
-    if isinstance(pixels, PixelsOnDemand):
-        return Loaded(chosen, PixelsOnDemand(chosen, pixels.size), skipped)
-    return Loaded(chosen, pixels[torch.from_numpy(positions)], skipped)
-
-
-class Countdown:
-    """How many pieces of a work are left, and for about how long, if they take as long as those before."""
-
-    def __init__(self, pieces: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.pieces, self.clock = pieces, clock
-        self.done, self.begin = 0, clock()
-
-    def one_done(self, left: int) -> str:
-        """`2 of 5 cells, about 3 min left`: after one more piece, with `left` to come."""
-        self.done += 1
-        rest = (self.clock() - self.begin) / self.done * left
-        return f"{self.done} of {self.done + left} {self.pieces}, about {rest / 60:.0f} min left"
 
 
 def said(cell: Cell) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from training.paper import plots, tables
+from training.paper.baselines import CHANCE, NO_LABELS, PIXELS
 from training.paper.cells import Cell, Cells
-from training.paper.grid import CHANCE, NO_LABELS, PIXELS
 from training.paper.significance import mean_and_deviation, welch
 from training.paper.tables import MISSING, Key, Row
 

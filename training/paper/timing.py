@@ -4,42 +4,24 @@ Every figure is defined where it is computed: `durations`, `converged`, `network
 measured is kept, as rows below results: `Durations`, `Trajectories`, and the cells of layers' readouts.
 """
 
-import csv
 import dataclasses
-import itertools
 import logging
-import shutil
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from index.locking import locked
-from training.config import Config, ConfigError
-from training.data import DataError
+from training.config import Config
 from training.device import describe, set_up_process
-from training.finetune import nesterov
-from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
-from training.hebbian import HebbianConv2d, Pretraining
-from training.nets.backbones import BACKBONES, Linear, convolve
 from training.paper import plots, tables
-from training.paper.cells import Cell, Cells, refuse_others
-from training.paper.grid import QUICK_IMAGES, Countdown, alone, smaller, work_folder
-from training.paper.readout import ridge_accuracy
+from training.paper.cells import Cell, Cells
+from training.paper.convergence import Images, Trajectories, converge, converged
+from training.paper.durations import Durations, learns_as, prepared
+from training.paper.one_layer import layer, layer_readout
 from training.paper.significance import mean_and_deviation
 from training.paper.tables import Key, Row, TableError
-from training.pixels import Loaded, batches, load
-from training.protocol import derived_seed
-from training.rules import HAVE_TEMPERATURE
-from training.run import STAGES, Learner, Run, learn, positions_of
+from training.paper.work import QUICK_IMAGES, Countdown, smaller
+from training.pixels import Loaded, load
 
 log = logging.getLogger("hebbsearch")
 
@@ -55,9 +37,6 @@ LAYERS = {
     "swta_fh": "SWTA-FH (this work)",
     "hpca_fh": "HPCA-FH (this work)",
 }
-FAST = {"swta": "swta_fh", "hpca": "hpca_fh"}  # what learns the same as the two-phase original
-READOUT_IMAGES = 5000  # at most, to learn from and to measure on
-CLOSE = 0.005  # to the best accuracy: converged
 
 
 class Table(NamedTuple):
@@ -76,30 +55,6 @@ TABLES = {
         {"imagenet": "vgg11"}, {name: NETWORKS[name] for name in ("swta", "swta_fh", "hpca", "hpca_fh")}
     ),
 }
-
-
-class Sampling(NamedTuple):
-    """How durations are measured: rounds, and batches a round of a method and of a two-phase original."""
-
-    rounds: int
-    batches: int
-    two_phase_batches: int
-
-
-SAMPLING = {"cpu": Sampling(7, 20, 1), "cuda": Sampling(7, 200, 10)}  # an original takes seconds a batch
-QUICK_SAMPLING = Sampling(2, 2, 1)
-Images = Callable[[], Loaded]  # read when they are first needed: not where everything is known
-
-
-def learns_as(method: str) -> str:
-    """The method that learns the same in the shortest time."""
-    return FAST.get(method, method)
-
-
-def with_fast(methods: Iterable[str]) -> list[str]:
-    """`methods` and, for each two-phase original among them, the fast one that learns the same."""
-    methods = list(methods)
-    return list(dict.fromkeys([*methods, *map(learns_as, methods)]))
 
 
 def check_methods(table: int, methods: Iterable[str]) -> None:
@@ -208,295 +163,6 @@ def measured_together(measured: Mapping[str, Cell]) -> str:
         f"- run {run:.0f}, {machine}: {', '.join(names)}\n" for (run, machine), names in sorted(runs.items())
     ]
     return "Durations compare within a run, in which the methods took turns:\n\n" + "".join(lines)
-
-
-# --- Durations ---------------------------------------------------------------------------------------
-
-
-Go = Callable[[], object]
-
-
-def interleaved(
-    cases: Mapping[str, Callable[[], Go]], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Seconds of each case in each round, after one that does not count; the order turns from round to
-    round. Calling a case prepares a go, which is then timed."""
-    names = list(cases)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    countdown = Countdown("rounds")
-    for number in range(-1, rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            go = cases[name]()
-            start = clock()
-            go()
-            taken = clock() - start
-            if number >= 0:
-                seconds[name].append(taken)
-        log.info("timed: %s", countdown.one_done(rounds - 1 - number))
-    return seconds
-
-
-def durations(
-    learners: Mapping[str, tuple[Run, Learner]], sampling: Sampling | None = None
-) -> dict[str, dict[str, float]]:
-    """Of each method `epoch_duration`, its `deviation`, and of how many `rounds` and `timed_batches` it is.
-
-    `epoch_duration` in seconds: the time of a round's batches, divided by their number and multiplied by
-    that of an epoch; the median over the rounds, and their sample standard deviation. `timed_batches`:
-    how many were timed, all rounds together. A batch takes all that it does in a run: pixels, normalisation
-    and what belongs to it, learning. Each round begins anew with other images, so that images decoded on
-    demand are waited for at its beginning, and ends with the check for divergence that ends an epoch: what
-    is extrapolated is a little too long rather than too short.
-    """
-    goes: dict[str, Callable[[], Go]] = {}
-    counts: dict[str, int] = {}
-    device = next(iter(learners.values()))[0].device.type
-    rate = sampling or SAMPLING.get(device, SAMPLING["cpu"])
-    for method, (run, learner) in learners.items():
-        wanted = rate.two_phase_batches if method in FAST else rate.batches
-        counts[method] = min(wanted, batches_each(run, learner))
-        goes[method] = partial(some_batches, run, learner, counts[method], itertools.count())
-        log.info("timing %s: %d rounds of %d batches", method, rate.rounds, counts[method])
-    found = {}
-    for method, seconds in interleaved(goes, rate.rounds).items():
-        whole = batches_each(*learners[method]) / counts[method]
-        _, deviation = mean_and_deviation([whole * each for each in seconds])
-        found[method] = {
-            "epoch_duration": whole * statistics.median(seconds),
-            "deviation": deviation,
-            "rounds": len(seconds),
-            "timed_batches": counts[method] * len(seconds),
-        }
-    return found
-
-
-def some_batches(run: Run, learner: Learner, count: int, rounds: Iterator[int]) -> Go:
-    """The next go: `count` batches of one more epoch's beginning, computed to the end."""
-    seed = derived_seed(run.config.seed, 2, next(rounds))
-    shuffled = batches(positions_of(run, learner), run.config.batch_size, seed, run.home)
-    groups = list(itertools.islice(shuffled, count))
-
-    def go() -> None:
-        learn(run, learner, 0, groups)
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)
-
-    return go
-
-
-def batches_each(run: Run, learner: Learner) -> int:
-    """Batches of an epoch."""
-    return -(-len(positions_of(run, learner)) // run.config.batch_size)
-
-
-class Durations(Cells):
-    """What `durations` gave, `folder`/durations/`name`.csv: a row for each method of a run, in which all took
-    turns. Rows are added and never replaced; a method's last one counts."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        super().__init__(folder, name)
-        self.path = folder / "durations" / f"{name}.csv"
-
-    def identity(self, cell: Cell) -> tuple[Any, ...]:
-        """A method is measured once in a run."""
-        return *cell.key, cell.figures["run"]
-
-    def newest(self) -> dict[str, Cell]:
-        """The row of each method that counts."""
-        return {cell.method: cell for cell in self.read()}
-
-    def missing(self, methods: Iterable[str]) -> list[str]:
-        """What has to be measured, in one run, so that `methods` are known: those that are not, and for a
-        two-phase original its fast form too, as the two are compared, unless both are of one run."""
-        run = {method: cell.figures["run"] for method, cell in self.newest().items()}
-        return with_fast(
-            method
-            for method in with_fast(methods)
-            if method not in run or run[method] != run.get(learns_as(method))
-        )
-
-    def measure(
-        self, learners: Mapping[str, tuple[Run, Learner]], configs: Mapping[str, Config], quick: bool
-    ) -> None:
-        """One more run, of `learners`."""
-        counts = {name: {"database": len(run.split.pretraining)} for name, (run, _) in learners.items()}
-        for each in counts.values():  # with others it would be another epoch
-            self.check_images(each)
-        number = 1 + max((int(cell.figures["run"]) for cell in self.read()), default=0)
-        for method, figures in durations(learners, QUICK_SAMPLING if quick else None).items():
-            run, _ = learners[method]
-            name, machine = self.remember(configs[method]), describe(run.device)
-            row = {"run": number} | figures | counts[method]
-            self.add(Cell(method, "", run.config.seed, name, machine, row))
-
-
-def prepared(configs: Mapping[str, Config], loaded: Loaded) -> dict[str, Run]:
-    """A run for each configuration; preprocessing is fitted once for all to whom it is the same."""
-    runs = {method: Run(config, None, loaded) for method, config in configs.items()}
-    fitted: dict[tuple[bool, float], Run] = {}
-    for run in runs.values():
-        same = run.config.whiten, run.config.smoothing
-        if same in fitted:
-            run.model.normalise.load_state_dict(fitted[same].model.normalise.state_dict())
-        else:
-            run.fit_preprocessing()
-            fitted[same] = run
-    return runs
-
-
-# --- Epochs to convergence ---------------------------------------------------------------------------
-
-
-def converged(accuracies: Sequence[float]) -> int:
-    """The first epoch, counted from 1, whose accuracy is within half a point of the best of all epochs."""
-    best = max(accuracies)
-    return next(n for n, accuracy in enumerate(accuracies, 1) if accuracy >= best - CLOSE - 1e-9)
-
-
-def trajectory(run: Run) -> list[float]:
-    """Pre-train as Run.learn_features does; the readout's accuracy after each epoch (see `readout`).
-
-    With a folder for checkpoints an interrupted run goes on after its last epoch.
-    """
-    if run.config.epochs < 1:
-        raise ConfigError(f"epochs {run.config.epochs}: at least 1 is needed to see it converge")
-    if not len(run.split.validation):
-        raise DataError(f"{run.images.where}: no labelled images to validate on; add some")
-    saved = run.restore()
-    if saved is None:
-        run.fit_preprocessing()
-    torch.manual_seed(derived_seed(run.config.seed, 1))
-    learner = run.pretraining()
-    if saved is not None:
-        learner.load_state_dict(saved["training"])
-    accuracies = run.validation.setdefault(STAGES[0], [])  # the checkpoint keeps it
-    positions = positions_of(run, learner)
-    for epoch, groups in run.epochs(STAGES[0], run.config.epochs, positions, saved, learner.state_dict):
-        learn(run, learner, epoch, groups)
-        run.take_over(learner)
-        accuracies.append(readout(run))
-    return accuracies
-
-
-def readout(run: Run, count: int = READOUT_IMAGES) -> float:
-    """Accuracy of a ridge regression (see readout.py) from the flattened convolutional features of
-    at most `count` labelled pre-training images, on at most `count` validation images; both are drawn by
-    the seed, the same after each epoch. Test images take no part."""
-    run.model.network.eval()
-    return linear_accuracy(run, run.features, sample(run.split.training, count, run.config.seed), count)
-
-
-def linear_accuracy(
-    run: Run,
-    features: Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]],
-    training: NDArray[np.int64],
-    count: int | None,
-) -> float:
-    """Ridge regression from `features` of the images at `training`, on at most `count` validation images."""
-    found: list[Tensor] = []
-    validation = run.split.validation
-    for positions in (training, validation if count is None else sample(validation, count, run.config.seed)):
-        found.append(torch.cat([values.float() for _, values in features(run.groups(positions))]))
-        found.append(run.labels[torch.from_numpy(positions).to(run.home)].to(run.device))
-    return ridge_accuracy(*found)
-
-
-def sample(positions: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """At most `count` of the positions, in order."""
-    if len(positions) <= count:
-        return positions
-    return np.sort(np.random.default_rng(seed).choice(positions, count, replace=False))
-
-
-class Trajectory(NamedTuple):
-    """The readout's accuracy after each epoch of a run."""
-
-    config: str
-    machine: str
-    database: int  # images of an epoch
-    accuracies: list[float]
-
-
-class Trajectories:
-    """How runs converged, `convergence/<name>.csv`: a line an epoch."""
-
-    COLUMNS = ("method", "seed", "epoch", "readout_accuracy", "config", "machine", "database")
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / "convergence" / f"{name}.csv"
-        self.cells = Cells(folder, f"{name}-convergence")  # keeps configurations, and others away
-
-    def read(self) -> dict[tuple[str, int], Trajectory]:
-        """By method and seed. TableError for a file that holds something else."""
-        found: dict[tuple[str, int], Trajectory] = {}
-        if not self.path.exists():
-            return found
-        with self.path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != self.COLUMNS:
-                raise TableError(f"{self.path}: the columns should be {','.join(self.COLUMNS)}")
-            try:
-                for method, seed, epoch, accuracy, config, machine, database in reader:
-                    new = Trajectory(config, machine, int(database), [])
-                    known = found.setdefault((method, int(seed)), new)
-                    if int(epoch) != len(known.accuracies) + 1:
-                        raise ValueError(f"epoch {epoch} where {len(known.accuracies) + 1} should be")
-                    known.accuracies.append(float(accuracy))
-            except ValueError as error:
-                raise TableError(f"{self.path}, line {reader.line_num}: {error}; mend or remove it") from None
-        return found
-
-    def of(self, method: str) -> list[Trajectory]:
-        """Those of a method, of all seeds."""
-        return [each for (name, _), each in self.read().items() if name == method]
-
-    def add(self, method: str, seed: int, trajectory: Trajectory) -> None:
-        """Write a finished run beside the others; the file is replaced as a whole."""
-        with locked(self.path.with_suffix(".lock"), wait=True):
-            found = self.read() | {(method, seed): trajectory}
-            text = StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(self.COLUMNS)
-            for (name, number), (*about, values) in found.items():
-                writer.writerows((name, number, n, f"{v:.6g}", *about) for n, v in enumerate(values, 1))
-            tables.replace_file(self.path, text.getvalue().encode())
-
-    def check_images(self, database: int) -> None:
-        """Raise TableError for other images than those of the runs, as far as their number tells."""
-        refuse_others(self.path, "database", (each.database for each in self.read().values()), database)
-
-    def check(self, method: str, config: Config) -> None:
-        """Raise TableError if runs of `method` were configured otherwise: their mean would mean nothing."""
-        for name in {each.config for each in self.of(method)}:
-            if differing := self.cells.differences(name, config):
-                raise TableError(
-                    f"{self.path}: its epochs of {method} have configuration {name}, this run other values "
-                    f"({differing}); name another folder with --out"
-                )
-
-
-def converge(
-    configs: Mapping[str, Config], seeds: int, finished: Trajectories, images: Images, work: Path
-) -> None:
-    """Trajectories of each method for seeds 0 … `seeds` − 1; finished ones are not run again."""
-    countdown = Countdown("runs")
-    with finished.cells.claimed(configs):
-        known = finished.read()
-        missing = [(seed, name) for seed in range(seeds) for name in configs if (name, seed) not in known]
-        for number, (seed, method) in enumerate(missing, 1):
-            config = configs[method]
-            folder = work_folder(config, images(), work) / f"{seed}-epochs"
-            with alone(folder):
-                run = Run(dataclasses.replace(config, seed=seed), folder, images())
-                database = len(run.split.pretraining)
-                finished.check_images(database)
-                accuracies = trajectory(run)
-                name, machine = finished.cells.remember(config), describe(run.device)
-                finished.add(method, seed, Trajectory(name, machine, database, accuracies))
-                shutil.rmtree(folder)
-            left = countdown.one_done(len(missing) - number)
-            log.info("%s, seed %d: converged in epoch %d; %s", method, seed, converged(accuracies), left)
 
 
 # --- The tables --------------------------------------------------------------------------------------
@@ -628,66 +294,3 @@ def _row(
 ) -> Row:
     printed = paper.get(Key(method, "", metric))
     return Row(method, "", metric, mean, std, seeds, printed, None, "", config, machine)
-
-
-# --- One layer ---------------------------------------------------------------------------------------
-
-
-def layer(run: Run) -> Pretraining | HebbianAntiHebbian:
-    """What learns conv6's first layer alone as the run's configuration has it."""
-    config, plan = run.config, BACKBONES["conv6"].convolutions[0]
-    torch.manual_seed(derived_seed(config.seed, 1))
-    if config.rule == "hah":
-        return HaHLayer(plan.channels, plan.kernel, len(run.classes), config, run.device)
-    hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
-    only = HebbianConv2d(3, plan.channels, plan.kernel, rule=config.rule, hyper=hyper)
-    network = nn.Sequential(only).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Pretraining(network, lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
-
-
-class Quadrants(nn.Module):
-    """The mean over each quarter of the map (Coates, Ng, Lee, AISTATS 2011): (B, Q, H, W) -> (B, 4Q)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, H, W) -> (B, 4Q)."""
-        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-
-
-class HaHLayer(HebbianAntiHebbian):
-    """HebbianAntiHebbian of a single layer, with its cost, below a linear classifier of its quadrants."""
-
-    def __init__(self, filters: int, kernel: int, classes: int, config: Config, device: torch.device) -> None:
-        only = HaHConv2d(3, filters, kernel)
-        self.layers = {"0": only}
-        self.cost_weights = COST_WEIGHTS
-        model = nn.Sequential(only, Quadrants(), Linear(4 * filters, classes))
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.lr, self.epochs, self.schedule = config.hah_lr, config.epochs, config.schedule
-        self.optimizer = nesterov(self.model, config.hah_lr, config.momentum)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The state of a plain convolution, alone in a Sequential."""
-        return {"0.weight": self.layers["0"].filters().detach()}
-
-
-def layer_readout(run: Run) -> float:
-    """What one epoch taught a layer: ReLU of its projections, the mean over each of the four quadrants, and
-    ridge regression from all labels of the training images; accuracy on the validation images.
-
-    Images are whitened where the rule's configuration says so. Test images take no part.
-    """
-    if not len(run.split.validation):
-        raise DataError(f"{run.images.where}: no labelled images to validate on; add some")
-    learner, pool = layer(run), Quadrants()
-    seed = derived_seed(run.config.seed, 2, 0)
-    torch.manual_seed(seed)
-    positions = positions_of(run, learner)
-    learn(run, learner, 0, batches(positions, run.config.batch_size, seed, run.home))
-    filters = learner.weights()["0.weight"]
-
-    def features(groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        for at, images in run.inputs(groups):
-            with torch.no_grad():
-                yield at, pool(convolve(images, filters.to(images.dtype)).relu())
-
-    return linear_accuracy(run, features, run.split.training, None)

@@ -2,19 +2,18 @@
 
 import dataclasses
 from itertools import pairwise
-from threading import Thread
 
 import numpy as np
 import pytest
-import torch
 
 from training import data, protocol
 from training.config import configure
 from training.finetune import Supervised
 from training.paper import grid
 from training.paper.cells import Cell, Cells
-from training.paper.grid import Countdown, Task, alone, missing, run_task, smaller, untrained
+from training.paper.grid import Task, missing, run_task
 from training.paper.tables import TableError
+from training.paper.work import smaller
 from training.pixels import Loaded, load
 from training.run import Run
 
@@ -70,22 +69,6 @@ def test_regimes_share_their_pretraining_and_leave_no_checkpoint(loaded, tmp_pat
     other = dataclasses.replace(config, finetune_lr=1e-2, head="joint")  # which learns no other features
     list(run_task(Task("hpca_fh", 1, ("100%",)), other, Cells(tmp_path, "other"), loaded, tmp_path / "work"))
     assert learned == [None, 1]  # the second reads what the first has learned
-
-
-def test_processes_that_share_checkpoints_wait_for_each_other(tmp_path):
-    entered = []
-
-    def enter():
-        with alone(tmp_path / "0-1%"):
-            entered.append(True)
-
-    with alone(tmp_path / "0-1%"):
-        other = Thread(target=enter)
-        other.start()
-        other.join(0.2)
-        assert not entered
-    other.join(10)
-    assert entered
 
 
 def test_the_unvalidated_figures_are_those_of_the_last_epoch(loaded, tmp_path, monkeypatch):
@@ -158,41 +141,6 @@ def test_other_images_are_refused_before_anything_is_computed(method, labels, lo
     assert not cells.curve(method, labels).exists()
 
 
-def test_chance_is_what_random_codes_reach(loaded):
-    run = Run(configure(SMALL), None, loaded)
-    measured = untrained("chance", run)
-    labels = run.images.labels
-    rng = np.random.default_rng(0)
-    values = []
-    for _ in range(60):
-        order = rng.permutation(run.split.pretraining)
-        for label in labels[run.split.queries]:
-            relevant = labels[order] == label
-            values.append((np.cumsum(relevant) / np.arange(1, len(order) + 1))[relevant].mean())
-    assert measured.figures["map"] == pytest.approx(np.mean(values), rel=0.03)
-    assert (measured.figures["top1"], measured.figures["top5"]) == (0.1, 0.5)
-
-
-def test_pixels_of_digits_say_more_than_chance(loaded):
-    run = Run(configure(SMALL), None, loaded)
-    pixels, chance = (untrained(method, run).figures for method in ("pixels", "chance"))
-    assert pixels["map"] > 2 * chance["map"]
-
-
-def test_a_smaller_set_keeps_classes_and_parts(tmp_path):
-    labels = np.tile(np.arange(4), 100)
-    queries = np.arange(400) >= 300
-    images = data.ImageSet(
-        "x", "x", None, tuple("abcd"), tuple(map(str, range(400))), labels, queries, None, 0.2
-    )
-    pixels = torch.arange(400, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    part = smaller(Loaded(images, pixels, []), 40)
-    for asked in (True, False):
-        counts = np.bincount(part.images.labels[part.images.queries == asked])
-        assert counts.tolist() == [10] * 4
-    assert part.pixels[:, 0, 0, 0].tolist() == [int(path) % 256 for path in part.images.paths]
-
-
 def test_label_subsets_are_nested_and_stratified_over_all_regimes():
     """In the split itself: the 1 % is part of the 2 %, and every class has its share."""
     labels = np.repeat(np.arange(5), 400)
@@ -213,11 +161,3 @@ def test_label_subsets_are_nested_and_stratified_over_all_regimes():
             assert np.array_equal(each.pretraining, splits[0].pretraining)
             parts = (each.queries, each.pretraining, each.validation)
             assert sum(map(len, parts)) == len(np.unique(np.concatenate(parts))) == 2000
-
-
-def test_what_is_left_takes_as_long_as_what_was_done():
-    now = iter([1000.0, 1060.0, 1300.0, 1300.0])
-    countdown = Countdown("cells", clock=lambda: next(now))
-    assert countdown.one_done(3) == "1 of 4 cells, about 3 min left"
-    assert countdown.one_done(2) == "2 of 4 cells, about 5 min left"
-    assert countdown.one_done(0) == "3 of 3 cells, about 0 min left"  # another process took one

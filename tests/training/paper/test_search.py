@@ -8,7 +8,6 @@ import pytest
 from tests.training.test_build_index import striped_folder
 from tests.training.test_run import Watched
 from training.config import ConfigError, configure
-from training.paper.grid import smaller
 from training.paper.search import (
     Trial,
     candidates_of,
@@ -19,6 +18,7 @@ from training.paper.search import (
     with_values,
 )
 from training.paper.tables import TableError
+from training.paper.work import smaller
 from training.pixels import load
 from training.reproduce import run_command
 from training.run import Run
