@@ -24,6 +24,7 @@ from pathlib import Path
 
 from index.artifact import MANIFEST, Artifact
 from training.config import (
+    ABOUT,
     DATASETS,
     PRECISIONS,
     UNRULED,
@@ -40,9 +41,6 @@ from training.export import export
 from training.nets.backbones import BACKBONES
 from training.rules import RULES
 from training.run import Run
-
-# What an interrupted run may be given anew: what made it diverge.
-CHANGEABLE = {"hebbian_lr", "vae_lr", "hah_lr", "finetune_lr", "head_lr"}
 
 
 def build(config: Config, target: Path, work: Path) -> Artifact:
@@ -171,10 +169,11 @@ def run_command(arguments: list[str] | None = None) -> None:
     out, resume = flags.pop("out", None), flags.pop("resume", None)
     settings = dict(parse_setting(text) for text in flags.pop("set", []))
     if resume is not None:
-        if flags or out is not None or not set(settings) <= CHANGEABLE:
+        changeable = {name for name, about in ABOUT.items() if about.changeable}
+        if flags or out is not None or not set(settings) <= changeable:
             raise ConfigError(
                 "--resume goes without other flags, since the run knows its own; "
-                f"only --set {', '.join(sorted(CHANGEABLE))} may change"
+                f"only --set {', '.join(sorted(changeable))} may change"
             )
         work = Path(resume)
         config, target = resumed(work)

@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,14 @@ from training.config import Config
 from training.data import DataError
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
-from training.hah import HebbianAntiHebbian
-from training.hebbian import HebbianConv2d, Pretraining
+from training.learners import LEARNERS, Learner
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
 from training.pixels import Loaded, batches, each_batch, load, stream
-from training.rules import HAVE_TEMPERATURE
-from training.vae import Autoencoding
 
 log = logging.getLogger("hebbsearch")
 
-Learner = Pretraining | Autoencoding | HebbianAntiHebbian
 Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups of positions -> with values
 
 STAGES = ("pre-training", "fine-tuning", "hashing head")
@@ -153,48 +148,11 @@ class Run:
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
             learn(self, learning, epoch, groups)
-        self.take_over(learning)
-
-    def take_over(self, learning: Learner) -> None:
-        """Give what was learned to the network."""
-        if isinstance(learning, Autoencoding) and self.config.vae_classifier == "latents":
-            self.model.network.load_state_dict(learning.weights_to_latents())
-        else:
-            self.model.network.load_state_dict(learning.weights())
+        self.model.network.load_state_dict(learning.weights())
 
     def pretraining(self) -> Learner:
         """What learns, with a network of its own."""
-        config = self.config
-        network = partial(Network, config.backbone, config.image_size, rescale=config.norm_rescale)
-        if config.rule == "vae":
-            return Autoencoding(
-                network().to(self.device),
-                config.backbone,
-                config.image_size,
-                latents=config.latents,
-                beta=config.beta,
-                lr=config.vae_lr,
-                momentum=config.momentum,
-                epochs=config.epochs,
-                schedule=config.schedule,
-            )
-        if config.rule == "hah":
-            return HebbianAntiHebbian(
-                config.backbone,
-                config.image_size,
-                len(self.classes),
-                lr=config.hah_lr,
-                momentum=config.momentum,
-                epochs=config.epochs,
-                schedule=config.schedule,
-                rescale=config.norm_rescale,
-                device=self.device,
-            )
-        hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
-        layer = partial(HebbianConv2d, rule=config.rule, hyper=hyper)
-        return Pretraining(
-            network(layer).to(self.device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive
-        )
+        return LEARNERS[self.config.rule].configured(self.config, len(self.classes), self.device)
 
     def finetune(self, saved: dict[str, Any] | None) -> Supervised:
         """The whole network, end to end, on the labelled images; a joint head takes the features that it
@@ -414,16 +372,13 @@ class Run:
 
 def positions_of(run: Run, learner: Learner) -> NDArray[np.int64]:
     """The images that `learner` sees in an epoch of pre-training."""
-    return run.split.training if isinstance(learner, HebbianAntiHebbian) else run.split.pretraining
+    return run.split.training if learner.from_labels else run.split.pretraining
 
 
 def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> None:
     """Pre-training on the images of `groups`."""
     inputs = run.inputs(groups)
-    if isinstance(learner, HebbianAntiHebbian):
-        learner.epoch(epoch, run.labelled(inputs))
-    else:
-        learner.epoch(epoch, (images for _, images in inputs))
+    learner.epoch(epoch, run.labelled(inputs) if learner.from_labels else (images for _, images in inputs))
 
 
 def xavier(network: Network) -> None:

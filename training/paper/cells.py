@@ -12,7 +12,7 @@ from typing import Any
 
 from index.distances import PrecisionRecall
 from index.locking import locked
-from training.config import Config
+from training.config import ABOUT, Config, percent
 from training.paper.tables import TableError, replace_file
 
 
@@ -38,14 +38,8 @@ class Cell:
 
 
 COLUMNS = ("method", "labels", "seed", "config", "machine")
-# What says which cell it is, where the images lie and who computes; all else changes what comes out.
-NOT_IN_CONFIG = ("seed", "labels", "data", "device")
 # What may differ between the methods of one table: how they pre-train, and what --search finds for each.
-OF_A_METHOD = (
-    *("rule", "epochs", "hebbian_lr", "hebbian_adaptive", "whiten", "smoothing", "temperature"),
-    *("norm_rescale", "vae_lr", "beta", "latents", "vae_classifier", "hah_lr"),
-    *("finetune_lr", "weight_decay", "head_lr", "head_weight_decay"),
-)
+OF_A_METHOD = frozenset(name for name, about in ABOUT.items() if about.of == "method")
 # How many images were asked with and searched: other numbers are other images.
 COUNTED = ("queries", "database")
 
@@ -53,7 +47,7 @@ COUNTED = ("queries", "database")
 def deciding(config: Config) -> dict[str, Any]:
     """All values that decide a cell's figures but its seed and labels. The precision must have been chosen:
     what `auto` is depends on the machine."""
-    return {name: value for name, value in asdict(config).items() if name not in NOT_IN_CONFIG}
+    return {name: value for name, value in asdict(config).items() if ABOUT[name].of != "cell"}
 
 
 def as_json(config: Config) -> str:
@@ -234,20 +228,12 @@ def _written(value: float) -> str:
     return f"{value:.0f}" if whole else f"{value:.6g}"
 
 
-def is_share(labels: str) -> bool:
-    """Whether it is a share of the labels, such as `1%`."""
-    try:
-        return labels.endswith("%") and 0 <= float(labels[:-1]) <= 100
-    except ValueError:
-        return False
-
-
 def _parsed(line: dict[str, Any]) -> Cell:
     about = [line.pop(name) for name in COLUMNS]
     if None in line or None in line.values() or None in about:
         raise ValueError("the row has not as many values as there are columns")
     figures = {name: float(value) for name, value in line.items() if value}
     method, labels, seed, config, machine = about
-    if labels and not is_share(labels):
+    if labels and percent(labels) is None:
         raise ValueError(f"labels {labels!r} are no share such as 1%")
     return Cell(method, labels, int(seed), config, machine, figures)

@@ -60,7 +60,7 @@ def trajectory(run: Run) -> list[float]:
     positions = positions_of(run, learner)
     for epoch, groups in run.epochs(STAGES[0], run.config.epochs, positions, saved, learner.state_dict):
         learn(run, learner, epoch, groups)
-        run.take_over(learner)
+        run.model.network.load_state_dict(learner.weights())
         accuracies.append(readout(run))
     return accuracies
 

@@ -13,12 +13,13 @@ import torch
 
 from training.config import Config
 from training.device import describe
+from training.learners import Learner
 from training.paper.cells import Cell, Cells
 from training.paper.significance import mean_and_deviation
 from training.paper.work import Countdown
 from training.pixels import Loaded, batches
 from training.protocol import derived_seed
-from training.run import Learner, Run, learn, positions_of
+from training.run import Run, learn, positions_of
 
 log = logging.getLogger("hebbsearch")
 

@@ -14,6 +14,7 @@ from training.config import Config, earlier
 from training.data import DataError
 from training.device import describe, round_products
 from training.finetune import JointHead, copied_state
+from training.learners import LEARNERS
 from training.nets.backbones import Network
 from training.paper import plots
 from training.paper.baselines import CHANCE, NO_LABELS, PIXELS, untrained
@@ -25,7 +26,6 @@ from training.run import STAGES, Run
 
 log = logging.getLogger("hebbsearch")
 
-LEARN_FROM_LABELS = ("hah",)  # before the fine-tuning: their pre-training differs from regime to regime
 ASKED = TEST, VALIDATION = "test", "validation"  # on which images the grid is measured
 
 
@@ -71,7 +71,7 @@ def run_task(
         with alone(folder):
             run = asked(Run(regime, folder, loaded), on)
             cells.check_images(counted(run))  # both refuse before anything is trained
-            if base is None or config.rule in LEARN_FROM_LABELS:
+            if base is None or learns_from_labels(config.rule):
                 base = _pretrained(regime, loaded, work)
                 if task.seed == 0:
                     plots.filters(cells.filters(task.method), first_filters(base.model.network))
@@ -126,13 +126,18 @@ def _finished(cells: Cells, task: Task, labels: str, config: Config, run: Run, m
 def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
     """A run that has learned its features, from its checkpoint where there is one, whatever comes later."""
     config = earlier(config)
-    labels = config.labels if config.rule in LEARN_FROM_LABELS else "100%"
+    labels = config.labels if learns_from_labels(config.rule) else "100%"
     name = str(config.seed) if labels == "100%" else f"{config.seed}-{labels}-features"
     folder = work_folder(config, loaded, work) / name
     with alone(folder):
         run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
         run.learn_features(run.restore())
     return run
+
+
+def learns_from_labels(rule: str) -> bool:
+    """Whether pre-training sees labels, and so differs from regime to regime."""
+    return rule in LEARNERS and LEARNERS[rule].from_labels
 
 
 def first_filters(network: Network) -> NDArray[np.float32]:

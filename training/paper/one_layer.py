@@ -1,32 +1,33 @@
 """The paper's table 4: what one layer, conv6's first, learns in an epoch by each rule."""
 
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from training.config import Config
 from training.data import DataError
-from training.finetune import nesterov
-from training.hah import COST_WEIGHTS, HaHConv2d, HebbianAntiHebbian
-from training.hebbian import HebbianConv2d, Pretraining
+from training.hah import HaHConv2d, HebbianAntiHebbian
+from training.hebbian import Pretraining, layers_of
+from training.learners import Learner
 from training.nets.backbones import BACKBONES, Linear, convolve
 from training.paper.convergence import linear_accuracy
 from training.pixels import batches
 from training.protocol import derived_seed
-from training.rules import HAVE_TEMPERATURE
 from training.run import Run, learn, positions_of
 
+FIRST = BACKBONES["conv6"].convolutions[0]
 
-def layer(run: Run) -> Pretraining | HebbianAntiHebbian:
+
+def layer(run: Run) -> Learner:
     """What learns conv6's first layer alone as the run's configuration has it."""
-    config, plan = run.config, BACKBONES["conv6"].convolutions[0]
+    config = run.config
     torch.manual_seed(derived_seed(config.seed, 1))
     if config.rule == "hah":
-        return HaHLayer(plan.channels, plan.kernel, len(run.classes), config, run.device)
-    hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
-    only = HebbianConv2d(3, plan.channels, plan.kernel, rule=config.rule, hyper=hyper)
-    network = nn.Sequential(only).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return HaHLayer.configured(config, len(run.classes), run.device)
+    network = nn.Sequential(layers_of(config)(3, FIRST.channels, FIRST.kernel))
+    network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Pretraining(network, lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
 
 
@@ -41,18 +42,13 @@ class Quadrants(nn.Module):
 class HaHLayer(HebbianAntiHebbian):
     """HebbianAntiHebbian of a single layer, with its cost, below a linear classifier of its quadrants."""
 
-    def __init__(self, filters: int, kernel: int, classes: int, config: Config, device: torch.device) -> None:
-        only = HaHConv2d(3, filters, kernel)
-        self.layers = {"0": only}
-        self.cost_weights = COST_WEIGHTS
-        model = nn.Sequential(only, Quadrants(), Linear(4 * filters, classes))
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.lr, self.epochs, self.schedule = config.hah_lr, config.epochs, config.schedule
-        self.optimizer = nesterov(self.model, config.hah_lr, config.momentum)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The state of a plain convolution, alone in a Sequential."""
-        return {"0.weight": self.layers["0"].filters().detach()}
+    @classmethod
+    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+        """Learning of a new layer, alone in a Sequential, as the configuration has it."""
+        only = nn.Sequential(HaHConv2d(3, FIRST.channels, FIRST.kernel))
+        model = nn.Sequential(only, Quadrants(), Linear(4 * FIRST.channels, classes))
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls.of(config, only, model)
 
 
 def layer_readout(run: Run) -> float:

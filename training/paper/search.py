@@ -17,18 +17,16 @@ from torch import Tensor
 from training.config import Config, ConfigError, check, earlier
 from training.device import describe
 from training.finetune import copied_state
+from training.learners import LEARNERS
 from training.paper.cells import Cell, Cells
 from training.pixels import Loaded
 from training.protocol import split
-from training.rules import HAVE_TEMPERATURE
 from training.run import STAGES, Run
 
 log = logging.getLogger("hebbsearch")
 
 ROUNDS = 5  # at most; two or three are usual until nothing changes
 FACTORS = (0.1, 0.3, 3, 10)  # of a default: what is tried unless told
-# What is searched beside the fine-tuning, where it is not a rule's learning rate and temperature.
-PRETRAINING = {"none": (), "vae": ("vae_lr", "beta"), "hah": ("hah_lr",)}
 
 
 class Trial(NamedTuple):
@@ -158,8 +156,8 @@ def with_values(config: Config, values: Mapping[str, float]) -> Config:
 
 def candidates_of(config: Config) -> dict[str, list[float]]:
     """What to try for the method: multiples of each learning rate and of what else is its own."""
-    own = ("hebbian_lr", "temperature") if config.rule in HAVE_TEMPERATURE else ("hebbian_lr",)
-    names = (*PRETRAINING.get(config.rule, own), "finetune_lr", "weight_decay")
+    own = LEARNERS[config.rule].searched(config.rule) if config.rule in LEARNERS else ()
+    names = (*own, "finetune_lr", "weight_decay")
     return {name: [float(f"{factor * getattr(config, name):.3g}") for factor in FACTORS] for name in names}
 
 
