@@ -22,29 +22,23 @@ class Learner(Protocol):
     @classmethod
     def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
         """Learning of a new network, on the device, as the configuration has it."""
-        ...
 
     @classmethod
     def searched(cls, rule: str) -> tuple[str, ...]:
         """The settings of its own that a search tunes, first to last."""
-        ...
 
     def epoch(self, number: int, batches: Iterable[Any]) -> None:
         """One pass over normalised images (B, 3, S, S), each batch with its labels (B,) where it learns from
         them; epochs count from 0. Raises ArithmeticError where it diverges."""
-        ...
 
     def weights(self) -> dict[str, Tensor]:
         """What was learned, as the state of a plain Network."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        ...
 
 
 # By what --rule calls them; "none" learns nothing.

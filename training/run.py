@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import protocol
 from training.config import Config
-from training.data import DataError
+from training.data import DataError, Positions
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.learners import LEARNERS, Learner
@@ -27,6 +26,7 @@ from training.pixels import Loaded, batches, each_batch, load, stream
 
 log = logging.getLogger("hebbsearch")
 
+Saved = dict[str, Any] | None  # a checkpoint, if there is one
 Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups of positions -> with values
 
 STAGES = ("pre-training", "fine-tuning", "hashing head")
@@ -71,6 +71,26 @@ class Model(nn.Module):
         if isinstance(self.head, JointHead):
             return self.head.features, self.head.plain()
         return self.network.features, self.head
+
+    def encoder(self, config: Config) -> Encoder:
+        """What encodes images as this does. Raises FloatingPointError for what is not finite."""
+        features, head = self.encoding()
+        description = Description(
+            backbone=config.backbone,
+            image_size=config.image_size,
+            whiten=config.whiten,
+            bits=config.bits,
+            classes=0 if head.classifier is None else head.classifier.out_features,
+            norm_rescale=config.norm_rescale,
+        )
+        encoder = Encoder(description)
+        encoder.normalise.load_state_dict(self.normalise.state_dict())
+        encoder.features.load_state_dict(features.state_dict())
+        encoder.head.load_state_dict(head.state_dict())
+        for name, tensor in encoder.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{name} is not finite after training with rule {config.rule}")
+        return encoder.eval()
 
 
 class Run:
@@ -117,7 +137,7 @@ class Run:
         self.train_head(saved).finish()
         return METHODS[self.config.head]
 
-    def learn_features(self, saved: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
         if saved is None:
             self.fit_preprocessing()
@@ -138,7 +158,7 @@ class Run:
             normalise.fit_whitening(self.all_pixels("whitening"), smoothing=self.config.smoothing)
             round_products(self.precision)
 
-    def pretrain(self, saved: dict[str, Any] | None) -> None:
+    def pretrain(self, saved: Saved) -> None:
         """Learning as the rule has it, then the plain network with what was learned."""
         torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
         learning = self.pretraining()
@@ -154,17 +174,16 @@ class Run:
         """What learns, with a network of its own."""
         return LEARNERS[self.config.rule].configured(self.config, len(self.classes), self.device)
 
-    def finetune(self, saved: dict[str, Any] | None) -> Supervised:
+    def finetune(self, saved: Saved) -> Supervised:
         """The whole network, end to end, on the labelled images; a joint head takes the features that it
         will begin with, pre-trained and not yet fine-tuned."""
         head = self.model.head
         if saved is None and isinstance(head, JointHead):
             head.features.load_state_dict(self.model.network.features.state_dict())
-        return self.supervise(
-            STAGES[1], self.end_to_end(self.model.classifier), self.remembered_inputs(), saved
-        )
+        learning = self.end_to_end(self.model.classifier)
+        return self.supervise(STAGES[1], learning, self.remembered_inputs(), saved)
 
-    def train_head(self, saved: dict[str, Any] | None) -> Supervised:
+    def train_head(self, saved: Saved) -> Supervised:
         """The hashing head: on the network's features, which stay as they are, or together with its own."""
         config, head = self.config, self.model.head
         if isinstance(head, JointHead):
@@ -180,27 +199,16 @@ class Run:
 
     def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
         """Supervised learning of `model` as the configuration has it."""
+        momentum, schedule = self.config.momentum, self.config.schedule
         return Supervised(
-            model,
-            lr=lr,
-            momentum=self.config.momentum,
-            weight_decay=weight_decay,
-            epochs=epochs,
-            schedule=self.config.schedule,
+            model, lr=lr, momentum=momentum, weight_decay=weight_decay, epochs=epochs, schedule=schedule
         )
 
-    def supervise(
-        self,
-        stage: str,
-        learning: Supervised,
-        inputs: Inputs,
-        saved: dict[str, Any] | None,
-    ) -> Supervised:
+    def supervise(self, stage: str, learning: Supervised, inputs: Inputs, saved: Saved) -> Supervised:
         """Learn from the `inputs` of the labelled images, remembering the best validation epoch."""
         training, validation = self.split.training, self.split.validation
         if saved is not None:
             learning.load_state_dict(saved["training"])
-
         for epoch, groups in self.epochs(stage, learning.epochs, training, saved, learning.state_dict):
             learning.epoch(epoch, self.labelled(inputs(groups)))
             if len(validation):
@@ -222,7 +230,7 @@ class Run:
 
     # --- what they are made of ---
 
-    def groups(self, positions: NDArray[np.int64]) -> Iterator[Tensor]:
+    def groups(self, positions: Positions) -> Iterator[Tensor]:
         """Positions in their order, in groups for a forward pass."""
         return batches(positions, 256, device=self.home)
 
@@ -271,12 +279,7 @@ class Run:
         return lambda groups: ((at, known[row_of[at].to(known.device)]) for at in groups)
 
     def epochs(
-        self,
-        stage: str,
-        count: int,
-        positions: NDArray[np.int64],
-        saved: dict[str, Any] | None,
-        state: Callable[[], dict[str, Any]],
+        self, stage: str, count: int, positions: Positions, saved: Saved, state: Callable[[], dict[str, Any]]
     ) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """The epochs still to do, each with its batches; a checkpoint before the first and after each.
 
@@ -307,26 +310,13 @@ class Run:
                     log.info("%s, about %.0f min left", shown, left)
 
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
-        """Write the checkpoint; the old one stays until the new one is complete."""
-        if self.checkpoint is None:
-            return
-        temporary = self.checkpoint.with_suffix(".tmp")
-        state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
-        # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
-        buffer = BytesIO()
-        state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
-        torch.save(state, buffer)
-        try:
-            with temporary.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        os.replace(temporary, self.checkpoint)
+        """Write the checkpoint, if there is a place for one."""
+        if self.checkpoint is not None:
+            state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
+            state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
+            write_checkpoint(self.checkpoint, state)
 
-    def restore(self) -> dict[str, Any] | None:
+    def restore(self) -> Saved:
         """Read the checkpoint, if there is one, into the model; returns the rest of it."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return None
@@ -351,26 +341,27 @@ class Run:
 
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""
-        features, head = self.model.encoding()
-        description = Description(
-            backbone=self.config.backbone,
-            image_size=self.config.image_size,
-            whiten=self.config.whiten,
-            bits=self.config.bits,
-            classes=0 if head.classifier is None else head.classifier.out_features,
-            norm_rescale=self.config.norm_rescale,
-        )
-        encoder = Encoder(description)
-        encoder.normalise.load_state_dict(self.model.normalise.state_dict())
-        encoder.features.load_state_dict(features.state_dict())
-        encoder.head.load_state_dict(head.state_dict())
-        for name, tensor in encoder.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise FloatingPointError(f"{name} is not finite after training with rule {self.config.rule}")
-        return encoder.eval().to(self.device)
+        return self.model.encoder(self.config).to(self.device)
 
 
-def positions_of(run: Run, learner: Learner) -> NDArray[np.int64]:
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a whole checkpoint; the old one stays until the new one is complete."""
+    temporary = path.with_suffix(".tmp")
+    # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    try:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
+
+
+def positions_of(run: Run, learner: Learner) -> Positions:
     """The images that `learner` sees in an epoch of pre-training."""
     return run.split.training if learner.from_labels else run.split.pretraining
 
