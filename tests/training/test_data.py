@@ -1,6 +1,5 @@
 """What people have: folders of every layout, files of labels, the named data sets' layouts."""
 
-import os
 import pickle
 
 import numpy as np
