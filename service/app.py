@@ -116,7 +116,7 @@ async def _running(
                 live=live,
                 small=small,
                 large=large,
-                places=Places.of(queue=settings.queue, concurrency=settings.concurrency),
+                places=Places(CapacityLimiter(settings.queue), CapacityLimiter(settings.concurrency)),
                 turns=Turns(prepare=CapacityLimiter(settings.concurrency)),
             )
         }

@@ -72,51 +72,12 @@ class Call(Generic[T]):
 # --- what can be asked -----------------------------------------------------------------------------
 
 
-def _search(
-    image: ImageSource, *, k: int | None = None, max_distance: int | None = None, label: Sequence[str] = ()
-) -> Call[SearchAnswer]:
-    """The indexed images nearest to an image."""
-    return Call(
-        "POST",
-        "/search",
-        _model(SearchAnswer),
-        {"content": _bytes(image), "params": _given(k=k, max_distance=max_distance, label=label)},
-    )
+class How(TypedDict, total=False):
+    """How to search."""
 
-
-def _search_batch(
-    images: Sequence[ImageSource],
-    *,
-    k: int | None = None,
-    max_distance: int | None = None,
-    label: Sequence[str] = (),
-) -> Call[BatchAnswer]:
-    """The indexed images nearest to each of many images; what cannot be read has its own error."""
-    files = [("image", _named(each)) for each in images]
-    params = _given(k=k, max_distance=max_distance, label=label)
-    return Call("POST", "/search/batch", _model(BatchAnswer), {"files": files, "params": params})
-
-
-def _search_codes(
-    codes: Sequence[str],
-    encoder_id: str,
-    *,
-    k: int | None = None,
-    max_distance: int | None = None,
-    label: Sequence[str] = (),
-) -> Call[CodeSearchAnswer]:
-    """The indexed images nearest to codes in hexadecimal that the encoder made elsewhere."""
-    how = _given(k=k, max_distance=max_distance, label=list(label))
-    body = {"codes": list(codes), "encoder_id": encoder_id, **how}
-    return Call("POST", "/search/codes", _model(CodeSearchAnswer), {"json": body})
-
-
-def _similar(
-    item_id: int, *, k: int | None = None, max_distance: int | None = None, label: Sequence[str] = ()
-) -> Call[SearchAnswer]:
-    """The indexed images nearest to one of them, without itself."""
-    params = _given(k=k, max_distance=max_distance, label=label)
-    return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": params})
+    k: int | None
+    max_distance: int | None
+    label: Sequence[str]
 
 
 class Which(TypedDict, total=False):
@@ -129,27 +90,41 @@ class Which(TypedDict, total=False):
     sha256: str | None
 
 
-def _page(
-    *,
-    after: int = 0,
-    limit: int | None = None,
-    split: Literal["database", "query"] = "database",
-    label: Sequence[str] = (),
-    unlabelled: bool = False,
-    folder: str | None = None,
-    sha256: str | None = None,
-) -> Call[Page]:
+class Measure(TypedDict, total=False):
+    """Which mean average precision."""
+
+    k: int | None
+    ties: Ties
+    denominator: Denominator
+
+
+def _search(image: ImageSource, **how: Unpack[How]) -> Call[SearchAnswer]:
+    """The indexed images nearest to an image."""
+    options = {"content": _bytes(image), "params": _given(**how)}
+    return Call("POST", "/search", _model(SearchAnswer), options)
+
+
+def _search_batch(images: Sequence[ImageSource], **how: Unpack[How]) -> Call[BatchAnswer]:
+    """The indexed images nearest to each of many images; what cannot be read has its own error."""
+    files = [("image", _named(each)) for each in images]
+    return Call("POST", "/search/batch", _model(BatchAnswer), {"files": files, "params": _given(**how)})
+
+
+def _search_codes(codes: Sequence[str], encoder_id: str, **how: Unpack[How]) -> Call[CodeSearchAnswer]:
+    """The indexed images nearest to codes in hexadecimal that the encoder made elsewhere."""
+    how["label"] = list(how.get("label", ()))  # JSON knows no other sequence
+    body = {"codes": list(codes), "encoder_id": encoder_id, **_given(**how)}
+    return Call("POST", "/search/codes", _model(CodeSearchAnswer), {"json": body})
+
+
+def _similar(item_id: int, **how: Unpack[How]) -> Call[SearchAnswer]:
+    """The indexed images nearest to one of them, without itself."""
+    return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": _given(**how)})
+
+
+def _page(*, after: int = 0, limit: int | None = None, **which: Unpack[Which]) -> Call[Page]:
     """One page of the list of images; `after`: the `next` of the page before."""
-    params = _given(
-        after=after,
-        limit=limit,
-        split=split,
-        label=label,
-        unlabelled=unlabelled or None,
-        folder=folder,
-        sha256=sha256,
-    )
-    return Call("GET", "/images", _model(Page), {"params": params})
+    return Call("GET", "/images", _model(Page), {"params": _given(after=after, limit=limit, **which)})
 
 
 def _image(item_id: int) -> Call[Image]:
@@ -208,12 +183,9 @@ def _remove(item_id: int, *, sha256: str | None = None) -> Call[None]:
     return Call("DELETE", f"/images/{item_id}", lambda _: None, {"params": _given(sha256=sha256)})
 
 
-def _evaluate(
-    *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
-) -> Call[Evaluation]:
+def _evaluate(**measure: Unpack[Measure]) -> Call[Evaluation]:
     """Mean average precision of the held-out queries."""
-    params = _given(k=k, ties=ties, denominator=denominator)
-    return Call("GET", "/eval/map", _model(Evaluation), {"params": params})
+    return Call("GET", "/eval/map", _model(Evaluation), {"params": _given(**measure)})
 
 
 def _curve() -> Call[Curve]:
@@ -226,12 +198,10 @@ def _queries(
     order: Literal["worst", "best"] = "worst",
     after: str | None = None,
     limit: int | None = None,
-    k: int | None = None,
-    ties: Ties = "expected",
-    denominator: Denominator = "min",
+    **measure: Unpack[Measure],
 ) -> Call[QueryPage]:
     """One page of the held-out queries by their score; `after`: the `next` of the page before."""
-    params = _given(order=order, after=after, limit=limit, k=k, ties=ties, denominator=denominator)
+    params = _given(order=order, after=after, limit=limit, **measure)
     return Call("GET", "/eval/queries", _model(QueryPage), {"params": params})
 
 

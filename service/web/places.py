@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self
 
 from anyio import CapacityLimiter, WouldBlock
 from starlette.exceptions import HTTPException
@@ -21,27 +20,13 @@ class Places:
     """Whoever finds no place is refused, or waits; by the names that they have in the metrics."""
 
     search: CapacityLimiter
-    search_batch: CapacityLimiter
-    search_batch_images: CapacityLimiter
     decode: CapacityLimiter
-    add: CapacityLimiter
-    change: CapacityLimiter
-    duplicates: CapacityLimiter
-    export: CapacityLimiter
-
-    @classmethod
-    def of(cls, *, queue: int, concurrency: int) -> Self:
-        """`queue`: searches under way or waiting; `concurrency`: large images decoded at a time."""
-        return cls(
-            search=CapacityLimiter(queue),
-            search_batch=CapacityLimiter(BATCHES),
-            search_batch_images=CapacityLimiter(ABREAST),
-            decode=CapacityLimiter(concurrency),
-            add=CapacityLimiter(ADDING),
-            change=CapacityLimiter(CHANGING),
-            duplicates=CapacityLimiter(GROUPING),
-            export=CapacityLimiter(EXPORTING),
-        )
+    search_batch: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(BATCHES))
+    search_batch_images: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(ABREAST))
+    add: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(ADDING))
+    change: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHANGING))
+    duplicates: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(GROUPING))
+    export: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(EXPORTING))
 
 
 @dataclass(frozen=True)
