@@ -84,11 +84,12 @@ def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     return weight.to(linear.weight.dtype), bias.to(linear.bias.dtype)
 
 
-class Supervised:
-    """SGD with Nesterov momentum on the cross-entropy of `model`; keeps the best validation epoch.
+class Descent:
+    """SGD with Nesterov momentum on a loss of `model`; the learning rate falls as `halvings` has it, with
+    `schedule`. Who inherits says what the loss is."""
 
-    The learning rate falls as `halvings` has it, with `schedule`.
-    """
+    what: str  # diverged, where it does
+    remedy: str  # the setting and a place for a smaller value
 
     def __init__(
         self,
@@ -96,35 +97,58 @@ class Supervised:
         *,
         lr: float,
         momentum: float,
-        weight_decay: float,
+        weight_decay: float = 0.0,
         epochs: int,
         schedule: str = "text",
     ) -> None:
         self.model = model
-        self.epochs = epochs
-        self.schedule = schedule
+        self.lr, self.epochs, self.schedule = lr, epochs, schedule
         self.optimizer = nesterov(model, lr, momentum, weight_decay)
-        self.lr = lr
-        self.best_accuracy = -1.0
-        self.best_weights: dict[str, Tensor] | None = None
 
-    def epoch(self, number: int, batches: Iterable[Batch]) -> None:
+    def epoch(self, number: int, batches: Iterable[Any]) -> None:
         """One pass over `batches`; epochs count from 0. Raises FloatingPointError for a non-finite loss."""
         lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs, self.schedule))
         self.model.train()
         total = torch.zeros(())
-        for inputs, labels in batches:
-            loss = cross_entropy(self.model(inputs).float(), labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+        for batch in batches:
+            loss = self.gradients(batch)
             self.optimizer.step()
-            total = total.to(loss.device) + loss.detach()
+            total = total.to(loss.device) + loss
         self.model.eval()
         if not is_finite(self.model, total):
             raise FloatingPointError(
-                f"fine-tuning diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
-                f"(--set finetune_lr={lr / 10:g} or head_lr)"
+                f"{self.what} diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
+                f"(--set {self.remedy.format(self.lr / 10)})"
             )
+
+    def gradients(self, batch: Any) -> Tensor:
+        """Leave the gradient in every parameter; returns the loss."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later run needs to go on, the model included."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Supervised(Descent):
+    """Descent on the cross-entropy of `model`; keeps the best validation epoch."""
+
+    what, remedy = "fine-tuning", "finetune_lr={:g} or head_lr"
+    best_accuracy = -1.0
+    best_weights: dict[str, Tensor] | None = None
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """Leave the gradient in every parameter; returns the cross-entropy."""
+        inputs, labels = batch
+        loss = cross_entropy(self.model(inputs).float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
 
     def consider(self, accuracy: float) -> None:
         """Keep the present weights if `accuracy` is the best so far."""

@@ -7,8 +7,8 @@ six of the thirteen convolutions learn this way. They use Adam; here it is SGD, 
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.autograd import grad
 from torch.nn.functional import cross_entropy, max_pool2d
 
 from training.config import Config
-from training.finetune import Batch, Classifier, halvings, is_finite, nesterov, set_rate
+from training.finetune import Batch, Classifier, Descent
 from training.nets.backbones import BACKBONES, Conv2d, Network, convolve
 
 COST_WEIGHTS = (0.0045, 0.0025, 0.0013, 0.001, 0.0008, 0.0005)  # of the first layers, from the input on
@@ -90,7 +90,7 @@ def with_costs(backbone: str, image_size: int, layers: int, *, rescale: bool = F
     return network
 
 
-class HebbianAntiHebbian:
+class HebbianAntiHebbian(Descent):
     """Learning of the classes by `model`, of which `network` is the part to be kept: SGD with Nesterov
     momentum on the cross-entropy, to whose gradient for a HaHConv2d's filters its own cost's is added.
 
@@ -99,6 +99,8 @@ class HebbianAntiHebbian:
     """
 
     from_labels: ClassVar = True
+    searched: ClassVar[tuple[str, ...]] = ("hah_lr",)
+    what, remedy = "Hebbian/anti-Hebbian training", "hah_lr={:g}"
 
     def __init__(
         self,
@@ -111,11 +113,9 @@ class HebbianAntiHebbian:
         epochs: int,
         schedule: str = "text",
     ) -> None:
-        self.network, self.model = network, model
+        super().__init__(model, lr=lr, momentum=momentum, epochs=epochs, schedule=schedule)
+        self.network, self.cost_weights = network, cost_weights
         self.layers = {name: m for name, m in network.named_modules() if isinstance(m, HaHConv2d)}
-        self.cost_weights = cost_weights
-        self.lr, self.epochs, self.schedule = lr, epochs, schedule
-        self.optimizer = nesterov(self.model, lr, momentum)
 
     @classmethod
     def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
@@ -132,31 +132,9 @@ class HebbianAntiHebbian:
         lr, schedule = config.hah_lr, config.schedule
         return cls(network, model, lr=lr, momentum=config.momentum, epochs=config.epochs, schedule=schedule)
 
-    @classmethod
-    def searched(cls, rule: str) -> tuple[str, ...]:
-        """The settings of its own that a search tunes."""
-        return ("hah_lr",)
-
-    def epoch(self, number: int, batches: Iterable[Batch]) -> None:
-        """One pass over normalised images (B, 3, S, S) with their class indices (B,); epochs count from 0.
-
-        Raises FloatingPointError for a non-finite loss.
-        """
-        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs, self.schedule))
-        self.model.train()
-        total = torch.zeros(())
-        for inputs, labels in batches:
-            loss = self.gradients(inputs, labels)
-            self.optimizer.step()
-            total = total.to(loss.device) + loss
-        if not is_finite(self.model, total):
-            raise FloatingPointError(
-                f"Hebbian/anti-Hebbian training diverged in epoch {number + 1} with learning rate {lr:g}: "
-                f"use a smaller one (--set hah_lr={self.lr / 10:g})"
-            )
-
-    def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def gradients(self, batch: Batch) -> Tensor:
         """Leave the gradient in every parameter; returns the cross-entropy."""
+        inputs, labels = batch
         loss = cross_entropy(self.model(inputs).float(), labels)
         local: list[tuple[Tensor, Tensor]] = []
         for layer, alpha in zip(self.layers.values(), self.cost_weights, strict=False):
@@ -177,12 +155,3 @@ class HebbianAntiHebbian:
         instead has learned nothing: fine-tuning has to follow."""
         state = self.network.state_dict()
         return state | {f"{name}.weight": layer.filters().detach() for name, layer in self.layers.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to go on, the network included."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])

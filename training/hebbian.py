@@ -126,6 +126,7 @@ class Pretraining:
     """
 
     from_labels: ClassVar = False
+    searched: ClassVar[tuple[str, ...]] = ("hebbian_lr", "temperature")
 
     def __init__(self, network: nn.Module, *, lr: float, adaptive: bool) -> None:
         self.network = network.train()
@@ -143,11 +144,6 @@ class Pretraining:
         """Learning of a new network as the configuration has it, whatever the number of classes."""
         network = Network(config.backbone, config.image_size, layers_of(config), rescale=config.norm_rescale)
         return cls(network.to(device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
-
-    @classmethod
-    def searched(cls, rule: str) -> tuple[str, ...]:
-        """The settings of its own that a search tunes."""
-        return ("hebbian_lr",) if TRAITS[rule].temperature is None else ("hebbian_lr", "temperature")
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S), whatever its number. Raises NotFinite."""

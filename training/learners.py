@@ -18,14 +18,11 @@ class Learner(Protocol):
 
     # Whether it sees the labelled training images with their labels, or all pre-training images without.
     from_labels: ClassVar[bool]
+    searched: ClassVar[tuple[str, ...]]  # the settings of its own that a search tunes, first to last
 
     @classmethod
     def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
         """Learning of a new network, on the device, as the configuration has it."""
-
-    @classmethod
-    def searched(cls, rule: str) -> tuple[str, ...]:
-        """The settings of its own that a search tunes, first to last."""
 
     def epoch(self, number: int, batches: Iterable[Any]) -> None:
         """One pass over normalised images (B, 3, S, S), each batch with its labels (B,) where it learns from

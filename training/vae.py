@@ -8,8 +8,7 @@ likelihood has it: beside their code's mean, at most 1 or so, hardly anything is
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.nn.functional import conv_transpose2d
 from torch.nn.utils import clip_grad_norm_
 
 from training.config import Config
-from training.finetune import halvings, is_finite, nesterov, set_rate
+from training.finetune import Descent
 from training.nets.backbones import BACKBONES, Linear, Network, map_size
 
 LONGEST_GRADIENT = 1.0  # a usual length, on CIFAR-10 1.2 in the median: it holds back the first steps' 3 to 6
@@ -96,7 +95,7 @@ class Autoencoder(nn.Module):
         return self.decoder(z.to(x.dtype)), mean, log_variance
 
 
-class Autoencoding:
+class Autoencoding(Descent):
     """Learning of `network`, in place, as the encoder of a β-VAE: SGD with Nesterov momentum on
     (reconstruction error + β KL) / values of an image, the rate halving as in the fine-tuning.
 
@@ -109,6 +108,9 @@ class Autoencoding:
     """
 
     from_labels: ClassVar = False
+    searched: ClassVar[tuple[str, ...]] = ("vae_lr", "beta")
+    what, remedy = "the autoencoder", "vae_lr={:g}"
+    model: Autoencoder
 
     def __init__(
         self,
@@ -125,10 +127,9 @@ class Autoencoding:
         to_latents: bool = False,
     ) -> None:
         device = next(network.parameters()).device
-        self.model = Autoencoder(network, backbone, image_size, latents).to(device)
-        self.beta, self.lr, self.epochs, self.schedule = beta, lr, epochs, schedule
-        self.to_latents = to_latents
-        self.optimizer = nesterov(self.model, lr, momentum)
+        model = Autoencoder(network, backbone, image_size, latents).to(device)
+        super().__init__(model, lr=lr, momentum=momentum, epochs=epochs, schedule=schedule)
+        self.beta, self.to_latents = beta, to_latents
 
     @classmethod
     def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
@@ -146,28 +147,13 @@ class Autoencoding:
             to_latents=config.vae_classifier == "latents",
         )
 
-    @classmethod
-    def searched(cls, rule: str) -> tuple[str, ...]:
-        """The settings of its own that a search tunes."""
-        return "vae_lr", "beta"
-
-    def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
-        """One pass over normalised batches (B, 3, S, S); epochs count from 0. Raises FloatingPointError."""
-        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs, self.schedule))
-        self.model.train()
-        total = torch.zeros(())
-        for batch in batches:
-            loss = self.loss(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            clip_grad_norm_(self.model.parameters(), LONGEST_GRADIENT)
-            self.optimizer.step()
-            total = total.to(loss.device) + loss.detach()
-        if not is_finite(self.model, total):
-            raise FloatingPointError(
-                f"the autoencoder diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller "
-                f"one (--set vae_lr={self.lr / 10:g})"
-            )
+    def gradients(self, batch: Tensor) -> Tensor:
+        """Leave the gradient, no longer than LONGEST_GRADIENT, in every parameter; returns the loss."""
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_grad_norm_(self.model.parameters(), LONGEST_GRADIENT)
+        return loss.detach()
 
     def loss(self, batch: Tensor) -> Tensor:
         """The mean over the batch of (½ ‖x − x̂‖² + β KL) / (3·S·S)."""
@@ -182,12 +168,3 @@ class Autoencoding:
             return state
         weight, bias = (each.detach().chunk(2)[0] for each in self.model.latents.parameters())
         return state | {"latents.weight": weight, "latents.bias": bias}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to go on, the network included."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])

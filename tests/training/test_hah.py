@@ -107,7 +107,7 @@ def test_gradient_is_the_classes_and_the_layers_own_cost():
     """No layer's filters move for the cost of a later one."""
     trained, (x, labels) = learning(), images()
     trained.model.train()
-    trained.gradients(x, labels)
+    trained.gradients((x, labels))
     got = {name: layer.weight.grad.clone() for name, layer in trained.layers.items()}
     inputs = {}
     for name, layer in trained.layers.items():

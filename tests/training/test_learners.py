@@ -25,7 +25,7 @@ def test_every_rule_has_a_learner_but_none():
 
 @pytest.mark.parametrize("rule", LEARNERS)
 def test_what_a_search_tunes_are_numbers_of_the_pretraining(rule):
-    names = LEARNERS[rule].searched(rule)
+    names = LEARNERS[rule].searched
     assert all(ABOUT[name].stage == "early" and ABOUT[name].lowest is not None for name in names)
     assert names[0].endswith("_lr")  # each has a rate of its own, and it comes first
 

@@ -21,6 +21,7 @@ from training.learners import LEARNERS
 from training.paper.cells import Cell, Cells
 from training.pixels import Loaded
 from training.protocol import split
+from training.rules import TRAITS
 from training.run import STAGES, Run
 
 log = logging.getLogger("hebbsearch")
@@ -156,8 +157,10 @@ def with_values(config: Config, values: Mapping[str, float]) -> Config:
 
 def candidates_of(config: Config) -> dict[str, list[float]]:
     """What to try for the method: multiples of each learning rate and of what else is its own."""
-    own = LEARNERS[config.rule].searched(config.rule) if config.rule in LEARNERS else ()
-    names = (*own, "finetune_lr", "weight_decay")
+    own = LEARNERS[config.rule].searched if config.rule in LEARNERS else ()
+    names = [*own, "finetune_lr", "weight_decay"]
+    if config.rule in TRAITS and TRAITS[config.rule].temperature is None:
+        names.remove("temperature")
     return {name: [float(f"{factor * getattr(config, name):.3g}") for factor in FACTORS] for name in names}
 
 
