@@ -37,15 +37,29 @@ def test_module_keeps_to_its_room(path):
             assert within, f"{name} imports {module}"
 
 
+def test_what_makes_an_artifact_needs_nothing_of_the_papers_tables():
+    paper, reproduce = ROOT / "training" / "paper", ROOT / "training" / "reproduce.py"
+    users = {
+        path
+        for path in MODULES
+        if any(f"{module}.".startswith("training.paper.") for module in imported(path))
+    }
+    assert reproduce in users
+    assert {path for path in users if paper not in path.parents} == {reproduce}
+
+
 def test_packages_are_empty():
     assert all(not path.read_text() for path in MODULES if path.name == "__init__.py")
 
 
 def test_no_module_of_training_shadows_another():
     """`python training/build_index.py` puts training/ first on sys.path."""
-    names = {path.stem for path in (ROOT / "training").glob("*.py")} - {"__init__"}
+    folders = (ROOT / "training", ROOT / "training" / "paper")
+    names = {path.stem for folder in folders for path in folder.glob("*.py")} - {"__init__"}
+    names |= {path.parent.name for path in (ROOT / "training").glob("*/__init__.py")}
+    assert {"nets", "paper", "build_index", "tables"} <= names
     taken = set(sys.stdlib_module_names) | set(ROOMS) | {"datasets", "torch", "faiss", "numpy", "PIL", "tqdm"}
-    taken |= {"matplotlib", "scipy", "sklearn"}
+    taken |= {"matplotlib", "scipy", "sklearn", "pydantic", "sqlalchemy", "safetensors", "torchvision"}
     assert not names & taken
 
 
