@@ -298,6 +298,12 @@ def parser() -> argparse.ArgumentParser:
     command("rollback", rollback)
     command("snapshot", snapshot).add_argument("name", help="of a new folder beside the one served")
 
+    _add_offline(command)
+    return made
+
+
+def _add_offline(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands for an artifact that nobody serves."""
     one = command("verify", verify, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--sweep", action="store_true", help="remove files that a crash left and no image needs")
@@ -306,7 +312,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("artifact", type=Path)
     one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
     one.add_argument("--out", type=Path, required=True, metavar="ARTIFACT", help="a new folder")
-    return made
 
 
 def _add_settings(serving: argparse.ArgumentParser) -> None:

@@ -13,8 +13,11 @@ ALLOWED = {
     "index": ("index",),
     "training.nets": ("index.codes", "training.nets"),
     "training": ("index", "training"),
+    "service.core": ("index", "training.nets", "service.core", "service.settings"),
+    "service.schemas": ("index.conventions", "service.schemas"),
     "service": ("index", "training.nets", "service"),
 }
+HTTP = ("fastapi", "starlette", "httpx", "uvicorn", "pydantic")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
@@ -30,7 +33,7 @@ def imported(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_module_keeps_to_its_room(path):
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    room = next(room for room in ("training.nets", *ALLOWED) if name.startswith(room))
+    room = next(room for room in sorted(ALLOWED, reverse=True) if f"{name}.".startswith(f"{room}."))
     for module in imported(path):
         if module.split(".")[0] in ROOMS:
             within = any(f"{module}.".startswith(f"{allowed}.") for allowed in ALLOWED[room])
@@ -46,6 +49,11 @@ def test_what_makes_an_artifact_needs_nothing_of_the_papers_tables():
     }
     assert reproduce in users
     assert {path for path in users if paper not in path.parents} == {reproduce}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "service" / "core").glob("*.py")), ids=lambda path: path.stem)
+def test_what_the_service_can_do_knows_no_http(path):
+    assert not [module for module in imported(path) if module.split(".")[0] in HTTP]
 
 
 def test_packages_are_empty():
