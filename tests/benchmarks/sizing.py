@@ -28,8 +28,8 @@ from sklearn.datasets import load_sample_images
 from index import artifact
 from index.catalogue import Catalogue
 from index.codes import Codes, to_hex
-from index.digest import digest
 from index.items import File, NewItem
+from index.tables.digest import digest
 from tests.benchmarks.harness import Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.load import Connection
 from tests.benchmarks.service import CLASSES, manifest, picture

@@ -1,10 +1,7 @@
 import os
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,49 +11,8 @@ import pytest
 
 from index.catalogue import Catalogue
 from index.items import UNLABELLED, File, Identity, Item, NewItem
-from index.schema import SCHEMA
 from index.sqlite import CatalogueError
-
-CLASSES = ["cat", "dog"]
-
-
-def new_item(number: int, **changes: object) -> NewItem:
-    """Every seventh unlabelled, the others cat and dog in turn; distinct codes and thumbnails."""
-    code = np.frombuffer(number.to_bytes(4, "big"), dtype=np.uint8)
-    label = UNLABELLED if number % 7 == 0 else number % 2
-    item = NewItem(f"a/{number}.png", label, "database", number + 1, 20, b"thumb %d" % number, code)
-    return replace(item, **changes)
-
-
-def new_query(number: int, **changes: object) -> NewItem:
-    return new_item(number, split="query", code=None, **changes)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "with space % #?.sqlite"
-
-
-@pytest.fixture
-def catalogue(path: Path) -> Iterator[Catalogue]:
-    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
-        yield catalogue
-
-
-@pytest.fixture
-def filled(path: Path) -> Path:
-    """A closed catalogue of twenty items and two queries."""
-    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
-        catalogue.add([new_item(number) for number in range(20)])
-        catalogue.add([new_query(20), new_query(21)])
-    return path
-
-
-def change(path: Path, statement: str) -> None:
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute(statement)
-    connection.close()
+from tests.index.catalogues import CLASSES, change, new_item, new_query
 
 
 def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
@@ -76,8 +32,9 @@ def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
 
 
 def test_more_items_than_fit_a_statement(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.catalogue.BATCH", 10)
-    monkeypatch.setattr("index.catalogue.READ", 7)
+    for module in ("reading", "changing"):
+        monkeypatch.setattr(f"index.tables.{module}.BATCH", 10)
+    monkeypatch.setattr("index.tables.reading.READ", 7)
     ids = catalogue.add(new_item(number) for number in range(25))
     table = catalogue.codes()
     assert ids == table.ids.tolist() == sorted(set(ids))
@@ -185,130 +142,6 @@ def test_an_id_is_never_given_twice(filled: Path) -> None:
         assert min(catalogue.add([new_item(51)])) > last
 
 
-def test_closed_it_is_one_file(filled: Path) -> None:
-    assert os.listdir(filled.parent) == [filled.name]
-    with Catalogue.open(filled) as catalogue:
-        catalogue.add([new_item(40)])
-        assert catalogue.get(1)
-    assert os.listdir(filled.parent) == [filled.name]
-
-
-def test_threads_read_while_another_writes(filled: Path) -> None:
-    with Catalogue.open(filled) as catalogue, ThreadPoolExecutor(8) as threads:
-
-        def read(number: int) -> int:
-            item = catalogue.get(1 + number % 20)
-            assert catalogue.thumbnail(item.id) == b"thumb %d" % (item.id - 1)
-            return len(catalogue.codes().ids)
-
-        sizes = [threads.submit(read, number) for number in range(60)]
-        for number in range(30, 40):
-            catalogue.add([new_item(number)])
-        assert {size.result() for size in sizes} <= set(range(20, 31))
-        assert len(catalogue.codes().ids) == 30
-
-
-def test_two_writers_lose_nothing(filled: Path) -> None:
-    with Catalogue.open(filled) as one, Catalogue.open(filled) as other, ThreadPoolExecutor(2) as threads:
-        before = one.revision
-
-        def write(catalogue: Catalogue, first: int) -> None:
-            for number in range(first, first + 10):
-                catalogue.add([new_item(number)])
-
-        for done in [threads.submit(write, one, 100), threads.submit(write, other, 200)]:
-            done.result()
-        assert one.revision == other.revision == before + 20
-        assert one.counts() == other.counts()
-    with Catalogue.open(filled) as catalogue:  # the digest took both in
-        assert catalogue.counts()["database"] == 40
-
-
-def test_a_killed_writer_leaves_what_it_committed(filled: Path) -> None:
-    script = """
-import os, sys
-from tests.index.test_catalogue import Catalogue, new_item
-catalogue = Catalogue.open(sys.argv[1])
-catalogue.add([new_item(60)])
-def then_die():
-    yield new_item(61)
-    os.kill(os.getpid(), 9)
-catalogue.add(then_die())
-"""
-    died = subprocess.run([sys.executable, "-c", script, str(filled)], check=False, capture_output=True)
-    assert died.returncode == -9, died.stderr
-    with Catalogue.open(filled) as catalogue:
-        assert catalogue.counts()["database"] == 21
-    assert os.listdir(filled.parent) == [filled.name]
-
-
-def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a read-only mount answers; permission bits do not stop a root user."""
-    monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: mode != os.W_OK)
-
-
-def test_a_read_only_folder_is_read(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_only(monkeypatch)
-    with Catalogue.open(filled) as catalogue:
-        assert catalogue.counts()["database"] == 20
-        assert catalogue.thumbnail(1) == b"thumb 0"
-        assert os.listdir(filled.parent) == [filled.name]
-        with pytest.raises(CatalogueError, match="readonly"):
-            catalogue.add([new_item(70)])
-
-
-def test_a_read_only_open_log_is_refused(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled.with_name(filled.name + "-wal").write_bytes(b"left behind")
-    read_only(monkeypatch)
-    with pytest.raises(CatalogueError, match="was not closed"):
-        Catalogue.open(filled)
-
-
-@pytest.mark.parametrize(
-    ("statement", "fault"),
-    [
-        ("UPDATE items SET label = 1 - label WHERE id = 5", "digest"),
-        ("UPDATE items SET label = NULL WHERE id = 5", "digest"),
-        ("UPDATE codes SET code = x'00000099' WHERE item_id = 5", "digest"),
-        ("UPDATE codes SET code = x'0099' WHERE item_id = 5", "has not 32 bits"),
-        ("UPDATE codes SET code = 7 WHERE item_id = 5", "damaged"),
-        ("UPDATE codes SET item_id = 21 WHERE item_id = 5", "digest"),
-        ("DELETE FROM codes WHERE item_id = 5", "digest"),
-        ("DELETE FROM items WHERE id = 5", "digest"),
-        (
-            "UPDATE meta SET value = '9' WHERE key = 'schema'",
-            f"schema 9, this version reads up to {SCHEMA}; use a newer version",
-        ),
-        ("UPDATE meta SET value = 'many' WHERE key = 'bits'", "damaged"),
-        ("DELETE FROM meta WHERE key = 'encoder_id'", "damaged"),
-        ("DELETE FROM meta WHERE key = 'digest'", "damaged"),
-        ("DROP TABLE codes", "no such table"),
-    ],
-)
-def test_a_changed_catalogue_is_refused(filled: Path, statement: str, fault: str) -> None:
-    change(filled, statement)
-    with pytest.raises(CatalogueError, match=fault) as refused:
-        Catalogue.open(filled)
-    assert str(filled) in str(refused.value)
-
-
-def test_two_codes_that_change_places_are_noticed(filled: Path) -> None:
-    change(filled, "UPDATE codes SET item_id = 1000 WHERE item_id = 2")
-    change(filled, "UPDATE codes SET item_id = 2 WHERE item_id = 4")
-    change(filled, "UPDATE codes SET item_id = 4 WHERE item_id = 1000")
-    with pytest.raises(CatalogueError, match="digest"):
-        Catalogue.open(filled)
-
-
-@pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"SQLite format 3\0" + bytes(5000)])
-def test_another_file_is_refused_and_left_alone(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    with pytest.raises(CatalogueError, match="with space"):
-        Catalogue.open(path)
-    assert path.read_bytes() == content
-    assert os.listdir(path.parent) == [path.name]
-
-
 @pytest.mark.parametrize("size", [700, 2200, 5000])
 def test_thumbnails_take_little_more_than_their_bytes(path: Path, size: int) -> None:
     thumbnails = [os.urandom(size) for _ in range(400)]
@@ -316,36 +149,6 @@ def test_thumbnails_take_little_more_than_their_bytes(path: Path, size: int) -> 
         catalogue.add([new_item(number, thumbnail=each) for number, each in enumerate(thumbnails)])
     others = 150 * len(thumbnails) + 2**18  # rows, indexes, and the pages that a table has at least
     assert path.stat().st_size < 1.25 * size * len(thumbnails) + others
-
-
-@pytest.mark.parametrize("table", ["meta", "classes", "items", "items_revision", "codes", "removed"])
-@pytest.mark.parametrize("seed", range(3))
-def test_damaged_pages_end_in_a_catalogue_error(filled: Path, table: str, seed: int) -> None:
-    with closing(sqlite3.connect(filled)) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-        (size,) = connection.execute("PRAGMA page_size").fetchone()
-    content, rng = bytearray(filled.read_bytes()), np.random.default_rng(seed)
-    start = (page - 1) * size
-    # Where there is something: most of a page is empty here, which may hold anything.
-    for position in {0, *rng.integers(0, 8, 3).tolist(), *rng.integers(0, size, 20).tolist()}:
-        content[start + position] ^= 255
-    filled.write_bytes(content)
-    with pytest.raises(CatalogueError, match="with space"):
-        Catalogue.open(filled)
-
-
-def test_a_revision_that_cannot_be_read_is_a_catalogue_error(filled: Path) -> None:
-    with Catalogue.open(filled) as catalogue, closing(sqlite3.connect(filled)) as other:
-        other.execute("DROP TABLE meta")
-        with pytest.raises(CatalogueError, match=r"with space.*meta"):
-            _ = catalogue.revision
-
-
-def test_half_a_file_is_refused(filled: Path) -> None:
-    content = filled.read_bytes()
-    filled.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CatalogueError):
-        Catalogue.open(filled)
 
 
 def test_missing_and_existing_files_are_named(filled: Path, tmp_path: Path) -> None:
@@ -364,31 +167,6 @@ def test_create_refuses_what_makes_no_catalogue(path: Path) -> None:
     with pytest.raises(ValueError, match="each name once"):
         Catalogue.create(path, encoder_id="00ff", bits=8, classes=["cat", "cat"])
     assert not path.exists()
-
-
-def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
-    from sqlalchemy.dialects import postgresql
-    from sqlalchemy.schema import CreateTable
-
-    from index import schema
-
-    tables = schema.metadata.sorted_tables
-    written = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables)
-    assert "id SERIAL NOT NULL" in written
-    assert "code BYTEA NOT NULL" in written
-
-
-def test_the_index_by_folder_is_made_where_it_is_missing(filled: Path) -> None:
-    with closing(sqlite3.connect(filled)) as connection, connection:
-        connection.execute("DROP INDEX items_of_folder")
-    with Catalogue.open(filled) as catalogue:
-        catalogue.add([new_item(50, file=File(b"\x01" * 32, "/photos"))])
-    query = (
-        "EXPLAIN QUERY PLAN SELECT * FROM items WHERE split = ? AND id > ? AND folder = ? ORDER BY id LIMIT 9"
-    )
-    with closing(sqlite3.connect(filled)) as connection:
-        plan = [row[-1] for row in connection.execute(query, ("database", 3, "/photos"))]
-    assert plan == ["SEARCH items USING INDEX items_of_folder (folder=? AND rowid>?)"]  # nothing is sorted
 
 
 def test_what_was_sent_and_is_a_query_is_known(catalogue: Catalogue) -> None:
@@ -438,7 +216,8 @@ def test_what_was_removed_is_gone(filled: Path) -> None:
 
 
 def test_more_items_than_fit_a_statement_are_removed(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.catalogue.BATCH", 3)
+    for module in ("reading", "changing"):
+        monkeypatch.setattr(f"index.tables.{module}.BATCH", 3)
     with Catalogue.open(filled) as catalogue:
         assert catalogue.remove(range(1, 18)) == list(range(1, 18))
     with Catalogue.open(filled) as catalogue:
@@ -506,23 +285,6 @@ def test_pages(filled: Path) -> None:
         assert catalogue.page(count=9, labels=[]) == []
 
 
-def test_who_waits_to_write_keeps_nobody_from_reading(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.catalogue.PATIENCE", 1)
-    other = sqlite3.connect(filled, isolation_level=None)
-    with Catalogue.open(filled) as catalogue, ThreadPoolExecutor(40) as threads:
-        other.execute("BEGIN IMMEDIATE")
-        waiting = [threads.submit(catalogue.change, 1, label=0) for _ in range(40)]
-        start = time.monotonic()
-        for item_id in range(1, 20):
-            catalogue.get(item_id)
-        assert time.monotonic() - start < 0.5
-        faults = {str(each.exception()) for each in waiting}
-        assert all("locked" in fault or "try again" in fault for fault in faults)
-        other.execute("ROLLBACK")
-        catalogue.change(1, label=0)
-    other.close()
-
-
 def test_classes_are_never_forgotten(filled: Path) -> None:
     with Catalogue.open(filled) as catalogue:
         catalogue._learn(["cat", "dog", "fox"])
@@ -570,131 +332,6 @@ def test_changes_turn_an_earlier_state_into_the_present_one(filled: Path, seed: 
                     assert state[item_id][0] == label
                     assert (state[item_id][1] == code).all()
         assert catalogue.changes(revision).revision == catalogue.revision
-
-
-# --- older and newer versions ------------------------------------------------------------------------
-
-VERSION_1 = """
-CREATE TABLE meta (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
-CREATE TABLE classes (id INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (id), UNIQUE (name));
-CREATE TABLE items (
-    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL, label INTEGER, split TEXT NOT NULL,
-    width INTEGER NOT NULL, height INTEGER NOT NULL, FOREIGN KEY(label) REFERENCES classes (id));
-CREATE TABLE codes (
-    item_id INTEGER NOT NULL, code BLOB NOT NULL, PRIMARY KEY (item_id),
-    FOREIGN KEY(item_id) REFERENCES items (id));
-CREATE TABLE thumbnails (
-    item_id INTEGER NOT NULL, image BLOB NOT NULL, PRIMARY KEY (item_id),
-    FOREIGN KEY(item_id) REFERENCES items (id));
-INSERT INTO classes VALUES (0, 'cat'), (1, 'dog');
-INSERT INTO items VALUES (1, 'a/1.png', 1, 'database', 2, 20), (2, 'a/2.png', NULL, 'query', 3, 20);
-INSERT INTO codes VALUES (1, x'00000001');
-INSERT INTO thumbnails VALUES (1, x'6f6e65'), (2, x'74776f');
-INSERT INTO meta VALUES
-    ('schema', '1'), ('encoder_id', '00ff'), ('bits', '32'), ('revision', '5'),
-    ('digest', '17259700546428719791');
-"""
-
-
-@pytest.fixture
-def old(path: Path) -> Path:
-    """A catalogue as version 1 wrote it."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("PRAGMA journal_mode=WAL;" + VERSION_1)
-    return path
-
-
-def structure(path: Path) -> dict[str, object]:
-    with closing(sqlite3.connect(path)) as connection:
-        made = connection.execute(
-            "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
-        ).fetchall()
-        about = {"table": ("table_xinfo", "foreign_key_list"), "index": ("index_xinfo",)}
-        return {
-            f"{name} {what}": sorted(
-                tuple(row[1:] if what != "foreign_key_list" else row[2:])
-                for row in connection.execute(f"PRAGMA {what}({name})")
-            )
-            for kind, name in made
-            for what in about[kind]
-        }
-
-
-def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_path: Path) -> None:
-    with Catalogue.open(old) as catalogue:
-        assert catalogue.get(1) == Item(1, "a/1.png", "dog", "database", 2, 20)
-        assert catalogue.thumbnail(2) == b"two"
-        assert catalogue.revision == 5
-        catalogue.add([new_item(3)])
-        catalogue.remove([1])
-    with Catalogue.open(old) as catalogue:
-        assert catalogue.changes(5).removed.tolist() == [1]
-        assert catalogue.noted("built") == "5"
-    Catalogue.create(tmp_path / "new.sqlite", encoder_id="00ff", bits=32, classes=CLASSES).close()
-    assert structure(old) == structure(tmp_path / "new.sqlite")
-
-
-def as_version_2(path: Path) -> None:
-    """Turn one of this version into what version 2 wrote."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        for column in ("path", "folder", "sha256"):
-            connection.execute(f"ALTER TABLE removed DROP COLUMN {column}")
-        connection.execute("DELETE FROM meta WHERE key = 'built'")
-        connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
-
-
-def test_version_2_is_upgraded_with_what_people_did_told_from_what_was_built(filled: Path) -> None:
-    with Catalogue.open(filled) as catalogue:
-        catalogue.remove([2])
-        catalogue.change(3, label="new")
-        (sent,) = catalogue.add([new_item(40, file=File(b"4" * 32, folder=""))])
-    as_version_2(filled)
-    with Catalogue.open(filled) as catalogue:
-        since = int(catalogue.noted("built") or 0)
-        assert [item.id for item in catalogue.changed(since, count=100)] == [3, sent]
-
-
-def test_in_version_2_without_queries_the_earliest_revision_was_the_build(path: Path) -> None:
-    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
-        catalogue.add([new_item(number) for number in range(3)])
-        catalogue.change(1, metadata={"seen": True})
-    as_version_2(path)
-    with Catalogue.open(path) as catalogue:
-        since = int(catalogue.noted("built") or 0)
-        assert [item.id for item in catalogue.changed(since, count=100)] == [1]
-
-
-def test_version_2_where_nobody_did_anything(filled: Path) -> None:
-    as_version_2(filled)
-    with Catalogue.open(filled) as catalogue:
-        assert catalogue.noted("built") == str(catalogue.revision)
-        assert catalogue.changed(catalogue.revision, count=100) == []
-
-
-def test_of_two_that_upgrade_at_a_time_both_succeed(old: Path) -> None:
-    with ThreadPoolExecutor(4) as threads:
-        opened = list(threads.map(Catalogue.open, [old] * 4))
-    for catalogue in opened:
-        assert catalogue.get(1).label == "dog"
-        catalogue.close()
-
-
-def test_an_upgrade_that_fails_leaves_the_old_version(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from index import schema
-
-    before = structure(old)
-    monkeypatch.setitem(schema.UPGRADES, 2, (*schema.UPGRADES[2][:4], "ALTER TABLE nothing ADD COLUMN x"))
-    with pytest.raises(CatalogueError, match="nothing"):
-        Catalogue.open(old)
-    assert structure(old) == before
-
-
-def test_an_old_catalogue_that_cannot_be_upgraded(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_only(monkeypatch)
-    with pytest.raises(
-        CatalogueError, match=f"schema 1 and cannot be upgraded to {SCHEMA} here; open it once"
-    ):
-        Catalogue.open(old)
 
 
 def test_notes_are_kept_and_taken_back(filled: Path) -> None:
@@ -764,7 +401,7 @@ def test_items_are_known_in_both_splits(filled: Path) -> None:
 
 
 def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.catalogue.BATCH", 6)
+    monkeypatch.setattr("index.tables.reading.BATCH", 6)
     with Catalogue.open(filled) as catalogue:
         known = catalogue.known_as([Identity(None, f"a/{number}.png") for number in range(20)])
         assert [item.id for items in known.values() for item in items] == list(range(1, 21))

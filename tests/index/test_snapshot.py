@@ -10,7 +10,7 @@ from index.catalogue import Catalogue
 from index.hamming import FaissEngine
 from index.items import UNLABELLED
 from index.snapshot import Snapshot
-from tests.index.test_catalogue import CLASSES, new_item, new_query
+from tests.index.catalogues import CLASSES, new_item, new_query
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ ODD = {"note": "line\u2028one\nline two", "deep": [{"\u00e4": None}]}
 @pytest.fixture
 def http(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """A service with an image of odd metadata and one that was removed, read in several parts."""
-    monkeypatch.setattr("index.catalogue.TOGETHER", 7)
+    monkeypatch.setattr("index.tables.reading.TOGETHER", 7)
     with (
         serve_here(create_app(Settings(artifact=own.path))) as address,
         httpx.Client(base_url=address, timeout=30) as client,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from index.digest import digest
 from index.items import UNLABELLED, CodeTable
+from index.tables.digest import digest
 
 WORD = 2**64
 

@@ -1,0 +1,91 @@
+"""Connections to the catalogue's database: many that read, one at a time that writes."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, Integer, Text, cast, update
+
+from index.sqlite import PATIENCE, CatalogueBusy, CatalogueError, naming
+from index.tables.reading import Unusable, value
+from index.tables.schema import meta as _meta
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REVISION = "SELECT value FROM meta WHERE key = 'revision'"
+
+
+class Connections:
+    """To one file, from many threads. All errors name it: CatalogueError."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.path = path
+        self._engine = engine
+        # Who waits to write holds no connection: otherwise they would take all that readers need.
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of the catalogue throughout."""
+        with self._naming(), self._engine.connect() as connection:
+            yield connection
+
+    def read(self, of: Callable[Concatenate[Connection, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """What a function says of the catalogue as it is now."""
+        with self.reading() as connection:
+            return of(connection, *args, **named)
+
+    @contextmanager
+    def noting(self) -> Iterator[Connection]:
+        """One transaction, which leaves the revision as it is."""
+        with self._naming(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[tuple[Connection, int]]:
+        """One transaction, alone, and its revision: growing that takes the write lock before anything is
+        read."""
+        grown = cast(cast(_meta.c.value, Integer) + 1, Text)
+        if not self._turn.acquire(timeout=PATIENCE):
+            raise CatalogueBusy(
+                f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
+            )
+        try:
+            with self.noting() as connection:
+                connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
+                yield connection, int(value(connection, "revision"))
+        finally:
+            self._turn.release()
+
+    def revision(self) -> int:
+        """Of this moment."""
+        # Read for every batch of searches: SQLAlchemy's own way takes ten times as long as the driver's.
+        with (
+            naming(self.path),
+            closing(self._engine.raw_connection()) as connection,
+            closing(connection.cursor()) as cursor,
+        ):
+            cursor.execute(REVISION)
+            ((revision,),) = cursor.fetchall()
+            return int(revision)
+
+    def file_bytes(self) -> int:
+        """What the file takes on the disk, with its write-ahead log."""
+        names = (self.path.name + suffix for suffix in ("", "-wal", "-shm"))
+        files = (self.path.with_name(name) for name in names)
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, which then stands alone."""
+        self._engine.dispose()  # SQLite folds it in when the last connection closes
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            with naming(self.path):
+                yield
+        except Unusable as error:
+            raise CatalogueError(f"{self.path}: {error}") from error
