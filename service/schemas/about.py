@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.schemas.example import with_example
+
 
 class ClassCount(BaseModel):
     """How many images a class has."""
@@ -28,31 +30,27 @@ class Usage(BaseModel):
 class Stats(BaseModel):
     """What there is."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "items": 1618,
-                    "labelled": 1618,
-                    "unlabelled": 0,
-                    "queries": 179,
-                    "classes": [{"label": "3", "items": 165, "queries": 18}],
-                    "bytes": {
-                        "codes": 51_776,
-                        "thumbnails": 402_000,
-                        "catalogue": 1_110_016,
-                        "originals": 0,
-                        "per_image": 617.7,
-                    },
-                    "artifact": "run-001",
-                    "created": "2026-01-31T12:00:00+00:00",
-                    "encoder_id": "4f0c2a9be1d37750",
-                    "bits": 256,
-                    "revision": 3,
-                    "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
-                    "uptime": 86_400.5,
-                }
-            ]
+    model_config = with_example(
+        {
+            "items": 1618,
+            "labelled": 1618,
+            "unlabelled": 0,
+            "queries": 179,
+            "classes": [{"label": "3", "items": 165, "queries": 18}],
+            "bytes": {
+                "codes": 51_776,
+                "thumbnails": 402_000,
+                "catalogue": 1_110_016,
+                "originals": 0,
+                "per_image": 617.7,
+            },
+            "artifact": "run-001",
+            "created": "2026-01-31T12:00:00+00:00",
+            "encoder_id": "4f0c2a9be1d37750",
+            "bits": 256,
+            "revision": 3,
+            "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
+            "uptime": 86_400.5,
         }
     )
 
@@ -111,23 +109,19 @@ class DuplicateGroup(BaseModel):
 class DuplicatePage(BaseModel):
     """Groups of near images, the largest first, then by their lowest id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = with_example(
+        {
+            "radius": 2,
+            "groups": 40,
+            "images": 96,
+            "found": [
                 {
-                    "radius": 2,
-                    "groups": 40,
-                    "images": 96,
-                    "found": [
-                        {
-                            "size": 3,
-                            "labels": 1,
-                            "images": [{"id": 1702, "label": "8", "thumbnail": "/images/1702/thumbnail"}],
-                        }
-                    ],
-                    "next": "3:1702",
+                    "size": 3,
+                    "labels": 1,
+                    "images": [{"id": 1702, "label": "8", "thumbnail": "/images/1702/thumbnail"}],
                 }
-            ]
+            ],
+            "next": "3:1702",
         }
     )
 

@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from service.schemas.example import with_example
 
 
 class Reload(BaseModel):
     """Which artifact to serve from now on."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"artifact": "run-002"}]})
+    model_config = with_example({"artifact": "run-002"}, extra="forbid")
 
     artifact: Annotated[
         str | None,
@@ -49,16 +51,12 @@ class Compared(BaseModel):
 class Reloaded(BaseModel):
     """Another artifact is served."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "before": "run-001",
-                    "after": "run-002",
-                    "carried_over": {"added": 12, "changed": 1, "removed": 3},
-                    "compared": {"queries": 180, "map_before": 0.962, "map_after": 0.97},
-                }
-            ]
+    model_config = with_example(
+        {
+            "before": "run-001",
+            "after": "run-002",
+            "carried_over": {"added": 12, "changed": 1, "removed": 3},
+            "compared": {"queries": 180, "map_before": 0.962, "map_after": 0.97},
         }
     )
 
@@ -71,7 +69,7 @@ class Reloaded(BaseModel):
 class SnapshotRequest(BaseModel):
     """What to call the copy."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "backup-2026-01-31"}]})
+    model_config = with_example({"name": "backup-2026-01-31"}, extra="forbid")
 
     name: Annotated[
         str, Field(max_length=255, description="Name of a new folder beside the artifact that is served.")
@@ -81,9 +79,7 @@ class SnapshotRequest(BaseModel):
 class SnapshotMade(BaseModel):
     """A copy was made."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "backup-2026-01-31", "items": 1617, "encoder_id": "4f0c…"}]}
-    )
+    model_config = with_example({"name": "backup-2026-01-31", "items": 1617, "encoder_id": "4f0c…"})
 
     name: str
     items: int = Field(description="Indexed images.")
@@ -93,7 +89,7 @@ class SnapshotMade(BaseModel):
 class Health(BaseModel):
     """The service is well."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "live"}]})
+    model_config = with_example({"status": "live"})
 
     status: Literal["live"] = "live"
 
@@ -101,7 +97,7 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     """The service has just answered a query."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ready", "items": 1617}]})
+    model_config = with_example({"status": "ready", "items": 1617})
 
     status: Literal["ready"] = "ready"
     items: int = Field(description="Indexed images.")

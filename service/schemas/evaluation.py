@@ -5,24 +5,21 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.conventions import Denominator, Ties
+from service.schemas.example import with_example
 
 
 class Curve(BaseModel):
     """What the held-out queries say of each Hamming distance: means over them of everything within it, and
     the share of the images at it that have a query's label."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "radius": [0, 1, 2],
-                    "precision": [1.0, 0.99, 0.97],
-                    "recall": [0.01, 0.04, 0.09],
-                    "precision_at": [1.0, 0.97, 0.96],
-                    "same_class": [29, 131, 240],
-                    "other_class": [0, 4, 10],
-                }
-            ]
+    model_config = with_example(
+        {
+            "radius": [0, 1, 2],
+            "precision": [1.0, 0.99, 0.97],
+            "recall": [0.01, 0.04, 0.09],
+            "precision_at": [1.0, 0.97, 0.96],
+            "same_class": [29, 131, 240],
+            "other_class": [0, 4, 10],
         }
     )
 
@@ -117,36 +114,32 @@ class Definition(BaseModel):
 class Evaluation(BaseModel):
     """How good the answers are, measured on images that training never saw."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "map": 0.962,
-                    "interval": {"low": 0.943, "high": 0.977},
-                    "chance": 0.103,
-                    "aps": {"mean": 0.962, "std": 0.11, "p10": 0.88, "median": 0.99, "p90": 1.0},
-                    "per_class": [{"label": "3", "aps": 0.95, "queries": 18, "items": 165}],
-                    "definition": {
-                        "text": "Mean of the average precision of 180 held-out queries, …",
-                        "queries": 180,
-                        "dropped_queries": 0,
-                        "items": 1617,
-                        "unlabelled_items": 0,
-                        "copies_of_queries": 0,
-                        "k": None,
-                        "ties": "expected",
-                        "denominator": "min",
-                        "encoder_id": "4f0c2a9be1d37750",
-                        "artifact": "digits-conv6-hpca_fh-1",
-                        "rule": "hpca_fh",
-                        "backbone": "conv6",
-                        "labels": "100%",
-                        "dataset": "digits",
-                        "bits": 256,
-                        "created": "2026-01-31T12:00:00+00:00",
-                    },
-                }
-            ]
+    model_config = with_example(
+        {
+            "map": 0.962,
+            "interval": {"low": 0.943, "high": 0.977},
+            "chance": 0.103,
+            "aps": {"mean": 0.962, "std": 0.11, "p10": 0.88, "median": 0.99, "p90": 1.0},
+            "per_class": [{"label": "3", "aps": 0.95, "queries": 18, "items": 165}],
+            "definition": {
+                "text": "Mean of the average precision of 180 held-out queries, …",
+                "queries": 180,
+                "dropped_queries": 0,
+                "items": 1617,
+                "unlabelled_items": 0,
+                "copies_of_queries": 0,
+                "k": None,
+                "ties": "expected",
+                "denominator": "min",
+                "encoder_id": "4f0c2a9be1d37750",
+                "artifact": "digits-conv6-hpca_fh-1",
+                "rule": "hpca_fh",
+                "backbone": "conv6",
+                "labels": "100%",
+                "dataset": "digits",
+                "bits": 256,
+                "created": "2026-01-31T12:00:00+00:00",
+            },
         }
     )
 
@@ -189,16 +182,10 @@ class ScoredQuery(BaseModel):
 class QueryPage(BaseModel):
     """Queries by their score; those without an image of their label are not scored and left out."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "queries": [
-                        {"id": 1702, "label": "8", "aps": 0.0123, "thumbnail": "/images/1702/thumbnail"}
-                    ],
-                    "next": "0.0123:1702",
-                }
-            ]
+    model_config = with_example(
+        {
+            "queries": [{"id": 1702, "label": "8", "aps": 0.0123, "thumbnail": "/images/1702/thumbnail"}],
+            "next": "0.0123:1702",
         }
     )
 
@@ -217,17 +204,13 @@ class Confused(BaseModel):
 class Confusion(BaseModel):
     """The class of the nearest labelled image, by the class of the query."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "accuracy": 0.95,
-                    "nearest": [
-                        {"label": "3", "nearest": "3", "queries": 19.0},
-                        {"label": "3", "nearest": "8", "queries": 1.0},
-                    ],
-                }
-            ]
+    model_config = with_example(
+        {
+            "accuracy": 0.95,
+            "nearest": [
+                {"label": "3", "nearest": "3", "queries": 19.0},
+                {"label": "3", "nearest": "8", "queries": 1.0},
+            ],
         }
     )
 
@@ -262,21 +245,17 @@ class Collision(BaseModel):
 class CodeReport(BaseModel):
     """The state of the codes of all indexed images."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "items": 1618,
-                    "bits": [{"bit": 0, "balance": 0.47, "entropy": 0.9974}],
-                    "dead": [17],
-                    "effective_bits": 9.8,
-                    "mean_absolute_correlation": 0.27,
-                    "most_correlated": [{"first": 3, "second": 90, "correlation": -0.98}],
-                    "distinct": 1400,
-                    "colliding": 300,
-                    "collisions": [{"code": "9c41d7" + "0" * 58, "size": 12, "ids": [4, 17]}],
-                }
-            ]
+    model_config = with_example(
+        {
+            "items": 1618,
+            "bits": [{"bit": 0, "balance": 0.47, "entropy": 0.9974}],
+            "dead": [17],
+            "effective_bits": 9.8,
+            "mean_absolute_correlation": 0.27,
+            "most_correlated": [{"first": 3, "second": 90, "correlation": -0.98}],
+            "distinct": 1400,
+            "colliding": 300,
+            "collisions": [{"code": "9c41d7" + "0" * 58, "size": 12, "ids": [4, 17]}],
         }
     )
 

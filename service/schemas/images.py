@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from service.schemas.example import with_example
 from service.schemas.search import MOST_LABELS
 
 IMAGE: dict[str, Any] = {
@@ -71,7 +72,7 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 class Image(BaseModel):
     """What is known of an image in the catalogue."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [IMAGE]})
+    model_config = with_example(IMAGE)
 
     id: int
     path: str = Field(description="Relative to its folder.")
@@ -125,7 +126,7 @@ class PageParameters(BaseModel):
 class Page(BaseModel):
     """Images by ascending id."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [IMAGE], "next": 17}]})
+    model_config = with_example({"images": [IMAGE], "next": 17})
 
     images: list[Image]
     next: int | None = Field(description="`after` of the next page; null: this is the last one.")
@@ -143,20 +144,16 @@ class AddedImage(BaseModel):
 class AddedImages(BaseModel):
     """What became of each image, in their order."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = with_example(
+        {
+            "images": [
+                {"name": "0017.png", "status": "added", "image": IMAGE, "error": None},
                 {
-                    "images": [
-                        {"name": "0017.png", "status": "added", "image": IMAGE, "error": None},
-                        {
-                            "name": "notes.txt",
-                            "status": "refused",
-                            "image": None,
-                            "error": "not an image in a known format (PNG, JPEG, …)",
-                        },
-                    ]
-                }
+                    "name": "notes.txt",
+                    "status": "refused",
+                    "image": None,
+                    "error": "not an image in a known format (PNG, JPEG, …)",
+                },
             ]
         }
     )
@@ -167,9 +164,7 @@ class AddedImages(BaseModel):
 class Change(BaseModel):
     """What to change of an image; what is left out stays as it is."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"label": "cat", "metadata": {"camera": "left"}}]}
-    )
+    model_config = with_example({"label": "cat", "metadata": {"camera": "left"}}, extra="forbid")
 
     label: ImageText | None = Field(default=None, description="May be new; null: none.")
     metadata: Metadata | None = Field(

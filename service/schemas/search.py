@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.schemas.example import with_example
 from service.schemas.problem import Problem
 
 MOST_CODES, MOST_LABELS = 64, 100  # in one request
@@ -58,7 +59,7 @@ ANSWER: dict[str, Any] = {
 class SearchAnswer(BaseModel):
     """The nearest indexed images, sorted by (distance, id)."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER]})
+    model_config = with_example(ANSWER)
 
     code: str = Field(description="The query's binary code in hexadecimal, most significant bit first.")
     results: list[Result]
@@ -72,11 +73,7 @@ class SearchAnswer(BaseModel):
 class CodeSearch(SearchParameters):
     """Codes that were made elsewhere, and how to search with each of them."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"encoder_id": "4f0c2a9be1d37750", "codes": ["9c41d7" + "0" * 58], "k": 10}]
-        }
-    )
+    model_config = with_example({"encoder_id": "4f0c2a9be1d37750", "codes": ["9c41d7" + "0" * 58], "k": 10})
 
     codes: Annotated[
         list[str],
@@ -92,7 +89,7 @@ class CodeSearch(SearchParameters):
 class CodeSearchAnswer(BaseModel):
     """An answer to each code, in their order."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"answers": [ANSWER]}]})
+    model_config = with_example({"answers": [ANSWER]})
 
     answers: list[SearchAnswer]
 
@@ -107,23 +104,19 @@ class ImageAnswer(BaseModel):
 class BatchAnswer(BaseModel):
     """An answer or an error to each image, in their order."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = with_example(
+        {
+            "answers": [
+                {"answer": ANSWER, "error": None},
                 {
-                    "answers": [
-                        {"answer": ANSWER, "error": None},
-                        {
-                            "answer": None,
-                            "error": {
-                                "type": "about:blank",
-                                "title": "Unsupported Media Type",
-                                "status": 415,
-                                "detail": "not an image in a known format (PNG, JPEG, …)",
-                            },
-                        },
-                    ]
-                }
+                    "answer": None,
+                    "error": {
+                        "type": "about:blank",
+                        "title": "Unsupported Media Type",
+                        "status": 415,
+                        "detail": "not an image in a known format (PNG, JPEG, …)",
+                    },
+                },
             ]
         }
     )
