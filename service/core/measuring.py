@@ -10,16 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from index import distances
 from index.bootstrap import bootstrap_interval
 from index.codes import Codes
 from index.conventions import Denominator, Ties
-from index.distances import (
-    Pairs,
-    PrecisionRecall,
-    nearest_classes,
-    pairs_by_distance,
-    precision_recall_curve,
-)
 from index.evaluation import average_precision, average_precision_at_random
 from index.items import UNLABELLED
 from index.rankings import Labels
@@ -112,12 +106,12 @@ def scores(searcher: Searcher, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     )
 
 
-def curve(searcher: Searcher) -> tuple[PrecisionRecall, Pairs]:
+def curve(searcher: Searcher) -> tuple[distances.PrecisionRecall, distances.Pairs]:
     """What each distance is worth, by the held-out queries."""
 
-    def made() -> tuple[PrecisionRecall, Pairs]:
+    def made() -> tuple[distances.PrecisionRecall, distances.Pairs]:
         arrays = compare(searcher).arrays
-        return precision_recall_curve(*arrays), pairs_by_distance(*arrays)
+        return distances.precision_recall_curve(*arrays), distances.pairs_by_distance(*arrays)
 
     return searcher.once("curve", made)
 
@@ -127,7 +121,7 @@ def confusion(searcher: Searcher) -> Confusion:
 
     def made() -> Confusion:
         compared = compare(searcher)
-        return Confusion(nearest_classes(*compared.arrays), compared.classes)
+        return Confusion(distances.nearest_classes(*compared.arrays), compared.classes)
 
     return searcher.once("confusion", made)
 

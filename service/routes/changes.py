@@ -18,29 +18,11 @@ from service.core.library import Outcome, Prepared, Upload, too_large
 from service.core.live import Generation
 from service.core.searcher import SENT
 from service.routes.images import describing
-from service.schemas.images import (
-    AddedImage,
-    AddedImages,
-    Change,
-    Image,
-    ImagePath,
-    ImageText,
-    Metadata,
-    Sha256,
-)
+from service.schemas import images as schemas
 from service.schemas.problem import problems
+from service.web import forms
 from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, lease, no_image, shared
-from service.web.forms import (
-    HOW_TO_SEND,
-    MANY_IMAGES,
-    RAW_IMAGE,
-    checked,
-    each_once,
-    form_of,
-    is_form,
-    read_form,
-)
 from service.web.limits import TOO_SLOW
 from service.web.places import ADDING, CHANGING, place
 from training.nets.images import NotAnImage
@@ -61,7 +43,7 @@ UNWRITABLE = {
 }
 HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
 OnlyIf = Annotated[
-    Annotated[Sha256, AfterValidator(str.lower)] | None,
+    Annotated[schemas.Sha256, AfterValidator(str.lower)] | None,
     Query(
         description="Only if its file has this SHA-256: in another artifact ids are those of others.",
         examples=["0f" * 32],
@@ -76,24 +58,24 @@ ABOUT = {
         "in it, and are kept.",
     },
 }
-FORM = form_of(MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
-TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
-PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
-METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
+FORM = forms.form_of(forms.MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
+TEXT: TypeAdapter[str] = TypeAdapter(schemas.ImageText)
+PATH: TypeAdapter[str] = TypeAdapter(schemas.ImagePath)
+METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(schemas.Metadata)
 
 
 @router.post(
     "/images",
     status_code=201,
     summary="Add images to the index",
-    response_model=AddedImages,
-    openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW_IMAGE}}},
+    response_model=schemas.AddedImages,
+    openapi_extra={"requestBody": {"required": True, "content": {**FORM, **forms.RAW_IMAGE}}},
     responses={
-        200: {"model": AddedImages, "description": "All of them were there already."},
+        200: {"model": schemas.AddedImages, "description": "All of them were there already."},
         **problems(
             {
                 **UNWRITABLE,
-                400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
+                400: f"the form cannot be read (Missing boundary in multipart); {forms.HOW_TO_SEND}",
                 408: TOO_SLOW,
                 413: too_large(10_000_000),
                 415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
@@ -107,21 +89,21 @@ async def add(
     request: Request,
     response: Response,
     label: Annotated[
-        ImageText | None, Query(description="Of all of them; may be new.", examples=["cat"])
+        schemas.ImageText | None, Query(description="Of all of them; may be new.", examples=["cat"])
     ] = None,
     metadata: Annotated[
         str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])
     ] = None,
-    name: Annotated[ImageText, Query(description="For a raw body: what to call it.")] = "image",
-) -> AddedImages:
+    name: Annotated[schemas.ImageText, Query(description="For a raw body: what to call it.")] = "image",
+) -> schemas.AddedImages:
     """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
     raw body. `label` and `metadata` are query parameters or form fields.
 
     The same bytes are the same image: what is there already is said and not added again. Of many, those that
     cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
-    each_once(request.query_params, several=())  # elsewhere an address may have several labels
-    places = shared(request).places.add if is_form(request) else shared(request).places.change
+    forms.each_once(request.query_params, several=())  # elsewhere an address may have several labels
+    places = shared(request).places.add if forms.is_form(request) else shared(request).places.change
     with place(places, BUSY):  # before the images are read: they are what takes memory
         uploads = await _uploads(request, label, _metadata(metadata), name)
         live = shared(request).live
@@ -136,9 +118,9 @@ async def add(
     if not any(outcome.new for outcome in outcomes):
         response.status_code = 200
 
-    return AddedImages(
+    return schemas.AddedImages(
         images=[
-            AddedImage(
+            schemas.AddedImage(
                 name=upload.name,
                 status=_status(outcome),
                 image=image,
@@ -151,14 +133,14 @@ async def add(
 
 def _added(
     uploads: list[Upload], prepared: Prepared, request: Request, generation: Generation
-) -> tuple[list[Outcome], list[Image | None]]:
+) -> tuple[list[Outcome], list[schemas.Image | None]]:
     """What became of each, and what is known of it then."""
     searcher, library = generation.searcher, generation.library
     if prepared.library is not library:  # another artifact is served since then
         prepared = library.prepare(uploads, decode=shared(request).large.decode)
     described = describing(request, searcher)
 
-    def found(item_id: int) -> Image | None:
+    def found(item_id: int) -> schemas.Image | None:
         try:
             return described(searcher.catalogue.get(item_id))
         except KeyError:  # removed by another process at this moment
@@ -180,10 +162,12 @@ def _added(
         }
     ),
 )
-async def change(item_id: ItemId, asked: Change, request: Request, sha256: OnlyIf = None) -> Image:
+async def change(
+    item_id: ItemId, asked: schemas.Change, request: Request, sha256: OnlyIf = None
+) -> schemas.Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
 
-    def work(generation: Generation) -> Image:
+    def work(generation: Generation) -> schemas.Image:
         generation.library.change(
             item_id,
             label=asked.label,
@@ -250,10 +234,10 @@ async def _uploads(
     request: Request, label: str | None, metadata: dict[str, Any] | None, name: str
 ) -> list[Upload]:
     """`label` and `metadata`: of the address. Raises HTTPException."""
-    if not is_form(request):
-        return [Upload(name, checked(await request.body(), request), label, metadata or {})]
+    if not forms.is_form(request):
+        return [Upload(name, forms.checked(await request.body(), request), label, metadata or {})]
     limit = shared(request).settings.max_batch
-    form = await read_form(request, max_files=limit)
+    form = await forms.read_form(request, max_files=limit)
     try:
         strange = set(form) - {"image", "label", "metadata", "folder"}
         if strange:
@@ -262,7 +246,7 @@ async def _uploads(
             )
         files = form.getlist("image")
         if not files or not all(isinstance(file, UploadFile) for file in files):
-            raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND}")
+            raise HTTPException(422, f"each form field 'image' must be a file; {forms.HOW_TO_SEND}")
         given = {key: _text(form.getlist(key), key) for key in ("label", "metadata", "folder")}
         in_form = None if given["label"] is None else _valid(TEXT, given["label"], "label")
         wanted = _one_of("label", label, in_form)

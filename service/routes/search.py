@@ -18,21 +18,9 @@ from service.core.live import Generation
 from service.core.searcher import Answer
 from service.schemas.problem import problem, problems
 from service.schemas.search import BatchAnswer, CodeSearch, CodeSearchAnswer, SearchAnswer, SearchParameters
+from service.web import forms
 from service.web.access import reading_router
 from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, Service, address, found, lease, shared
-from service.web.forms import (
-    HOW_TO_SEND,
-    HOW_TO_SEND_MANY,
-    MANY_IMAGES,
-    NO_SPACE_TO_READ,
-    ONE_IMAGE,
-    RAW_IMAGE,
-    checked,
-    fields,
-    form_of,
-    read_image,
-    read_images,
-)
 from service.web.limits import TOO_SLOW, too_many
 from service.web.places import ABREAST, BATCHES, place
 from training.nets.images import ImageError, NotAnImage, TooManyPixels
@@ -45,6 +33,7 @@ BUSY = "{} searches are under way or waiting, as many as the service takes; try 
 BUSY_WITH_BATCHES = "{} searches of many images are under way or waiting; try again in a second"
 ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
+SEARCH_EXAMPLE = {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]}
 PARAMETERS = SearchParameters.model_json_schema()["properties"]
 SEARCH_INPUT = {
     # What FastAPI makes of the model; its own reading of it would be a quarter of its time for a search.
@@ -62,15 +51,15 @@ SEARCH_INPUT = {
         "required": True,
         "description": "One image in any format that Pillow reads.",
         "content": {
-            **form_of(ONE_IMAGE, PARAMETERS, {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]}),
-            **RAW_IMAGE,
+            **forms.form_of(forms.ONE_IMAGE, PARAMETERS, SEARCH_EXAMPLE),
+            **forms.RAW_IMAGE,
         },
     },
 }
 BATCH_EXAMPLE = {"image": ["(the bytes of cat.png)", "(the bytes of dog.png)"], "k": 10}
 BATCH_INPUT = {
     "parameters": SEARCH_INPUT["parameters"],
-    "requestBody": {"required": True, "content": form_of(MANY_IMAGES, PARAMETERS, BATCH_EXAMPLE)},
+    "requestBody": {"required": True, "content": forms.form_of(forms.MANY_IMAGES, PARAMETERS, BATCH_EXAMPLE)},
 }
 
 
@@ -81,13 +70,13 @@ BATCH_INPUT = {
     openapi_extra=SEARCH_INPUT,
     responses=problems(
         {
-            400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
+            400: f"the form cannot be read (Missing boundary in multipart); {forms.HOW_TO_SEND}",
             408: TOO_SLOW,
             413: too_large(10_000_000),
             415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
             422: "k: Input should be less than or equal to 1000, not 5000",
             503: BUSY.format(128),
-            507: NO_SPACE_TO_READ.format("/tmp"),
+            507: forms.NO_SPACE_TO_READ.format("/tmp"),
         }
     ),
 )
@@ -96,9 +85,9 @@ async def search(request: Request) -> Response:
 
     `k`, `max_distance` and `label` are query parameters or form fields.
     """
-    query = _checked_parameters(fields(request.query_params), "query")
+    query = _checked_parameters(forms.fields(request.query_params), "query")
     with place(shared(request).places.search, BUSY):  # before the image is read, which takes memory
-        image, form = await read_image(request)
+        image, form = await forms.read_image(request)
         asked = _merged(query, _checked_parameters(form, "form"))
         with lease(request) as generation:
             answer = await _answered(request, generation, image, asked)
@@ -112,29 +101,29 @@ async def search(request: Request) -> Response:
     openapi_extra=BATCH_INPUT,
     responses=problems(
         {
-            400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND_MANY}",
+            400: f"the form cannot be read (Missing boundary in multipart); {forms.HOW_TO_SEND_MANY}",
             408: TOO_SLOW,
             413: too_many(100_000_000),
             422: "k: Input should be less than or equal to 1000, not 5000",
             503: BUSY_WITH_BATCHES.format(BATCHES),
-            507: NO_SPACE_TO_READ.format("/tmp"),
+            507: forms.NO_SPACE_TO_READ.format("/tmp"),
         }
     ),
 )
 async def search_batch(request: Request) -> Response:
     """Send them as multipart fields `image`; the parameters are those of all. What cannot be read gets an
     error of its own. However many images come so, a single search waits for few of them."""
-    query = _checked_parameters(fields(request.query_params), "query")
+    query = _checked_parameters(forms.fields(request.query_params), "query")
     with place(
         shared(request).places.search_batch, BUSY_WITH_BATCHES
     ):  # before they are read, which takes memory
-        images, form = await read_images(request)
+        images, form = await forms.read_images(request)
         asked = _merged(query, _checked_parameters(form, "form"))
         waiting, answers = iter(enumerate(images)), dict[int, bytes]()
 
         async def answer(generation: Generation, image: bytes) -> bytes:
             try:
-                found = await _answered(request, generation, checked(image, request), asked)
+                found = await _answered(request, generation, forms.checked(image, request), asked)
                 return b'{"answer":%s,"error":null}' % _in_json(found, request)
             except HTTPException as error:
                 return b'{"answer":null,"error":%s}' % to_json(problem(error.status_code, error.detail))
