@@ -78,9 +78,7 @@ class Settings(BaseSettings):
     write_keys: SecretStr = Field(default=SecretStr(""), description="keys that may read and change")
     admin_keys: SecretStr = Field(default=SecretStr(""), description="keys that may do everything")
     queue: int = Field(
-        default=128,
-        ge=1,
-        description="searches under way or waiting; more are answered 503 with Retry-After",
+        default=128, ge=1, description="searches under way or waiting; more are answered 503 with Retry-After"
     )
 
     @field_validator("cors_origins")

@@ -47,16 +47,14 @@ LONGEST_TEXT = 2_000  # bytes of an error message
 LARGEST_THUMBNAIL = 1_000_000  # bytes, far more than one has
 ORPHANED = 2.0  # seconds beyond its time after which a worker that nobody stops ends by itself
 
-ORDER = Struct(
-    "<iqd"
-)  # to the nursery: the worker to end, or 0 to fork one; its memory in bytes, its seconds
-DONE = Struct("<i")  # from it: the new worker's process id, or the status with which one ended
-TASK = Struct(
-    "<QQH?"
-)  # to a worker: bytes of the file, pixels allowed, pixels of a side, whether a thumbnail
-RESULT = Struct(
-    "<BIII"
-)  # from it: 0 or which error, width, height; bytes of pixels and thumbnail, or of text
+# To the nursery: the worker to end, or 0 to fork one; its memory in bytes, its seconds.
+ORDER = Struct("<iqd")
+# From it: the new worker's process id, or the status with which one ended.
+DONE = Struct("<i")
+# To a worker: bytes of the file, pixels allowed, pixels of a side, whether a thumbnail.
+TASK = Struct("<QQH?")
+# From it: 0 or which error, width, height; bytes of pixels and thumbnail, or of text.
+RESULT = Struct("<BIII")
 ERRORS: tuple[type[ImageError], ...] = (NotAnImage, BrokenImage, TooManyPixels, TooMuchMemory)
 
 # glibc's: one thread needs one arena; what a large image took goes back to the system when it is done with,

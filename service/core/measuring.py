@@ -66,11 +66,7 @@ class Confusion:
 
 
 def measure(
-    searcher: Searcher,
-    *,
-    k: int | None = None,
-    ties: Ties = "expected",
-    denominator: Denominator = "min",
+    searcher: Searcher, *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
 ) -> Measurement:
     """Average precision of each held-out query, by one of the conventions of index/conventions.py."""
 

@@ -15,11 +15,7 @@ from service.web.asking import UNREADABLE_JSON, shared
 
 FULL = "/artifacts/backup-1: cannot be made (database or disk is full)"
 
-router = guarded_router(
-    Access.ADMIN,
-    prefix="/admin",
-    responses=problems({401: NO_KEY, 403: NO_KEYS_SET}),
-)
+router = guarded_router(Access.ADMIN, prefix="/admin", responses=problems({401: NO_KEY, 403: NO_KEYS_SET}))
 
 
 @router.post(

@@ -153,14 +153,7 @@ def _added(
 @router.patch(
     "/images/{item_id}",
     summary="Change what is known of an image",
-    responses=problems(
-        {
-            **UNKNOWN_ID,
-            **UNWRITABLE,
-            **HELD_OUT,
-            **UNREADABLE_JSON,
-        }
-    ),
+    responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT, **UNREADABLE_JSON}),
 )
 async def change(
     item_id: ItemId, asked: schemas.Change, request: Request, sha256: OnlyIf = None

@@ -50,10 +50,7 @@ SEARCH_INPUT = {
     "requestBody": {
         "required": True,
         "description": "One image in any format that Pillow reads.",
-        "content": {
-            **forms.form_of(forms.ONE_IMAGE, PARAMETERS, SEARCH_EXAMPLE),
-            **forms.RAW_IMAGE,
-        },
+        "content": {**forms.form_of(forms.ONE_IMAGE, PARAMETERS, SEARCH_EXAMPLE), **forms.RAW_IMAGE},
     },
 }
 BATCH_EXAMPLE = {"image": ["(the bytes of cat.png)", "(the bytes of dog.png)"], "k": 10}
@@ -231,11 +228,7 @@ async def _answered(
     Raises HTTPException for what is no good image."""
     batches, small, large = generation.batches, shared(request).small.decode, shared(request).large.decode
     prepare = partial(
-        generation.searcher.prepare,
-        image,
-        k=asked.k,
-        max_distance=asked.max_distance,
-        labels=asked.label,
+        generation.searcher.prepare, image, k=asked.k, max_distance=asked.max_distance, labels=asked.label
     )
     try:
         try:

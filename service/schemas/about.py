@@ -75,8 +75,7 @@ class DuplicateParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     radius: Annotated[
-        int,
-        Field(ge=0, le=16, description="Bits in which neighbours in a group may differ; 0: equal codes."),
+        int, Field(ge=0, le=16, description="Bits in which neighbours in a group may differ; 0: equal codes.")
     ] = 0
     limit: Annotated[int, Field(ge=1, le=100, description="At most so many groups.")] = 20
     members: Annotated[int, Field(ge=1, le=1000, description="At most so many images of each group.")] = 20

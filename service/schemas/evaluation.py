@@ -42,8 +42,7 @@ class EvaluationParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: Annotated[
-        int | None,
-        Field(ge=1, le=2**31, description="Cut-off; left out: the whole ranking.", examples=[100]),
+        int | None, Field(ge=1, le=2**31, description="Cut-off; left out: the whole ranking.", examples=[100])
     ] = None
     ties: Annotated[
         Ties,

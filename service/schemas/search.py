@@ -43,13 +43,7 @@ class Result(BaseModel):
 ANSWER: dict[str, Any] = {
     "code": "9c41d7" + "0" * 58,
     "results": [
-        {
-            "id": 17,
-            "label": "3",
-            "distance": 12,
-            "similarity": 0.953125,
-            "thumbnail": "/images/17/thumbnail",
-        }
+        {"id": 17, "label": "3", "distance": 12, "similarity": 0.953125, "thumbnail": "/images/17/thumbnail"}
     ],
     "exact": True,
     "ties_at_cut": 1,
