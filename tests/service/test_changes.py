@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -300,6 +301,27 @@ def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytes
         assert "readonly database" in refusal(httpx.delete(f"{address}/images/1"), 409)
         assert "readonly database" in refusal(httpx.patch(f"{address}/images/1", json={"label": "a"}), 409)
         assert answer(httpx.post(f"{address}/search", content=png(1)))
+
+
+def test_words_in_a_path_do_not_decide_what_is_answered(
+    own: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(own.path, tmp_path / "locked; try again" / "artifact"))
+    monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
+    with serve_here(create_app(Settings(artifact=path, keep_originals=False))) as address:
+        assert "readonly database" in refusal(httpx.patch(f"{address}/images/1", json={"label": "a"}), 409)
+
+
+def test_who_waits_too_long_for_others_may_try_again(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the lock."""
+    monkeypatch.setattr("index.sqlite.PATIENCE", 0.1)
+    with serve_here(create_app(Settings(artifact=own.path))) as address:
+        other = sqlite3.connect(own.path / "catalogue.sqlite", isolation_level=None)
+        with closing(other):
+            other.execute("BEGIN IMMEDIATE")
+            assert "locked" in refusal(httpx.patch(f"{address}/images/1", json={"label": "a"}), 503)
+            other.execute("ROLLBACK")
+        assert answer(httpx.patch(f"{address}/images/1", json={"label": "a"}))["label"] == "a"
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EROFS, 409), (errno.EACCES, 409)])
