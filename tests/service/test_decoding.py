@@ -15,6 +15,7 @@ import torch
 
 from index.artifact import Artifact
 from service.decoding import Crashed, Pool, TooSlow, decode
+from tests import forking
 from tests.conftest import build_artifact, command, environment, free_port, wait_until_ready
 from tests.service.hostile import KIT, jpeg_of_scans, noise, saved
 from training.nets.encoder import Encoder
@@ -233,7 +234,7 @@ def test_a_closed_pool_leaves_no_worker() -> None:
 @contextmanager
 def running(artifact: Artifact, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(artifact.path, **settings))
+    process = forking.Popen(command(port), env=environment(artifact.path, **settings))
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(address, process)

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
+from tests import forking
 from tests.conftest import build_pair, command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
@@ -127,7 +128,7 @@ def test_an_answer_comes_after_the_disk(tmp_path: Path) -> None:
         "back": (200, lambda http: http.post("/admin/rollback")),
     }
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(first))
+    process = forking.Popen(command(port), env=environment(first))
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
@@ -181,7 +182,7 @@ def test_what_was_taken_is_answered_when_the_service_ends(own: Artifact, tmp_pat
     connection, or one that closed before it took them."""
     port, log = free_port(), tmp_path / "log"
     with log.open("wb") as errors:
-        process = subprocess.Popen(
+        process = forking.Popen(
             [*command(port), "--log-level", "info"], env=environment(own.path), stderr=errors
         )
     answers: list[int] = []

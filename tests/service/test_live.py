@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from service.carrying import Carried
 from service.live import Generation, Live
 from service.searcher import Answer, Question, Searcher
 from service.settings import Settings
+from tests import forking
 from tests.conftest import (
     build_pair,
     command,
@@ -327,7 +327,7 @@ def test_killed_while_artifacts_change_nothing_is_lost(both: Path, seed: int | r
     added = 0
     for each in [seed] if isinstance(seed, int) else seed:
         port = free_port()
-        process = subprocess.Popen(command(port), env=environment(both / "first"))
+        process = forking.Popen(command(port), env=environment(both / "first"))
         try:
             wait_until_ready(f"http://127.0.0.1:{port}", process)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
@@ -372,7 +372,7 @@ def test_memory_returns_after_reloads(both: Path) -> None:
         return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) * 1024
 
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(both / "first"))
+    process = forking.Popen(command(port), env=environment(both / "first"))
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
