@@ -48,6 +48,7 @@ class Popen(subprocess.Popen[Any]):
         if not FORKS or args[0] != sys.executable or preexec_fn or pass_fds:
             super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more)
             return
+        sys.audit("subprocess.Popen", executable, args, cwd, env)  # as it does itself
         streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
         try:
             self.pid = _parent().fork(
