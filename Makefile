@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: run test bench reproduce-quick lint lock clean
+.PHONY: run test bench reproduce-quick lint lint-page house lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
@@ -25,6 +25,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The page's scripts and stylesheets. Needs node, which nothing else does. `make lint-page FIX=--write` mends what it can.
+lint-page:
+	npx --yes @biomejs/biome@2.6.8 check --error-on-warnings $(FIX)
 
 # An interrupted training goes on where it was.
 $(DEFAULT): | .venv/installed
@@ -50,6 +54,10 @@ bench: .venv/installed
 reproduce-quick: .venv/installed
 	$(BIN)/python training/reproduce.py --table 2 --dataset digits --quick
 	$(BIN)/python training/reproduce.py --table 3 --dataset digits --quick
+
+# How large the code is, how its modules lie on each other, and how both were before the layout of today.
+house:
+	@$(PYTHON) -m tests.house --at dbd82bb
 
 # The exact versions of everything in pyproject.toml, for every platform. Needs uv.
 lock:

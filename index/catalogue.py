@@ -45,7 +45,7 @@ from index.schema import items as _items
 from index.schema import meta as _meta
 from index.schema import removed as _removed
 from index.schema import thumbnails as _thumbnails
-from index.sqlite import NEW, PATIENCE, WRITABLE, CatalogueError, engine_of, naming, open_mode
+from index.sqlite import NEW, PATIENCE, WRITABLE, CatalogueBusy, CatalogueError, engine_of, naming, open_mode
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
@@ -660,7 +660,7 @@ class Catalogue:
         read."""
         grown = cast(cast(_meta.c.value, Integer) + 1, Text)
         if not self._turn.acquire(timeout=PATIENCE):
-            raise CatalogueError(
+            raise CatalogueBusy(
                 f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
             )
         try:

@@ -1,44 +1,61 @@
 """What a ranking engine must do, and the checks and orders that all engines share."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
+from index.items import Changes
 
 Distances = NDArray[np.int32]
 Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 
 
-class Engine(Protocol):
-    """What ranks codes. Concurrent reads are safe; a change needs all others shut out.
+class Behind(LookupError):
+    """The engine has not been brought to the revision that was asked for."""
 
-    Results are sorted by (distance, id), whatever the order of insertion, and ties at the cut go
-    to the lowest ids. `allowed` ranks among these ids only; ids that are not stored are ignored.
+
+class Engine(Protocol):
+    """Ranks codes by Hamming distance, in this process or elsewhere. Many threads may use one at a time.
+
+    It follows a catalogue, which stays the one source of truth: `apply` brings it from one revision to the
+    next. Results are sorted by (distance, id), whatever the order of insertion, and ties at the cut go to the
+    lowest ids. `labels` ranks only the items with one of these class indices (UNLABELLED is one too).
+    `at_least` asks for this revision or a later one, and one answer is that of a single revision: what was
+    removed until then is never found. Raises Behind where nobody has applied it.
     """
 
     bits: int
-    exact: bool
+    exact: bool  # whether no nearer item is ever missed
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many items there are."""
 
-    def add(self, ids: Ids, codes: Codes) -> None:
-        """Store codes (n, bits/8) under ids (n,). ValueError, and no change, for an id twice."""
+    @property
+    def revision(self) -> int:
+        """Until which its items follow the catalogue; negative: nothing was applied."""
 
-    def remove(self, ids: Ids) -> int:
-        """Forget these ids; the number that were stored."""
+    def apply(self, changes: Changes) -> None:
+        """Be as the catalogue at `changes.revision`: forget what was removed, and store each item of the
+        table, in place of what has its id. Changes may be applied again, and older ones do nothing.
+        ValueError, and no change, for codes of another length and for an id twice."""
 
-    def search(self, codes: Codes, k: int, *, allowed: Ids | None = None) -> tuple[Distances, Ids]:
-        """The k' = min(k, items to rank) nearest of each code: distances and ids, both (q, k')."""
+    def search(
+        self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0
+    ) -> tuple[Distances, Ids]:
+        """The k' = min(k, items to rank) nearest of each code (q, bits/8): distances, ids, both (q, k')."""
 
     def range_search(
-        self, codes: Codes, radius: int, *, allowed: Ids | None = None
+        self, codes: Codes, radius: int, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> list[tuple[Distances, Ids]]:
         """All items at distance <= radius, one (distances, ids) for each code."""
 
-    def count(self, codes: Codes, radii: Distances, *, allowed: Ids | None = None) -> Counts:
+    def count(
+        self, codes: Codes, radii: Distances, *, labels: Collection[int] | None = None, at_least: int = 0
+    ) -> Counts:
         """How many items lie at distance <= its radius (q,) of each code: (q,)."""
 
 

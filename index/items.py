@@ -73,6 +73,10 @@ class CodeTable:
     labels: NDArray[np.int64]  # (n,) class index or UNLABELLED
     codes: Codes  # (n, bits/8)
 
+    def rows(self, which: NDArray[np.integer[Any] | np.bool_] | slice) -> "CodeTable":
+        """Some of its rows, in the order that `which` says."""
+        return CodeTable(self.ids[which], self.labels[which], self.codes[which])
+
 
 @dataclass(frozen=True)
 class Changes:

@@ -22,6 +22,10 @@ class CatalogueError(ValueError):
     """The catalogue cannot be used; names the file and the fault."""
 
 
+class CatalogueBusy(CatalogueError):
+    """Others use the catalogue at this moment; the same may succeed later."""
+
+
 def open_mode(path: Path) -> str:
     """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable)."""
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
@@ -61,12 +65,14 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise CatalogueError(_explained(path, error.orig)) from error
+        raise _explained(path, error.orig) from error
     except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
-        raise CatalogueError(_explained(path, error)) from error
+        raise _explained(path, error) from error
     except PoolTimeout as error:
-        raise CatalogueError(f"{path}: too many read it at a time; try again") from error
+        raise CatalogueBusy(f"{path}: too many read it at a time; try again") from error
 
 
-def _explained(path: Path, error: BaseException | None) -> str:
-    return f"{path}: {error}" + (f"; {WAY_OUT}" if no_space(error) else "")
+def _explained(path: Path, error: BaseException | None) -> CatalogueError:
+    busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    kind = CatalogueBusy if busy else CatalogueError
+    return kind(f"{path}: {error}" + (f"; {WAY_OUT}" if no_space(error) else ""))

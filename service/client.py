@@ -22,22 +22,12 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
-from service.insight_schemas import CodeReport, Confusion, DuplicatePage, QueryPage, Stats
-from service.schemas import (
-    AddedImages,
-    BatchAnswer,
-    CodeSearchAnswer,
-    Curve,
-    Evaluation,
-    Health,
-    Image,
-    Page,
-    Problem,
-    Readiness,
-    Reloaded,
-    SearchAnswer,
-    SnapshotMade,
-)
+from service.schemas.about import DuplicatePage, Stats
+from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
+from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
+from service.schemas.images import AddedImages, Image, Page
+from service.schemas.problem import Problem
+from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
 
 P = ParamSpec("P")
 T = TypeVar("T")

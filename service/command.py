@@ -5,7 +5,6 @@ or failed, 2 wrong usage, 3 some files were left out.
 """
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -16,6 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from index.labels import read_labels
+from index.walking import DataError, files_in
 from service import folder as folders
 from service.client import URL, Client, ServiceError
 from service.settings import PREFIX, Settings
@@ -78,7 +79,7 @@ def verify(options: argparse.Namespace) -> int:
 def reencode(options: argparse.Namespace) -> int:
     """Move an artifact whose images are there to the encoder of another."""
     from index.artifact import ArtifactError
-    from service.reencode import reencode as move
+    from service.core.reencode import reencode as move
 
     try:
         made = move(options.artifact, options.encoder_of, options.out, progress=progress)
@@ -98,8 +99,10 @@ def add(options: argparse.Namespace, client: Client) -> int:
     if not root.is_dir():
         raise Failed(f"{options.folder}: is no folder")
     name = options.name or root.name
+    files = files_in(root, without=options.labels)
+    label_of = labels(options, root, files)
     known = list(client.images(folder=name))
-    plan = folders.compare(root, known, labels(options, root))
+    plan = folders.compare(root, files, known, label_of)
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
     refused, count = dict(plan.refused), {"added": 0, "exists": 0, "changed": 0}
@@ -134,26 +137,14 @@ def add(options: argparse.Namespace, client: Client) -> int:
     return SOME_LEFT_OUT if refused else 0
 
 
-def labels(options: argparse.Namespace, root: Path) -> Callable[[str], str | None]:
+def labels(options: argparse.Namespace, root: Path, files: list[Path]) -> Callable[[str], str | None]:
     """The label of a path in the folder."""
     if options.labels is not None:
-        given = read_labels(options.labels)
-        return given.get
+        given = read_labels(options.labels, root, files)
+        return lambda path: given.get(Path(path))
     if options.label_folders:
         return lambda path: PurePosixPath(path).parts[0] if "/" in path else None
     return lambda _: options.label
-
-
-def read_labels(file: Path) -> dict[str, str]:
-    """The labels by path of a CSV file whose first line is path,label."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines)
-            if rows.fieldnames != ["path", "label"]:
-                raise Failed(f"{file}: its first line is {rows.fieldnames}, wanted path,label")
-            return {row["path"]: row["label"] for row in rows if row["label"]}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Failed(f"{file}: cannot be read as CSV in UTF-8 ({error})") from None
 
 
 def search(options: argparse.Namespace, client: Client) -> int:
@@ -270,17 +261,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--json", action="store_true", help="one JSON document, for scripts")
         return one
 
-    one = command("serve", serve, remote=False)
-    one.add_argument("artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT")
-    one.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
-    one.add_argument("--port", type=int, default=8000, help="(8000)")
-    for name, setting in Settings.model_fields.items():
-        if name != "artifact" and name not in SECRET:
-            flag, default = f"--{name.replace('_', '-')}", str(setting.get_default(call_default_factory=True))
-            told = f"{setting.description} ({PREFIX}{name.upper()}; {default.lower() or 'none'})"
-            one.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=told.replace("%", "%%"))
-    secrets = ", ".join(PREFIX + name.upper() for name in SECRET)
-    one.epilog = f"Only from the environment: {secrets}."
+    _add_settings(command("serve", serve, remote=False))
 
     one = command("add", add)
     one.add_argument("folder", type=Path)
@@ -328,6 +309,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _add_settings(serving: argparse.ArgumentParser) -> None:
+    """The options of `serve`: most of them are the settings."""
+    serving.add_argument(
+        "artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT"
+    )
+    serving.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    serving.add_argument("--port", type=int, default=8000, help="(8000)")
+    for name, setting in Settings.model_fields.items():
+        if name != "artifact" and name not in SECRET:
+            flag, default = f"--{name.replace('_', '-')}", str(setting.get_default(call_default_factory=True))
+            told = f"{setting.description} ({PREFIX}{name.upper()}; {default.lower() or 'none'})"
+            serving.add_argument(flag, dest=f"setting_{name}", metavar="VALUE", help=told.replace("%", "%%"))
+    serving.epilog = f"Only from the environment: {', '.join(PREFIX + name.upper() for name in SECRET)}."
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -339,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
             return int(options.run(options))
         with closing(Client(options.url, os.environ.get(PREFIX + "KEY"))) as client:
             return int(options.run(options, client))
-    except (ServiceError, Failed) as error:
+    except (ServiceError, Failed, DataError) as error:
         print(f"hebbsearch: {error}", file=sys.stderr)
     except OSError as error:
         print(f"hebbsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)

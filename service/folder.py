@@ -1,20 +1,20 @@
 """A folder of images and what the service has of it: what to send, what was changed, what is gone."""
 
 import hashlib
-import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from service.client import Client, Refused
-from service.schemas import Image, ImagePath
+from service.schemas.images import Image, ImagePath
 
 AT_ONCE = 2  # requests: the service decodes one while it writes the other
 TOGETHER, TOGETHER_BYTES = 32, 50_000_000  # images of a request; halved where the service takes less
@@ -63,26 +63,31 @@ class Sent:
     reason: str | None = None
 
 
-def compare(folder: Path, known: Sequence[Image], label_of: Callable[[str], str | None]) -> Plan:
-    """What to do so that the images that are `known` of the folder become those that lie in it.
+def compare(
+    folder: Path, files: Iterable[Path], known: Sequence[Image], label_of: Callable[[str], str | None]
+) -> Plan:
+    """What to do so that the images that are `known` of the folder become its `files`, relative to it.
 
     An image is known by its bytes, wherever in the folder they lie. What lies at the path of an image and has
     other bytes takes its place and, unless it has a label of its own, its label and metadata. A file that has
     a label gives it to the image of its bytes; of several the one at the image's path does. Files are read
-    only where anything is known. OSError where a folder cannot be listed.
+    only where anything is known.
     """
-    plan, files = Plan(), dict[str, Path]()
-    for file in files_in(folder):
-        path = file.relative_to(folder).as_posix()
+    plan, named = Plan(), dict[str, Path]()
+    for file in files:
+        path = file.as_posix()
         try:
-            files[PATH.validate_python(path)] = file
+            named[PATH.validate_python(path)] = folder / file
         except ValidationError as error:
             plan.refused[path] = error.errors()[0]["msg"]
     images = {image.sha256: image for image in known}
     seen = dict[str | None, str | None]()  # the label that the files of the same bytes give
-    for path, file in files.items():
+    for path, file in named.items():
         try:
-            size = file.stat().st_size
+            status = file.stat()
+            size = status.st_size
+            if not S_ISREG(status.st_mode):  # a pipe or a device would never end
+                raise OSError(0, "not a regular file")
             if size > LARGEST:
                 raise OSError(0, f"it has more than {LARGEST:,} bytes")
             sha256 = sha256_of(file) if known else None
@@ -117,19 +122,6 @@ def _in_place_of(source: Source, images: Sequence[Image]) -> Source:
         return source
     label = images[-1].label if source.label is None else source.label
     return replace(source, label=label, metadata=images[-1].metadata, instead_of=tuple(images))
-
-
-def files_in(folder: Path) -> Iterator[Path]:
-    """All files below a folder in order, but for hidden ones. OSError where a folder cannot be read."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for root, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and (file := Path(root, name)).is_file():
-                yield file
 
 
 def sha256_of(file: Path) -> str:

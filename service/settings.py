@@ -19,7 +19,7 @@ def split(text: str) -> list[str]:
 
 
 class Settings(BaseSettings):
-    """HEBBSEARCH_ARTIFACT is required; the rest has defaults. The descriptions are those of the README."""
+    """HEBBSEARCH_ARTIFACT is required; the rest has defaults. The descriptions are in docs/service.md too."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 

@@ -5,6 +5,8 @@ python training/build_index.py --backbone vgg11 --rule swta_fh
 
 import os
 
+from training.command_line import USER_ERRORS, OneLineParser, OutputError, explain, fail
+
 # Threads that wait spin for some microseconds, then sleep: asleep at once they take a third longer, and
 # spinning as long as is usual they slow each other down many times over where there is other work too.
 # OpenMP reads this once, when the imports below load it.
@@ -13,19 +15,16 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse
 import dataclasses
-import errno
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
-from index.artifact import MANIFEST, Artifact, ArtifactError
-from index.sqlite import CatalogueError
+from index.artifact import MANIFEST, Artifact
 from training.config import (
+    ABOUT,
     DATASETS,
     PRECISIONS,
     UNRULED,
@@ -37,32 +36,11 @@ from training.config import (
     parse_setting,
     settings_help,
 )
-from training.data import DataError
 from training.device import choose_device, choose_precision, round_products, set_up_process
 from training.export import export
 from training.nets.backbones import BACKBONES
-from training.nets.images import ImageError
 from training.rules import RULES
-from training.run import CheckpointError, Run
-
-# What an interrupted run may be given anew: what made it diverge.
-CHANGEABLE = {"hebbian_lr", "vae_lr", "hah_lr", "finetune_lr", "head_lr"}
-
-
-class OutputError(ValueError):
-    """The place to write to cannot be used; the message says why and what to do."""
-
-
-USER_ERRORS = (
-    ArithmeticError,  # divergence
-    ArtifactError,
-    CatalogueError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    ImageError,  # a file that changed while the run was reading it
-    OutputError,
-)
+from training.run import Run
 
 
 def build(config: Config, target: Path, work: Path) -> Artifact:
@@ -134,13 +112,6 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help shows all flags)\n")
-
-
 def new_folder(out: str | None) -> tuple[Path, Path]:
     """Claim a target and its working folder. Raises OutputError if a named one exists."""
     if out is None:
@@ -198,10 +169,11 @@ def run_command(arguments: list[str] | None = None) -> None:
     out, resume = flags.pop("out", None), flags.pop("resume", None)
     settings = dict(parse_setting(text) for text in flags.pop("set", []))
     if resume is not None:
-        if flags or out is not None or not set(settings) <= CHANGEABLE:
+        changeable = {name for name, about in ABOUT.items() if about.changeable}
+        if flags or out is not None or not set(settings) <= changeable:
             raise ConfigError(
                 "--resume goes without other flags, since the run knows its own; "
-                f"only --set {', '.join(sorted(CHANGEABLE))} may change"
+                f"only --set {', '.join(sorted(changeable))} may change"
             )
         work = Path(resume)
         config, target = resumed(work)
@@ -239,22 +211,6 @@ def main() -> None:
         fail(str(error))
     except OSError as error:
         fail(explain(error))
-
-
-RESUME = "start again, with --resume if a .partial is left"
-
-
-def explain(error: OSError, again: str = RESUME) -> str:
-    """One line for what the operating system refused, and how to go on."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"{error.strerror}; make room on the disk and {again}"
-    return str(error)
-
-
-def fail(message: str, code: int = 2, command: str = "build_index") -> NoReturn:
-    """End with one line and an exit code."""
-    print(f"{command}: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """Everything that decides a training run, in one frozen dataclass that goes into the manifest."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter
 
 from training.finetune import HALVINGS
 from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
+from training.rules import HPCA, RULES, TRAITS
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 HEADS = ("frozen", "joint")
 VAE_CLASSIFIERS = ("hidden", "latents")
+UNRULED = ("vae", "hah", "none")  # what may stand in a rule's place
 
 MOST_BITS = 4096
 HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
@@ -24,79 +26,132 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
+class About:
+    """What a setting is. Every field of Config says it, so that none is forgotten where settings are told
+    apart."""
+
+    help: str | None  # for --set; None where build_index.py has a flag of its own
+    # Of what it is: of one cell of a table, of the table, or of a method, whose values may differ within it.
+    # Where results are compared, what is a cell's own does not count.
+    of: Literal["cell", "table", "method"]
+    stage: Literal["early", "late"]  # late: pre-training does not depend on it
+    _: KW_ONLY
+    lowest: float | None = None  # of a number
+    choices: tuple[str | None, ...] = ()  # of a text that is not free
+    changeable: bool = False  # an interrupted run may be given it anew: what made it diverge
+    settled: bool = False  # reproduce.py knows it from the table or from a flag: --set may not say it
+
+
+@dataclass(frozen=True)
 class Config:
     """One run. Made by `configure`, which knows the values that depend on data set, backbone and rule."""
 
     # What has a flag of its own.
-    backbone: str
-    rule: str
-    dataset: str | None
-    data: str | None
-    labels: str
-    epochs: int
-    finetune_epochs: int
-    image_size: int
-    seed: int
-    device: str
-    precision: str
-    # What --set name=value reaches, with what --help says of it.
-    hebbian_lr: Annotated[float, "learning rate of the rule"]
-    hebbian_adaptive: Annotated[bool, "divide each layer's learning rate by √M, its inputs"]
-    whiten: Annotated[bool, "ZCA whitening of the input"]
-    temperature: Annotated[float, "T of the softmax of SWTA and SoftHebb"]
-    weight_decay: Annotated[float, "L2 of the fine-tuning"]
-    head_lr: Annotated[float, "learning rate of the hashing head"]
-    head_epochs: Annotated[int, "epochs of the hashing head"]
-    head_weight_decay: Annotated[float, "L2 of the hashing head"]
-    norm_rescale: Annotated[bool, "the last batch norms keep the channels' relative variance"] = False
-    bits: Annotated[int, "length of a code"] = 256
-    head: Annotated[str, "frozen: on the fine-tuned features; joint: fine-tuned with its own features"] = (
-        "frozen"
-    )
-    batch_size: Annotated[int, "images a step"] = 64
-    vae_lr: Annotated[float, "learning rate of the autoencoder"] = 3e-2
-    beta: Annotated[float, "weight of the autoencoder's KL divergence"] = 0.5
-    latents: Annotated[int, "of the autoencoder"] = 256
-    vae_classifier: Annotated[str, "after the autoencoder: on the hidden layer, or on its latents"] = "hidden"
-    hah_lr: Annotated[float, "learning rate of Hebbian/anti-Hebbian training"] = 3e-3
-    smoothing: Annotated[float, "added to the eigenvalues when whitening"] = 1e-2
-    finetune_lr: Annotated[float, "learning rate of the fine-tuning"] = 1e-3
-    schedule: Annotated[str, "text: in later epochs the rate halves five times; code: ten times"] = "text"
-    momentum: Annotated[float, "of fine-tuning and head"] = 0.9
-    dropout: Annotated[float, "before the classifier, in fine-tuning"] = 0.5
+    backbone: Annotated[str, About(None, "table", "early", choices=tuple(BACKBONES), settled=True)]
+    rule: Annotated[str, About(None, "method", "early", choices=(*RULES, *UNRULED), settled=True)]
+    dataset: Annotated[str | None, About(None, "table", "early", choices=(*DATASETS, None), settled=True)]
+    data: Annotated[str | None, About(None, "cell", "early", settled=True)]
+    labels: Annotated[str, About(None, "cell", "early", settled=True)]
+    epochs: Annotated[int, About(None, "method", "early", lowest=0)]
+    finetune_epochs: Annotated[int, About(None, "table", "late", lowest=1)]
+    image_size: Annotated[int, About(None, "table", "early", lowest=1)]
+    seed: Annotated[int, About(None, "cell", "early", lowest=0, settled=True)]
+    device: Annotated[str, About(None, "cell", "early", settled=True)]
+    precision: Annotated[str, About(None, "table", "early", choices=PRECISIONS, settled=True)]
+    # What --set name=value reaches.
+    hebbian_lr: Annotated[
+        float, About("learning rate of the rule", "method", "early", lowest=0, changeable=True)
+    ]
+    hebbian_adaptive: Annotated[
+        bool, About("divide each layer's learning rate by √M, its inputs", "method", "early")
+    ]
+    whiten: Annotated[bool, About("ZCA whitening of the input", "method", "early")]
+    temperature: Annotated[
+        float, About("T of the softmax of SWTA and SoftHebb", "method", "early", lowest=1e-6)
+    ]
+    weight_decay: Annotated[float, About("L2 of the fine-tuning", "method", "late", lowest=0)]
+    head_lr: Annotated[
+        float, About("learning rate of the hashing head", "method", "late", lowest=0, changeable=True)
+    ]
+    head_epochs: Annotated[int, About("epochs of the hashing head", "table", "late", lowest=1)]
+    head_weight_decay: Annotated[float, About("L2 of the hashing head", "method", "late", lowest=0)]
+    norm_rescale: Annotated[
+        bool, About("the last batch norms keep the channels' relative variance", "method", "early")
+    ] = False
+    bits: Annotated[int, About("length of a code", "table", "early", lowest=8)] = 256
+    head: Annotated[
+        str,
+        About(
+            "frozen: on the fine-tuned features; joint: fine-tuned with its own features",
+            "table",
+            "late",
+            choices=HEADS,
+        ),
+    ] = "frozen"
+    # A batch of one has no variance to normalise by.
+    batch_size: Annotated[int, About("images a step", "table", "early", lowest=3)] = 64
+    vae_lr: Annotated[
+        float, About("learning rate of the autoencoder", "method", "early", lowest=0, changeable=True)
+    ] = 3e-2
+    beta: Annotated[
+        float, About("weight of the autoencoder's KL divergence", "method", "early", lowest=0)
+    ] = 0.5
+    latents: Annotated[int, About("of the autoencoder", "method", "early", lowest=1)] = 256
+    vae_classifier: Annotated[
+        str,
+        About(
+            "after the autoencoder: on the hidden layer, or on its latents",
+            "method",
+            "early",
+            choices=VAE_CLASSIFIERS,
+        ),
+    ] = "hidden"
+    hah_lr: Annotated[
+        float,
+        About("learning rate of Hebbian/anti-Hebbian training", "method", "early", lowest=0, changeable=True),
+    ] = 3e-3
+    smoothing: Annotated[
+        float, About("added to the eigenvalues when whitening", "method", "early", lowest=1e-9)
+    ] = 1e-2
+    finetune_lr: Annotated[
+        float, About("learning rate of the fine-tuning", "method", "late", lowest=0, changeable=True)
+    ] = 1e-3
+    schedule: Annotated[
+        str,
+        About(
+            "text: in later epochs the rate halves five times; code: ten times",
+            "table",
+            "early",
+            choices=tuple(HALVINGS),
+        ),
+    ] = "text"
+    momentum: Annotated[float, About("of fine-tuning and head", "table", "early", lowest=0)] = 0.9
+    dropout: Annotated[float, About("before the classifier, in fine-tuning", "table", "late", lowest=0)] = 0.5
 
     def fraction(self) -> float:
         """The share of the training labels to use: 0 for none, 1 with a file of labels."""
         if self.labels == "none":
             return 0.0
-        return float(self.labels[:-1]) / 100 if self.labels.endswith("%") else 1.0
+        share = percent(self.labels)
+        return 1.0 if share is None else share / 100
 
     def labels_file(self) -> Path | None:
         """The CSV file with the labels, if they come from one."""
         return None if self.labels == "none" or self.labels.endswith("%") else Path(self.labels)
 
 
-class Learning(NamedTuple):
-    """What a rule was found to need, or what its source used."""
-
-    lr: float
-    adaptive: bool
-    whiten: bool = False
-    temperature: float = 0.02
-
-
-HPCA = Learning(0.06, adaptive=True)
-SWTA = Learning(1e-2, adaptive=False, whiten=True)
-LEARNING = {
-    "swta": SWTA,
-    "swta_fh": SWTA,
-    "hpca": HPCA,
-    "hpca_fh": HPCA,
-    "hebbgrad": Learning(1.0, adaptive=False, whiten=True),
-    "krotov": Learning(5e-2, adaptive=False),
-    "softhebb": Learning(8e-2, adaptive=False, temperature=1.0),
+ABOUT: dict[str, About] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Config, include_extras=True).items()
 }
-UNRULED = ("vae", "hah", "none")  # what may stand in a rule's place
+
+
+def percent(labels: str) -> float | None:
+    """The share of the labels that a text such as `1%` names, in percent; None where it names none."""
+    try:
+        share = float(labels[:-1]) if labels.endswith("%") else -1.0
+    except ValueError:
+        return None
+    return share if 0 <= share <= 100 else None
 
 
 @dataclass(frozen=True)
@@ -154,22 +209,21 @@ def configure(chosen: dict[str, Any]) -> Config:
         "precision": "auto",
     } | chosen
     backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
-    _one_of("backbone", backbone, BACKBONES)
-    _one_of("rule", rule, [*LEARNING, *UNRULED])
-    _one_of("dataset", dataset, [*DATASETS, None])
+    for name in ("backbone", "rule", "dataset"):
+        _one_of(name, values[name])
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
-    recipe, learning = RECIPES.get(dataset, OWN_IMAGES), LEARNING.get(rule, HPCA)
+    recipe, traits = RECIPES.get(dataset, OWN_IMAGES), TRAITS.get(rule, HPCA)
     size = BACKBONES[backbone].image_size
     defaults = {
         "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
         "epochs": recipe.epochs,
         "finetune_epochs": recipe.finetune_epochs,
         "weight_decay": recipe.weight_decay,
-        "whiten": learning.whiten,
-        "hebbian_lr": learning.lr,
-        "hebbian_adaptive": learning.adaptive,
-        "temperature": learning.temperature,
+        "whiten": traits.whiten,
+        "hebbian_lr": traits.lr,
+        "hebbian_adaptive": traits.adaptive,
+        "temperature": traits.temperature or 0.02,  # where nothing reads it too
         "head_lr": recipe.head_lr,
         "head_epochs": values.get("finetune_epochs", recipe.head_epochs),
         "head_weight_decay": recipe.head_weight_decay,
@@ -179,32 +233,23 @@ def configure(chosen: dict[str, Any]) -> Config:
     return config
 
 
-# What pre-training does not depend on.
-LATER = (
-    *("finetune_lr", "finetune_epochs", "weight_decay", "dropout"),
-    *("head", "head_lr", "head_epochs", "head_weight_decay"),
-)
-
-
 def earlier(config: Config) -> Config:
     """What the pre-trained network depends on: equal where configurations differ in later stages only."""
     usual = configure({name: getattr(config, name) for name in ("backbone", "rule", "dataset", "data")})
-    return replace(config, **{name: getattr(usual, name) for name in LATER})
+    late = [name for name, about in ABOUT.items() if about.stage == "late"]
+    return replace(config, **{name: getattr(usual, name) for name in late})
 
 
 def from_json(values: Any) -> Config:
     """The configuration that a run wrote down. Raises ValueError for a wrong type or range."""
     config = TypeAdapter(Config).validate_python(values)
-    _one_of("backbone", config.backbone, BACKBONES)
-    _one_of("rule", config.rule, [*LEARNING, *UNRULED])
     check(config)
     return config
 
 
 def settings_help() -> dict[str, str]:
     """Every value that --set alone reaches, and what it is."""
-    hints = get_type_hints(Config, include_extras=True)
-    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    return {name: about.help for name, about in ABOUT.items() if about.help}
 
 
 def parse_setting(text: str, offered: Iterable[str] = ()) -> tuple[str, Any]:
@@ -226,19 +271,16 @@ def parse_setting(text: str, offered: Iterable[str] = ()) -> tuple[str, Any]:
 
 def check(config: Config) -> None:
     """Raise ConfigError for a value out of its range."""
-    for name, allowed in _CHOICES.items():
-        _one_of(name, getattr(config, name), allowed)
-    for name, lowest in _LOWEST.items():
-        if not lowest <= getattr(config, name) < _TOO_LARGE:
+    for name, about in ABOUT.items():
+        if about.choices:
+            _one_of(name, getattr(config, name))
+    for name, about in ABOUT.items():
+        if about.lowest is not None and not about.lowest <= getattr(config, name) < _TOO_LARGE:
             raise ConfigError(
-                f"{name} {getattr(config, name)}: at least {lowest} is needed, and not without end"
+                f"{name} {getattr(config, name)}: at least {about.lowest} is needed, and not without end"
             )
     if config.labels.endswith("%"):
-        try:
-            share = config.fraction()
-        except ValueError:
-            share = 0.0
-        if not 0 < share <= 1:
+        if not percent(config.labels):
             raise ConfigError(f"labels {config.labels}: use 1% to 100%, none, or a CSV file")
     elif config.labels.replace(".", "").isdigit():
         raise ConfigError(f"labels {config.labels}: for a share write {config.labels}%")
@@ -261,32 +303,9 @@ def check(config: Config) -> None:
         )
 
 
-_CHOICES = {"precision": PRECISIONS, "head": HEADS, "schedule": HALVINGS, "vae_classifier": VAE_CLASSIFIERS}
 _TOO_LARGE = 1e38  # for a 32-bit float
-_LOWEST: dict[str, float] = {
-    "epochs": 0,
-    "finetune_epochs": 1,
-    "head_epochs": 1,
-    "image_size": 1,
-    "seed": 0,
-    "bits": 8,
-    "batch_size": 3,  # a batch of one has no variance to normalise by
-    "hebbian_lr": 0,
-    "temperature": 1e-6,
-    "smoothing": 1e-9,
-    "finetune_lr": 0,
-    "vae_lr": 0,
-    "beta": 0,
-    "latents": 1,
-    "hah_lr": 0,
-    "head_lr": 0,
-    "momentum": 0,
-    "weight_decay": 0,
-    "head_weight_decay": 0,
-    "dropout": 0,
-}
 
 
-def _one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    if value not in allowed:
+def _one_of(name: str, value: Any) -> None:
+    if value not in (allowed := ABOUT[name].choices):
         raise ConfigError(f"{name} {value!r}: use one of {', '.join(filter(None, allowed))}")

@@ -1,38 +1,29 @@
 """One function per data set; each gives an ImageSet."""
 
-import csv
+import hashlib
 import logging
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 
 from index.items import UNLABELLED
-from training.nets.images import ImageError, open_image, square_pixels
+from index.labels import read_labels
+from index.walking import DataError as DataError  # what people give the functions here
+from index.walking import files_in
+from training.config import Config
+from training.nets.images import open_image
 
-# Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
-MEMORY_LIMIT = 4 << 30
 CIFAR_VALIDATION = 0.2  # 10,000 of the 50,000 training images, as in the paper
-GROUPS_AHEAD = 2  # batches that are decoded while one is used
 
 Positions = NDArray[np.int64]  # of images in a set
 
 log = logging.getLogger("hebbsearch")
-
-
-class DataError(ValueError):
-    """Something about the images or labels given; the message names it and the way out."""
 
 
 @dataclass(frozen=True)
@@ -67,137 +58,10 @@ class ImageSet:
             open=lambda i: self.open(int(keep[i])),
         )
 
-
-class Loaded(NamedTuple):
-    """The readable images, their pixels, and what was skipped and why."""
-
-    images: ImageSet
-    pixels: "Pixels"
-    skipped: list[dict[str, str]]
-
-
-class Pixels(Protocol):
-    """uint8 images by position: a tensor, or something that decodes when asked."""
-
-    def __getitem__(self, positions: Tensor) -> Tensor:
-        """(b,) -> (b, 3, S, S)."""
-        ...
-
-    def __len__(self) -> int: ...
-
-
-class PixelsOnDemand:
-    """Pixels of a set that does not fit into memory, decoded by all cores."""
-
-    def __init__(self, images: ImageSet, size: int) -> None:
-        self.images, self.size = images, size
-        self.pool = ThreadPoolExecutor(os.cpu_count())
-
-    def __getitem__(self, positions: Tensor) -> Tensor:
-        return next(self.ahead([positions]))[1]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def ahead(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each group of positions with its pixels; the next groups are decoded while one is used."""
-        waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
-        try:
-            for positions in groups:
-                waiting.append((positions, [self.pool.submit(self._one, at) for at in positions.tolist()]))
-                if len(waiting) > GROUPS_AHEAD:
-                    yield self._gathered(*waiting.popleft())
-            while waiting:
-                yield self._gathered(*waiting.popleft())
-        finally:  # whoever stops early wants no more of it
-            for _, images in waiting:
-                for image in images:
-                    image.cancel()
-
-    def _gathered(self, positions: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
-        return positions, torch.stack([image.result() for image in images])
-
-    def _one(self, position: int) -> Tensor:
-        return square_pixels(self.images.open(position), self.size)
-
-
-def place(pixels: Pixels, device: torch.device) -> Pixels:
-    """The pixels on the device, if they take no more than half of its free memory; else as they are."""
-    if device.type != "cuda" or not isinstance(pixels, Tensor):
-        return pixels
-    free, _ = torch.cuda.mem_get_info(device)
-    return pixels.to(device) if pixels.numel() <= free / 2 else pixels
-
-
-def stream(pixels: Pixels, groups: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each group of positions with its uint8 pixels on the device; nothing waits for the device."""
-    read = pixels.ahead(groups) if isinstance(pixels, PixelsOnDemand) else ((at, pixels[at]) for at in groups)
-    for positions, found in read:
-        if device.type == "cuda" and not found.is_cuda:
-            found = found.pin_memory()  # only then the copy goes on beside the computation
-        yield positions, found.to(device, non_blocking=True)
-
-
-def read(images: ImageSet, size: int) -> Loaded:
-    """Decode everything once."""
-    in_memory = 3 * size * size * len(images) <= MEMORY_LIMIT
-    pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
-
-    def decode(position: int) -> str | None:
-        if not _is_unicode(images.paths[position]):
-            return "its name is not valid Unicode; rename it"
-        try:
-            square = square_pixels(images.open(position), size)
-        except (ImageError, OSError) as error:
-            return str(error)
-        if in_memory:
-            pixels[position] = square
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(decode, range(len(images)))
-        faults = list(progress("reading images", outcomes, len(images)))
-    skipped = [
-        {"path": path.encode(errors="replace").decode(), "reason": fault}
-        for path, fault in zip(images.paths, faults, strict=True)
-        if fault
-    ]
-    if len(skipped) == len(images):
-        raise DataError(
-            f"{images.where}: none of its {len(images)} files is a readable image"
-            f" (first: {skipped[0]['path']}: {skipped[0]['reason']})"
-        )
-    keep = np.flatnonzero([fault is None for fault in faults])
-    if skipped:
-        images = images.select(keep)
-        pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
-    return Loaded(images, pixels if in_memory else PixelsOnDemand(images, size), skipped)
-
-
-def batches(
-    positions: NDArray[np.int64], size: int, seed: int | None = None, device: torch.device | str = "cpu"
-) -> Iterator[Tensor]:
-    """Positions in groups of at most `size`, of almost equal length, shuffled if a seed is given.
-
-    Equal lengths matter: batch norm cannot learn from a last batch of one image. All positions go to the
-    device at once.
-    """
-    if seed is not None:
-        positions = np.random.default_rng(seed).permutation(positions)
-    count = max(1, -(-len(positions) // size))
-    return iter(torch.from_numpy(positions).to(device).tensor_split(count))
-
-
-def each_batch(
-    what: str, positions: NDArray[np.int64], size: int, device: torch.device | str = "cpu"
-) -> Iterator[Tensor]:
-    """One pass over `positions` in their order, in `batches`, with a progress bar named `what`."""
-    return progress(what, batches(positions, size, device=device), -(-len(positions) // size))
-
-
-def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
-    """`steps` with a bar on the terminal if they take longer than two seconds."""
-    return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))
+    def fingerprint(self) -> str:
+        """What names the images and labels, in their order."""
+        names = "\0".join(self.paths).encode()
+        return hashlib.sha256(names + self.labels.tobytes()).hexdigest()
 
 
 # --- the data sets ---------------------------------------------------------------------------------
@@ -228,10 +92,10 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data names the folder that holds your images")
-    if not _is_unicode(str(root)):
+    if not is_unicode(str(root)):
         shown = str(root).encode(errors="replace").decode()
         raise DataError(f"{shown}: the folder's name is not valid Unicode; rename it")
-    files = _files(root, without=labels_file)
+    files = files_in(root, without=labels_file)
     if not files:
         raise DataError(f"{root}: the folder is empty; put images into it, or name another with --data")
     parts = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
@@ -255,7 +119,8 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     else:
         names = [path.parts[0] if len(path.parts) > 1 else None for path in files]
     if labels_file is not None:  # the folders still say what is held out, but no longer what is what
-        names = _labels_from_csv(labels_file, root, files)
+        labels = read_labels(labels_file, root, files)
+        names = [labels.get(file) for file in files]
     return _from_files(root.name or str(root), root, files, names, queries)
 
 
@@ -288,7 +153,7 @@ def tinyimagenet(root: Path) -> ImageSet:
         )
     rows = (line.split("\t") for line in annotations.read_text().splitlines() if line)
     validation = {Path("val", "images", row[0]): row[1] for row in rows}
-    train = [Path("train") / path for path in _files(base / "train") if path.suffix.lower() != ".txt"]
+    train = [Path("train") / path for path in files_in(base / "train") if path.suffix.lower() != ".txt"]
     files = train + sorted(validation)
     names = [path.parts[1] for path in train] + [validation[path] for path in sorted(validation)]
     queries = np.arange(len(files)) >= len(train)
@@ -322,33 +187,28 @@ NAMED: dict[str, Callable[[Path], ImageSet]] = {
 }
 
 
+def images_of(config: Config) -> ImageSet:
+    """The images that the configuration names. Raises DataError."""
+    labels = config.labels_file()
+    if config.dataset in NAMED:
+        if labels is not None:
+            raise DataError(
+                f"{labels}: --dataset {config.dataset} has its own labels; use --labels 1% to 100%"
+            )
+        if config.data is None:
+            raise DataError(f"--dataset {config.dataset} needs --data DIR, where its files lie or shall lie")
+        return NAMED[config.dataset](Path(config.data))
+    if config.data is not None:
+        return folder(Path(config.data), labels)
+    if labels is not None:
+        raise DataError(f"{labels}: a file of labels needs --data DIR, the folder of the images it names")
+    return digits()
+
+
 # --- their parts -----------------------------------------------------------------------------------
 
 
-def _files(root: Path, without: Path | None = None) -> list[Path]:
-    """All files below `root` but hidden ones, relative to it, in a fixed order. Raises DataError for a folder
-    that cannot be read: a whole class could be missing."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename}: the folder cannot be read ({error.strerror}); allow it, or move it elsewhere"
-        )
-
-    excluded = os.path.realpath(without) if without else None
-    found, visited = [], set()
-    for folder_name, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
-        here = os.path.realpath(folder_name)
-        if here in visited:  # a link that leads back
-            subfolders.clear()
-            continue
-        visited.add(here)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths = (Path(folder_name, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(root) for path in paths if os.path.realpath(path) != excluded]
-    return sorted(found)
-
-
-def _is_unicode(path: str) -> bool:
+def is_unicode(path: str) -> bool:
     """Whether the name can be stored as text: Linux allows any bytes in it."""
     try:
         path.encode()
@@ -380,33 +240,6 @@ def _from_files(
 
 def _open_file(root: Path, files: list[Path], position: int) -> Image.Image:
     return open_image(root / files[position])
-
-
-def _labels_from_csv(path: Path, root: Path, files: list[Path]) -> list[str | None]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.DictReader(file, skipinitialspace=True)
-            header = {(name or "").strip().lower(): name for name in lines.fieldnames or ()}
-            rows = [row for row in lines if "".join(map(str, filter(None, row.values()))).strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: the labels cannot be read ({error})") from error
-    if not {"path", "label"} <= header.keys() or not rows:
-        raise DataError(f"{path}: the first line must be 'path,label', and at least one image must follow")
-    cells = [((row[header["path"]] or "").strip(), (row[header["label"]] or "").strip()) for row in rows]
-    labels = {Path(name): label for name, label in cells}
-    if len(labels) < len(rows):
-        twice = Counter(Path(name) for name, _ in cells).most_common(1)[0][0]
-        raise DataError(f"{path}: {twice} is labelled more than once; keep one line for each image")
-    empty = [name for name, label in labels.items() if not label]
-    if empty:
-        raise DataError(f"{path}: {empty[0]} has an empty label; write one, or leave the line out")
-    unknown = sorted(set(labels) - set(files))
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} labels name no file below {root} (first: {unknown[0]}); "
-            "paths are relative to the --data folder"
-        )
-    return [labels.get(file) for file in files]
 
 
 def _from_torchvision(name: str, dataset: Callable[..., Any], root: Path, needed: str) -> ImageSet:

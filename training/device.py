@@ -1,7 +1,10 @@
 """The machine that a run computes on: which device, in which numbers, and what makes it fast."""
 
 import ctypes
+import platform
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,3 +81,20 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(M_TOP_PAD, 64 << 20)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """The CPU's model where the system says it, as figures of two models do not compare; else its kind."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        about = ""
+    models = re.findall(r"^model name\s*:\s*(.+)$", about, re.MULTILINE)
+    return models[0].strip() if models else f"{platform.machine()} CPU"

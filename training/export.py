@@ -5,7 +5,6 @@ import datetime
 import hashlib
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from index import artifact
@@ -22,11 +20,12 @@ from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED, File, NewItem
-from training import data
 from training.data import DataError, ImageSet
+from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, thumbnail
+from training.pixels import each_batch, progress, stream
 from training.run import Run
 
 
@@ -59,8 +58,8 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
 
 def encode(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Codes:
     """Codes of the images at `positions` (n, bits / 8)."""
-    groups = data.each_batch("encoding", positions, 256, run.home)
-    streamed = data.stream(run.pixels, groups, run.device)
+    groups = each_batch("encoding", positions, 256, run.home)
+    streamed = stream(run.pixels, groups, run.device)
     return np.concatenate([encoder.encode(pixels) for _, pixels in streamed])
 
 
@@ -106,7 +105,7 @@ def items(
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from data.progress("thumbnails", pool.map(row, range(len(positions))), len(positions))
+        yield from progress("thumbnails", pool.map(row, range(len(positions))), len(positions))
 
 
 def file_of(images: ImageSet, position: int) -> File | None:
@@ -154,20 +153,3 @@ def versions() -> dict[str, str]:
     """Of everything that the numbers depend on."""
     packages = ("torch", "torchvision", "faiss-cpu", "numpy", "pillow", "hebbsearch")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def describe(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """The CPU's model where the system says it, as figures of two models do not compare; else its kind."""
-    try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        about = ""
-    models = re.findall(r"^model name\s*:\s*(.+)$", about, re.MULTILINE)
-    return models[0].strip() if models else f"{platform.machine()} CPU"

@@ -8,13 +8,14 @@ six of the thirteen convolutions learn this way. They use Adam; here it is SGD, 
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn.functional import cross_entropy, max_pool2d
 
+from training.config import Config
 from training.finetune import Batch, Classifier, halvings, is_finite, nesterov, set_rate
 from training.nets.backbones import BACKBONES, Conv2d, Network, convolve
 
@@ -74,43 +75,67 @@ class NoNorm(nn.BatchNorm2d):
         return input
 
 
+def with_costs(backbone: str, image_size: int, layers: int, *, rescale: bool = False) -> Network:
+    """A network whose first `layers` convolutions are HaHConv2d without batch norm."""
+    network = Network(backbone, image_size, rescale=rescale)
+    for block in list(network.features.children())[:layers]:
+        assert isinstance(block, nn.Sequential)
+        for at, layer in enumerate(block):
+            if isinstance(layer, Conv2d):
+                channels, filters = layer.in_channels, layer.out_channels
+                block[at] = HaHConv2d(channels, filters, layer.kernel_size[0], padding=layer.padding)
+            elif isinstance(layer, nn.BatchNorm2d):
+                block[at] = NoNorm(layer.num_features)
+    network.features.to(memory_format=torch.channels_last)
+    return network
+
+
 class HebbianAntiHebbian:
-    """A network that learns the classes, its first layers as HaHConv2d without batch norm: SGD with Nesterov
-    momentum on the cross-entropy, to whose gradient for these layers' filters each adds its own cost's.
+    """Learning of the classes by `model`, of which `network` is the part to be kept: SGD with Nesterov
+    momentum on the cross-entropy, to whose gradient for a HaHConv2d's filters its own cost's is added.
 
     `cost_weights` has one entry for each such layer, the paper's α; further entries are unused.
     A rate of 1e-3 to 3e-3 learns; 1e-2 does not, with or without costs (2,000 images of CIFAR-10, conv6).
     """
 
+    from_labels: ClassVar = True
+
     def __init__(
         self,
-        backbone: str,
-        image_size: int,
-        classes: int,
+        network: nn.Module,
+        model: nn.Module,
         *,
         cost_weights: Sequence[float] = COST_WEIGHTS,
         lr: float,
         momentum: float,
         epochs: int,
         schedule: str = "text",
-        rescale: bool = False,
-        device: torch.device | str = "cpu",
     ) -> None:
-        network = Network(backbone, image_size, rescale=rescale)
-        for block, _ in zip(network.features.children(), cost_weights, strict=False):
-            assert isinstance(block, nn.Sequential)
-            for at, layer in enumerate(block):
-                if isinstance(layer, Conv2d):
-                    channels, filters = layer.in_channels, layer.out_channels
-                    block[at] = HaHConv2d(channels, filters, layer.kernel_size[0], padding=layer.padding)
-                elif isinstance(layer, nn.BatchNorm2d):
-                    block[at] = NoNorm(layer.num_features)
-        network.features.to(memory_format=torch.channels_last)
+        self.network, self.model = network, model
         self.layers = {name: m for name, m in network.named_modules() if isinstance(m, HaHConv2d)}
         self.cost_weights = cost_weights
-        self.model = Classifier(network, BACKBONES[backbone].hidden, classes, dropout=0.0).to(device)
         self.lr, self.epochs, self.schedule = lr, epochs, schedule
         self.optimizer = nesterov(self.model, lr, momentum)
+
+    @classmethod
+    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+        """Learning of a new network, below a linear classifier, as the configuration has it."""
+        network = with_costs(
+            config.backbone, config.image_size, len(COST_WEIGHTS), rescale=config.norm_rescale
+        )
+        model = Classifier(network, BACKBONES[config.backbone].hidden, classes, dropout=0.0).to(device)
+        return cls.of(config, network, model)
+
+    @classmethod
+    def of(cls, config: Config, network: nn.Module, model: nn.Module) -> Self:
+        """Learning of these as the configuration has it."""
+        lr, schedule = config.hah_lr, config.schedule
+        return cls(network, model, lr=lr, momentum=config.momentum, epochs=config.epochs, schedule=schedule)
+
+    @classmethod
+    def searched(cls, rule: str) -> tuple[str, ...]:
+        """The settings of its own that a search tunes."""
+        return ("hah_lr",)
 
     def epoch(self, number: int, batches: Iterable[Batch]) -> None:
         """One pass over normalised images (B, 3, S, S) with their class indices (B,); epochs count from 0.
@@ -150,7 +175,7 @@ class HebbianAntiHebbian:
         """The state of a plain Network whose convolutions give the same projections: filters divided by their
         norms. Divisive normalisation and threshold are not part of it, and the batch norm that stands there
         instead has learned nothing: fine-tuning has to follow."""
-        state = self.model.network.state_dict()
+        state = self.network.state_dict()
         return state | {f"{name}.weight": layer.filters().detach() for name, layer in self.layers.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from training.nets.backbones import Conv2d, convolve
-from training.rules import FILTERS, RESPONSES, RULES, START
+from training.config import Config
+from training.nets.backbones import Conv2d, ConvFactory, Network, convolve
+from training.rules import TRAITS
 
 
 class NotFinite(ArithmeticError):
@@ -20,7 +22,7 @@ class HebbianConv2d(Conv2d):
     """A convolution that, in training mode, leaves its rule's update in `update` at each forward pass.
 
     It has Conv2d's state and nothing else. Weights start uniform in ±1/√M, or so many times
-    that as START says.
+    that as the rule's traits say.
     """
 
     def __init__(
@@ -34,15 +36,16 @@ class HebbianConv2d(Conv2d):
         **shape: Any,
     ) -> None:
         super().__init__(channels, filters, kernel, **shape)
-        self.rule = rule
+        self.rule, self.traits = rule, TRAITS[rule]
         self.hyper = hyper or {}
         self.update: Tensor | None = None
-        bound = START.get(rule, 1.0) / math.sqrt(self.weight[0].numel())
+        bound = self.traits.start / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
     def filters(self) -> Tensor:
-        """The filters of the plain convolution that gives this layer's projections: b, or as FILTERS says."""
-        made = FILTERS.get(self.rule)
+        """The filters of the plain convolution that gives this layer's projections: b, or what the
+        rule makes of it."""
+        made = self.traits.filters
         return made(self.weight) if made else self.weight
 
     @torch.no_grad()
@@ -54,11 +57,18 @@ class HebbianConv2d(Conv2d):
         """
         shape = {"stride": self.stride, "padding": self.padding}
         projection = convolve(x, self.filters().to(x.dtype), **shape)
-        respond = RESPONSES.get(self.rule) if self.training else None
+        respond = self.traits.response if self.training else None
         y = respond(x, projection, self.weight, **shape) if respond else projection.relu_()
         if self.training:
-            self.update = RULES[self.rule](x, y, self.weight, **shape, **self.hyper)
+            self.update = self.traits.update(x, y, self.weight, **shape, **self.hyper)
         return projection.relu_() if respond else y
+
+
+def layers_of(config: Config) -> ConvFactory:
+    """Layers that learn as the configuration has it."""
+    softmax = TRAITS[config.rule].temperature is not None
+    hyper = {"temperature": config.temperature} if softmax else {}
+    return partial(HebbianConv2d, rule=config.rule, hyper=hyper)
 
 
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -115,6 +125,8 @@ class Pretraining:
     `adaptive` divides a layer's learning rate by √M, so that one rate suits wide and narrow layers.
     """
 
+    from_labels: ClassVar = False
+
     def __init__(self, network: nn.Module, *, lr: float, adaptive: bool) -> None:
         self.network = network.train()
         self.layers = {n: m for n, m in network.named_modules() if isinstance(m, HebbianConv2d)}
@@ -125,6 +137,17 @@ class Pretraining:
         }
         on_gpu = next(network.parameters()).is_cuda
         self.step: Callable[[Tensor], None] = Replayed(self.learn) if on_gpu else self.learn
+
+    @classmethod
+    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+        """Learning of a new network as the configuration has it, whatever the number of classes."""
+        network = Network(config.backbone, config.image_size, layers_of(config), rescale=config.norm_rescale)
+        return cls(network.to(device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
+
+    @classmethod
+    def searched(cls, rule: str) -> tuple[str, ...]:
+        """The settings of its own that a search tunes."""
+        return ("hebbian_lr",) if TRAITS[rule].temperature is None else ("hebbian_lr", "temperature")
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S), whatever its number. Raises NotFinite."""

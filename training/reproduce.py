@@ -17,38 +17,31 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from training import report, tables, timing
-from training.build_index import USER_ERRORS, OneLineParser, explain, fail
-from training.cells import OF_A_METHOD, Cell, Cells, Claimed, is_share
+from training.command_line import USER_ERRORS, OneLineParser, explain, fail
 from training.config import (
+    ABOUT,
     DATASETS,
     PRECISIONS,
     Config,
     ConfigError,
     configure,
     parse_setting,
+    percent,
     settings_help,
 )
-from training.data import ImageSet, Loaded
+from training.data import ImageSet
 from training.device import choose_device, choose_precision, set_up_process
-from training.grid import (
-    ASKED,
-    QUICK_IMAGES,
-    TEST,
-    VALIDATION,
-    Countdown,
-    Task,
-    missing,
-    run_task,
-    said,
-    smaller,
-)
 from training.nets.backbones import smallest_image
+from training.paper import report, tables, timing
+from training.paper.cells import OF_A_METHOD, Cell, Cells, Claimed
+from training.paper.durations import with_fast
+from training.paper.grid import ASKED, TEST, VALIDATION, Task, missing, run_task, said
+from training.paper.report import GRIDS, known, share
+from training.paper.search import search_all
+from training.paper.tables import TableError
+from training.paper.work import QUICK_IMAGES, Countdown, smaller
+from training.pixels import Loaded, load
 from training.protocol import split
-from training.report import GRIDS, known, share
-from training.run import load
-from training.search import search_all
-from training.tables import TableError
 
 log = logging.getLogger("hebbsearch")
 
@@ -59,7 +52,6 @@ PAPER_EPOCHS = 20  # of pre-training, among which tables 1 and 5 look for the on
 QUICK_REGIMES, QUICK_SEEDS = ("5%", "25%", "100%"), 2
 # Of tables 1, 4 and 5, of which a two-phase original takes minutes for a batch of 64 large images.
 QUICK_TIMING = {"epochs": 3, "batch_size": 8}
-STAGE_SETTINGS = ("epochs", "finetune_epochs", "image_size")  # which have a flag in build_index.py only
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,7 +114,7 @@ def run_command(arguments: list[str] | None = None) -> None:
     cells = Cells(out, f"{flags.dataset}-{backbone}{suffix}")
     if flags.search:
         cells.check(configs, apart=OF_A_METHOD)  # what the search finds
-        check_labels(images().images, [flags.search])
+        check_labels([flags.search], *counted(images().images))
         configs = search_all(configs, out, images(), flags.search)
     cells.check(configs)
     try:
@@ -149,13 +141,13 @@ def show(flags: argparse.Namespace, cells: Cells, found: Sequence[Cell], backbon
 
 def checked_regime(labels: str) -> str:
     """A share of the labels as it is always written: `1%`, not `1.0%`. ConfigError for what is none."""
-    if not is_share(labels) or not share(labels):
+    if not (share := percent(labels)):
         raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%, of at most 100%")
-    return f"{share(labels):g}%"
+    return f"{share:g}%"
 
 
 def run_timing(flags: argparse.Namespace) -> None:
-    """Tables 1, 4 and 5: see training/timing.py. `--seeds` counts those of epochs and readouts."""
+    """Tables 1, 4 and 5: see training/paper/timing.py. `--seeds` counts those of epochs and readouts."""
     if flags.regimes or flags.on == VALIDATION:
         raise ConfigError(f"table {flags.table} has neither regimes nor --on; leave them out")
     table = timing.TABLES[flags.table]
@@ -165,9 +157,7 @@ def run_timing(flags: argparse.Namespace) -> None:
     chosen: dict[str, Any] = {"epochs": PAPER_EPOCHS}
     if flags.quick:
         chosen = QUICK_TIMING | {"image_size": max(32, smallest_image(backbone))}
-    configs = {
-        method: method_config(flags, backbone, method, **chosen) for method in timing.with_fast(methods)
-    }
+    configs = {method: method_config(flags, backbone, method, **chosen) for method in with_fast(methods)}
     out, work = Path(flags.out), Path(flags.work)
     request = timing.Request(methods, configs, flags.seeds, out, work, flags.quick)
     print(timing.make(flags.table, request))
@@ -194,7 +184,7 @@ def method_config(flags: argparse.Namespace, backbone: str, method: str, **chose
             "precision": choose_precision(flags.precision, choose_device(flags.device)),
         }
     )
-    offered = [*settings_help(), *STAGE_SETTINGS]
+    offered = [*settings_help(), *(n for n, about in ABOUT.items() if not (about.help or about.settled))]
     for name, value in (parse_setting(text, offered) for text in flags.set):
         if name not in offered:
             raise ConfigError(f"--set {name}: what is computed is said by reproduce's own flags")
@@ -223,9 +213,10 @@ def compute(
     if not left():
         return
     first, loaded = configs[flags.methods[0]], images()
+    classes, labels = counted(loaded.images)
     if flags.quick and flags.usual_regimes:
-        flags.regimes = with_enough_labels(loaded.images, flags.regimes)
-    check_labels(loaded.images, flags.regimes)
+        flags.regimes = with_enough_labels(flags.regimes, classes, labels)
+    check_labels(flags.regimes, classes, labels)
     countdown = Countdown("cells")
     failed, elsewhere = set[tuple[str, int]](), set[tuple[str, int]]()
     # Asked anew after each task: another process may have finished some meanwhile.
@@ -256,28 +247,33 @@ def compute(
         raise TableError(f"not computed, because it diverged: {names}; the reasons are above")
 
 
-def least_share(images: ImageSet) -> float:
-    """The share of the training labels, in %, that has as many as there are classes. Each class gets one at
-    least, so that a smaller one would not be the share that it says."""
-    return 100 * len(images.classes) / len(split(images, 1.0, seed=0).training)
+def counted(images: ImageSet) -> tuple[int, int]:
+    """How many classes and training labels there are."""
+    return len(images.classes), len(split(images, 1.0, seed=0).training)
 
 
-def with_enough_labels(images: ImageSet, regimes: Sequence[str]) -> list[str]:
+def least_share(classes: int, labels: int) -> float:
+    """The share of the labels, in %, that has as many as there are classes. Each class gets one at least, so
+    that a smaller one would not be the share that it says."""
+    return 100 * classes / labels
+
+
+def with_enough_labels(regimes: Sequence[str], classes: int, labels: int) -> list[str]:
     """The `regimes` that have a label for each class; says which have not."""
-    least = least_share(images)
+    least = least_share(classes, labels)
     for regime in regimes:
         if share(regime) < least:
-            log.info("%s of the labels left out: fewer than the %d classes", regime, len(images.classes))
+            log.info("%s of the labels left out: fewer than the %d classes", regime, classes)
     return [regime for regime in regimes if share(regime) >= least]
 
 
-def check_labels(images: ImageSet, regimes: Sequence[str]) -> None:
+def check_labels(regimes: Sequence[str], classes: int, labels: int) -> None:
     """Raise ConfigError for a regime with fewer labels than classes."""
-    least, labels = least_share(images), len(split(images, 1.0, seed=0).training)
+    least = least_share(classes, labels)
     for regime in regimes:
         if share(regime) < least:
             raise ConfigError(
-                f"regime {regime}: of {labels} training labels that is fewer than the {len(images.classes)} "
+                f"regime {regime}: of {labels} training labels that is fewer than the {classes} "
                 f"classes; use at least {math.ceil(100 * least) / 100:g}%"
             )
 

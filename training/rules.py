@@ -16,6 +16,7 @@ Source, where a rule names no other: Lagani et al., Neurocomputing 2024, doi 10.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -196,17 +197,6 @@ def _chunks(patches: int, values_each: int, limit: int = 1 << 25) -> list[slice]
     return [slice(start, start + size) for start in range(0, patches, size)]
 
 
-RULES: dict[str, Callable[..., Tensor]] = {
-    "swta": swta,
-    "swta_fh": swta_fh,
-    "hpca": hpca,
-    "hpca_fh": hpca_fh,
-    "hebbgrad": hebbgrad,
-    "krotov": krotov,
-    "softhebb": softhebb,
-}
-
-
 def raised_cosine(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, padding: IntPair) -> Tensor:
     """What SWTA's softmax sees: ((cos(c, b) + 1) / 2)², `projection` being c·b / ‖b‖; like w in precision,
     since the temperature magnifies its differences. An empty patch has cosine 0."""
@@ -221,15 +211,6 @@ def currents(x: Tensor, projection: Tensor, w: Tensor, *, stride: IntPair, paddi
     return projection
 
 
-# What a rule learns from where it is not the layer's output, ReLU of the projections.
-RESPONSES: dict[str, Callable[..., Tensor]] = {
-    "swta": raised_cosine,
-    "swta_fh": raised_cosine,
-    "krotov": currents,
-    "softhebb": currents,
-}
-
-
 def directions(w: Tensor) -> Tensor:
     """b / ‖b‖."""
     norms = w.flatten(1).norm(dim=1).clamp_min(torch.finfo(w.dtype).eps)
@@ -241,16 +222,38 @@ def centred(w: Tensor) -> Tensor:
     return w - w.mean(0)
 
 
-# The filters with which a plain convolution gives a layer's projections, where they are not the weights.
-FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swta": directions,
-    "swta_fh": directions,
-    "hebbgrad": directions,
-    "softhebb": centred,
+class Traits(NamedTuple):
+    """What a rule is like: how a layer runs it, and what it was found to need or its source used."""
+
+    update: Callable[..., Tensor]
+    lr: float
+    adaptive: bool  # divide each layer's learning rate by √M, its inputs
+    whiten: bool = False
+    temperature: float | None = None  # T of its softmax, if it has one
+    # What it learns from, where that is not the layer's output, ReLU of the projections.
+    response: Callable[..., Tensor] | None = None
+    # The filters with which a plain convolution gives a layer's projections, where they are not the weights.
+    filters: Callable[[Tensor], Tensor] | None = None
+    # Weights start uniform in ±1/√M times this. Krotov's and SoftHebb's start at lengths of about 2 and 5.2:
+    # they bring winners' lengths to 1, from above, so that after long neurons have won and shrunk others
+    # win. Their sources start from above too, but farther away and normally distributed: Krotov and Hopfield
+    # at N(0, 1), lengths of √M (8.7 for 5×5×3), SoftHebb's demo at 25·N(0, 1)/√M, lengths of 25.
+    start: float = 1.0
+
+
+SWTA = Traits(
+    swta, 1e-2, adaptive=False, whiten=True, temperature=0.02, response=raised_cosine, filters=directions
+)
+HPCA = Traits(hpca, 0.06, adaptive=True)
+TRAITS = {
+    "swta": SWTA,
+    "swta_fh": SWTA._replace(update=swta_fh),
+    "hpca": HPCA,
+    "hpca_fh": HPCA._replace(update=hpca_fh),
+    "hebbgrad": Traits(hebbgrad, 1.0, adaptive=False, whiten=True, filters=directions),
+    "krotov": Traits(krotov, 5e-2, adaptive=False, response=currents, start=3.5),
+    "softhebb": Traits(
+        softhebb, 8e-2, adaptive=False, temperature=1.0, response=currents, filters=centred, start=9.0
+    ),
 }
-# Weights start uniform in ±1/√M times this, where it is not 1: lengths of about 2 and 5.2. These rules bring
-# winners' lengths to 1, from above, so that after long neurons have won and shrunk others win. Their sources
-# start from above too, but farther away and normally distributed: Krotov and Hopfield at N(0, 1), lengths of
-# √M (8.7 for 5×5×3), SoftHebb's demo at 25·N(0, 1)/√M, lengths of 25.
-START = {"krotov": 3.5, "softhebb": 9.0}
-HAVE_TEMPERATURE = frozenset({"swta", "swta_fh", "softhebb"})  # rules with a softmax
+RULES = {name: traits.update for name, traits in TRAITS.items()}

@@ -1,37 +1,32 @@
 """One training run: its data, its model, and the stages one after the other, each of them resumable."""
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training import data, protocol
+from training import protocol
 from training.config import Config
-from training.data import DataError, ImageSet, Loaded
+from training.data import DataError, Positions
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
-from training.hah import HebbianAntiHebbian
-from training.hebbian import HebbianConv2d, Pretraining
+from training.learners import LEARNERS, Learner
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
-from training.rules import HAVE_TEMPERATURE
-from training.vae import Autoencoding
+from training.pixels import Loaded, batches, each_batch, load, stream
 
 log = logging.getLogger("hebbsearch")
 
-Learner = Pretraining | Autoencoding | HebbianAntiHebbian
+Saved = dict[str, Any] | None  # a checkpoint, if there is one
 Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups of positions -> with values
 
 STAGES = ("pre-training", "fine-tuning", "hashing head")
@@ -77,6 +72,26 @@ class Model(nn.Module):
             return self.head.features, self.head.plain()
         return self.network.features, self.head
 
+    def encoder(self, config: Config) -> Encoder:
+        """What encodes images as this does. Raises FloatingPointError for what is not finite."""
+        features, head = self.encoding()
+        description = Description(
+            backbone=config.backbone,
+            image_size=config.image_size,
+            whiten=config.whiten,
+            bits=config.bits,
+            classes=0 if head.classifier is None else head.classifier.out_features,
+            norm_rescale=config.norm_rescale,
+        )
+        encoder = Encoder(description)
+        encoder.normalise.load_state_dict(self.normalise.state_dict())
+        encoder.features.load_state_dict(features.state_dict())
+        encoder.head.load_state_dict(head.state_dict())
+        for name, tensor in encoder.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{name} is not finite after training with rule {config.rule}")
+        return encoder.eval()
+
 
 class Run:
     """Reads the images, divides them, and trains.
@@ -95,7 +110,7 @@ class Run:
         fraction = config.fraction() if self.images.classes else 0.0
         # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
         self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
-        self.fingerprint = fingerprint(self.images)
+        self.fingerprint = self.images.fingerprint()
         self.split = protocol.split(self.images, fraction, config.seed)
         if len(self.split.pretraining) < 2:
             raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
@@ -122,7 +137,7 @@ class Run:
         self.train_head(saved).finish()
         return METHODS[self.config.head]
 
-    def learn_features(self, saved: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
         if saved is None:
             self.fit_preprocessing()
@@ -143,7 +158,7 @@ class Run:
             normalise.fit_whitening(self.all_pixels("whitening"), smoothing=self.config.smoothing)
             round_products(self.precision)
 
-    def pretrain(self, saved: dict[str, Any] | None) -> None:
+    def pretrain(self, saved: Saved) -> None:
         """Learning as the rule has it, then the plain network with what was learned."""
         torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
         learning = self.pretraining()
@@ -153,60 +168,22 @@ class Run:
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
             learn(self, learning, epoch, groups)
-        self.take_over(learning)
-
-    def take_over(self, learning: Learner) -> None:
-        """Give what was learned to the network."""
-        if isinstance(learning, Autoencoding) and self.config.vae_classifier == "latents":
-            self.model.network.load_state_dict(learning.weights_to_latents())
-        else:
-            self.model.network.load_state_dict(learning.weights())
+        self.model.network.load_state_dict(learning.weights())
 
     def pretraining(self) -> Learner:
         """What learns, with a network of its own."""
-        config = self.config
-        network = partial(Network, config.backbone, config.image_size, rescale=config.norm_rescale)
-        if config.rule == "vae":
-            return Autoencoding(
-                network().to(self.device),
-                config.backbone,
-                config.image_size,
-                latents=config.latents,
-                beta=config.beta,
-                lr=config.vae_lr,
-                momentum=config.momentum,
-                epochs=config.epochs,
-                schedule=config.schedule,
-            )
-        if config.rule == "hah":
-            return HebbianAntiHebbian(
-                config.backbone,
-                config.image_size,
-                len(self.classes),
-                lr=config.hah_lr,
-                momentum=config.momentum,
-                epochs=config.epochs,
-                schedule=config.schedule,
-                rescale=config.norm_rescale,
-                device=self.device,
-            )
-        hyper = {"temperature": config.temperature} if config.rule in HAVE_TEMPERATURE else {}
-        layer = partial(HebbianConv2d, rule=config.rule, hyper=hyper)
-        return Pretraining(
-            network(layer).to(self.device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive
-        )
+        return LEARNERS[self.config.rule].configured(self.config, len(self.classes), self.device)
 
-    def finetune(self, saved: dict[str, Any] | None) -> Supervised:
+    def finetune(self, saved: Saved) -> Supervised:
         """The whole network, end to end, on the labelled images; a joint head takes the features that it
         will begin with, pre-trained and not yet fine-tuned."""
         head = self.model.head
         if saved is None and isinstance(head, JointHead):
             head.features.load_state_dict(self.model.network.features.state_dict())
-        return self.supervise(
-            STAGES[1], self.end_to_end(self.model.classifier), self.remembered_inputs(), saved
-        )
+        learning = self.end_to_end(self.model.classifier)
+        return self.supervise(STAGES[1], learning, self.remembered_inputs(), saved)
 
-    def train_head(self, saved: dict[str, Any] | None) -> Supervised:
+    def train_head(self, saved: Saved) -> Supervised:
         """The hashing head: on the network's features, which stay as they are, or together with its own."""
         config, head = self.config, self.model.head
         if isinstance(head, JointHead):
@@ -222,27 +199,16 @@ class Run:
 
     def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
         """Supervised learning of `model` as the configuration has it."""
+        momentum, schedule = self.config.momentum, self.config.schedule
         return Supervised(
-            model,
-            lr=lr,
-            momentum=self.config.momentum,
-            weight_decay=weight_decay,
-            epochs=epochs,
-            schedule=self.config.schedule,
+            model, lr=lr, momentum=momentum, weight_decay=weight_decay, epochs=epochs, schedule=schedule
         )
 
-    def supervise(
-        self,
-        stage: str,
-        learning: Supervised,
-        inputs: Inputs,
-        saved: dict[str, Any] | None,
-    ) -> Supervised:
+    def supervise(self, stage: str, learning: Supervised, inputs: Inputs, saved: Saved) -> Supervised:
         """Learn from the `inputs` of the labelled images, remembering the best validation epoch."""
         training, validation = self.split.training, self.split.validation
         if saved is not None:
             learning.load_state_dict(saved["training"])
-
         for epoch, groups in self.epochs(stage, learning.epochs, training, saved, learning.state_dict):
             learning.epoch(epoch, self.labelled(inputs(groups)))
             if len(validation):
@@ -264,18 +230,18 @@ class Run:
 
     # --- what they are made of ---
 
-    def groups(self, positions: NDArray[np.int64]) -> Iterator[Tensor]:
+    def groups(self, positions: Positions) -> Iterator[Tensor]:
         """Positions in their order, in groups for a forward pass."""
-        return data.batches(positions, 256, device=self.home)
+        return batches(positions, 256, device=self.home)
 
     def all_pixels(self, what: str) -> Iterator[Tensor]:
         """One pass over the uint8 pixels of the pre-training images."""
-        groups = data.each_batch(what, self.split.pretraining, 512, self.home)
-        return (pixels for _, pixels in data.stream(self.pixels, groups, self.device))
+        groups = each_batch(what, self.split.pretraining, 512, self.home)
+        return (pixels for _, pixels in stream(self.pixels, groups, self.device))
 
     def normalised(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions and their images (b, 3, S, S) in 32 bits on the device."""
-        streamed = data.stream(self.pixels, groups, self.device)
+        streamed = stream(self.pixels, groups, self.device)
         return ((at, self.model.normalise(pixels)) for at, pixels in streamed)
 
     def inputs(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -306,19 +272,14 @@ class Run:
         labelled = np.concatenate([self.split.training, self.split.validation])
         if self.dtype.itemsize * len(labelled) * length > REMEMBERED_BYTES:
             return inputs
-        groups = data.each_batch(what, labelled, 256, self.home)
+        groups = each_batch(what, labelled, 256, self.home)
         known = torch.cat([values for _, values in inputs(groups)])
         row_of = torch.zeros(len(self.images), dtype=torch.int64, device=self.home)
         row_of[torch.from_numpy(labelled).to(self.home)] = torch.arange(len(labelled), device=self.home)
         return lambda groups: ((at, known[row_of[at].to(known.device)]) for at in groups)
 
     def epochs(
-        self,
-        stage: str,
-        count: int,
-        positions: NDArray[np.int64],
-        saved: dict[str, Any] | None,
-        state: Callable[[], dict[str, Any]],
+        self, stage: str, count: int, positions: Positions, saved: Saved, state: Callable[[], dict[str, Any]]
     ) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """The epochs still to do, each with its batches; a checkpoint before the first and after each.
 
@@ -338,7 +299,7 @@ class Run:
             for epoch in range(first, count):
                 seed = protocol.derived_seed(self.config.seed, 2 + STAGES.index(stage), epoch)
                 torch.manual_seed(seed)
-                yield epoch, counted(data.batches(positions, self.config.batch_size, seed, self.home), bar)
+                yield epoch, counted(batches(positions, self.config.batch_size, seed, self.home), bar)
                 self.seconds[stage] = time.monotonic() - start
                 self.save(stage, epoch + 1, state())
                 last = epoch + 1 == count
@@ -349,26 +310,13 @@ class Run:
                     log.info("%s, about %.0f min left", shown, left)
 
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
-        """Write the checkpoint; the old one stays until the new one is complete."""
-        if self.checkpoint is None:
-            return
-        temporary = self.checkpoint.with_suffix(".tmp")
-        state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
-        # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
-        buffer = BytesIO()
-        state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
-        torch.save(state, buffer)
-        try:
-            with temporary.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        os.replace(temporary, self.checkpoint)
+        """Write the checkpoint, if there is a place for one."""
+        if self.checkpoint is not None:
+            state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
+            state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
+            write_checkpoint(self.checkpoint, state)
 
-    def restore(self) -> dict[str, Any] | None:
+    def restore(self) -> Saved:
         """Read the checkpoint, if there is one, into the model; returns the rest of it."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return None
@@ -393,67 +341,35 @@ class Run:
 
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""
-        features, head = self.model.encoding()
-        description = Description(
-            backbone=self.config.backbone,
-            image_size=self.config.image_size,
-            whiten=self.config.whiten,
-            bits=self.config.bits,
-            classes=0 if head.classifier is None else head.classifier.out_features,
-            norm_rescale=self.config.norm_rescale,
-        )
-        encoder = Encoder(description)
-        encoder.normalise.load_state_dict(self.model.normalise.state_dict())
-        encoder.features.load_state_dict(features.state_dict())
-        encoder.head.load_state_dict(head.state_dict())
-        for name, tensor in encoder.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise FloatingPointError(f"{name} is not finite after training with rule {self.config.rule}")
-        return encoder.eval().to(self.device)
+        return self.model.encoder(self.config).to(self.device)
 
 
-def positions_of(run: Run, learner: Learner) -> NDArray[np.int64]:
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a whole checkpoint; the old one stays until the new one is complete."""
+    temporary = path.with_suffix(".tmp")
+    # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    try:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
+
+
+def positions_of(run: Run, learner: Learner) -> Positions:
     """The images that `learner` sees in an epoch of pre-training."""
-    return run.split.training if isinstance(learner, HebbianAntiHebbian) else run.split.pretraining
+    return run.split.training if learner.from_labels else run.split.pretraining
 
 
 def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> None:
     """Pre-training on the images of `groups`."""
     inputs = run.inputs(groups)
-    if isinstance(learner, HebbianAntiHebbian):
-        learner.epoch(epoch, run.labelled(inputs))
-    else:
-        learner.epoch(epoch, (images for _, images in inputs))
-
-
-def fingerprint(images: ImageSet) -> str:
-    """What names the images and labels, in their order."""
-    names = "\0".join(images.paths).encode()
-    return hashlib.sha256(names + images.labels.tobytes()).hexdigest()
-
-
-def load(config: Config) -> Loaded:
-    """The images of the configuration, decoded, and on its device if they fit there. Raises DataError."""
-    loaded = data.read(load_images(config), config.image_size)
-    return loaded._replace(pixels=data.place(loaded.pixels, choose_device(config.device)))
-
-
-def load_images(config: Config) -> ImageSet:
-    """The images that the configuration names. Raises DataError."""
-    labels = config.labels_file()
-    if config.dataset in data.NAMED:
-        if labels is not None:
-            raise DataError(
-                f"{labels}: --dataset {config.dataset} has its own labels; use --labels 1% to 100%"
-            )
-        if config.data is None:
-            raise DataError(f"--dataset {config.dataset} needs --data DIR, where its files lie or shall lie")
-        return data.NAMED[config.dataset](Path(config.data))
-    if config.data is not None:
-        return data.folder(Path(config.data), labels)
-    if labels is not None:
-        raise DataError(f"{labels}: a file of labels needs --data DIR, the folder of the images it names")
-    return data.digits()
+    learner.epoch(epoch, run.labelled(inputs) if learner.from_labels else (images for _, images in inputs))
 
 
 def xavier(network: Network) -> None:

@@ -9,13 +9,14 @@ likelihood has it: beside their code's mean, at most 1 or so, hardly anything is
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 from torch.nn.utils import clip_grad_norm_
 
+from training.config import Config
 from training.finetune import halvings, is_finite, nesterov, set_rate
 from training.nets.backbones import BACKBONES, Linear, Network, map_size
 
@@ -103,7 +104,11 @@ class Autoencoding:
     size. On 2,000 images of CIFAR-10 (conv6, batches of 64) the paper's 1e-3 diverges on the sum within three
     batches and is slow on the quotient. There 3e-2 is a good rate; 1e-1 diverges too, unless the gradient's
     length is bounded, as it is here.
+
+    With `to_latents`, the network is to be learned up to the latents' means.
     """
+
+    from_labels: ClassVar = False
 
     def __init__(
         self,
@@ -117,11 +122,34 @@ class Autoencoding:
         momentum: float,
         epochs: int,
         schedule: str = "text",
+        to_latents: bool = False,
     ) -> None:
         device = next(network.parameters()).device
         self.model = Autoencoder(network, backbone, image_size, latents).to(device)
         self.beta, self.lr, self.epochs, self.schedule = beta, lr, epochs, schedule
+        self.to_latents = to_latents
         self.optimizer = nesterov(self.model, lr, momentum)
+
+    @classmethod
+    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+        """Learning of a new network as the configuration has it, whatever the number of classes."""
+        return cls(
+            Network(config.backbone, config.image_size, rescale=config.norm_rescale).to(device),
+            config.backbone,
+            config.image_size,
+            latents=config.latents,
+            beta=config.beta,
+            lr=config.vae_lr,
+            momentum=config.momentum,
+            epochs=config.epochs,
+            schedule=config.schedule,
+            to_latents=config.vae_classifier == "latents",
+        )
+
+    @classmethod
+    def searched(cls, rule: str) -> tuple[str, ...]:
+        """The settings of its own that a search tunes."""
+        return "vae_lr", "beta"
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S); epochs count from 0. Raises FloatingPointError."""
@@ -148,13 +176,12 @@ class Autoencoding:
         return each.mean() / batch[0].numel()
 
     def weights(self) -> dict[str, Tensor]:
-        """The encoder as the state of a plain Network."""
-        return self.model.network.state_dict()
-
-    def weights_to_latents(self) -> dict[str, Tensor]:
-        """The same of a Network with latents, which are the means."""
+        """The encoder as the state of a plain Network, or of one with latents, which are the means."""
+        state = self.model.network.state_dict()
+        if not self.to_latents:
+            return state
         weight, bias = (each.detach().chunk(2)[0] for each in self.model.latents.parameters())
-        return self.weights() | {"latents.weight": weight, "latents.bias": bias}
+        return state | {"latents.weight": weight, "latents.bias": bias}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on, the network included."""

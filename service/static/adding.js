@@ -77,7 +77,12 @@ const foldersOf = (file) => pathOf(file).split("/").slice(0, -1).map(printable);
  * chosen, or, where that has none, its own name. Empty: the file was given alone or lies beside such folders.
  */
 function classByFolder(files) {
-  const parents = new Set(files.map(foldersOf).filter((folders) => folders.length > 1).map(([chosen]) => chosen));
+  const parents = new Set(
+    files
+      .map(foldersOf)
+      .filter((folders) => folders.length > 1)
+      .map(([chosen]) => chosen),
+  );
   return (file) => {
     const [chosen = "", below = ""] = foldersOf(file);
     return parents.has(chosen) ? below : chosen;
@@ -151,7 +156,7 @@ async function work() {
 /** In one request, or in halves where that is too much or all of it is refused; `left` loses what was answered. */
 async function send({ files, label, folder }, left) {
   const faults = await Promise.all(files.map(faultOf));
-  files.forEach((file, at) => faults[at] && settle(file, left, "refused", faults[at]));
+  for (const [at, file] of files.entries()) if (faults[at]) settle(file, left, "refused", faults[at]);
   files = files.filter((_, at) => !faults[at]);
   if (files.length === 0) return;
   const form = new FormData();
@@ -170,7 +175,7 @@ async function send({ files, label, folder }, left) {
     await send({ files: files.slice(0, half), label, folder }, left);
     return send({ files: files.slice(half), label, folder }, left);
   }
-  answer.images.forEach(({ status, image, error }, at) => settle(files[at], left, status, error, image));
+  for (const [at, { status, image, error }] of answer.images.entries()) settle(files[at], left, status, error, image);
 }
 
 /** A file's path in its folder, or its name. */

@@ -11,7 +11,9 @@ const WIDTHS = new WeakMap(); // place -> the width it was drawn for
 const drawings = new WeakMap(); // place -> function that draws it for a width
 
 const sizes = new ResizeObserver((entries) =>
-  requestAnimationFrame(() => entries.forEach(({ target }) => drawAt(target))),
+  requestAnimationFrame(() => {
+    for (const { target } of entries) drawAt(target);
+  }),
 );
 
 /** Draw now, and again whenever the place has another width. */
@@ -129,7 +131,7 @@ function axes(plot, x, { end, name, form }, last) {
   ];
 }
 
-export function letters(text, x, y, anchor = "start", kind = "letters") {
+function letters(text, x, y, anchor = "start", kind = "letters") {
   return svg("text", { x, y, "text-anchor": anchor, class: kind }, text);
 }
 
@@ -137,6 +139,14 @@ export function letters(text, x, y, anchor = "start", kind = "letters") {
 export function line(points, kind) {
   return svg("path", { d: path(points), class: `line ${kind}` });
 }
+
+/** What marks a value of the x axis, at its pixel. */
+export function upright({ top, bottom }, x) {
+  return svg("line", { class: "reading", x1: x, x2: x, y1: top, y2: bottom });
+}
+
+/** The nearest of the values from 0 to `last`: somebody may point beside a plot. */
+export const within = (value, last) => Math.min(last, Math.max(0, value));
 
 /** The steps of a histogram of counts or shares at 0, 1, …, each as wide as its unit. */
 export function steps({ x, y, bottom }, shares, kind) {
@@ -167,7 +177,7 @@ export function legend(...entries) {
 }
 
 /** Horizontal bars. rows: [{name, value (0 to 1; null: none), text, note}]. */
-export function bars(place, { title, description, rows, kind = "" }) {
+export function bars(place, { title, description, rows }) {
   const drawing = picture(title, description);
   place.replaceChildren(drawing);
   keepDrawn(place, (width) => {
@@ -187,7 +197,7 @@ export function bars(place, { title, description, rows, kind = "" }) {
         return [
           letters(name(row), 0, line, "start", "letters strong"),
           svg("rect", { ...size, width: right - left, class: "well" }),
-          svg("rect", { ...size, width: (row.value ?? 0) * (right - left), class: `bar ${kind}` }),
+          svg("rect", { ...size, width: (row.value ?? 0) * (right - left), class: "bar" }),
           letters(row.text, width - longest("note") - 12, line, "end", "letters strong"),
           letters(row.note, width, line, "end"),
         ];

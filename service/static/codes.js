@@ -1,9 +1,9 @@
 // The view that shows what the codes are like: bits that say little, and images that cannot be told apart.
 
-import { asTable, bars, chart, legend, svg } from "./charts.js";
-import { $, bitCount, element, number, percent, plural } from "./dom.js";
-import { figure, onMore, panel, saidWhenLate } from "./panels.js";
-import { picture } from "./service.js";
+import { imageLink, strip } from "./cards.js";
+import { asTable, bars, chart, legend, svg, upright, within } from "./charts.js";
+import { $, bitCount, element, number, percent, plural, precise } from "./dom.js";
+import { figure, paged, panel, saidWhenLate } from "./panels.js";
 
 const MEMBERS = 12; // pictures shown of a group
 const GROUPS = 10; // at a time
@@ -12,14 +12,15 @@ const BINS = 20; // of the bits by their balance
 const PAIRS = 10; // of bits that are drawn; the table has all
 
 const view = $("codes-view");
-const precise = (share) => `${(100 * share).toFixed(1)} %`;
 
 let bits = []; // of the answer that is shown
 let mark = null; // function that marks a bit
-let next = null; // `after` of the next page of groups
 
 const showReport = panel($("report-panel"), drawReport);
 const showGroups = panel($("duplicates-panel"), drawGroups);
+const listGroups = paged($("groups"), $("more-groups"), $("duplicates-panel"), groupPage, ({ found }) =>
+  found.map(groupRow),
+);
 
 /** Show what was counted, and ask anew: the service counts only what has changed. */
 export async function open() {
@@ -81,7 +82,10 @@ function drawBalance(dead) {
   const last = bits.length - 1;
   $("at-bit").max = last;
   $("balance-table").replaceChildren(
-    legend(["bar", "share of ones, from one half"], ...(dead.size > 0 ? [["dead", "dead: always 0, or always 1"]] : [])),
+    legend(
+      ["bar", "share of ones, from one half"],
+      ...(dead.size > 0 ? [["dead", "dead: always 0, or always 1"]] : []),
+    ),
     asTable("Balance of each bit", ["Bit", "Ones", "Entropy"], () =>
       bits.map(({ bit, balance, entropy }) => [String(bit), precise(balance), `${entropy.toFixed(3)} bit`]),
     ),
@@ -103,12 +107,9 @@ function drawBalance(dead) {
         ],
       },
     ],
-    at: ([{ left, right }], x) => Math.min(last, Math.max(0, Math.floor(((x - left) / (right - left)) * bits.length))),
+    at: ([{ left, right }], x) => within(Math.floor(((x - left) / (right - left)) * bits.length), last),
     picked: pick,
-    cursor: ([plot], bit) => {
-      const x = plot.x(bit + 0.5);
-      return [svg("line", { class: "reading", x1: x, x2: x, y1: plot.top, y2: plot.bottom })];
-    },
+    cursor: ([plot], bit) => [upright(plot, plot.x(bit + 0.5))],
   });
   pick(Math.min(last, Number($("at-bit").value)));
 }
@@ -208,22 +209,13 @@ function drawGroups(page) {
   const { radius, groups, images } = page;
   const words = radius === 0 ? "with one code" : `with steps of at most ${bitCount(radius)}`;
   $("duplicates-words").textContent =
-    groups === 0 ? `There is no group ${words}.` : `${plural(groups, "group")} ${words}, with ${plural(images, "image")} in all.`;
-  $("groups").replaceChildren();
-  addGroups(page);
-}
-
-function addGroups({ found, next: after }) {
-  const rows = found.map(groupRow);
-  $("groups").append(...rows);
-  next = after;
-  $("more-groups").hidden = next === null;
-  return rows[0];
+    groups === 0
+      ? `There is no group ${words}.`
+      : `${plural(groups, "group")} ${words}, with ${plural(images, "image")} in all.`;
+  listGroups(page);
 }
 
 function groupRow({ size, labels, images }) {
-  const members = element("ul", { className: "strip" }, ...images.map(member));
-  members.setAttribute("aria-label", `Group of ${size}`);
   const of = size > images.length ? `, ${number.format(images.length)} of them shown` : "";
   return element(
     "li",
@@ -235,20 +227,14 @@ function groupRow({ size, labels, images }) {
       of,
       ...(labels > 1 ? [element("span", { className: "mixed", textContent: `${number.format(labels)} labels` })] : []),
     ),
-    members,
+    strip(`Group of ${size}`, images.map(member)),
   );
 }
 
-function member({ id, label, thumbnail }) {
-  const name = label ?? "no label";
-  const link = element(
-    "a",
-    { href: `#search/${id}`, title: `Image ${id}, ${name}` },
-    picture(thumbnail),
-    element("span", { className: "about" }, element("small", { textContent: name })),
-  );
-  link.setAttribute("aria-label", `Image ${id}, ${name}. Search with it`);
-  return element("li", {}, link);
+function member(image) {
+  const name = image.label ?? "no label";
+  const title = `Image ${image.id}, ${name}`;
+  return imageLink(image, `${title}. Search with it`, { title }, element("small", { textContent: name }));
 }
 
 function sayRadius() {
@@ -261,9 +247,4 @@ $("at-bit").addEventListener("input", () => pick(Number($("at-bit").value)));
 $("duplicates-options").addEventListener("submit", (event) => event.preventDefault());
 $("radius").addEventListener("input", sayRadius);
 $("radius").addEventListener("change", compare);
-onMore($("more-groups"), $("duplicates-panel"), async (get) => {
-  const after = next;
-  const page = await groupPage(get, after);
-  return after === next ? addGroups(page) : undefined; // else another list has come meanwhile
-});
 addEventListener("measured", () => !view.hidden && open());

@@ -5,6 +5,7 @@ const SMALL = 64; // pixels; up to here an image is shown with crisp pixels
 export const $ = (id) => document.getElementById(id);
 export const number = new Intl.NumberFormat("en");
 export const percent = (share) => `${Math.round(100 * share)} %`;
+export const precise = (share) => `${(100 * share).toFixed(1)} %`;
 export const plural = (count, one, many = `${one}s`) => `${number.format(count)} ${count === 1 ? one : many}`;
 export const bitCount = (count) => plural(count, "bit");
 export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

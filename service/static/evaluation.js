@@ -1,10 +1,10 @@
 // The view that shows how good the answers are, and where they are not.
 
-import { asTable, bars, chart, gauge, legend, line, scrolling, steps, svg, table } from "./charts.js";
-import { $, bitCount, element, fact, number, percent, plural, sentence } from "./dom.js";
-import { onMore, panel, saidWhenLate } from "./panels.js";
+import { imageLink, strip } from "./cards.js";
+import { asTable, bars, chart, gauge, legend, line, scrolling, steps, svg, table, upright, within } from "./charts.js";
+import { $, bitCount, element, fact, number, percent, plural, precise, sentence } from "./dom.js";
+import { paged, panel, saidWhenLate } from "./panels.js";
 import { depth, refuseUnmeasurable } from "./quality.js";
-import { picture } from "./service.js";
 
 const NEAREST = 8; // results shown of a query
 const QUERIES = 5; // at a time
@@ -15,17 +15,18 @@ const HEIGHT = 280; // pixels of a chart
 
 const view = $("evaluation-view");
 const score = (value) => (value === null ? "–" : value.toFixed(3));
-const precise = (share) => `${(100 * share).toFixed(1)} %`;
 const queryCount = (count) => plural(count, "query", "queries");
 
 let curve = null; // answer of eval/curve
 let marks = []; // functions that mark a distance in a chart
-let next = null; // `after` of the next page of queries
 
 const showMap = panel($("map-panel"), drawMap);
 const showConfusion = panel($("confusion-panel"), drawConfusion);
 const showCurve = panel($("distance-panel"), drawCurve);
-const showQueries = panel($("queries-panel"), drawQueries);
+const showQueries = panel(
+  $("queries-panel"),
+  paged($("queries"), $("more-queries"), $("queries-panel"), queryPage, ({ queries }) => queries.map(queryRow)),
+);
 
 /** Show what was measured, and ask anew: the service measures only what has changed. */
 export async function open() {
@@ -49,7 +50,8 @@ async function measure() {
   $("measurements").hidden = unmeasurable;
   if (unmeasurable) $("unmeasured-why").textContent = `${sentence(measured.error.message)}.`;
   $("evaluation-status").textContent = status(measured.answer, unmeasurable);
-  for (const section of $("measurements").children) section.hidden = measured.answer === null && section !== $("map-panel");
+  for (const section of $("measurements").children)
+    section.hidden = measured.answer === null && section !== $("map-panel");
   if (measured.answer !== null) showQueries((get) => queryPage(get));
   return measured;
 }
@@ -104,7 +106,11 @@ function drawMap({ map, interval, chance, aps, per_class: classes, definition })
     Encoder: definition.encoder_id,
     Made: made,
   };
-  $("map-facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value !== null).map(fact));
+  $("map-facts").replaceChildren(
+    ...Object.entries(facts)
+      .filter(([, value]) => value !== null)
+      .map(fact),
+  );
   drawClasses(classes);
 }
 
@@ -142,16 +148,20 @@ function drawConfusion({ accuracy, nearest }) {
   const list = table(
     "Labels that are confused most often",
     ["Label", "Taken for", "Queries", "Share"],
-    wrong.slice(0, PAIRS).map(({ label, nearest: other, queries }) => [
-      label,
-      other,
-      `${counted(queries)} of ${counted(asked.get(label))}`,
-      precise(queries / asked.get(label)),
-    ]),
+    wrong
+      .slice(0, PAIRS)
+      .map(({ label, nearest: other, queries }) => [
+        label,
+        other,
+        `${counted(queries)} of ${counted(asked.get(label))}`,
+        precise(queries / asked.get(label)),
+      ]),
   );
   $("confusion").replaceChildren(
     ...(wrong.length === 0 ? [] : [scrolling("Labels that are confused most often", list)]),
-    ...(wrong.length > PAIRS ? [element("p", { textContent: `… and ${plural(wrong.length - PAIRS, "rarer pair")}.` })] : []),
+    ...(wrong.length > PAIRS
+      ? [element("p", { textContent: `… and ${plural(wrong.length - PAIRS, "rarer pair")}.` })]
+      : []),
     ...heatMap(nearest, asked),
   );
 }
@@ -162,7 +172,8 @@ function heatMap(nearest, asked) {
   if (names.length > WIDEST) return [];
   names.sort(new Intl.Collator("en", { numeric: true }).compare);
   const at = new Map();
-  for (const { label, nearest: other, queries } of nearest) at.set(`${names.indexOf(label)} ${names.indexOf(other)}`, queries);
+  for (const { label, nearest: other, queries } of nearest)
+    at.set(`${names.indexOf(label)} ${names.indexOf(other)}`, queries);
   const cells = names.map((label, row) => [
     label,
     ...names.map((_, column) => {
@@ -188,7 +199,10 @@ const counted = (queries) => number.format(Math.round(10 * queries) / 10); // pa
 
 function drawCurve(answer) {
   curve = { ...answer, pairs: answer.same_class.map((same, i) => same + answer.other_class[i]) };
-  const last = Math.max(1, curve.pairs.findLastIndex((pairs) => pairs > 0));
+  const last = Math.max(
+    1,
+    curve.pairs.findLastIndex((pairs) => pairs > 0),
+  );
   $("at-distance").max = last;
   $("distance-reading").hidden = false;
   const radii = curve.radius.slice(0, last + 1);
@@ -199,7 +213,10 @@ function drawCurve(answer) {
 /** The largest distance that still has a certainty of nine tenths; without one, the nearest with pairs. */
 function telling(last) {
   const certain = curve.precision_at.slice(0, last + 1).findLastIndex((share) => share >= 0.9);
-  return Math.max(certain, curve.pairs.findIndex((pairs) => pairs > 0));
+  return Math.max(
+    certain,
+    curve.pairs.findIndex((pairs) => pairs > 0),
+  );
 }
 
 function pick(distance) {
@@ -222,12 +239,11 @@ function reading(distance) {
 const bitsAxis = (end) => ({ end, name: "distance in bits", form: number.format, binary: true });
 const share = (name, draw, rest = {}) => ({ end: 1, name, form: percent, draw, ...rest });
 const dot = (x, y, kind = "") => svg("circle", { cx: x, cy: y, r: 4.5, class: `dot ${kind}` });
-const upright = ({ top, bottom }, x) => svg("line", { class: "reading", x1: x, x2: x, y1: top, y2: bottom });
+const sum = (counts) => counts.reduce((a, b) => a + b, 0);
 
 function drawPrecisionRecall(radii) {
   const { precision, recall } = curve;
-  const all = curve.pairs.reduce((a, b) => a + b, 0);
-  const chance = curve.same_class.reduce((a, b) => a + b, 0) / all;
+  const chance = sum(curve.same_class) / sum(curve.pairs);
   $("curve-table").replaceChildren(
     legend(["line first", "within each distance"], ["line chance", `chance, ${precise(chance)}`]),
     asTable("Precision and recall within each distance", ["Distance", "Recall", "Precision"], () =>
@@ -242,8 +258,17 @@ function drawPrecisionRecall(radii) {
     x: { end: 1, name: "recall", form: percent },
     bands: [
       share("precision", (plot) => [
-        line([[plot.left, plot.y(chance)], [plot.right, plot.y(chance)]], "chance"),
-        line(radii.map((radius) => place(plot, radius)), "first"),
+        line(
+          [
+            [plot.left, plot.y(chance)],
+            [plot.right, plot.y(chance)],
+          ],
+          "chance",
+        ),
+        line(
+          radii.map((radius) => place(plot, radius)),
+          "first",
+        ),
       ]),
     ],
     at: ([plot], x, y) =>
@@ -283,17 +308,19 @@ function drawRadii(radii, last) {
   });
 }
 
-const within = (value, last) => Math.min(last, Math.max(0, value));
-
 function drawPairs(last) {
   const { same_class: same, other_class: other, precision_at: certainty } = curve;
   const shares = (counts) => {
-    const total = Math.max(1, counts.reduce((a, b) => a + b, 0));
+    const total = Math.max(1, sum(counts));
     return counts.slice(0, last + 1).map((count) => count / total);
   };
   const [near, far] = [shares(same), shares(other)];
   $("pairs-table").replaceChildren(
-    legend(["steps first", "pairs of the same label"], ["steps second", "pairs of other labels"], ["line first", "certainty"]),
+    legend(
+      ["steps first", "pairs of the same label"],
+      ["steps second", "pairs of other labels"],
+      ["line first", "certainty"],
+    ),
     asTable(
       "Pairs of a query and an image at each distance",
       ["Distance", "Same label", "Other labels", "Certainty"],
@@ -307,9 +334,16 @@ function drawPairs(last) {
     height: 360,
     x: bitsAxis(last + 1),
     bands: [
-      share("certainty", (plot) => [
-        line(near.map((_, i) => [middle(plot, i), plot.y(certainty[i])]), "first"),
-      ], { share: 0.34 }),
+      share(
+        "certainty",
+        (plot) => [
+          line(
+            near.map((_, i) => [middle(plot, i), plot.y(certainty[i])]),
+            "first",
+          ),
+        ],
+        { share: 0.34 },
+      ),
       {
         share: 0.66,
         end: 1.05 * Math.max(...near, ...far),
@@ -339,59 +373,37 @@ async function queryPage(get, after = null) {
   return { next, queries: queries.map((query, i) => ({ ...query, results: found[i].results })) };
 }
 
-function drawQueries(page) {
-  $("queries").replaceChildren();
-  addQueries(page);
-}
-
-function addQueries(page) {
-  const rows = page.queries.map(queryRow);
-  $("queries").append(...rows);
-  next = page.next;
-  $("more-queries").hidden = next === null;
-  return rows[0];
-}
-
-function queryRow({ id, label, aps, thumbnail, results }) {
-  const asked = element(
-    "a",
-    { href: `#search/${id}`, className: "asked" },
-    picture(thumbnail),
-    element(
-      "span",
-      { className: "about" },
-      element("strong", { textContent: label, title: label }),
-      element("small", { textContent: `AP ${score(aps)}` }),
-    ),
+function queryRow(query) {
+  const { id, label, aps, results } = query;
+  const asked = imageLink(
+    query,
+    `Query ${id}, ${label}, average precision ${score(aps)}. Search with it`,
+    { className: "asked" },
+    element("strong", { textContent: label, title: label }),
+    element("small", { textContent: `AP ${score(aps)}` }),
   );
-  asked.setAttribute("aria-label", `Query ${id}, ${label}, average precision ${score(aps)}. Search with it`);
-  const nearest = element("ul", { className: "strip" }, ...results.map((result) => resultOf(label, result)));
-  nearest.setAttribute("aria-label", `Nearest to query ${id}`);
-  return element("li", {}, asked, nearest);
+  const nearest = results.map((result) => resultOf(label, result));
+  return element("li", {}, asked, strip(`Nearest to query ${id}`, nearest));
 }
 
 const VERDICTS = { right: "✓", wrong: "✗", unknown: "?" };
 
-function resultOf(wanted, { id, label, distance, thumbnail }) {
+function resultOf(wanted, result) {
+  const { label, distance } = result;
   const verdict = label === null ? "unknown" : label === wanted ? "right" : "wrong";
   const name = label ?? "no label";
-  const link = element(
-    "a",
-    { href: `#search/${id}`, className: verdict, title: `${name}, ${verdict}, ${bitCount(distance)} away` },
-    picture(thumbnail),
+  const title = `${name}, ${verdict}, ${bitCount(distance)} away`;
+  return imageLink(
+    result,
+    `${title}. Search with it`,
+    { className: verdict, title },
+    element("strong", { textContent: name }),
     element(
-      "span",
-      { className: "about" },
-      element("strong", { textContent: name }),
-      element(
-        "small",
-        { textContent: `${VERDICTS[verdict]} ${distance}` },
-        element("span", { className: "unit", textContent: distance === 1 ? " bit" : " bits" }),
-      ),
+      "small",
+      { textContent: `${VERDICTS[verdict]} ${distance}` },
+      element("span", { className: "unit", textContent: distance === 1 ? " bit" : " bits" }),
     ),
   );
-  link.setAttribute("aria-label", `${name}, ${verdict}, ${bitCount(distance)} away. Search with it`);
-  return element("li", {}, link);
 }
 
 $("map-options").addEventListener("submit", (event) => event.preventDefault());
@@ -399,9 +411,4 @@ $("map-options").addEventListener("change", measure);
 $("queries-options").addEventListener("submit", (event) => event.preventDefault());
 $("queries-options").addEventListener("change", () => showQueries((get) => queryPage(get)));
 $("at-distance").addEventListener("input", () => pick(Number($("at-distance").value)));
-onMore($("more-queries"), $("queries-panel"), async (get) => {
-  const after = next;
-  const page = await queryPage(get, after);
-  return after === next ? addQueries(page) : undefined; // else another list has come meanwhile
-});
 addEventListener("measured", () => !view.hidden && open());

@@ -4,7 +4,11 @@
 export const pathOf = (file) => file.path ?? file.webkitRelativePath;
 
 /** Whether a file or a folder in the folder that was given is one of those that systems hide. */
-export const isHidden = (path) => path.split("/").slice(1).some((part) => part.startsWith("."));
+export const isHidden = (path) =>
+  path
+    .split("/")
+    .slice(1)
+    .some((part) => part.startsWith("."));
 
 /** The files that were dropped, those in folders too. To be called within the event: after it they are gone. */
 export function dropped({ items, files }) {

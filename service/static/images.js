@@ -1,10 +1,11 @@
 // The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
 
 import { stage } from "./adding.js";
+import { imageLink } from "./cards.js";
 import { $, alertIn, element, fact, markPixels, number, percent, plural, sentence } from "./dom.js";
 import { guess } from "./predict.js";
 import { refreshQuality } from "./quality.js";
-import { ask, askPatiently, blobAddress, hasKey, picture, showPicture } from "./service.js";
+import { ask, askPatiently, blobAddress, hasKey, showPicture } from "./service.js";
 
 const PAGE = 60; // images that are asked for together
 const AHEAD = "600px"; // so far before its end comes into sight the list grows
@@ -41,7 +42,9 @@ export function open(_id, _state, elsewhere) {
   }
 }
 
-addEventListener("scroll", () => browse.offsetParent !== null && (scrolled = scrollY));
+addEventListener("scroll", () => {
+  if (browse.offsetParent !== null) scrolled = scrollY;
+});
 
 // --- browsing -----------------------------------------------------------------------------------
 
@@ -61,11 +64,13 @@ function begin() {
 
 /** Append the next page: once, however often it is called meanwhile. */
 function more() {
-  return (loading ??= next === null ? null : load());
+  loading ??= next === null ? null : load();
+  return loading;
 }
 
 async function load() {
-  const { signal } = (asking = new AbortController());
+  asking = new AbortController();
+  const { signal } = asking;
   const asked = new URLSearchParams({ limit: PAGE, after: next });
   if (filter.value === "none") asked.append("unlabelled", "true");
   if (filter.value.startsWith(LABEL)) asked.append("label", filter.value.slice(LABEL.length));
@@ -82,7 +87,8 @@ async function load() {
   }
   loading = null;
   list.removeAttribute("aria-busy");
-  if (next === null && document.activeElement === $("more")) [...shown.values()].at(-1)?.card.querySelector("a").focus();
+  if (next === null && document.activeElement === $("more"))
+    [...shown.values()].at(-1)?.card.querySelector("a").focus();
   $("more").hidden = next === null;
   tell();
   end.unobserve($("more")); // so that it tells again if the end is still in sight
@@ -134,7 +140,9 @@ function tell(message = happened) {
   const items = counted() ?? (next === null ? shown.size : undefined);
   const counts =
     items === 0
-      ? filter.value === "all" ? "The index is empty." : "No image."
+      ? filter.value === "all"
+        ? "The index is empty."
+        : "No image."
       : items === shown.size
         ? `${plural(items, "image")}.`
         : `${number.format(shown.size)}${items === undefined ? "" : ` of ${number.format(items)}`} images shown.`;
@@ -153,17 +161,15 @@ function show(image) {
   card.querySelector("button").setAttribute("aria-label", `Details of image ${image.id}, ${name}`);
 }
 
-function cardOf({ id, thumbnail }) {
-  const link = element(
-    "a",
-    { href: `#search/${id}`, title: "More like this" },
-    picture(thumbnail),
-    element(
-      "span",
-      { className: "about" },
-      element("strong"),
-      element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
-    ),
+/** Without what may change, which `show` says. */
+function cardOf(image) {
+  const { id } = image;
+  const link = imageLink(
+    image,
+    "",
+    { title: "More like this" },
+    element("strong"),
+    element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
   );
   link.addEventListener("click", () => (followed = link));
   const box = element("input", { type: "checkbox", value: id, autocomplete: "off" });
@@ -415,7 +421,9 @@ $("details-original").addEventListener("click", (event) => {
   saveOriginal(detailed.original, detailed.path.split("/").at(-1));
 });
 for (const event of ["popstate", "hashchange"]) {
-  addEventListener(event, () => dialogs.forEach((dialog) => dialog.open && dialog.close("")));
+  addEventListener(event, () => {
+    for (const dialog of dialogs) if (dialog.open) dialog.close("");
+  });
 }
 
 addEventListener("added", ({ detail: first }) => {

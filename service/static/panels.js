@@ -45,12 +45,25 @@ export async function saidWhenLate(place, text, promise) {
   return value;
 }
 
-/** Have a button add a page to a list: `add(ask)` resolves to the first new element. */
-export function onMore(button, section, add) {
+/**
+ * A function that shows the first page of a list, to which the button then adds others: `load(ask, after)` resolves
+ * to the page after a cursor, `rowsOf(page)` gives its elements.
+ */
+export function paged(list, button, section, load, rowsOf) {
+  let next = null; // cursor of the page after the last that is shown; null: there is none
+  function add(page) {
+    const rows = rowsOf(page);
+    list.append(...rows);
+    next = page.next;
+    button.hidden = next === null;
+    return rows[0];
+  }
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      const first = await add(ask);
+      const after = next;
+      const page = await load(ask, after);
+      const first = after === next ? add(page) : null; // else another list has come meanwhile
       alertIn(section);
       first?.querySelector("a").focus();
     } catch (error) {
@@ -58,6 +71,10 @@ export function onMore(button, section, add) {
     }
     button.disabled = false;
   });
+  return (page) => {
+    list.replaceChildren();
+    add(page);
+  };
 }
 
 /** A figure, its name and what it means, of a <dl>. */

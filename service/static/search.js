@@ -1,10 +1,11 @@
 // The view that searches: an image goes to the service, its neighbours become a grid.
 
+import { imageLink } from "./cards.js";
 import { $, alertIn, bitCount, element, markPixels, number, percent } from "./dom.js";
 import { pathOf } from "./files.js";
 import { guess, predict } from "./predict.js";
 import { quality } from "./quality.js";
-import { ask, picture, showPicture } from "./service.js";
+import { ask, showPicture } from "./service.js";
 
 const SAMPLES = 18;
 const ROUNDS = 4; // of drawing them, as some are drawn twice
@@ -136,9 +137,12 @@ function cut() {
   $("reach").textContent = any ? "any" : bitCount(limit);
   $("reach-worth").textContent =
     worth === undefined || any ? "" : `${percent(worth)} of the images so far away share the label`;
-  $("distance").setAttribute("aria-valuetext", [$("reach").textContent, $("reach-worth").textContent].filter(Boolean).join(": "));
+  $("distance").setAttribute(
+    "aria-valuetext",
+    [$("reach").textContent, $("reach-worth").textContent].filter(Boolean).join(": "),
+  );
   const within = answer.results.filter(({ distance }) => distance <= limit);
-  cards.forEach((each, row) => (each.hidden = row >= within.length));
+  for (const [row, each] of cards.entries()) each.hidden = row >= within.length;
   $("title").textContent = headline(within);
   $("status").textContent = summary(within) + (current.blob && pathOf(current.blob) ? FOLDER : "");
   showPrediction(chosenLabels().length > 0 ? null : predict(within, quality.worth));
@@ -202,27 +206,23 @@ function showGuess(link, { label, confidence }) {
 
 // --- results ------------------------------------------------------------------------------------
 
-function card({ id, label, distance, thumbnail }) {
+function card(result) {
+  const { id, label, distance } = result;
   const share = quality.worth?.[distance];
   const worth = share === undefined ? "" : percent(share);
   const known = worth && `: of images this near ${worth} share the label`;
   const name = label ?? "no label";
-  const link = element(
-    "a",
-    { href: `#search/${id}`, title: `More like this. ${bitCount(distance)} away${known}` },
-    picture(thumbnail),
+  const link = imageLink(
+    result,
+    `${name}, distance ${bitCount(distance)}${known}. Search for more like this`,
+    { title: `More like this. ${bitCount(distance)} away${known}` },
+    element("strong", { textContent: name, className: label === null ? "none" : "" }),
     element(
-      "span",
-      { className: "about" },
-      element("strong", { textContent: name, className: label === null ? "none" : "" }),
-      element(
-        "small",
-        { textContent: bitCount(distance) },
-        element("span", { className: "percent", textContent: worth && ` · ${worth}` }),
-      ),
+      "small",
+      { textContent: bitCount(distance) },
+      element("span", { className: "percent", textContent: worth && ` · ${worth}` }),
     ),
   );
-  link.setAttribute("aria-label", `${name}, distance ${bitCount(distance)}${known}. Search for more like this`);
   if (label === null) {
     link.dataset.unlabelled = id;
     insight.observe(link);
@@ -236,7 +236,7 @@ function drawCode(hex) {
   const canvas = $("bits");
   canvas.width = canvas.height = Math.ceil(Math.sqrt(bits.length));
   const pen = canvas.getContext("2d");
-  bits.forEach((on, i) => on && pen.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1));
+  for (const [i, on] of bits.entries()) if (on) pen.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1);
   canvas.title = hex;
   $("length").textContent = `${bits.length}-bit code`;
   $("code").hidden = false;
@@ -288,7 +288,10 @@ async function drawn() {
   let end = begin + Math.max(items, SAMPLES);
   while ((await pageAfter(end, 1)).images.length > 0) end = begin + 2 * (end - begin);
   for (let round = 0; round < ROUNDS && found.size < SAMPLES; round += 1) {
-    const cursors = Array.from({ length: SAMPLES - found.size }, () => begin + Math.floor(Math.random() * (end - begin)));
+    const cursors = Array.from(
+      { length: SAMPLES - found.size },
+      () => begin + Math.floor(Math.random() * (end - begin)),
+    );
     const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1)));
     pages.forEach(({ images: [image] }, i) => {
       if (image) found.set(image.id, image);
@@ -299,10 +302,9 @@ async function drawn() {
   return [...found.values()];
 }
 
-function sample({ id, label, thumbnail }) {
-  const link = element("a", { href: `#search/${id}` }, picture(thumbnail));
-  link.setAttribute("aria-label", `Search with image ${id}${label === null ? "" : `, ${label}`}`);
-  return element("li", {}, link);
+function sample(image) {
+  const { id, label } = image;
+  return element("li", {}, imageLink(image, `Search with image ${id}${label === null ? "" : `, ${label}`}`));
 }
 
 function offerLabels() {

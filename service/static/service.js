@@ -44,13 +44,21 @@ export async function askPatiently(address, options, { signal, say }) {
   }
 }
 
-const isThere = () => fetch("health/live").then(({ ok }) => ok, () => false);
+const isThere = () =>
+  fetch("health/live").then(
+    ({ ok }) => ok,
+    () => false,
+  );
 
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const timer = setTimeout(resolve, 1000 * seconds);
-    signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", stop, { once: true });
   });
 }
 
@@ -66,7 +74,10 @@ async function send(address, options = {}) {
     throw new Error("The service does not answer. Is it still running?");
   }
   if (response.status !== 401) return response;
-  const { detail } = await response.clone().json().catch(() => ({}));
+  const { detail } = await response
+    .clone()
+    .json()
+    .catch(() => ({}));
   return (await anotherKey(key, detail)) ? send(address, options) : response;
 }
 
@@ -120,8 +131,8 @@ const visible = new IntersectionObserver(
 );
 
 /** An image of the service, loaded when it comes into sight. */
-export function picture(address, properties = {}) {
-  const image = element("img", { draggable: false, alt: "", loading: "lazy", ...properties });
+export function picture(address) {
+  const image = element("img", { draggable: false, alt: "", loading: "lazy" });
   image.addEventListener("load", () => markPixels(image));
   if (hasKey()) {
     addresses.set(image, address);

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.export import processor
+from training.device import processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from service.library import Library, Upload
-from service.searcher import Searcher
+from service.core.library import Library, Upload
+from service.core.searcher import Searcher
 from tests.benchmarks.harness import Memory, Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.heartbeat import heartbeat
 from tests.benchmarks.service import CLIENTS, Bench, picture, prepare

@@ -19,6 +19,7 @@ from training import data
 from training.device import choose_device
 from training.export import encode
 from training.nets.encoder import Encoder
+from training.pixels import PixelsOnDemand
 
 PHOTO = (500, 375)  # about what ImageNet's images measure
 
@@ -81,7 +82,7 @@ def decoding(count: int, rounds: int) -> Row:
         for file in files:
             coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
             coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(file, quality=90)
-        pixels = data.PixelsOnDemand(data.folder(Path(folder)), 224)
+        pixels = PixelsOnDemand(data.folder(Path(folder)), 224)
         groups = torch.arange(count).split(64)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             milliseconds = interleaved(

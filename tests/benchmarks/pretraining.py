@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tests.benchmarks.harness import Report, Row, Spread, interleaved, main
 from tests.benchmarks.layers import shapes
-from training import data
 from training.device import activation_type, choose_device, choose_precision, set_up_process
 from training.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Network, feature_count
 from training.nets.encoder import Normalise
+from training.pixels import batches, stream
 
 IMAGES, BATCH = 40_000, 64
 BLOCK = 64  # neurons of a block in the fully connected layer's cheapest form
@@ -114,8 +114,8 @@ def learn(learning: Pretraining, pixels: Tensor, dtype: torch.dtype, batch: int)
     """An epoch, as a run feeds it."""
     device = pixels.device
     normalise = Normalise(whiten=False).to(device)
-    groups = data.batches(np.arange(len(pixels)), batch, seed=0, device=device)
-    learning.epoch(0, (normalise(found).to(dtype) for _, found in data.stream(pixels, groups, device)))
+    groups = batches(np.arange(len(pixels)), batch, seed=0, device=device)
+    learning.epoch(0, (normalise(found).to(dtype) for _, found in stream(pixels, groups, device)))
 
 
 def square_product(a: Tensor) -> Tensor:

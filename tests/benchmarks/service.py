@@ -20,9 +20,10 @@ from PIL import Image
 
 from index import artifact
 from index.catalogue import Catalogue
-from index.hamming import FlatEngine
-from index.items import NewItem
-from service.searcher import CORES, FEW_PIXELS
+from index.hamming import FaissEngine
+from index.items import UNLABELLED, Changes, CodeTable, NewItem
+from service.core.searcher import FEW_PIXELS
+from service.core.sharing import CORES
 from tests.benchmarks.harness import Report, Row, Spread, at_most, interleaved, main
 from tests.conftest import serve
 from training.nets.encoder import Encoder
@@ -40,7 +41,7 @@ class Bench:
     backbone: str
     folder: Path
     encoder: Encoder
-    engine: FlatEngine
+    engine: FaissEngine
     pictures: list[bytes]
 
     def parts(self, picture: bytes) -> None:
@@ -104,8 +105,9 @@ def prepare(backbone: str, folder: Path, items: int) -> Bench:
             for number, code in enumerate(codes)
         )
     published = artifact.publish(staging, folder / backbone, manifest(encoder, identity, backbone))
-    engine = FlatEngine(encoder.bits)
-    engine.add(np.array(ids), codes)
+    engine = FaissEngine(encoder.bits)
+    nobody = np.full(len(ids), UNLABELLED)
+    engine.apply(Changes(0, CodeTable(np.array(ids), nobody, codes), np.empty(0, np.int64), ()))
     size = encoder.description.image_size
     pictures = [picture(size, seed, "PNG" if size == 32 else "JPEG") for seed in range(PICTURES)]
     return Bench(backbone, published.path, encoder, engine, pictures)

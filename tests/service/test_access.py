@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from index.artifact import Artifact
-from service.access import Access, allowed_by, from_this_machine, is_loopback, keys
 from service.app import create_app
 from service.settings import Settings
+from service.web.access import Access, allowed_by, from_this_machine, is_loopback, keys
 from tests import forking
 from tests.conftest import command, environment, serve_here
 
@@ -175,7 +175,7 @@ def test_the_highest_level_of_a_key_counts_and_each_is_compared(monkeypatch: pyt
     ]  # fmt: skip
     compared = []
     monkeypatch.setattr(
-        "service.access.hmac.compare_digest", lambda one, other: compared.append(one) or False
+        "service.web.access.hmac.compare_digest", lambda one, other: compared.append(one) or False
     )
     assert allowed_by(READ, known) == Access.NONE
     assert len(compared) == 4

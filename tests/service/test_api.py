@@ -19,8 +19,9 @@ from index.artifact import Artifact
 from index.codes import from_hex
 from index.items import UNLABELLED, NewItem
 from service.app import create_app
-from service.schemas import Evaluation, SearchAnswer, SearchParameters
-from service.searcher import Searcher
+from service.core.searcher import Searcher
+from service.schemas.evaluation import Evaluation
+from service.schemas.search import SearchAnswer, SearchParameters
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
 

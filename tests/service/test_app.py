@@ -20,9 +20,10 @@ import httpx
 import pytest
 
 from index.artifact import Artifact, ArtifactError
-from service.app import create_app, route_path
-from service.searcher import Answer, Question, Searcher
+from service.app import create_app
+from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
+from service.web.headers import route_path
 from tests import forking
 from tests.conftest import build_artifact, command, environment, serve_here
 from training.nets.encoder import Encoder
@@ -241,7 +242,7 @@ def test_a_body_that_does_not_go_on_is_given_up(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     kind = {"/search/batch": FORM["content-type"], "/search/codes": "application/json"}.get(path, "image/png")
-    monkeypatch.setattr("service.app.PAUSE", 0.2)
+    monkeypatch.setattr("service.web.limits.PAUSE", 0.2)
     with serve_here(create_app(Settings(artifact=artifact.path))) as address, connect(address) as connection:
         head = (
             f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n"
@@ -251,8 +252,8 @@ def test_a_body_that_does_not_go_on_is_given_up(
 
 
 def test_a_body_that_never_ends_is_given_up(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.app.READING", 0.5)
-    monkeypatch.setattr("service.app.PAUSE", 60.0)
+    monkeypatch.setattr("service.web.limits.READING", 0.5)
+    monkeypatch.setattr("service.web.limits.PAUSE", 60.0)
     with serve_here(create_app(Settings(artifact=artifact.path))) as address, connect(address) as connection:
         connection.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n")
         over = threading.Event()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.batching import Batcher
+from service.core.batching import Batcher
 
 Numbers = Batcher[int, int]
 

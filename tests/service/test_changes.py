@@ -22,7 +22,7 @@ from PIL import Image
 
 from index.artifact import Artifact
 from service.app import create_app
-from service.decoding import Decoded, Pool
+from service.core.decoding import Decoded, Pool
 from service.settings import Settings
 from tests import forking
 from tests.conftest import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready

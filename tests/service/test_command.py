@@ -118,6 +118,7 @@ def test_labels_that_the_folder_gives_anew_are_given(hebbsearch: Run, folder: Pa
     (folder / "labels.csv").write_text("path,label\none/0.png,cat\none/2.png,dog\n")
     again = added(hebbsearch, folder, "--labels", str(folder / "labels.csv"))
     assert (again["added"], again["relabelled"], again["unchanged"]) == (0, 2, 18)
+    assert "labels.csv" not in again["refused"]  # it is no image of the folder
     given = {path: label for path, label in labels().items() if label}
     assert given == {"one/0.png": "cat", "one/2.png": "dog"}
 
@@ -158,14 +159,20 @@ def test_nothing_is_removed_for_a_folder_that_is_empty_by_mistake(hebbsearch: Ru
 
 def test_labels_from_a_file_and_names_for_people(hebbsearch: Run, folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
-    labels.write_text("path,label\none/0.png,première\ntwo words/1.png,\n")
+    labels.write_text("Label, Path\npremière, ./one/0.png\n")
     done = hebbsearch("add", str(folder), "--labels", str(labels), "--name", "an album", code=3)
     assert done.stdout.startswith("an album: 20 added, 0 changed, 0 relabelled, 0 unchanged")
     assert "left out: notes.txt: " in done.stderr and "left out: one/half.png: " in done.stderr
     listed = hebbsearch("list", "--label", "première").stdout
     assert re.fullmatch(r" +\d+  première  an album/one/0.png\n", listed)
-    labels.write_text("file;label\n")
-    assert "wanted path,label" in hebbsearch("add", str(folder), "--labels", str(labels), code=1).stderr
+    for lines, fault in (
+        ("file;label", "the first line must be 'path,label'"),
+        ("path,label\ntwo words/1.png,", "two words/1.png has an empty label"),
+        ("path,label\none/1.png,owl", "1 labels name no file below"),
+    ):
+        labels.write_text(lines)
+        refused = hebbsearch("add", str(folder), "--labels", str(labels), code=1).stderr
+        assert refused.startswith(f"hebbsearch: {labels}: ") and fault in refused
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from index.artifact import Artifact
-from service.decoding import Crashed, Pool, TooSlow, decode
+from service.core.decoding import Crashed, Pool, TooSlow, decode
 from tests import forking
 from tests.conftest import build_artifact, command, environment, free_port, wait_until_ready
 from tests.service.hostile import KIT, jpeg_of_scans, noise, saved

@@ -14,9 +14,10 @@ from pyarrow import parquet
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from index.items import CodeTable, Item
-from service import insight
 from service.app import create_app
+from service.routes import about
 from service.settings import Settings
+from service.web.places import EXPORTING
 from tests.conftest import serve_here
 from tests.service.test_changes import png
 
@@ -93,7 +94,7 @@ def test_without_pyarrow_there_is_a_way_out(http: httpx.Client, monkeypatch: pyt
 def test_nothing_stays_and_every_place_is_given_back(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(insight.EXPORTING + 1):
+    for _ in range(EXPORTING + 1):
         with http.stream("GET", "/export"):  # left before it is read
             pass
         assert http.get("/export?format=csv").status_code == 422
@@ -102,8 +103,8 @@ def test_nothing_stays_and_every_place_is_given_back(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setitem(insight.WRITERS, "npz", full)
-        for _ in range(insight.EXPORTING + 1):
+        patch.setitem(about.WRITERS, "npz", full)
+        for _ in range(EXPORTING + 1):
             refused = http.get("/export")
             assert refused.status_code == 507
             assert "No space left on device; set TMPDIR" in refused.json()["detail"]
@@ -114,7 +115,7 @@ def test_nothing_stays_and_every_place_is_given_back(
 def test_more_exports_than_there_are_places_are_refused(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(insight, "EXPORTING", 0)
+    monkeypatch.setattr("service.web.places.EXPORTING", 0)
     with serve_here(create_app(Settings(artifact=artifact.path))) as address:
         refused = httpx.get(f"{address}/export")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")

@@ -1,14 +1,33 @@
-"""A folder is synchronised while another artifact takes the place of the one that it was compared with."""
+"""What is to be done for a folder, also while another artifact takes the place of the one that was asked."""
 
+import os
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
+from index.walking import files_in
 from service import folder as folders
 from service.client import Client
 from tests.service.test_live import add, answer, both, pair, png, reload, served
 
 __all__ = ["both", "pair"]  # fixtures
+
+
+def test_what_links_lead_to_is_sent_and_what_is_no_file_refused(tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    for file in (album / "a.png", tmp_path / "elsewhere" / "b.png"):
+        file.parent.mkdir()
+        file.write_bytes(png(1))
+    (album / "more").symlink_to(tmp_path / "elsewhere")
+    (album / "broken.png").symlink_to("gone.png")
+    os.mkfifo(album / "pipe.png")
+    there = SimpleNamespace(id=1, path="gone.png", label=None, sha256="00" * 32)
+    for known in ([], [there]):  # where any image is known, files are read
+        plan = folders.compare(album, files_in(album), known, lambda path: path[:1])
+        assert [(each.path, each.label) for each in plan.send] == [("a.png", "a"), ("more/b.png", "m")]
+        assert plan.refused == {"broken.png": "No such file or directory", "pipe.png": "not a regular file"}
+        assert plan.gone == known
 
 
 def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
@@ -20,12 +39,12 @@ def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
         (album / f"{name}.png").write_bytes(png(300 + number))
     with served(both / "first") as http, closing(Client(str(http.base_url))) as client:
         answer(http.delete(f"/images/{add(http, png(99))}"), 204)  # so that ids differ in the next artifact
-        list(folders.send(client, "album", folders.compare(album, [], lambda _: None).send))
+        list(folders.send(client, "album", folders.compare(album, files_in(album), [], lambda _: None).send))
         known = {image.path: image for image in client.images(folder="album")}
 
         (album / "a.png").unlink()
         (album / "b.png").write_bytes(png(310))
-        plan = folders.compare(album, list(known.values()), lambda _: None)
+        plan = folders.compare(album, files_in(album), list(known.values()), lambda _: None)
         reload(http, force=True)
         assert {image.path: image.id for image in client.images(folder="album")} != {
             path: image.id for path, image in known.items()

@@ -14,8 +14,8 @@ from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from index.duplicates import groups_within
 from index.evaluation import average_precision
-from service import insight
 from service.app import create_app
+from service.routes import about
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here
 
@@ -78,7 +78,7 @@ def test_stats_do_not_wait_for_an_evaluation(changing: httpx.Client, monkeypatch
         assert go_on.wait(30)
         return average_precision(*arguments, **more)
 
-    monkeypatch.setattr("service.searcher.average_precision", slow)
+    monkeypatch.setattr("service.core.measuring.average_precision", slow)
     with ThreadPoolExecutor(1) as elsewhere:
         evaluation = elsewhere.submit(changing.get, "/eval/map")
         assert begun.wait(30)
@@ -243,7 +243,7 @@ def test_duplicates_follow_the_index(changing: httpx.Client, artifact: Artifact)
 def test_what_would_not_end_is_refused(
     http: httpx.Client, own: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(insight, "MOST_PAIRS", 5)
+    monkeypatch.setattr(about, "MOST_PAIRS", 5)
     with serve_here(create_app(Settings(artifact=own.path))) as address:
         assert "0 is always possible" in refusal(httpx.get(f"{address}/duplicates?radius=9"), 422)
         answer(httpx.get(f"{address}/duplicates"))

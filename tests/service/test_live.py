@@ -21,9 +21,9 @@ import pytest
 from index.artifact import PREDECESSOR, Artifact
 from index.catalogue import Catalogue
 from service.app import create_app
-from service.carrying import Carried
-from service.live import Generation, Live
-from service.searcher import Answer, Question, Searcher
+from service.core.carrying import Carried
+from service.core.live import Generation, Live
+from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests import forking
 from tests.conftest import (

@@ -15,6 +15,12 @@ from tests.conftest import serve_here
 from tests.service.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
 
+def test_every_stylesheet_is_linked_once() -> None:
+    static = Path(__file__).parents[2] / "service" / "static"
+    linked = re.findall(r'<link rel="stylesheet" href="static/([^"]+)"', (static / "index.html").read_text())
+    assert sorted(linked) == sorted(file.name for file in static.glob("*.css"))
+
+
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_give_an_image_and_see_its_neighbours(page: Page, picture: Path, kind: str) -> None:
     expect(page.locator("#status")).to_contain_text("the 63 in the index")

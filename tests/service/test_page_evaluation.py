@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from index.artifact import Artifact
-from service import insight
 from service.app import create_app
+from service.routes import about
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, serve_here
 from tests.service.browser import LOOKS, barriers, fits, opened
@@ -277,7 +277,7 @@ def test_groups_of_near_images_page_by_page(browser: Browser, artifact: Artifact
 def test_a_radius_that_is_too_much_is_explained(
     browser: Browser, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(insight, "MOST_PAIRS", 5)
+    monkeypatch.setattr(about, "MOST_PAIRS", 5)
     with serve_here(create_app(Settings(artifact=mine))) as address:
         for page in opened(browser, address, refused=(422,)):
             show(page, "Codes")

@@ -10,9 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from service import changes
 from service.app import create_app
-from service.decoding import Decoded, Pool
+from service.core.decoding import Decoded, Pool
 from service.settings import Settings
 from tests.conftest import serve_here
 from tests.service.browser import LOOKS, barriers, fits, give, opened, png, prediction
@@ -259,7 +258,7 @@ def test_adding_is_stopped_and_goes_on(gate: threading.Event, my_view: Page, htt
 def test_a_full_or_lost_service_is_waited_for(
     gate: threading.Event, browser: Browser, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "ADDING", 1)
+    monkeypatch.setattr("service.web.places.ADDING", 1)
     with serve_here(create_app(Settings(artifact=mine))) as address:
         for view in images_view(browser, address, refused=(503,), offline=True):
             status = view.locator("#adding-status")

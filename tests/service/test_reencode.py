@@ -13,9 +13,9 @@ from index.artifact import ENCODER, ArtifactError, open_artifact
 from index.catalogue import Catalogue
 from index.items import Item
 from index.verify import faults
-from service.library import Library, Upload
-from service.reencode import reencode
-from service.searcher import Searcher
+from service.core.library import Library, Upload
+from service.core.reencode import reencode
+from service.core.searcher import Searcher
 from tests.conftest import build_artifact
 from tests.service.test_live import png
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
-from service import api
 from service.app import create_app
-from service.batching import Batcher
-from service.schemas import BatchAnswer
-from service.searcher import Answer, Question, Searcher
+from service.core.batching import Batcher
+from service.core.searcher import Answer, Question, Searcher
+from service.schemas.search import BatchAnswer
 from service.settings import Settings
+from service.web.places import ABREAST
 from tests.conftest import serve_here
 
 
@@ -110,20 +110,20 @@ def test_a_single_search_waits_for_few_of_many(
 
     monkeypatch.setattr(Batcher, "ask", counted)
     monkeypatch.setattr(Searcher, "answer", gated)
-    monkeypatch.setattr(api, "BATCHES", 1)
+    monkeypatch.setattr("service.web.places.BATCHES", 1)
     with (
         serve_here(create_app(Settings(artifact=artifact.path))) as address,
         ThreadPoolExecutor(2) as clients,
     ):
         many = clients.submit(httpx.post, f"{address}/search/batch", files=fields(pictures[:40]), timeout=30)
-        wait_for(api.ABREAST)
+        wait_for(ABREAST)
         refused = httpx.post(f"{address}/search/batch", files=fields(pictures[:1]))
         single = clients.submit(httpx.post, f"{address}/search?k=3", content=pictures[0], timeout=30)
-        wait_for(api.ABREAST + 1)
+        wait_for(ABREAST + 1)
         gate.set()
         assert single.result().status_code == many.result().status_code == 200
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert "1 searches of many images" in refused.json()["detail"]
     assert len(many.result().json()["answers"]) == 40
-    assert answered.index(3) <= 2 * api.ABREAST
+    assert answered.index(3) <= 2 * ABREAST
     assert sorted(answered) == [3] + [10] * 40

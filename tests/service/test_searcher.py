@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,20 @@ import torch
 from PIL import Image
 from sqlalchemy import Engine, event
 
-import service.searcher
 from index.artifact import Artifact, ArtifactError
 from index.catalogue import Catalogue
 from index.codes import hamming
 from index.conventions import Denominator, Ties
 from index.evaluation import average_precision
 from index.items import UNLABELLED, NewItem
-from service.searcher import NoOriginal, NothingToMeasure, Searcher, Sharing, UnknownLabel
+from service.core.measuring import NothingToMeasure, measure
+from service.core.originals import NoOriginal
+from service.core.searcher import TRIES, Searcher, UnknownLabel
+from service.core.sharing import Sharing
+from service.routes.evaluation import evaluate
+from service.schemas.evaluation import Evaluation, EvaluationParameters
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
+from tests.remote_engine import RemoteEngine
 from training.nets.images import TooManyPixels
 
 LIMIT = 1_000_000
@@ -47,15 +53,21 @@ def test_opening_reads_the_codes_once(own: Artifact) -> None:
         event.remove(Engine, "before_cursor_execute", note)
     assert sum("codes.code" in statement for statement in asked) == 1
     table, snapshot = searcher.catalogue.codes(), searcher.snapshot()
-    ids, codes = snapshot.engine.items()
-    assert (ids == table.ids).all() and (codes == table.codes).all()
     assert (snapshot.ids == table.ids).all() and (snapshot.labels == table.labels).all()
     assert (snapshot.revision, snapshot.classes) == (searcher.catalogue.revision, CLASSES)
     searcher.close()
 
 
+def original(searcher: Searcher, item_id: int) -> Path:
+    return searcher.original_of(searcher.catalogue.get(item_id))
+
+
 def file_of(searcher: Searcher, item_id: int) -> bytes:
-    return searcher.original(item_id).read_bytes()
+    return original(searcher, item_id).read_bytes()
+
+
+def evaluation(searcher: Searcher, **asked: object) -> Evaluation:
+    return evaluate(searcher, EvaluationParameters.model_validate(asked))
 
 
 def reference(searcher: Searcher, image: bytes, labels: tuple[str, ...] = ()) -> list[tuple[int, int]]:
@@ -81,6 +93,66 @@ def test_search_equals_brute_force(
         assert [(match.distance, match.id) for match in answer.matches] == near[:k]
         last = answer.matches[-1].distance if answer.matches else None
         assert answer.ties_at_cut == sum(distance == last for distance, _ in eligible)
+
+
+def test_an_engine_on_another_machine_answers_the_same(own: Artifact, searcher: Searcher) -> None:
+    elsewhere = Searcher(own, max_pixels=LIMIT, engine=RemoteEngine)
+    for labels in ((), ("square",)):
+        for item_id in (1, 25, 62):
+            asked = {"k": 7, "max_distance": 90, "labels": labels}
+            image = file_of(searcher, item_id)
+            here, there = searcher.search(image, **asked), elsewhere.search(image, **asked)
+            assert (here.matches, here.ties_at_cut) == (there.matches, there.ties_at_cut)
+            wanted = searcher.wanted(7, labels=labels)
+            assert searcher.similar(item_id, wanted).matches == elsewhere.similar(item_id, wanted).matches
+    nearest = elsewhere.search(file_of(searcher, 1), k=1).matches[0].id
+    elsewhere.catalogue.change(nearest, label="square")
+    assert elsewhere.search(file_of(searcher, 1), k=1, labels=["square"]).matches[0].id == nearest
+    elsewhere.catalogue.remove([nearest])
+    assert elsewhere.search(file_of(searcher, 1), k=1).matches[0].id != nearest
+    elsewhere.close()
+
+
+def test_similar_leaves_out_the_image_itself(own: Artifact) -> None:
+    """And counts no tie for it, wherever it stands among images of the same code."""
+    searcher = Searcher(own, max_pixels=LIMIT)
+    code = searcher.catalogue.code(30)[0]
+    twins = [NewItem(f"{n}.png", n % 2, "database", 1, 1, b"", code) for n in range(6)]
+    alike = [30, *searcher.catalogue.add(twins)]
+    for item_id in (30, alike[-1]):
+        for k in (1, 3, 6):
+            answer = searcher.similar(item_id, searcher.wanted(k))
+            others = [other for other in alike if other != item_id]
+            assert [match.id for match in answer.matches] == others[:k]
+            assert (answer.matches[-1].distance, answer.ties_at_cut) == (0, 6)
+    labelled = searcher.similar(alike[-1], searcher.wanted(1, labels=["square"]))  # it is a square itself
+    assert labelled.ties_at_cut == 2 + (searcher.catalogue.get(30).label == "square")
+    labelled = searcher.similar(alike[-1], searcher.wanted(1, labels=["circle"]))
+    assert labelled.ties_at_cut == 3 + (searcher.catalogue.get(30).label == "circle")
+    searcher.close()
+
+
+def test_an_answer_is_that_of_one_revision(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a change comes between each time that it is tried."""
+    searcher = Searcher(own, max_pixels=LIMIT)
+    image = file_of(searcher, 5)
+    nearest = searcher.search(image, k=1).matches[0].id
+    engine, labels = searcher._engine, ["circle", "square"]
+    search, tried = engine.search, list[int]()
+
+    def changed_meanwhile(*asked: Any, **how: Any) -> Any:
+        found = search(*asked, **how)
+        if len(tried) < TRIES:  # then nobody may change it any more
+            tried.append(engine.revision)
+            searcher.catalogue.change(nearest, label=labels[len(tried) % 2])
+            searcher.snapshot()
+        return found
+
+    monkeypatch.setattr(engine, "search", changed_meanwhile)
+    match = searcher.search(image, k=1).matches[0]
+    assert len(tried) == TRIES
+    assert (match.id, match.label) == (nearest, searcher.catalogue.get(nearest).label)
+    searcher.close()
 
 
 def test_questions_answered_together_are_answered_as_alone(searcher: Searcher) -> None:
@@ -170,23 +242,23 @@ def test_the_number_of_threads_changes_no_code(searcher: Searcher) -> None:
 def test_a_changed_catalogue_is_seen(own: Artifact) -> None:
     searcher = Searcher(own, max_pixels=LIMIT)
     image = file_of(searcher, 5)
-    before = searcher.evaluate()
+    before = evaluation(searcher)
     with Catalogue.open(own.path / "catalogue.sqlite") as catalogue:
         new = NewItem("x.png", 1, "database", 1, 1, b"", searcher.search(image, k=1).code[0])
         (new_id,) = catalogue.add([new])
     found = searcher.search(image, k=1000, max_distance=0).matches
     assert new_id in [match.id for match in found]
-    after = searcher.evaluate()
+    after = evaluation(searcher)
     assert after.definition.items == before.definition.items + 1
     assert after.map != before.map
     searcher.catalogue.change(new_id, label="new class")
     (match,) = searcher.search(image, k=9, labels=["new class"]).matches
     assert (match.id, match.label, match.distance) == (new_id, "new class", 0)
-    assert searcher.evaluate().per_class[-1].label == "new class"
+    assert evaluation(searcher).per_class[-1].label == "new class"
     searcher.catalogue.remove([new_id])
     found = searcher.search(image, k=1000, max_distance=0).matches
     assert new_id not in [match.id for match in found]
-    assert searcher.evaluate().map == before.map
+    assert evaluation(searcher).map == before.map
     searcher.close()
     Searcher.open(own.path, max_pixels=LIMIT).close()  # with a class that the training did not know
 
@@ -222,7 +294,7 @@ def test_evaluation_is_that_of_index(
         ties=ties,
         denominator=denominator,
     )
-    found = searcher.evaluate(k=k, ties=ties, denominator=denominator)
+    found = evaluation(searcher, k=k, ties=ties, denominator=denominator)
     assert found.map == found.aps.mean == pytest.approx(scores.mean(), abs=1e-12)
     assert found.aps.std == pytest.approx(scores.std(), abs=1e-12)
     assert found.aps.median == pytest.approx(np.median(scores), abs=1e-12)
@@ -234,7 +306,7 @@ def test_evaluation_is_that_of_index(
 
 
 def test_definition(searcher: Searcher) -> None:
-    definition = searcher.evaluate(k=5).definition
+    definition = evaluation(searcher, k=5).definition
     assert (definition.queries, definition.dropped_queries) == (len(CLASSES) * QUERIES_PER_CLASS, 0)
     assert (definition.items, definition.unlabelled_items) == (len(CLASSES) * PER_CLASS, UNLABELLED_ITEMS)
     assert definition.labels == "labels.csv", "where the file lay is nobody's business"
@@ -253,8 +325,8 @@ def test_evaluated_once_under_concurrency(searcher: Searcher, monkeypatch: pytes
         time.sleep(0.1)  # long enough for all threads to arrive
         return average_precision(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service.searcher, "average_precision", counted)
-    threads = [threading.Thread(target=searcher.evaluate, kwargs={"k": 17 + i % 2}) for i in range(8)]
+    monkeypatch.setattr("service.core.measuring.average_precision", counted)
+    threads = [threading.Thread(target=measure, args=[searcher], kwargs={"k": 17 + i % 2}) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -263,50 +335,50 @@ def test_evaluated_once_under_concurrency(searcher: Searcher, monkeypatch: pytes
 
 
 def test_evaluations_kept_are_bounded(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.searcher, "EVALUATIONS", 3)
+    monkeypatch.setattr("service.core.sharing.RESULTS", 3)
     for k in range(1, 9):
-        assert searcher.evaluate(k=k).definition.k == k
-    assert len(searcher._evaluations) <= 3
+        assert evaluation(searcher, k=k).definition.k == k
+    assert len(searcher._remembered._results) <= 3
 
 
 def test_nothing_to_measure(unlabelled_artifact: Artifact) -> None:
     searcher = Searcher(unlabelled_artifact, max_pixels=LIMIT)
     with pytest.raises(NothingToMeasure, match="without labels"):
-        searcher.evaluate()
+        evaluation(searcher)
     searcher.close()
 
 
 def test_original_stays_in_its_folder(own: Artifact, tmp_path: Path) -> None:
     searcher = Searcher(own, max_pixels=LIMIT)
-    path = searcher.original(1)
+    path = original(searcher, 1)
     assert path.is_relative_to(tmp_path / "images")
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
     path.unlink()
     with pytest.raises(NoOriginal, match="no longer there"):
-        searcher.original(1)
+        original(searcher, 1)
     path.symlink_to(secret)
     with pytest.raises(NoOriginal, match="outside"):
-        searcher.original(1)
+        original(searcher, 1)
     path.unlink()
     path.symlink_to(path)
     with pytest.raises(NoOriginal, match="no longer there"):
-        searcher.original(1)
+        original(searcher, 1)
     path.unlink()
     path.mkdir()
     with pytest.raises(NoOriginal, match="not a file"):
-        searcher.original(1)
+        original(searcher, 1)
     with pytest.raises(KeyError):
-        searcher.original(10_000)
+        original(searcher, 10_000)
     searcher.close()
 
 
 def test_only_images_are_given_out(own: Artifact) -> None:
     searcher = Searcher(own, max_pixels=LIMIT)
-    path = searcher.original(1)
+    path = original(searcher, 1)
     path.write_text("root:x:0:0")
     with pytest.raises(NoOriginal, match="not an image any more"):
-        searcher.original(1)
+        original(searcher, 1)
     searcher.close()
 
 
@@ -317,7 +389,7 @@ def test_original_does_not_trust_the_catalogue(own: Artifact, tmp_path: Path, pa
     code = searcher.catalogue.codes().codes[0]
     (item_id,) = searcher.catalogue.add([NewItem(path, 0, "database", 1, 1, b"", code)])
     with pytest.raises(NoOriginal):
-        searcher.original(item_id)
+        original(searcher, item_id)
     searcher.close()
 
 

@@ -195,8 +195,8 @@ def logged(
 
 def failing_app() -> Any:
     """The service with a bug in its evaluation, and one in how it adds images with a certain label."""
-    from service.library import Library, Outcome, Prepared
-    from service.searcher import Searcher
+    from service.core.library import Library, Outcome, Prepared
+    from service.core.searcher import Searcher
 
     put = Library.put
 

@@ -1,11 +1,14 @@
 """Defaults, ranges and --set."""
 
+import dataclasses
 from inspect import signature
+from typing import get_args, get_type_hints
 
 import pytest
 
-from training.config import LEARNING, ConfigError, configure, parse_setting
-from training.rules import HAVE_TEMPERATURE, RULES
+from training.build_index import parser
+from training.config import ABOUT, Config, ConfigError, configure, from_json, parse_setting, percent
+from training.rules import RULES, TRAITS
 
 
 def test_defaults_come_from_data_set_backbone_and_rule():
@@ -18,7 +21,7 @@ def test_defaults_come_from_data_set_backbone_and_rule():
     assert configure({"backbone": "vgg11", "data": "x"}).image_size == 224
     paper = configure({"dataset": "cifar10", "data": "x", "rule": "vae"})
     assert (paper.epochs, paper.finetune_epochs, paper.weight_decay) == (20, 20, 5e-2)
-    fewer = {rule: configure({"dataset": "cifar10", "data": "x", "rule": rule}).epochs for rule in LEARNING}
+    fewer = {rule: configure({"dataset": "cifar10", "data": "x", "rule": rule}).epochs for rule in RULES}
     assert {rule: epochs for rule, epochs in fewer.items() if epochs < 20} == {
         "swta": 1, "swta_fh": 1, "hpca": 12, "hpca_fh": 12}  # fmt: skip
 
@@ -42,10 +45,10 @@ def test_rates_of_the_papers_rules(rule, digits, other, adaptive, whiten):
 
 
 def test_every_rule_has_a_rate_and_its_own_temperature():
-    assert LEARNING.keys() == RULES.keys()
+    have = {name for name, traits in TRAITS.items() if traits.temperature is not None}
     own = {name: signature(rule).parameters.get("temperature") for name, rule in RULES.items()}
-    assert {name for name, parameter in own.items() if parameter} == HAVE_TEMPERATURE
-    assert all(configure({"rule": rule}).temperature == own[rule].default for rule in HAVE_TEMPERATURE)
+    assert {name for name, parameter in own.items() if parameter} == have
+    assert all(configure({"rule": rule}).temperature == own[rule].default for rule in have)
     assert configure({"rule": "softhebb", "temperature": 0.5}).temperature == 0.5
 
 
@@ -107,6 +110,50 @@ def test_unknown_settings_are_refused(text):
 def test_an_unknown_setting_is_told_what_is_offered():
     with pytest.raises(ConfigError, match=r"use name=value with one of bits, whiten$"):
         parse_setting("colour=red", ["bits", "whiten"])
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_every_setting_says_what_it_is(name):
+    """Numbers have a lowest value, texts their choices, unless anything may be written."""
+    about, kind = ABOUT[name], get_type_hints(Config)[name]
+    assert about.of in {"cell", "table", "method"}
+    assert about.stage in {"early", "late"}
+    assert (about.lowest is not None) == (kind in {int, float})
+    anything = name in {"data", "labels", "device"}
+    assert bool(about.choices) == ((kind is str or str in get_args(kind)) and not anything)
+    # Of a cell's own values, the results' configurations say nothing: they must be known otherwise.
+    assert about.settled or about.of != "cell"
+    assert about.changeable == name.endswith("_lr")
+    if name.startswith(("head", "finetune")):
+        assert about.stage == "late"
+
+
+def test_every_setting_has_a_flag_or_what_help_says_of_it():
+    flags = {action.dest for action in parser()._actions}
+    assert {field.name for field in dataclasses.fields(Config)} == ABOUT.keys()
+    assert flags & ABOUT.keys() == {name for name, about in ABOUT.items() if about.help is None}
+
+
+@pytest.mark.parametrize("name", [name for name, about in ABOUT.items() if about.lowest is not None])
+def test_every_number_is_held_to_its_lowest(name):
+    written = dataclasses.asdict(configure({}))
+    with pytest.raises(ConfigError, match=f"{name} .*: at least {ABOUT[name].lowest} is needed"):
+        from_json(written | {name: type(written[name])(ABOUT[name].lowest - 1)})
+
+
+@pytest.mark.parametrize("name", [name for name, about in ABOUT.items() if about.choices])
+def test_every_choice_is_held_to_what_there_is(name):
+    with pytest.raises(ConfigError, match=f"{name} 'other': use one of {ABOUT[name].choices[0]}"):
+        from_json(dataclasses.asdict(configure({})) | {name: "other"})
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("1%", 1.0), ("0.5%", 0.5), ("0%", 0.0), ("100%", 100.0), ("101%", None), ("-1%", None), ("nan%", None)]
+    + [(text, None) for text in ("none", "5", "%", "few%", "some.csv", "")],
+)
+def test_a_share_of_the_labels_is_told_from_other_texts(text, share):
+    assert percent(text) == share
 
 
 def test_labels():

@@ -1,13 +1,15 @@
-"""Which numbers a run computes in, and what is set for the whole process."""
+"""Which numbers a run computes in, what is set for the whole process, and what is said of the machine."""
 
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from training.config import ConfigError
-from training.device import activation_type, choose_device, choose_precision
+from training.device import activation_type, choose_device, choose_precision, describe
 
 CPU = torch.device("cpu")
 
@@ -83,3 +85,18 @@ print(megabytes() - before)
     )
     assert int(returned) < 32
     assert int(kept) >= 64
+
+
+def test_a_cpu_is_called_by_its_model(monkeypatch):
+    facts = "processor\t: 0\nmodel name\t: A CPU @ 3 GHz\nprocessor\t: 1\nmodel name\t: A CPU @ 3 GHz\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: facts)
+    assert describe(torch.device("cpu")) == f"A CPU @ 3 GHz, {torch.get_num_threads()} threads"
+
+
+def test_where_the_system_does_not_tell_the_model_a_cpu_is_called_by_its_kind(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    for read in (missing, lambda *_, **__: "Processor\t: ARMv8\n"):
+        monkeypatch.setattr(Path, "read_text", read)
+        assert describe(torch.device("cpu")).startswith(f"{platform.machine()} CPU, ")

@@ -10,7 +10,7 @@ from tests.training.test_build_index import QUICK, build, striped_folder
 from training.config import configure
 from training.hebbian import HebbianConv2d, Pretraining, Replayed
 from training.nets.backbones import Network
-from training.rules import RESPONSES, RULES
+from training.rules import RULES, TRAITS
 from training.run import Run
 
 FAST = ["hpca_fh", "swta_fh", "hebbgrad", "krotov", "softhebb"]
@@ -27,7 +27,7 @@ def test_rules_agree_with_the_cpu(rule, size):
     x = torch.randn(4, 5, size, size, generator=generator, dtype=torch.float64)
     w = torch.randn(70, 5, 3, 3, generator=generator, dtype=torch.float64) / 7
     projection = torch.nn.functional.conv2d(x, w)
-    respond = RESPONSES.get(rule)
+    respond = TRAITS[rule].response
     y = respond(x, projection / 3, w, stride=1, padding=0) if respond else projection.relu()
     on_gpu = RULES[rule](x.cuda(), y.cuda(), w.cuda())
     assert on_gpu.is_cuda

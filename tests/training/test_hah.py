@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import conv2d, cross_entropy
 
 from tests import reference
+from training.finetune import Classifier
 from training.hah import (
     COST_WEIGHTS,
     HaHConv2d,
@@ -16,6 +17,7 @@ from training.hah import (
     divisive_normalisation,
     hebbian_anti_hebbian_cost,
     strongest_locations,
+    with_costs,
 )
 from training.nets.backbones import BACKBONES, Network, smallest_image
 
@@ -35,9 +37,11 @@ def images(count=16, seed=0, dtype=torch.float32):
     return (x + 0.5 * torch.randn(x.shape, generator=generator)).to(dtype), labels
 
 
-def learning(lr=1e-2, epochs=20, backbone="conv6", size=SIZE, **more):
+def learning(lr=1e-2, epochs=20, backbone="conv6", size=SIZE, cost_weights=COST_WEIGHTS):
     torch.manual_seed(0)
-    return HebbianAntiHebbian(backbone, size, 2, lr=lr, epochs=epochs, **{"momentum": 0.9} | more)
+    network = with_costs(backbone, size, len(cost_weights))
+    model = Classifier(network, BACKBONES[backbone].hidden, 2, dropout=0.0)
+    return HebbianAntiHebbian(network, model, cost_weights=cost_weights, lr=lr, momentum=0.9, epochs=epochs)
 
 
 def batches(epoch, dtype=torch.float32, count=3):
@@ -123,7 +127,7 @@ def test_gradient_is_the_classes_and_the_layers_own_cost():
 @pytest.mark.parametrize(("backbone", "layers"), [("conv6", 4), ("conv10", 6), ("vgg11", 6)])
 def test_first_layers_have_costs(backbone, layers):
     with torch.device("meta"):
-        trained = learning(backbone=backbone, size=BACKBONES[backbone].image_size, device="meta")
+        trained = learning(backbone=backbone, size=BACKBONES[backbone].image_size)
     assert list(trained.layers) == [f"features.{number}.0" for number in range(layers)]
     assert trained.model.state_dict().keys() >= {"network.hidden.2.running_var", "linear.weight"}
 
@@ -179,7 +183,7 @@ def test_resumed_run_equals_an_uninterrupted_one():
     for epoch in range(2):
         whole.epoch(epoch, batches(epoch))
     begun.epoch(0, batches(0))
-    resumed = HebbianAntiHebbian("conv6", SIZE, 2, lr=1e-2, momentum=0.9, epochs=2)
+    resumed = learning(epochs=2)
     resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
     resumed.epoch(1, batches(1))
     for name, tensor in whole.model.state_dict().items():

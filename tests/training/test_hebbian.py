@@ -8,7 +8,7 @@ from torch import nn
 
 from training.hebbian import HebbianConv2d, NotFinite, Pretraining, plain_weights
 from training.nets.backbones import BACKBONES, Network
-from training.rules import RESPONSES, RULES
+from training.rules import RULES, TRAITS
 
 FAST = ["hpca_fh", "swta_fh", "hebbgrad", "krotov", "softhebb"]
 
@@ -116,7 +116,7 @@ def test_layer_learns_from_what_its_rule_asks_for(rule):
     """Unrectified where the rule has a response, though the output is rectified in the same memory."""
     layer, x, shape = HebbianConv2d(3, 5, 3, rule=rule), images(), {"stride": (1, 1), "padding": (0, 0)}
     projection, w = nn.functional.conv2d(x, layer.filters()), layer.weight.detach()
-    respond = RESPONSES.get(rule)
+    respond = TRAITS[rule].response
     y = respond(x, projection, w, **shape) if respond else projection.relu()
     layer(x)
     torch.testing.assert_close(layer.update, RULES[rule](x, y.detach(), w, **shape), rtol=1e-3, atol=1e-5)

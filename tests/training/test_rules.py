@@ -10,7 +10,7 @@ from tests.reference import (
     softhebb_patch_by_patch,
     swta_patch_by_patch,
 )
-from training.rules import FILTERS, RESPONSES, RULES, hebbgrad, krotov, raised_cosine, softhebb, swta_fh
+from training.rules import RULES, TRAITS, hebbgrad, krotov, raised_cosine, softhebb, swta_fh
 
 SHAPES = {
     # name: (x, w, stride, padding)
@@ -226,12 +226,13 @@ def test_winners_point_to_the_cluster_centres(rule, lr):
     generator = torch.Generator().manual_seed(1)
     centres = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64)).Q.T * 3
     w = torch.randn(40, 12, 1, 1, generator=generator, dtype=torch.float64) / 4
-    made = FILTERS.get(rule, torch.Tensor.clone)
+    traits = TRAITS[rule]
+    made = traits.filters or torch.Tensor.clone
     for _ in range(300):
         which = torch.randint(5, (128,), generator=generator)
         noise = 0.05 * torch.randn(128, 12, generator=generator, dtype=torch.float64)
         x = (centres[which] + noise)[:, :, None, None]
         projection = torch.nn.functional.conv2d(x, made(w))
-        w = w + lr * RULES[rule](x, projection if rule in RESPONSES else projection.relu(), w)
+        w = w + lr * RULES[rule](x, projection if traits.response else projection.relu(), w)
     cosines = torch.nn.functional.normalize(w.flatten(1)) @ centres.T / 3
     assert cosines.max(0).values.min() > 0.99

@@ -29,9 +29,11 @@ def images(count=32, size=SIZE, seed=0):
     return 0.7 * shade + 0.7 * slope * across + 0.5 * colour * channel
 
 
-def learning(lr=3e-2, epochs=20, momentum=0.9):
+def learning(lr=3e-2, epochs=20, momentum=0.9, **more):
     torch.manual_seed(0)
-    return Autoencoding(Network("conv6", SIZE), "conv6", SIZE, lr=lr, momentum=momentum, epochs=epochs)
+    return Autoencoding(
+        Network("conv6", SIZE), "conv6", SIZE, lr=lr, momentum=momentum, epochs=epochs, **more
+    )
 
 
 def batches(epoch, dtype=torch.float32, count=2):
@@ -176,10 +178,10 @@ def test_plain_network_is_the_encoder():
 
 
 def test_plain_network_with_latents_gives_their_means():
-    trained = learning()
+    trained = learning(to_latents=True)
     trained.epoch(0, batches(0))
     plain = Network("conv6", SIZE, latents=256)
-    plain.load_state_dict(trained.weights_to_latents())
+    plain.load_state_dict(trained.weights())
     x = images(4)
     with torch.no_grad():
         torch.testing.assert_close(plain.eval()(x), trained.model.eval()(x)[1])

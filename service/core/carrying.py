@@ -1,0 +1,263 @@
+"""What people did to one artifact, done to the artifact that takes its place; and which of the two answers
+better. No HTTP in it.
+
+An image is known in both by its bytes (SHA-256) or, where one of the two did not hash them, by its path in
+the indexed folder; of images of equal bytes each is one of the other's. Doing all again does nothing: it may
+be begun while images still come and go, and be finished when none do.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from index.items import UNLABELLED, File, Identity, Item, NewItem
+from service.core.decoding import Decode, decode
+from service.core.library import Library
+from service.core.measuring import NothingToMeasure, scores
+from service.core.originals import NoOriginal
+from service.core.searcher import Searcher
+from training.nets.images import MAX_PIXELS, ImageError
+
+PAGE = 1000  # items looked at together
+TOGETHER = 16  # images in memory at a time, each with its file
+
+
+class CannotCarry(ValueError):
+    """Images would be lost; the message says how many and why."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How many images were carried over."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+    def __add__(self, other: "Carried") -> "Carried":
+        return Carried(self.added + other.added, self.changed + other.changed, self.removed + other.removed)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """mAP of two artifacts, each over its own index, on the images that both hold out."""
+
+    queries: int
+    before: float
+    after: float
+
+
+def carry(source: Searcher, target: Library, since: int, *, decode: Decode = decode) -> tuple[int, Carried]:
+    """Do to `target` what was done to `source` after its revision `since`: images that were sent or removed,
+    labels and metadata that were given. Until which revision, and how much it was.
+
+    Raises CannotCarry, before anything is done, for images that were sent, are not there yet, and whose codes
+    cannot be made because their files were not kept.
+    """
+    until = source.catalogue.revision
+    lost = sum(_is_lost(source, target, item) for item, twin in _changed(source, target, since) if not twin)
+    if lost:
+        raise CannotCarry(
+            f"the files of {lost:,} images that were sent to {source.name} are not kept, so that the encoder "
+            f"of {target.searcher.name} cannot make their codes; remove these images, or build an artifact "
+            "with them"
+        )
+    gone = source.catalogue.gone(since)
+    removed = _remove(source, target, gone)
+    target.searcher.catalogue.bury(gone)  # what it never had must not come back from a third one
+    added, changed, coming = 0, 0, list[Item]()
+    for item, twin in _changed(source, target, since):
+        if twin:
+            changed += _change(target, item, twin)
+        elif item.folder is not None:
+            coming.append(item)
+            if len(coming) == TOGETHER:
+                added += _add(source, target, coming, decode)
+                coming = []
+    added += _add(source, target, coming, decode)
+    return until, Carried(added, changed, removed)
+
+
+def compare(before: Searcher, after: Searcher) -> Comparison | None:
+    """Both on the same images; None where `before` measures nothing that could become worse.
+
+    Raises NothingToMeasure where no image is held out by both.
+    """
+    items = before.catalogue.get_many(before.held_out().tolist())
+    if not items:
+        return None
+    asked = set(after.held_out().tolist())
+    known = after.catalogue.known_as([item.identity for item in items])
+    twins = {twin.id: twin for each in known.values() for twin in each if twin.id in asked}
+    pairs = [(id_, twin.id) for id_, twin in _paired(items, list(twins.values())).items()]
+    if not pairs:
+        raise NothingToMeasure(
+            f"no image is held out by both {before.name} and {after.name}, so that nobody knows which "
+            "answers better"
+        )
+    ours, theirs = (np.array(ids, np.int64) for ids in zip(*pairs, strict=True))
+    found = np.stack([scores(before, ours), scores(after, theirs)])
+    found = np.where(np.isnan(found), 0, found)  # no indexed image has the label: nothing right is found
+    return Comparison(len(pairs), *found.mean(axis=1).tolist())
+
+
+def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[Item, Item | None]]:
+    """What came or changed, each with the item that it is in the target."""
+    after = 0
+    while items := source.catalogue.changed(since, after=after, count=PAGE):
+        theirs = _found_as(target.searcher, [item.identity for item in items])
+        twins = _twins(source, theirs)
+        for item in items:
+            yield item, twins.get(item.id)
+        after = items[-1].id
+
+
+def _found_as(searcher: Searcher, identities: Sequence[Identity]) -> list[Item]:
+    """What can be found there of these, each item once. One that is held out has no place among it yet."""
+    known = searcher.catalogue.known_as(list(dict.fromkeys(identities)))
+    items = {item.id: item for each in known.values() for item in each if item.split == "database"}
+    return [items[id_] for id_ in sorted(items)]
+
+
+def _twins(source: Searcher, theirs: Sequence[Item]) -> dict[int, Item]:
+    """Those of `theirs` that an item of the source is, by its id. All that may be one of them have their say,
+    not only what changed."""
+    return _paired(_found_as(source, [item.identity for item in theirs]), theirs)
+
+
+def _paired(ours: Sequence[Item], theirs: Sequence[Item]) -> dict[int, Item]:
+    """The item of `theirs` that each of `ours` is, by its id, and none twice: of equal bytes the one at the
+    same path, else any; where one was not hashed, the one at the same path."""
+    pairs: dict[int, Item] = {}
+    for key in (_bytes_and_path, _bytes, _path):
+        taken = {twin.id for twin in pairs.values()}
+        free: defaultdict[Hashable, deque[Item]] = defaultdict(deque)
+        for item in theirs:
+            if item.id not in taken and key(item) is not None:
+                free[key(item)].append(item)
+        for item in ours:
+            left = free.get(key(item))
+            if item.id in pairs or not left or (key is _path and item.sha256 and left[0].sha256):
+                continue
+            pairs[item.id] = left.popleft()
+    return pairs
+
+
+def _bytes_and_path(item: Item) -> Hashable:
+    return None if item.sha256 is None else (item.sha256, item.path)
+
+
+def _bytes(item: Item) -> Hashable:
+    return item.sha256
+
+
+def _path(item: Item) -> Hashable:
+    return item.path if item.folder is None else None
+
+
+def _is_lost(source: Searcher, target: Library, item: Item) -> bool:
+    if item.folder is None or _same_encoder(source, target):
+        return False
+    try:
+        source.original_of(item)
+    except NoOriginal:
+        return _is_there(source, item)
+    return False
+
+
+def _is_there(source: Searcher, item: Item) -> bool:
+    """Still: images come and go meanwhile."""
+    try:
+        source.catalogue.get(item.id)
+    except KeyError:
+        return False
+    return True
+
+
+def _same_encoder(source: Searcher, target: Library) -> bool:
+    return source.catalogue.encoder_id == target.searcher.catalogue.encoder_id
+
+
+def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
+    """Without those that are still there in the source: where some of equal bytes are, only the one at the
+    same path goes."""
+    theirs = _found_as(target.searcher, gone)
+    kept = {item.id for item in _twins(source, theirs).values()}
+    there = {item.sha256 for item in _found_as(source, gone)} - {None}
+    places = {(each.sha256, each.path) for each in gone}
+    leaving = [
+        item
+        for item in theirs
+        if item.id not in kept and (item.sha256 not in there or (item.identity.sha256, item.path) in places)
+    ]
+    return sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))
+
+
+def _change(target: Library, item: Item, twin: Item) -> bool:
+    """Whether anything was different in what may be changed."""
+    different = (twin.label, twin.metadata) != (item.label, item.metadata)
+    if different:
+        target.change(twin.id, label=item.label, unlabel=item.label is None, metadata=item.metadata)
+    return different
+
+
+def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
+    """How many were new. Those that are removed from the source at this moment are left out."""
+    try:
+        return _add_all(source, target, items, decode) if items else 0
+    except (KeyError, FileNotFoundError):
+        there = [item for item in items if _is_there(source, item)]
+        if len(there) == len(items):
+            raise
+        return _add(source, target, there, decode)
+
+
+def _add_all(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
+    files = {item.id: file for item in items if (file := _file(source, item)) is not None}
+    if _same_encoder(source, target):
+        codes = [source.catalogue.code(item.id)[0] for item in items]
+    else:
+        pixels = torch.stack([_pixels(target, item, files[item.id], decode) for item in items])
+        codes = list(target.searcher.encode(pixels))
+    new = [
+        NewItem(
+            path=item.path,
+            label=UNLABELLED if item.label is None else item.label,
+            split="database",
+            width=item.width,
+            height=item.height,
+            thumbnail=source.catalogue.thumbnail(item.id),
+            code=code,
+            file=_as_file(item),
+            metadata=item.metadata,
+            added=item.added,
+        )
+        for item, code in zip(items, codes, strict=True)
+    ]
+    kept = {
+        hashed.sha256: files[item.id] for item in items if item.id in files and (hashed := _as_file(item))
+    }
+    return sum(is_new for _, is_new in target.store(new, kept))
+
+
+def _as_file(item: Item) -> File | None:
+    return None if item.sha256 is None else File(bytes.fromhex(item.sha256), item.folder)
+
+
+def _file(source: Searcher, item: Item) -> bytes | None:
+    """The bytes that were sent, if they are kept."""
+    try:
+        return source.original_of(item).read_bytes()
+    except NoOriginal:
+        return None
+
+
+def _pixels(target: Library, item: Item, content: bytes, decode: Decode) -> Tensor:
+    try:
+        return decode(content, size=target.searcher.image_size, max_pixels=MAX_PIXELS).pixels
+    except ImageError as error:
+        raise CannotCarry(f"image {item.id}, {item.path}: its kept file cannot be read ({error})") from None

@@ -1,0 +1,211 @@
+"""What changes the index: images come, change, and go. No HTTP in it.
+
+Everything here blocks and may be called from many threads at a time. What a call has returned is on the disk,
+and every search that begins afterwards sees it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from index.items import UNLABELLED, File, Item, NewItem
+from service.core.decoding import Decode, Decoded, decode
+from service.core.searcher import SENT, Searcher
+from training.nets.images import BrokenImage, ImageError
+
+TOGETHER = 64  # images encoded at a time
+
+log = logging.getLogger("hebbsearch")
+
+
+class HeldOut(ValueError):
+    """A held-out query must stay as it is; the message says why."""
+
+
+class OtherBytes(ValueError):
+    """An id is that of another image than the one that is meant; the message says of which."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image that is to be added."""
+
+    name: str
+    content: bytes
+    label: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = SENT  # its name; with one, `name` is the path in it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an upload: an item, new or there before, or the error that refused it."""
+
+    id: int | None
+    new: bool = False
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class _Readable:
+    upload: Upload
+    sha256: bytes
+    made: Decoded
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Uploads that were decoded and encoded, or refused, and not added yet."""
+
+    library: "Library"  # which knows the encoder
+    count: int
+    outcomes: Mapping[int, Outcome]  # by place, of those that are there already or were refused
+    items: Mapping[int, NewItem]  # of the others
+    files: Mapping[bytes, bytes]  # theirs, by SHA-256
+
+
+class Library:
+    """The index of a searcher, to be changed; `keep` says whether the files of images that come are kept."""
+
+    def __init__(self, searcher: Searcher, *, max_bytes: int, max_pixels: int, keep: bool) -> None:
+        self.searcher = searcher
+        self._catalogue = searcher.catalogue
+        self._originals = searcher.originals
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._keep = keep
+
+    def add(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> list[Outcome]:
+        """Add what can be read, all of it or nothing; the same bytes are the same item. They are decoded in
+        this process unless `decode` says otherwise."""
+        return self.put(self.prepare(uploads, decode=decode))
+
+    def prepare(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> Prepared:
+        """Decode and encode what is not there yet: nearly all of the time that `add` takes."""
+        outcomes: dict[int, Outcome] = {}
+        readable: dict[int, _Readable] = {}
+        for number, upload in enumerate(uploads):
+            sha256 = hashlib.sha256(upload.content).digest()
+            if (known := self._catalogue.with_hash(sha256)) is not None:
+                outcomes[number] = Outcome(known)
+                continue
+            try:
+                readable[number] = self._decode(upload, sha256, decode)
+            except ImageError as error:
+                outcomes[number] = Outcome(None, error=error)
+        items = dict(zip(readable, self._items(list(readable.values())), strict=True))
+        files = {each.sha256: each.upload.content for each in readable.values()}
+        return Prepared(self, len(uploads), outcomes, items, files)
+
+    def put(self, prepared: Prepared) -> list[Outcome]:
+        """Add what was prepared by this library, all of it or nothing."""
+        added = self.store(list(prepared.items.values()), prepared.files) if prepared.items else []
+        outcomes = dict(prepared.outcomes)
+        outcomes |= zip(prepared.items, (Outcome(id_, new) for id_, new in added), strict=True)
+        return [outcomes[number] for number in range(prepared.count)]
+
+    def change(
+        self,
+        item_id: int,
+        *,
+        label: str | None = None,
+        unlabel: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        sha256: str | None = None,
+    ) -> None:
+        """Give an image another label, or none, or other metadata. Raises as `remove`."""
+        self._changeable(item_id, sha256)
+        if unlabel or label is not None or metadata is not None:
+            self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
+            self.searcher.snapshot()
+
+    def remove(self, item_id: int, *, sha256: str | None = None) -> None:
+        """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut, and
+        OtherBytes where its file has not this SHA-256, in lower-case hexadecimal."""
+        if not self.forget([self._changeable(item_id, sha256)]):
+            raise KeyError(item_id)
+
+    def forget(self, items: Sequence[Item]) -> list[int]:
+        """Forget those of the items that are there and held out for nothing; which they were."""
+        gone = self._catalogue.remove(item.id for item in items)
+        if gone:
+            self.searcher.snapshot()
+            self._forget_unused(bytes.fromhex(item.sha256) for item in items if item.sha256)
+        return gone
+
+    def _forget_unused(self, hashes: Iterable[bytes]) -> None:
+        """Remove the files that no item needs. The items are gone: a file that cannot be removed stays."""
+        with self._originals.alone():
+            for sha256 in hashes:
+                if self._catalogue.with_hash(sha256) is None:
+                    try:
+                        self._originals.forget(sha256)
+                    except OSError:
+                        log.exception("%s of no item stays", self._originals.path(sha256))
+
+    def _changeable(self, item_id: int, sha256: str | None) -> Item:
+        """The item, if it may be changed. Raises as `remove`."""
+        item = self._catalogue.get(item_id)
+        if item.split == "query":
+            raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
+        if sha256 not in (None, item.sha256):
+            raise OtherBytes(
+                f"image {item_id} has other bytes than those of SHA-256 {sha256}; look for the image again"
+            )
+        return item
+
+    def _decode(self, upload: Upload, sha256: bytes, decode: Decode) -> _Readable:
+        if not upload.content:
+            raise BrokenImage("the file is empty")
+        if len(upload.content) > self._max_bytes:
+            raise BrokenImage(too_large(self._max_bytes))
+        size = self.searcher.image_size
+        made = decode(upload.content, size=size, max_pixels=self._max_pixels, thumbnail=True)
+        return _Readable(upload, sha256, made)
+
+    def _items(self, readable: Sequence[_Readable]) -> list[NewItem]:
+        starts = range(0, len(readable), TOGETHER)
+        stacks = (torch.stack([each.made.pixels for each in readable[at : at + TOGETHER]]) for at in starts)
+        codes = [code for stack in stacks for code in self.searcher.encode(stack)]
+        return [
+            NewItem(
+                path=each.upload.name,
+                label=UNLABELLED if each.upload.label is None else each.upload.label,
+                split="database",
+                width=each.made.width,
+                height=each.made.height,
+                thumbnail=each.made.thumbnail,
+                code=code,
+                file=File(each.sha256, folder=each.upload.folder, size=len(each.upload.content)),
+                metadata=each.upload.metadata,
+            )
+            for each, code in zip(readable, codes, strict=True)
+        ]
+
+    def store(self, items: Sequence[NewItem], files: Mapping[bytes, bytes]) -> list[tuple[int, bool]]:
+        """Add the items that are not there yet, all of them or nothing, as `Catalogue.add_unknown`.
+
+        `files` are theirs, by SHA-256, and kept where they shall be.
+        """
+        kept: list[bytes] = []
+        try:
+            with self._originals.alone(make=self._keep):
+                # Before the items: an item whose file is lost is worse than a file of no item.
+                for sha256, content in files.items() if self._keep else ():
+                    if self._originals.keep(sha256, content):
+                        kept.append(sha256)
+                added = self._catalogue.add_unknown(items)
+        except Exception:
+            self._forget_unused(kept)
+            raise
+        self.searcher.snapshot()
+        return added
+
+
+def too_large(limit: int) -> str:
+    """The detail of every 413."""
+    return f"the image has more than {limit:,} bytes; send a smaller one"

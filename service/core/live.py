@@ -1,0 +1,274 @@
+"""The artifact that is being served, and its change for another one while requests run.
+
+Everything here but what it calls in threads runs in the event loop.
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from anyio import CancelScope, CapacityLimiter, to_thread
+
+from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, TAKEN_OVER, Artifact
+from index.backup import copy_artifact
+from index.sqlite import CatalogueError
+from service.core.batching import Batcher
+from service.core.carrying import Carried, Comparison, carry, compare
+from service.core.decoding import Decode
+from service.core.library import Library
+from service.core.searcher import Answer, Question, Searcher
+from service.settings import Settings
+
+T = TypeVar("T")
+Answering = Callable[[Sequence[Question]], Sequence[Answer]]
+Counting = Callable[[Answering], Answering]  # the same, and its questions are counted
+
+LARGEST_BATCH = 64  # beyond it a batch is no faster an image, and whoever comes next waits longer
+ANSWERING = 2  # threads: one encodes while the other decodes or ranks
+
+BUSY = "the artifact is being replaced or copied at this moment; try again when that is done"
+
+log = logging.getLogger("hebbsearch")
+
+
+class NotReplaced(ValueError):
+    """The artifact that is served stays; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What a change of artifacts did."""
+
+    before: str  # folder names
+    after: str
+    carried: Carried
+    comparison: Comparison | None  # None: there was nothing to compare by
+
+
+class Generation:
+    """An open artifact with all that answers from it. Made within the event loop."""
+
+    def __init__(self, searcher: Searcher, settings: Settings, counting: Counting) -> None:
+        self.searcher = searcher
+        self.library = Library(
+            searcher,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_pixels,
+            keep=settings.keep_originals,
+        )
+        self.batches: Batcher[Question, Answer] = Batcher(
+            counting(searcher.answer), largest=LARGEST_BATCH, threads=ANSWERING
+        )
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """It stays open meanwhile."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def close(self) -> None:
+        """Once nobody uses it any more."""
+        await self._unused.wait()
+        await to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        self.batches.close()
+        self.searcher.close()
+
+
+class Live:
+    """What is served now. `writing`: whoever changes the index does it within, one after the other."""
+
+    def __init__(self, searcher: Searcher, settings: Settings, *, counting: Counting, decode: Decode) -> None:
+        self._settings = settings
+        self._counting = counting
+        self._decode = decode
+        self._current = Generation(searcher, settings, counting)
+        self._retired: set[asyncio.Task[None]] = set()
+        self._replacing = asyncio.Lock()
+        self.writing = CapacityLimiter(1)  # decoding takes what the cores have
+
+    @contextmanager
+    def lease(self) -> Iterator[Generation]:
+        """The current generation, for one request; it stays open until then, whatever takes its place."""
+        generation = self._current
+        with generation.used():
+            yield generation
+
+    async def write(self, work: Callable[[Generation], T], *, ids_of: Generation | None = None) -> T:
+        """Do `work` in a thread, alone, with the generation that is current when its turn comes.
+
+        NotReplaced where ids of another one were meant: here they are those of other images.
+        """
+        async with self.writing:
+            with self.lease() as generation:
+                if ids_of not in (None, generation):
+                    raise NotReplaced(
+                        f"{generation.searcher.name} has just taken the place of another artifact and has "
+                        "other ids; look for the image again"
+                    )
+                return await to_thread.run_sync(work, generation)
+
+    async def close(self) -> None:
+        """Close what is served and what was."""
+        await asyncio.gather(self._current.close(), *self._retired)
+
+    async def replace(self, path: Path, *, force: bool = False, as_it_is: bool = False) -> Replaced:
+        """Serve the artifact in this folder, beside the one that is served, from now on and after a restart.
+
+        It is verified, warmed, given what was done to the one served, and compared with it, while requests go
+        on; only at the end those who write wait. With `as_it_is` it is neither given anything nor compared.
+        Raises ArtifactError, CannotCarry and NotReplaced, which `force` overrules where it is about the
+        comparison; what is served then goes on being served.
+        """
+        async with self._alone():
+            return await self._replace(path, force=force, as_it_is=as_it_is, since=BUILT)
+
+    async def back(self) -> Replaced:
+        """Serve the artifact again whose place the one served took, with what was done since. Raises as
+        `replace`."""
+        async with self._alone():
+            served = self._current.searcher
+            path = served.artifact.path.resolve()
+            name = await to_thread.run_sync(served.catalogue.noted, PREDECESSOR)
+            if name is None:
+                raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
+            return await self._replace(path.parent / name, force=True, as_it_is=False, since=TAKEN_OVER)
+
+    async def copy(self, target: Path) -> Artifact:
+        """The artifact that is served, as it is now, in the new folder `target`. Raises ArtifactError, and
+        NotReplaced while it is being replaced."""
+        async with self._alone():
+            with self.lease() as generation:
+                return await to_thread.run_sync(copy_artifact, generation.searcher.artifact.path, target)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Only whoever is within may replace what is served. NotReplaced while another is."""
+        if self._replacing.locked():
+            raise NotReplaced(BUSY)
+        async with self._replacing:
+            yield
+
+    async def _replace(self, path: Path, *, force: bool, as_it_is: bool, since: str) -> Replaced:
+        """`replace`, alone, with what was done after the revision that the one served notes as `since`."""
+        before, path = self._current, path.resolve()
+        served = before.searcher.artifact.path.resolve()
+        if path.parent != served.parent:
+            raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
+        if path == served:
+            raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
+        _refuse_fixed(before.searcher, path)
+        async with _explained(), self._opened(path) as after:
+            _refuse_fixed(after.searcher, path)
+            begin = int(before.searcher.catalogue.noted(since) or 0)
+            await to_thread.run_sync(after.searcher.check)
+            carried, comparison = Carried(), None
+            if not as_it_is:
+                until, carried = await to_thread.run_sync(self._carry, before, after, begin)
+                comparison = await to_thread.run_sync(self._compared, before, after, force)
+            async with self.writing:
+                if not as_it_is:
+                    _, rest = await to_thread.run_sync(self._carry, before, after, until)
+                    carried += rest
+                with CancelScope(shield=True):  # what a restart serves is what is served
+                    await to_thread.run_sync(_record, before.searcher, after.searcher)
+                    self._current = after
+        self._retire(before)
+        return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
+
+    @asynccontextmanager
+    async def _opened(self, path: Path) -> AsyncIterator[Generation]:
+        """A generation of this folder, closed again if it does not come to be served."""
+        searcher = await to_thread.run_sync(lambda: Searcher.open(path, max_pixels=self._settings.max_pixels))
+        generation = Generation(searcher, self._settings, self._counting)
+        try:
+            yield generation
+        except BaseException:
+            self._retire(generation)
+            raise
+
+    def _carry(self, before: Generation, after: Generation, since: int) -> tuple[int, Carried]:
+        return carry(before.searcher, after.library, since, decode=self._decode)
+
+    def _compared(self, before: Generation, after: Generation, force: bool) -> Comparison | None:
+        try:
+            comparison = compare(before.searcher, after.searcher)
+        except ValueError as error:
+            if force:
+                return None
+            raise NotReplaced(f"{error}; force it if it shall be served all the same") from None
+        margin = self._settings.reload_margin
+        if comparison and not force and comparison.after < comparison.before - margin:
+            raise NotReplaced(
+                f"on the {comparison.queries:,} images that both hold out {after.searcher.name} reaches a "
+                f"mAP of {comparison.after:.4f}, {before.searcher.name} {comparison.before:.4f}; more than "
+                f"{margin:g} less is refused; force it if it shall be served all the same"
+            )
+        return comparison
+
+    def _retire(self, generation: Generation) -> None:
+        async def end() -> None:
+            await generation.close()
+            gc.unfreeze()  # what was there at the start is garbage now in part
+            gc.collect()
+            gc.freeze()
+
+        task = asyncio.create_task(end())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+
+@asynccontextmanager
+async def _explained() -> AsyncIterator[None]:
+    """What a disk that is full or cannot be written to does, in words."""
+    try:
+        yield
+    except CatalogueError as error:
+        raise NotReplaced(f"{error}; what was served is still served") from error
+    except OSError as error:
+        raise NotReplaced(
+            f"{error.filename or 'a file'}: {error.strerror}; what was served is still served"
+        ) from error
+
+
+def _refuse_fixed(searcher: Searcher, path: Path) -> None:
+    """Before anything is done: NotReplaced where this one of the two cannot be written to. `path`: of the one
+    that is asked for."""
+    if not searcher.catalogue.writable:
+        raise NotReplaced(
+            f"{searcher.catalogue.path}: cannot be written to, and both artifacts note which one a restart "
+            f"serves; make it writable, or restart the service with HEBBSEARCH_ARTIFACT={path}, which takes "
+            "nothing along"
+        )
+
+
+def _record(before: Searcher, after: Searcher) -> None:
+    """Let a restart serve `after`. In this order: at each moment they lead to one that has everything."""
+    notes = {TAKEN_OVER: str(after.catalogue.revision), PREDECESSOR: before.name, SUCCESSOR: None}
+    noted = {key: after.catalogue.noted(key) for key in notes}
+    try:
+        for key, value in notes.items():
+            after.catalogue.note(key, value)
+        before.catalogue.note(SUCCESSOR, after.name)
+    except CatalogueError as error:
+        with suppress(CatalogueError):
+            # As it was, the last first: a restart must find what goes on being served.
+            for key, value in reversed(noted.items()):
+                after.catalogue.note(key, value)
+        raise NotReplaced(f"{error}; a restart would not know of the other artifact") from error
+    log.info("%s takes the place of %s", after.name, before.name)

@@ -1,0 +1,41 @@
+"""The files that indexed images were made from."""
+
+from pathlib import Path
+
+from index.artifact import Artifact
+from index.items import Item
+from index.originals import Originals
+from training.nets.images import looks_like_an_image
+
+
+class NoOriginal(LookupError):
+    """The original file cannot be given out; the message says why."""
+
+
+def original_of(artifact: Artifact, kept: Originals, item: Item) -> Path:
+    """The file of an item: of one that was sent among those that are `kept`, else in the indexed folder.
+    Raises NoOriginal."""
+    if item.folder is not None:
+        path = kept.path(bytes.fromhex(item.sha256 or ""))
+        if not path.is_file():
+            raise NoOriginal("the file was sent and is not kept; there is only the thumbnail")
+        return path
+    folder = artifact.manifest.data.get("root")
+    if folder is None:
+        raise NoOriginal("this index was not made from a folder of files; there is only the thumbnail")
+    try:
+        root = Path(folder).resolve(strict=True)
+        path = (root / item.path).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # missing, unreadable, a loop of links
+        raise NoOriginal("the original file is no longer there; there is only the thumbnail") from None
+    if not path.is_relative_to(root):
+        raise NoOriginal("the original file lies outside the indexed folder and is not given out")
+    if not path.is_file():
+        raise NoOriginal("the original is not a file any more; there is only the thumbnail")
+    # An artifact says itself where its images lie: nothing but an image is ever given out.
+    try:
+        if looks_like_an_image(path):
+            return path
+    except OSError:
+        raise NoOriginal("the original cannot be read; there is only the thumbnail") from None
+    raise NoOriginal("the original is not an image any more; there is only the thumbnail")

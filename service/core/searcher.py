@@ -1,0 +1,299 @@
+"""Encoder, catalogue and engine together: what the service can do, without HTTP.
+
+Everything here blocks and may be called from many threads at a time.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
+from index.codes import Codes
+from index.engine import Engine
+from index.hamming import FaissEngine
+from index.items import UNLABELLED, Changes, Item
+from index.originals import Originals
+from index.snapshot import Snapshot
+from service.core.decoding import Decode, decode
+from service.core.originals import original_of
+from service.core.sharing import CORES, Remembered, Sharing
+from training.nets.encoder import Encoder
+
+T = TypeVar("T")
+
+FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
+LISTED = 20  # labels that an error message names at most
+SENT = ""  # the folder of an item that was sent alone
+TRIES = 3  # searches that a change may come between, before changes wait for one
+
+
+class UnknownLabel(ValueError):
+    """A label that no item can have; the message names those there are."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which items a query asks for; the labels exist."""
+
+    k: int
+    max_distance: int | None = None
+    labels: tuple[int, ...] = ()  # class indices, ascending; none: any item
+    without: int | None = None  # an id
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query that is known to be good: its image is decoded."""
+
+    pixels: Tensor  # uint8 (3, S, S)
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
+class Match:
+    """One item near the query."""
+
+    id: int
+    label: str | None
+    distance: int
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found, sorted by (distance, id)."""
+
+    code: Codes  # (1, bits/8)
+    matches: tuple[Match, ...]
+    exact: bool
+    ties_at_cut: int  # eligible items at the distance of the last match, the matches included
+
+
+class Searcher:
+    """An open artifact, ready to search."""
+
+    def __init__(
+        self, artifact: Artifact, *, max_pixels: int, engine: Callable[[int], Engine] = FaissEngine
+    ) -> None:
+        """`engine` makes an empty one for codes of so many bits."""
+        self.artifact = artifact
+        self._max_pixels = max_pixels
+        self._encoder = load_encoder(artifact)
+        self.queries = artifact.queries()  # held out; None: there are none
+        self.catalogue, contents = artifact.load_catalogue()
+        self.originals = Originals(artifact.path / ORIGINALS)
+        self._encoding = Sharing(CORES)
+        self._remembered = Remembered()
+        self._refreshing = threading.Lock()
+        self._engine = engine(artifact.manifest.bits)
+        self._engine.apply(contents)
+        self._latest = Snapshot.of(contents)
+
+    @classmethod
+    def open(cls, path: Path, *, max_pixels: int) -> Self:
+        """Open and verify the artifact in this folder. ArtifactError names the file at fault."""
+        return cls(open_artifact(path), max_pixels=max_pixels)
+
+    @property
+    def name(self) -> str:
+        """That of the artifact's folder."""
+        return self.artifact.path.resolve().name
+
+    def close(self) -> None:
+        """Release the catalogue."""
+        self.catalogue.close()
+
+    def prepare(
+        self,
+        image: bytes,
+        *,
+        k: int,
+        max_distance: int | None = None,
+        labels: Sequence[str] = (),
+        max_pixels: int | None = None,
+        decode: Decode = decode,
+    ) -> Question:
+        """What `answer` needs to find the k nearest items within `max_distance` that carry one of `labels`
+        (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit.
+        The image is decoded in this process unless `decode` says otherwise."""
+        limit = self._max_pixels if max_pixels is None else min(max_pixels, self._max_pixels)
+        made = decode(image, size=self.image_size, max_pixels=limit)
+        return Question(made.pixels, self.wanted(k, max_distance, labels))
+
+    def wanted(self, k: int, max_distance: int | None = None, labels: Sequence[str] = ()) -> Wanted:
+        """The k nearest items within `max_distance` that carry one of `labels`. Raises UnknownLabel."""
+        return Wanted(k, max_distance, self._indices(labels))
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """Encode all queries together and rank together those that ask alike."""
+        codes = self.encode(torch.stack([question.pixels for question in questions]))
+        return self.nearest(codes, [question.wanted for question in questions])
+
+    def nearest(self, codes: Codes, wanted: Sequence[Wanted]) -> list[Answer]:
+        """What lies near each of the codes (n, bits/8), ranked together where the same is wanted."""
+        alike: defaultdict[Wanted, list[int]] = defaultdict(list)
+        for row, each in enumerate(wanted):
+            alike[replace(each, max_distance=None)].append(row)
+        answers: dict[int, Answer] = {}
+        for rows in alike.values():
+            ranked = self._rank(codes[rows], [wanted[row] for row in rows])
+            answers |= zip(rows, ranked, strict=True)
+        return [answers[row] for row in range(len(wanted))]
+
+    def similar(self, item_id: int, wanted: Wanted) -> Answer:
+        """What lies near an item, or near a held-out query, without itself. Raises KeyError."""
+        return self.nearest(self._code(item_id), [replace(wanted, without=item_id)])[0]
+
+    def search(
+        self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()
+    ) -> Answer:
+        """`prepare` and `answer` of one query."""
+        return self.answer([self.prepare(image, k=k, max_distance=max_distance, labels=labels)])[0]
+
+    def check(self, *, decode: Decode = decode) -> int:
+        """Decode and encode a tiny image and search with it; the number of indexed items."""
+        tiny = BytesIO()
+        Image.new("RGB", (1, 1)).save(tiny, "PNG")
+        self.answer([self.prepare(tiny.getvalue(), k=1, decode=decode)])
+        return len(self.snapshot().ids)
+
+    def held_out(self) -> NDArray[np.int64]:
+        """The ids (n,) of the held-out queries that have a label."""
+        if self.queries is None:
+            return np.empty(0, np.int64)
+        asked: NDArray[np.int64] = self.queries.ids[self.queries.labels != UNLABELLED]
+        return asked
+
+    def original_of(self, item: Item) -> Path:
+        """The file that the item was made from. Raises NoOriginal."""
+        return original_of(self.artifact, self.originals, item)
+
+    def once(self, what: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes of the index as it is now, remembered until the index changes: who asks for the
+        same meanwhile waits for it."""
+        return self._remembered.once(what, self.catalogue.revision, make)
+
+    def contents(self) -> Changes:
+        """All that can be found, with its codes and labels, as it is now."""
+        return self.once("contents", lambda: self.catalogue.changes(-1))
+
+    def snapshot(self) -> Snapshot:
+        """What can be found, as it is now; the engine is no older."""
+        if self._latest.revision != self.catalogue.revision:
+            with self._refreshing:
+                if self._latest.revision != self.catalogue.revision:
+                    changes = self.catalogue.changes(self._latest.revision)
+                    self._engine.apply(changes)
+                    self._latest = self._latest.after(changes)
+        return self._latest
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side of what `encode` takes."""
+        return self._encoder.description.image_size
+
+    def encode(self, pixels: Tensor) -> Codes:
+        """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""
+        with self._encoding.share() as cores:
+            torch.set_num_threads(
+                1 if pixels[:, 0].numel() <= FEW_PIXELS else cores
+            )  # here, and for threads yet to start
+            return self._encoder.encode(pixels)
+
+    def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
+        classes = self.snapshot().classes if labels else ()
+        for label in labels:
+            if label not in classes:
+                raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(classes)}")
+        return tuple(sorted({classes.index(label) for label in labels}))
+
+    def _code(self, item_id: int) -> Codes:
+        """The code (1, bits/8) of an item or of a held-out query. Raises KeyError."""
+        if self.queries is not None:
+            held_out: Codes = self.queries.codes[self.queries.ids == item_id]
+            if len(held_out):
+                return held_out
+        return self.catalogue.code(item_id)
+
+    def _rank(self, codes: Codes, wanted: Sequence[Wanted]) -> list[Answer]:
+        """Answers to those that want the same but for the distance, all of one revision."""
+        for _ in range(TRIES):
+            snapshot = self.snapshot()
+            found = self._found(snapshot, codes, wanted)
+            if self._engine.revision == snapshot.revision:  # nobody has changed the engine meanwhile
+                break
+        else:
+            with self._refreshing:  # nobody does
+                snapshot = self._latest
+                found = self._found(snapshot, codes, wanted)
+        return [
+            Answer(code[None], self._matches(snapshot, distances, ids), self._engine.exact, ties)
+            for code, (distances, ids, ties) in zip(codes, found, strict=True)
+        ]
+
+    def _found(
+        self, snapshot: Snapshot, codes: Codes, wanted: Sequence[Wanted]
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
+        """Distances (n,), ids (n,), and how many items lie at the last of the distances."""
+        (k, left_out), labels = (wanted[0].k, wanted[0].without), wanted[0].labels or None
+        asked: dict[str, Any] = {"labels": labels, "at_least": snapshot.revision}
+        near, bits = list[tuple[NDArray[np.int32], NDArray[np.int64]]](), self.catalogue.bits
+        found = self._engine.search(codes, k + (left_out is not None), **asked)
+        for distances, ids, each in zip(*found, wanted, strict=True):
+            good = ids != left_out
+            good &= distances <= (bits if each.max_distance is None else each.max_distance)
+            near.append((distances[good][:k], ids[good][:k]))
+        last = np.array([distances[-1] if len(distances) else -1 for distances, _ in near])
+        within = self._engine.count(codes, last, **asked)
+        # What is left out has the query's own code: it lies within, wherever it was cut off.
+        within -= (last >= 0) & snapshot.has(left_out, labels)
+        nearer = (np.count_nonzero(each < cut) for (each, _), cut in zip(near, last, strict=True))
+        return [
+            (distances, ids, int(count - closer))
+            for (distances, ids), count, closer in zip(near, within, nearer, strict=True)
+        ]
+
+    def _matches(
+        self, snapshot: Snapshot, distances: NDArray[np.int32], ids: NDArray[np.int64]
+    ) -> tuple[Match, ...]:
+        bits = self.catalogue.bits
+        rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
+        return tuple(
+            Match(item_id, _name(snapshot.classes, label), distance, 1 - distance / bits)
+            for item_id, distance, label in rows
+        )
+
+
+def load_encoder(artifact: Artifact) -> Encoder:
+    """The artifact's encoder, ready. ArtifactError."""
+    try:
+        encoder = Encoder.load(artifact.encoder_path)
+    except ValueError as error:
+        raise ArtifactError(f"{error}; build the index again") from error
+    if encoder.bits != artifact.manifest.bits:
+        raise ArtifactError(
+            f"{artifact.encoder_path}: makes codes of {encoder.bits} bits, the manifest says "
+            f"{artifact.manifest.bits}; build the index again"
+        )
+    return encoder
+
+
+def _name(classes: Sequence[str], label: int) -> str | None:
+    return None if label == UNLABELLED else classes[label]
+
+
+def _known(classes: Sequence[str]) -> str:
+    if not classes:
+        return "this index has no labels"
+    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    return f"known are {', '.join(classes[:LISTED])}{more}"

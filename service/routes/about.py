@@ -1,0 +1,284 @@
+"""The routes that tell of the index itself: what there is, how good it is, and where it is not."""
+
+import platform
+import time
+from bisect import bisect_right
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import version
+from os import SEEK_END
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Annotated
+
+import numpy as np
+from anyio import to_thread
+from fastapi import Query, Request, Response
+from numpy.typing import NDArray
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from index.duplicates import TooManyPairs, groups_within
+from index.export import WRITERS, NoParquet
+from index.items import UNLABELLED, Changes
+from index.snapshot import Snapshot
+from service.core.searcher import Searcher
+from service.schemas import about as schemas
+from service.schemas.problem import problems
+from service.web.access import reading_router
+from service.web.asking import Service, address, shared
+from service.web.places import EXPORTING, GROUPING, place
+
+
+class TemporaryDownload(StreamingResponse):
+    """A file that is sent and then closed, with all other `resources`, however that ends."""
+
+    def __init__(self, file: IO[bytes], kind: str, name: str, resources: ExitStack) -> None:
+        length = file.seek(0, SEEK_END)
+        file.seek(0)
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(length)}
+        super().__init__(iter(partial(file.read, PART), b""), headers=headers, media_type=kind)
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._resources:
+            await super().__call__(scope, receive, send)
+
+
+router = reading_router()
+
+MOST_PAIRS = 10**10  # of codes that are compared for one answer: about a minute and a half on one core
+BUSY_GROUPING = "{} requests for duplicates are under way or waiting; try again in a second"
+BUSY_EXPORTING = "{} exports are under way or waiting; try again in a second"
+EXPORT_TYPES = {"npz": "application/zip", "parquet": "application/vnd.apache.parquet"}
+PART = 2**18  # bytes of a file that are sent at a time
+METRICS_EXAMPLE = """# HELP hebbsearch_requests_total Requests that were answered.
+# TYPE hebbsearch_requests_total counter
+hebbsearch_requests_total{method="POST",route="/search",status="200"} 12.0
+"""
+VERSIONS = ("hebbsearch", "torch", "faiss-cpu", "numpy", "pillow", "fastapi", "uvicorn")
+
+
+@router.get("/stats", summary="What there is: images, classes, bytes, versions")
+async def stats(request: Request, searcher: Service) -> schemas.Stats:
+    """Counted once for each revision of the catalogue. Bytes come from looking at all thumbnails and all kept
+    files."""
+
+    def work() -> schemas.Stats:
+        return searcher.once("stats", lambda: _stats(searcher, searcher.snapshot()))
+
+    counted = await to_thread.run_sync(work, limiter=shared(request).turns.count)
+    return counted.model_copy(update={"uptime": time.monotonic() - shared(request).started})
+
+
+@router.get(
+    "/duplicates",
+    summary="Groups of images whose codes lie near each other",
+    responses=problems(
+        {
+            422: "radius 16 is too much here: 45,000,000,000 pairs of codes would have to be compared, at "
+            "most 10,000,000,000 are; ask for a smaller one, 0 is always possible",
+            503: BUSY_GROUPING.format(GROUPING),
+        }
+    ),
+)
+async def duplicates(
+    request: Request, searcher: Service, asked: Annotated[schemas.DuplicateParameters, Query()]
+) -> schemas.DuplicatePage:
+    """Single linkage: two images are in one group if a chain of images leads from one to the other, each
+    within the radius of the next. Largest groups first, a page at a time.
+
+    Remembered until the index changes. At 60,000 images the first answer takes up to 0.2 s at radius 0,
+    2 s at 1, 5 s at 4 and 13 s at 16, on one core; the time grows with the square of the images.
+    """
+
+    def work() -> schemas.DuplicatePage:
+        found = searcher.once(
+            ("duplicates", asked.radius), lambda: _duplicates(searcher.contents(), asked.radius)
+        )
+        keys = [(-len(ids), int(ids[0])) for ids, _ in found.groups]
+        begin = 0
+        if asked.after is not None:
+            size, _, first = asked.after.partition(":")
+            begin = bisect_right(keys, (-int(size), int(first)))
+        shown = found.groups[begin : begin + asked.limit]
+        more = begin + len(shown) < len(keys)
+        return schemas.DuplicatePage(
+            radius=asked.radius,
+            groups=len(keys),
+            images=-sum(size for size, _ in keys),
+            found=[
+                schemas.DuplicateGroup(
+                    size=len(ids),
+                    labels=len(np.unique(labels[labels != UNLABELLED])),
+                    images=[
+                        schemas.Duplicate(
+                            id=id_,
+                            label=None if label == UNLABELLED else found.classes[label],
+                            thumbnail=address(request, id_, "thumbnail"),
+                        )
+                        for id_, label in zip(ids.tolist(), labels.tolist(), strict=True)
+                    ][: asked.members],
+                )
+                for ids, labels in shown
+            ],
+            next=f"{len(shown[-1][0])}:{shown[-1][0][0]}" if more else None,
+        )
+
+    with place(shared(request).places.duplicates, BUSY_GROUPING):
+        return await to_thread.run_sync(work, limiter=shared(request).turns.group)
+
+
+@dataclass(frozen=True)
+class _Duplicates:
+    """Groups, the largest first, as ids (m,), ascending, and labels (m,) of what they were then."""
+
+    groups: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    classes: tuple[str, ...]
+
+
+def _duplicates(contents: Changes, radius: int) -> _Duplicates:
+    table = contents.table
+    try:
+        groups = groups_within(table.codes, radius, most=MOST_PAIRS)
+    except TooManyPairs as error:
+        raise HTTPException(
+            422, f"radius {radius} is too much here: {error}; ask for a smaller one, 0 is always possible"
+        ) from None
+    return _Duplicates([(table.ids[group], table.labels[group]) for group in groups], contents.classes)
+
+
+@router.get(
+    "/export",
+    summary="The index as one file: ids, codes, labels, paths, hashes, metadata",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "The file: a zip of NumPy arrays, or Parquet.",
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}} for kind in EXPORT_TYPES.values()
+            },
+        },
+        **problems(
+            {
+                422: "format: Input should be 'npz' or 'parquet', not 'csv'",
+                501: "Parquet needs pyarrow, which is not installed here (pip install …); format=npz needs …",
+                503: BUSY_EXPORTING.format(EXPORTING),
+                507: "the export cannot be written to /tmp: No space left on device; set TMPDIR to a …",
+            }
+        ),
+    },
+)
+async def export(
+    request: Request, searcher: Service, asked: Annotated[schemas.ExportParameters, Query()]
+) -> TemporaryDownload:
+    """All images that can be found, as they are at this moment, without their pictures and without the
+    held-out queries.
+
+    `npz` is for `numpy.load`, which needs no pickle for it: arrays `ids`, `codes`, `labels` (places in
+    `classes`, −1: none), `classes`, `added`, `sha256`, `encoder_id`, and `items.jsonl`, a line of JSON for
+    each image with its path and metadata. `parquet` has a row for each image and the encoder in the file's
+    metadata; it needs pyarrow where the service runs.
+    """
+    with ExitStack() as resources:
+        resources.enter_context(place(shared(request).places.export, BUSY_EXPORTING))
+
+        def work() -> IO[bytes]:
+            # It has no name, so that it goes away whatever happens.
+            file = TemporaryFile()  # noqa: SIM115  # closed with the resources
+            resources.callback(_discard, file)
+            WRITERS[asked.format](file, searcher.catalogue)
+            file.flush()
+            return file
+
+        try:
+            file = await to_thread.run_sync(work, limiter=shared(request).turns.export)
+        except NoParquet as error:
+            raise HTTPException(501, str(error)) from None
+        except OSError as error:
+            raise HTTPException(
+                507,
+                f"the export cannot be written to {gettempdir()}: {error.strerror}; set TMPDIR to a folder "
+                "with space",
+            ) from None
+        return TemporaryDownload(
+            file, EXPORT_TYPES[asked.format], f"hebbsearch.{asked.format}", resources.pop_all()
+        )
+
+
+def _discard(file: IO[bytes]) -> None:
+    with suppress(OSError):  # what is still to be written where nothing can be; it is closed all the same
+        file.close()
+
+
+@router.get(
+    "/metrics",
+    summary="What the service counts of itself, for Prometheus",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "In Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}},
+        }
+    },
+)
+def metrics(request: Request, searcher: Service) -> Response:
+    """Since the start of the process. Where there are read keys it needs one, as Prometheus can send it
+    (`authorization` of a scrape configuration)."""
+    artifact = searcher.artifact
+    text = shared(request).metrics.text(
+        items=len(searcher.snapshot().ids),
+        artifact={"artifact": searcher.name, "encoder_id": artifact.manifest.encoder_id},
+        places=vars(shared(request).places),
+    )
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
+    manifest, catalogue = searcher.artifact.manifest, searcher.catalogue
+    queries = np.empty(0, np.int64) if searcher.queries is None else searcher.queries.labels
+    images = len(snapshot.ids) + len(queries)
+    size, originals = catalogue.file_bytes(), searcher.originals.size()
+    unlabelled = int((snapshot.labels == UNLABELLED).sum())
+    return schemas.Stats(
+        items=len(snapshot.ids),
+        labelled=len(snapshot.ids) - unlabelled,
+        unlabelled=unlabelled,
+        queries=len(queries),
+        classes=[
+            schemas.ClassCount(label=name, items=items, queries=asked)
+            for name, items, asked in zip(
+                snapshot.classes,
+                _counts(snapshot.labels, len(snapshot.classes)),
+                _counts(queries, len(snapshot.classes)),
+                strict=True,
+            )
+        ],
+        bytes=schemas.Usage(
+            codes=len(snapshot.ids) * catalogue.bits // 8,
+            thumbnails=catalogue.thumbnail_bytes(),
+            catalogue=size,
+            originals=originals,
+            per_image=(size + originals) / images if images else None,
+        ),
+        artifact=searcher.name,
+        created=manifest.created,
+        encoder_id=manifest.encoder_id,
+        bits=manifest.bits,
+        revision=snapshot.revision,
+        versions=versions(),
+        uptime=0,
+    )
+
+
+def _counts(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> list[int]:
+    counts: list[int] = np.bincount(labels[labels != UNLABELLED], minlength=classes).tolist()
+    return counts
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what the service runs on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}

@@ -1,0 +1,324 @@
+"""The routes that change the index."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeVar
+
+from anyio import to_thread
+from fastapi import Query, Request, Response
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from index.space import WAY_OUT, no_space
+from index.sqlite import CatalogueBusy, CatalogueError
+from service.core.library import Outcome, Prepared, Upload, too_large
+from service.core.live import Generation
+from service.core.searcher import SENT
+from service.routes.images import describing
+from service.schemas.images import (
+    AddedImage,
+    AddedImages,
+    Change,
+    Image,
+    ImagePath,
+    ImageText,
+    Metadata,
+    Sha256,
+)
+from service.schemas.problem import problems
+from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
+from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, lease, no_image, shared
+from service.web.forms import (
+    HOW_TO_SEND,
+    MANY_IMAGES,
+    RAW_IMAGE,
+    checked,
+    each_once,
+    form_of,
+    is_form,
+    read_form,
+)
+from service.web.limits import TOO_SLOW
+from service.web.places import ADDING, CHANGING, place
+from training.nets.images import NotAnImage
+
+T = TypeVar("T")
+
+router = guarded_router(Access.WRITE)
+
+BUSY = "{} requests that change the index are under way or waiting; try again in a second"
+SHOWN = 5  # reasons that one message gives
+
+UNWRITABLE = {
+    401: NO_KEY,
+    403: NO_KEYS_SET,
+    409: "/artifact/catalogue.sqlite: attempt to write a readonly database",
+    503: BUSY.format(CHANGING),
+    507: f"/artifact/catalogue.sqlite: database or disk is full; {WAY_OUT}",
+}
+HELD_OUT = {409: "image 7 is held out to measure the answers and must stay as it is"}
+OnlyIf = Annotated[
+    Annotated[Sha256, AfterValidator(str.lower)] | None,
+    Query(
+        description="Only if its file has this SHA-256: in another artifact ids are those of others.",
+        examples=["0f" * 32],
+    ),
+]
+ABOUT = {
+    "label": {"type": "string", "description": "Of all of them; may be new."},
+    "metadata": {"type": "string", "description": "A JSON object, for each of them."},
+    "folder": {
+        "type": "string",
+        "description": "Name of the folder that all of them lie in: their file names are then relative paths "
+        "in it, and are kept.",
+    },
+}
+FORM = form_of(MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
+TEXT: TypeAdapter[str] = TypeAdapter(ImageText)
+PATH: TypeAdapter[str] = TypeAdapter(ImagePath)
+METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(Metadata)
+
+
+@router.post(
+    "/images",
+    status_code=201,
+    summary="Add images to the index",
+    response_model=AddedImages,
+    openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW_IMAGE}}},
+    responses={
+        200: {"model": AddedImages, "description": "All of them were there already."},
+        **problems(
+            {
+                **UNWRITABLE,
+                400: f"the form cannot be read (Missing boundary in multipart); {HOW_TO_SEND}",
+                408: TOO_SLOW,
+                413: too_large(10_000_000),
+                415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
+                422: "cat.png: the image is truncated or damaged (…)",
+                503: BUSY.format(ADDING),
+            }
+        ),
+    },
+)
+async def add(
+    request: Request,
+    response: Response,
+    label: Annotated[
+        ImageText | None, Query(description="Of all of them; may be new.", examples=["cat"])
+    ] = None,
+    metadata: Annotated[
+        str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])
+    ] = None,
+    name: Annotated[ImageText, Query(description="For a raw body: what to call it.")] = "image",
+) -> AddedImages:
+    """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
+    raw body. `label` and `metadata` are query parameters or form fields.
+
+    The same bytes are the same image: what is there already is said and not added again. Of many, those that
+    cannot be read are left out and named. When the answer comes, all that it says is on the disk.
+    """
+    each_once(request.query_params, several=())  # elsewhere an address may have several labels
+    places = shared(request).places.add if is_form(request) else shared(request).places.change
+    with place(places, BUSY):  # before the images are read: they are what takes memory
+        uploads = await _uploads(request, label, _metadata(metadata), name)
+        live = shared(request).live
+        with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
+            prepare = partial(generation.library.prepare, decode=shared(request).large.decode)
+            prepared = await to_thread.run_sync(prepare, uploads, limiter=shared(request).turns.prepare)
+        outcomes, images = await _write(request, partial(_added, uploads, prepared, request))
+    for outcome in outcomes:
+        shared(request).metrics.images.labels(_status(outcome)).inc()
+    if all(outcome.error for outcome in outcomes):
+        raise _refusal(uploads, outcomes)
+    if not any(outcome.new for outcome in outcomes):
+        response.status_code = 200
+
+    return AddedImages(
+        images=[
+            AddedImage(
+                name=upload.name,
+                status=_status(outcome),
+                image=image,
+                error=None if outcome.error is None else str(outcome.error),
+            )
+            for upload, outcome, image in zip(uploads, outcomes, images, strict=True)
+        ]
+    )
+
+
+def _added(
+    uploads: list[Upload], prepared: Prepared, request: Request, generation: Generation
+) -> tuple[list[Outcome], list[Image | None]]:
+    """What became of each, and what is known of it then."""
+    searcher, library = generation.searcher, generation.library
+    if prepared.library is not library:  # another artifact is served since then
+        prepared = library.prepare(uploads, decode=shared(request).large.decode)
+    described = describing(request, searcher)
+
+    def found(item_id: int) -> Image | None:
+        try:
+            return described(searcher.catalogue.get(item_id))
+        except KeyError:  # removed by another process at this moment
+            return None
+
+    outcomes = library.put(prepared)
+    return outcomes, [None if outcome.id is None else found(outcome.id) for outcome in outcomes]
+
+
+@router.patch(
+    "/images/{item_id}",
+    summary="Change what is known of an image",
+    responses=problems(
+        {
+            **UNKNOWN_ID,
+            **UNWRITABLE,
+            **HELD_OUT,
+            **UNREADABLE_JSON,
+        }
+    ),
+)
+async def change(item_id: ItemId, asked: Change, request: Request, sha256: OnlyIf = None) -> Image:
+    """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
+
+    def work(generation: Generation) -> Image:
+        generation.library.change(
+            item_id,
+            label=asked.label,
+            unlabel="label" in asked.model_fields_set and asked.label is None,
+            metadata=asked.metadata,
+            sha256=sha256,
+        )
+        return describing(request, generation.searcher)(generation.searcher.catalogue.get(item_id))
+
+    with place(shared(request).places.change, BUSY), lease(request) as current:
+        return await _write(request, work, item_id, ids_of=current)
+
+
+@router.delete(
+    "/images/{item_id}",
+    status_code=204,
+    summary="Remove an image from the index",
+    responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
+)
+async def remove(item_id: ItemId, request: Request, sha256: OnlyIf = None) -> None:
+    """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
+    that was indexed from a folder stays there."""
+
+    def work(generation: Generation) -> None:
+        generation.library.remove(item_id, sha256=sha256)
+
+    with place(shared(request).places.change, BUSY), lease(request) as current:
+        await _write(request, work, item_id, ids_of=current)
+    shared(request).metrics.images.labels("removed").inc()
+
+
+async def _write(
+    request: Request, work: Callable[[Generation], T], item_id: int = 0, ids_of: Generation | None = None
+) -> T:
+    """One after the other: whoever waits takes no thread that others need."""
+    live = shared(request).live
+    try:
+        return await live.write(work, ids_of=ids_of)
+    except KeyError:
+        raise no_image(item_id) from None
+    except CatalogueError as error:
+        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy) else 409
+        raise HTTPException(status, str(error)) from None
+    except OSError as error:  # a file could not be kept
+        text = f"{error.filename or 'originals'}: {error.strerror}"
+        if no_space(error):
+            raise HTTPException(507, f"{text}; {WAY_OUT}") from None
+        raise HTTPException(409, text) from None
+
+
+def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:
+    return "refused" if outcome.error else "added" if outcome.new else "exists"
+
+
+def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
+    """All were refused: why."""
+    shown = [f"{up.name}: {out.error}" for up, out in zip(uploads, outcomes, strict=True)][:SHOWN]
+    more = f"; and {len(outcomes) - SHOWN} more" if len(outcomes) > SHOWN else ""
+    strange = all(isinstance(outcome.error, NotAnImage) for outcome in outcomes)
+    return HTTPException(415 if strange else 422, "; ".join(shown) + more)
+
+
+async def _uploads(
+    request: Request, label: str | None, metadata: dict[str, Any] | None, name: str
+) -> list[Upload]:
+    """`label` and `metadata`: of the address. Raises HTTPException."""
+    if not is_form(request):
+        return [Upload(name, checked(await request.body(), request), label, metadata or {})]
+    limit = shared(request).settings.max_batch
+    form = await read_form(request, max_files=limit)
+    try:
+        strange = set(form) - {"image", "label", "metadata", "folder"}
+        if strange:
+            raise HTTPException(
+                422, f"{min(strange)[:80]}: there is no such field; /docs shows those there are"
+            )
+        files = form.getlist("image")
+        if not files or not all(isinstance(file, UploadFile) for file in files):
+            raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND}")
+        given = {key: _text(form.getlist(key), key) for key in ("label", "metadata", "folder")}
+        in_form = None if given["label"] is None else _valid(TEXT, given["label"], "label")
+        wanted = _one_of("label", label, in_form)
+        about = _one_of("metadata", metadata, _metadata(given["metadata"])) or {}
+        folder = _valid(TEXT, given["folder"], "folder") if given["folder"] is not None else SENT
+        named = _name if folder == SENT else _path
+        return [
+            Upload(named(file), await file.read(), wanted, about, folder)
+            for file in files
+            if isinstance(file, UploadFile)
+        ]
+    finally:
+        await form.close()
+
+
+def _text(values: list[Any], name: str) -> str | None:
+    if len(set(map(str, values))) > 1 or any(isinstance(value, UploadFile) for value in values):
+        raise HTTPException(422, f"{name}: give one, as text; it is that of all images of the request")
+    return values[0] if values else None
+
+
+def _one_of(name: str, in_address: T | None, in_form: T | None) -> T | None:
+    """What is given, in either place; giving both is fine if they agree."""
+    if None not in (in_address, in_form) and in_address != in_form:
+        raise HTTPException(422, f"{name} is one in the address and another in the form; give one of them")
+    return in_address if in_form is None else in_form
+
+
+def _metadata(text: str | None) -> dict[str, Any] | None:
+    """The object that is written there, if one is."""
+    return _valid(METADATA, _object(text), "metadata") if text else None
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"metadata is no JSON ({str(error)[:80]})") from None
+
+
+def _valid(kind: TypeAdapter[Any], value: Any, name: str) -> Any:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise HTTPException(422, f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _path(file: UploadFile) -> str:
+    """A file's path in its folder. It is kept to be shown and compared, and never opened."""
+    name = (file.filename or "").replace("%22", '"')  # as a form's header writes it
+    path: str = _valid(PATH, name, f"image {name[:80]!r}")
+    return path
+
+
+def _name(file: UploadFile) -> str:
+    """A file's own name, without folders; whatever it is, it is a name and no path."""
+    name = PurePath((file.filename or "").replace("\\", "/")).name
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)[:200]
+    return printable or "image"

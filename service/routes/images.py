@@ -1,0 +1,154 @@
+"""The routes that show what is indexed."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import PurePath
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
+
+from index.items import UNLABELLED, Item
+from service.core.originals import NoOriginal
+from service.core.searcher import Searcher
+from service.schemas.images import Image, Page, PageParameters
+from service.schemas.problem import problems
+from service.web.access import may_have_originals, reading_router
+from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found
+
+router = reading_router()
+
+# What a browser shows as a picture and never runs. Any other original is a download.
+SAFE_TYPES = {
+    ".avif": "image/avif",
+    ".bmp": "image/bmp",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".webp": "image/webp",
+}
+DOWNLOAD = "application/octet-stream"
+KEPT_BACK = (
+    "the files themselves, which may say where a picture was taken, are not for everyone who may read; see "
+    "HEBBSEARCH_ORIGINALS_TO, or take the thumbnail"
+)
+
+
+@router.get(
+    "/images",
+    summary="List the indexed images",
+    responses=problems({422: "label 'hexagon' is unknown; known are circle, square"}),
+)
+def images(request: Request, searcher: Service, asked: Annotated[PageParameters, Query()]) -> Page:
+    """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated."""
+    labels = [*searcher.wanted(1, labels=asked.label).labels, *[UNLABELLED] * asked.unlabelled]
+    found = searcher.catalogue.page(
+        after=asked.after,
+        count=asked.limit + 1,
+        labels=labels or None,
+        split=asked.split,
+        folder=asked.folder,
+        sha256=None if asked.sha256 is None else bytes.fromhex(asked.sha256),
+    )
+    more, found = len(found) > asked.limit, found[: asked.limit]
+    described = describing(request, searcher)
+    return Page(images=[described(item) for item in found], next=found[-1].id if more else None)
+
+
+@router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
+def image(item_id: ItemId, request: Request, searcher: Service) -> Image:
+    """Indexed images and held-out queries."""
+    return describing(request, searcher)(found(searcher.catalogue.get, item_id))
+
+
+def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
+    """What makes of an item what is told of it to whoever asks."""
+    originals = may_have_originals(request)
+
+    def described(item: Item) -> Image:
+        original = None
+        if originals:
+            with suppress(NoOriginal):
+                searcher.original_of(item)
+                original = address(request, item.id, "original")
+        return Image(
+            id=item.id,
+            path=item.path,
+            folder=item.folder or None,
+            label=item.label,
+            split=item.split,
+            width=item.width,
+            height=item.height,
+            added=item.added,
+            sha256=item.sha256,
+            metadata=dict(item.metadata),
+            thumbnail=address(request, item.id, "thumbnail"),
+            original=original,
+        )
+
+    return described
+
+
+@router.get(
+    "/images/{item_id}/thumbnail",
+    summary="A small WebP of an image",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The thumbnail.",
+            "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        304: {"description": "The thumbnail is the one that If-None-Match names."},
+        **problems(UNKNOWN_ID),
+    },
+)
+def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
+    """Revalidated by its ETag: another artifact at the same address has other images under the same ids."""
+    content = found(searcher.catalogue.thumbnail, item_id)
+    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="image/webp", headers=headers)
+
+
+@router.get(
+    "/images/{item_id}/original",
+    summary="The indexed file itself",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "description": "The bytes of the file as it came, shown where it is of a kind of picture that "
+            "browsers know, else to be saved.",
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in sorted({*SAFE_TYPES.values(), DOWNLOAD})
+            },
+        },
+        **problems(
+            {
+                **UNKNOWN_ID,
+                403: KEPT_BACK,
+                404: "the original file is no longer there; there is only the thumbnail",
+            }
+        ),
+    },
+)
+def original(item_id: ItemId, request: Request, searcher: Service) -> FileResponse:
+    """Only while the file lies in the indexed folder, or, of an image that was sent, is kept."""
+    if not may_have_originals(request):
+        raise HTTPException(403, KEPT_BACK)
+    item = found(searcher.catalogue.get, item_id)
+    try:
+        path = searcher.original_of(item)
+    except NoOriginal as error:
+        raise HTTPException(404, str(error)) from None
+    name = PurePath(item.path)  # one that was sent lies under another
+    kind = SAFE_TYPES.get(name.suffix.lower())
+    if kind is not None:
+        return FileResponse(path, media_type=kind)
+    return FileResponse(path, media_type=DOWNLOAD, filename=name.name)

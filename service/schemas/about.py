@@ -1,0 +1,146 @@
+"""What the routes that tell of the index itself put out over HTTP."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ClassCount(BaseModel):
+    """How many images a class has."""
+
+    label: str
+    items: int
+    queries: int
+
+
+class Usage(BaseModel):
+    """Bytes on the disk."""
+
+    codes: int = Field(description="Of the codes, which lie in the catalogue; in memory they take more.")
+    thumbnails: int = Field(description="Of the thumbnails, which lie in the catalogue, the queries' too.")
+    catalogue: int = Field(description="Of the catalogue as a whole, with its write-ahead log.")
+    originals: int = Field(description="Of the files of images that were sent and are kept.")
+    per_image: float | None = Field(
+        description="Catalogue and originals over all their images, queries included; null: there are none."
+    )
+
+
+class Stats(BaseModel):
+    """What there is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": 1618,
+                    "labelled": 1618,
+                    "unlabelled": 0,
+                    "queries": 179,
+                    "classes": [{"label": "3", "items": 165, "queries": 18}],
+                    "bytes": {
+                        "codes": 51_776,
+                        "thumbnails": 402_000,
+                        "catalogue": 1_110_016,
+                        "originals": 0,
+                        "per_image": 617.7,
+                    },
+                    "artifact": "run-001",
+                    "created": "2026-01-31T12:00:00+00:00",
+                    "encoder_id": "4f0c2a9be1d37750",
+                    "bits": 256,
+                    "revision": 3,
+                    "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
+                    "uptime": 86_400.5,
+                }
+            ]
+        }
+    )
+
+    items: int = Field(description="Images that can be found.")
+    labelled: int
+    unlabelled: int
+    queries: int = Field(description="Images that are held out to measure the answers.")
+    classes: list[ClassCount]
+    bytes: Usage
+    artifact: str = Field(description="Name of the artifact's folder.")
+    created: str = Field(description="When the artifact was made (ISO 8601, UTC).")
+    encoder_id: str
+    bits: int
+    revision: int = Field(description="Of the catalogue; grows with every change.")
+    versions: dict[str, str] = Field(description="Of what the service runs on.")
+    uptime: float = Field(description="Seconds since the service was started.")
+
+
+class DuplicateParameters(BaseModel):
+    """Which groups of near images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    radius: Annotated[
+        int,
+        Field(ge=0, le=16, description="Bits in which neighbours in a group may differ; 0: equal codes."),
+    ] = 0
+    limit: Annotated[int, Field(ge=1, le=100, description="At most so many groups.")] = 20
+    members: Annotated[int, Field(ge=1, le=1000, description="At most so many images of each group.")] = 20
+    after: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9]{1,18}:[0-9]{1,18}$",
+            description="Only what comes after this: a page's `next`.",
+            examples=["3:1702"],
+        ),
+    ] = None
+
+
+class Duplicate(BaseModel):
+    """An image of a group."""
+
+    id: int
+    label: str | None = Field(description="null: the image has no label.")
+    thumbnail: str
+
+
+class DuplicateGroup(BaseModel):
+    """Images that a chain of near ones connects."""
+
+    size: int = Field(description="How many images.")
+    labels: int = Field(description="How many different labels they have.")
+    images: list[Duplicate] = Field(description="By ascending id, at most `members` of them.")
+
+
+class DuplicatePage(BaseModel):
+    """Groups of near images, the largest first, then by their lowest id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "radius": 2,
+                    "groups": 40,
+                    "images": 96,
+                    "found": [
+                        {
+                            "size": 3,
+                            "labels": 1,
+                            "images": [{"id": 1702, "label": "8", "thumbnail": "/images/1702/thumbnail"}],
+                        }
+                    ],
+                    "next": "3:1702",
+                }
+            ]
+        }
+    )
+
+    radius: int
+    groups: int = Field(description="How many groups of two and more images there are in all.")
+    images: int = Field(description="How many images are in one.")
+    found: list[DuplicateGroup] = Field(description="The groups of this page.")
+    next: str | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class ExportParameters(BaseModel):
+    """What the file shall be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Annotated[Literal["npz", "parquet"], Field(description="NumPy's or Parquet.")] = "npz"

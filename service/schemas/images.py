@@ -1,0 +1,177 @@
+"""Images over HTTP: what is known of them, what may be changed, what became of those that were sent."""
+
+import json
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from service.schemas.search import MOST_LABELS
+
+IMAGE: dict[str, Any] = {
+    "id": 17,
+    "path": "three/0017.png",
+    "folder": "scans",
+    "label": "3",
+    "split": "database",
+    "width": 8,
+    "height": 8,
+    "added": 1764028800,
+    "sha256": "ab" * 32,
+    "metadata": {"camera": "left"},
+    "thumbnail": "/images/17/thumbnail",
+    "original": "/images/17/original",
+}
+MOST_METADATA = 16_384  # bytes
+DEEPEST_METADATA = 20
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("use printable characters, and no space around them")
+    return text
+
+
+def _relative(path: str) -> str:
+    if path.startswith("/") or "\\" in path or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError("use a relative path with / between its parts, none of them empty, '.' or '..'")
+    if not all(map(_can_be_shown, path)):
+        raise ValueError("use a path of printable characters")
+    return path
+
+
+def _can_be_shown(letter: str) -> bool:
+    # Spaces of other widths stand in the names of macOS's screenshots, joiners in emoji and in Persian.
+    return letter.isprintable() or letter in "\u200c\u200d" or unicodedata.category(letter) == "Zs"
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    except (ValueError, RecursionError) as error:  # NaN, half of a surrogate pair
+        raise ValueError(f"it cannot be written as JSON ({str(error)[:80]})") from None
+    if size > MOST_METADATA:
+        raise ValueError(f"it has {size:,} bytes as JSON, at most {MOST_METADATA:,} are kept")
+    if _depth(value) > DEEPEST_METADATA:
+        raise ValueError(f"it is nested more than {DEEPEST_METADATA} levels deep")
+    return value
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
+ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
+ImagePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_relative)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+
+
+class Image(BaseModel):
+    """What is known of an image in the catalogue."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [IMAGE]})
+
+    id: int
+    path: str = Field(description="Relative to its folder.")
+    folder: str | None = Field(
+        description="Name of the folder that it was sent from; null: it was indexed when the artifact was "
+        "made, or sent alone."
+    )
+    label: str | None
+    split: str = Field(description="database: it can be found; query: held out to measure the answers.")
+    width: int
+    height: int
+    added: int | None = Field(description="Seconds since 1970; null: an earlier version did not note it.")
+    sha256: str | None = Field(description="Of the file, in hexadecimal; null: not known.")
+    metadata: dict[str, Any] = Field(description="The user's own.")
+    thumbnail: str
+    original: str | None = Field(description="null: the original file is not there.")
+
+
+class PageParameters(BaseModel):
+    """Which images to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Annotated[
+        int, Field(ge=0, lt=2**63, description="Only ids above this one: a page's `next`.", examples=[100])
+    ] = 0
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many images.")] = 100
+    split: Annotated[
+        Literal["database", "query"],
+        Field(description="database: what can be found; query: held out to measure the answers."),
+    ] = "database"
+    label: Annotated[
+        list[str],
+        Field(
+            max_length=MOST_LABELS,
+            description="Only images with one of these labels; repeatable.",
+            examples=[["3", "8"]],
+        ),
+    ] = []
+    unlabelled: Annotated[
+        bool, Field(description="Only images without a label, beside those with one of `label`.")
+    ] = False
+    folder: ImageText | None = Field(
+        default=None, description="Only images that were sent with this folder's name.", examples=["scans"]
+    )
+    sha256: Sha256 | None = Field(
+        default=None, description="Only images whose file has this SHA-256.", examples=["0f" * 32]
+    )
+
+
+class Page(BaseModel):
+    """Images by ascending id."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [IMAGE], "next": 17}]})
+
+    images: list[Image]
+    next: int | None = Field(description="`after` of the next page; null: this is the last one.")
+
+
+class AddedImage(BaseModel):
+    """What became of one image."""
+
+    name: str = Field(description="Of the file; its path where a folder was given.")
+    status: Literal["added", "exists", "refused"]
+    image: Image | None = Field(description="null: it was refused, or is gone already.")
+    error: str | None = Field(description="Why it was refused.")
+
+
+class AddedImages(BaseModel):
+    """What became of each image, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "images": [
+                        {"name": "0017.png", "status": "added", "image": IMAGE, "error": None},
+                        {
+                            "name": "notes.txt",
+                            "status": "refused",
+                            "image": None,
+                            "error": "not an image in a known format (PNG, JPEG, …)",
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    images: list[AddedImage]
+
+
+class Change(BaseModel):
+    """What to change of an image; what is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"label": "cat", "metadata": {"camera": "left"}}]}
+    )
+
+    label: ImageText | None = Field(default=None, description="May be new; null: none.")
+    metadata: Metadata | None = Field(
+        default=None, description="Takes the place of what there was; null or left out: as it is."
+    )

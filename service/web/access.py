@@ -1,0 +1,168 @@
+"""Who may do what: whoever has a key, or, where there are none, whoever sits at this machine."""
+
+import hmac
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.exceptions import HTTPException
+
+from service.schemas.problem import problems
+from service.settings import Settings, split
+from service.web.asking import shared
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Access(IntEnum):
+    """Each includes those before it."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+BEARER = HTTPBearer(
+    auto_error=False, description="A key of HEBBSEARCH_READ_KEYS, _WRITE_KEYS or _ADMIN_KEYS."
+)
+NO_KEY = "a key is needed; send it as the header 'Authorization: Bearer KEY'"
+UNKNOWN_KEY = "this key is not known here; ask whoever runs the service for one"
+KEY_TOO_WEAK = "this key does not allow that; ask whoever runs the service for a {} key"
+UNKNOWN_HOST = "this service is not asked for as {}; HEBBSEARCH_HOSTS names what it may be asked for as"
+NO_KEYS_SET = (
+    "no key is set, so that only programs and pages of this machine may change anything; "
+    "set HEBBSEARCH_WRITE_KEYS to let others"
+)
+
+
+def keys(settings: Settings) -> list[tuple[bytes, Access]]:
+    """Every key with what it allows."""
+    levels = {
+        Access.READ: settings.read_keys,
+        Access.WRITE: settings.write_keys,
+        Access.ADMIN: settings.admin_keys,
+    }
+    return [(key.encode(), level) for level, text in levels.items() for key in split(text.get_secret_value())]
+
+
+def allowed_by(key: str, known: list[tuple[bytes, Access]]) -> Access:
+    """What a key allows. Each known one is compared, in a time that does not depend on where they differ."""
+    given = key.encode(errors="surrogateescape")
+    return max((level for each, level in known if hmac.compare_digest(each, given)), default=Access.NONE)
+
+
+def from_this_machine(request: Request) -> bool:
+    """Whether a program of this machine asks, or a page that this service gave to a browser on it.
+
+    A foreign page in such a browser asks from this machine too: it is known by its origin, and one whose
+    name was made to point here (DNS rebinding) by the host that it asks for.
+    """
+    origin = request.headers.get("origin")
+    try:
+        from_page = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    except ValueError:  # brackets that do not close
+        return False
+    near = request.client is not None and is_loopback(request.client.host)
+    return near and not _for_somebody(request) and is_loopback(asked_host(request)) and not from_page
+
+
+def _for_somebody(request: Request) -> bool:
+    """Whether a proxy asks, or somebody who says so."""
+    return any(name in request.headers for name in FORWARDED)
+
+
+def asked_host(request: Request) -> str:
+    """The name by which the service is asked for, without port; empty for one that cannot be read."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _refuse_strange_host(request: Request, settings: Settings) -> None:
+    """Where no key is needed, a page whose name was made to point here (DNS rebinding) could read, from a
+    browser on this machine: it is known by the name that it asks for. It may call itself a proxy."""
+    host, allowed = asked_host(request), [name.lower() for name in split(settings.hosts)]
+    if allowed:
+        known = host in allowed
+    else:
+        far = request.client is None or not is_loopback(request.client.host)
+        known = is_loopback(host) or (far and not _for_somebody(request))
+    if not known:
+        raise HTTPException(403, UNKNOWN_HOST.format(repr(host[:80])))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def guarded_router(level: Access, **more: Any) -> APIRouter:
+    """A router whose routes let those in who may do what `level` says: 401 without a key, 403 with one that
+    does not suffice. `more` is APIRouter's."""
+
+    class Guarded(APIRoute):
+        """Asks for the key first: FastAPI reads and parses a body before it calls dependencies."""
+
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                check(request, level)
+                return await handle(request)
+
+            return guarded
+
+    # As a dependency the scheme is only described in /openapi.json.
+    return APIRouter(route_class=Guarded, dependencies=[Security(BEARER)], **more)
+
+
+def reading_router() -> APIRouter:
+    """A router whose routes are for everyone who may read."""
+    return guarded_router(Access.READ, responses=problems({401: NO_KEY, 403: KEY_TOO_WEAK.format("read")}))
+
+
+def check(request: Request, level: Access) -> None:
+    """Raise HTTPException, 401 or 403, where whoever asks may not do what `level` says."""
+    settings = shared(request).settings
+    if settings.hosts or not split(settings.read_keys.get_secret_value()):
+        _refuse_strange_host(request, settings)
+    if level == Access.READ and not split(settings.read_keys.get_secret_value()):
+        return
+    known = keys(settings)
+    if not known:
+        if not from_this_machine(request):
+            raise HTTPException(403, NO_KEYS_SET)
+        return
+    scheme, key = get_authorization_scheme_param(request.headers.get("authorization"))
+    if scheme.lower() != "bearer" or not key:
+        raise HTTPException(401, NO_KEY, {"WWW-Authenticate": "Bearer"})
+    allowed = allowed_by(key, known)
+    if allowed == Access.NONE:
+        raise HTTPException(401, UNKNOWN_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+    if allowed < level:
+        raise HTTPException(403, KEY_TOO_WEAK.format(level.name.lower()))
+
+
+def may_have_originals(request: Request) -> bool:
+    """Whether whoever asks gets images as they came, with all that their files say of themselves."""
+    settings = shared(request).settings
+    level = {"readers": Access.READ, "writers": Access.WRITE}.get(settings.originals_to)
+    if level is None:
+        return False
+    try:
+        check(request, level)
+    except HTTPException:
+        return False
+    return True

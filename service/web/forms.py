@@ -1,0 +1,126 @@
+"""Images and their parameters, as forms or raw bodies bring them."""
+
+from collections.abc import Collection, Mapping
+from tempfile import gettempdir
+from typing import Any
+
+from fastapi import Request
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
+from starlette.exceptions import HTTPException
+
+from index.space import no_space
+from service.core.library import too_large
+from service.web.asking import shared
+
+MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
+NO_SPACE_TO_READ = (
+    "{} is full, where large images of a form lie while they are read; free space there, set TMPDIR to "
+    "another folder, or send one image as the raw body"
+)
+GIVEN_TWICE = "{} is given more than once, with different values; give one"
+HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
+HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
+ONE_IMAGE = {"type": "string", "format": "binary"}
+MANY_IMAGES = {"type": "array", "items": ONE_IMAGE}
+RAW_IMAGE = {
+    "image/*": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes of cat.png)"}
+}
+
+
+def form_of(
+    image: Mapping[str, Any], others: Mapping[str, Any], example: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How OpenAPI describes a form with one image or many and other fields."""
+    schema = {"type": "object", "required": ["image"], "properties": {"image": image, **others}}
+    return {"multipart/form-data": {"schema": schema, "example": example}}
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body is a form with files; else it is a file."""
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "multipart/form-data"
+
+
+async def read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """The image's bytes, and the other form fields if it came in a form."""
+    if not is_form(request):
+        return checked(await request.body(), request), {}
+    form = await read_form(request, max_files=1)
+    try:
+        image = checked(await _image_in(form), request)
+        each_once(form)
+        return image, {name: value for name, value in fields(form).items() if name != "image"}
+    finally:
+        await form.close()
+
+
+async def read_form(request: Request, *, max_files: int) -> FormData:
+    """The request's form, to be closed. Raises HTTPException for one that cannot be read."""
+    _, parameters = parse_options_header(request.headers.get("content-type", ""))
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8"):  # others are rare, some take time that grows with the square
+        raise HTTPException(
+            400, f"the form cannot be read (its charset is {charset[:40]!r}); send it in UTF-8"
+        )
+    try:
+        return await request.form(max_files=max_files, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        reason = error.detail.rstrip(".")
+        raise HTTPException(400, f"the form cannot be read ({reason}); {HOW_TO_SEND}") from None
+    except (UnicodeError, LookupError, ValueError) as error:  # a charset that does not exist, or does not fit
+        raise HTTPException(400, f"the form cannot be read ({error}); {HOW_TO_SEND}") from None
+    except OSError as error:  # large files of a form lie on the disk while they are read
+        if not no_space(error):
+            raise
+        raise HTTPException(507, NO_SPACE_TO_READ.format(gettempdir())) from None
+
+
+async def _image_in(form: FormData) -> bytes:
+    images = form.getlist("image")
+    if len(images) != 1:
+        raise HTTPException(422, f"the form has {len(images) or 'no'} fields 'image'; {HOW_TO_SEND}")
+    if not isinstance(images[0], UploadFile):
+        raise HTTPException(422, f"the form field 'image' is text, not a file; {HOW_TO_SEND}")
+    return await images[0].read()
+
+
+async def read_images(request: Request) -> tuple[list[bytes], dict[str, Any]]:
+    """The images, and the other fields of their form."""
+    form = await read_form(request, max_files=shared(request).settings.max_batch)
+    try:
+        files = form.getlist("image")
+        images = [await file.read() for file in files if isinstance(file, UploadFile)]
+        if not images or len(images) < len(files):
+            raise HTTPException(422, f"each form field 'image' must be a file; {HOW_TO_SEND_MANY}")
+        each_once(form)
+        return images, {name: value for name, value in fields(form).items() if name != "image"}
+    finally:
+        await form.close()
+
+
+def checked(image: bytes, request: Request) -> bytes:
+    limit = shared(request).settings.max_image_bytes
+    if not image:
+        raise HTTPException(422, f"there is no image, or an empty one; {HOW_TO_SEND}")
+    if len(image) > limit:
+        raise HTTPException(413, too_large(limit))
+    return image
+
+
+async def parameters_once(request: Request) -> None:
+    """Refuse an address with two values of one parameter: of all routes, or one of the values were lost."""
+    each_once(request.query_params, several={"label"})
+
+
+def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("label", "image")) -> None:
+    """Raise HTTPException for a parameter with two values that is none of `several`."""
+    for name in given:
+        if name not in several and len(set(given.getlist(name))) > 1:
+            raise HTTPException(422, GIVEN_TWICE.format(name[:80]))
+
+
+def fields(given: ImmutableMultiDict[str, Any]) -> dict[str, Any]:
+    return {name: given.getlist(name) if name == "label" else given.get(name) for name in given}

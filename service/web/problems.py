@@ -1,0 +1,75 @@
+"""Every error as a problem that says what to do."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from index.artifact import ArtifactError
+from index.space import no_space
+from service.core.carrying import CannotCarry
+from service.core.library import HeldOut, OtherBytes
+from service.core.live import NotReplaced
+from service.core.measuring import NothingToMeasure
+from service.core.searcher import UnknownLabel
+from service.schemas.problem import PROBLEM_MEDIA_TYPE, problem
+
+# What the searcher and the library refuse wherever it is asked; their messages say what to do.
+REFUSALS: dict[type[Exception], int] = {
+    UnknownLabel: 422,
+    NothingToMeasure: 409,
+    HeldOut: 409,
+    OtherBytes: 409,
+    CannotCarry: 409,
+    NotReplaced: 409,
+    ArtifactError: 422,
+}
+EXPLAINED = 5  # faults that one refusal explains
+
+
+def as_response(status: int, detail: str, headers: Any = None) -> Response:
+    return JSONResponse(problem(status, detail).model_dump(), status, headers, PROBLEM_MEDIA_TYPE)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:  # the router's own words say too little
+        detail = {
+            404: "there is nothing at this address; /docs lists the addresses there are",
+            405: f"{request.method} is not possible here, only {(error.headers or {}).get('Allow')}",
+        }.get(error.status_code, detail)
+    elif detail == "There was an error parsing the body":  # FastAPI's
+        detail = "the body cannot be read as JSON; send it in UTF-8, as /docs shows"
+    return as_response(error.status_code, detail, error.headers)
+
+
+async def on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    more = f"; and {len(faults) - EXPLAINED} more" if len(faults) > EXPLAINED else ""
+    return as_response(422, "; ".join(explained(fault) for fault in faults[:EXPLAINED]) + more)
+
+
+def explained(fault: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in fault["loc"][1:])
+    if fault["type"] == "extra_forbidden":
+        return f"{name[:80]}: there is no such parameter; /docs lists those there are"
+    return f"{name}: {fault['msg']}, not {str(fault['input'])[:80]!r}"
+
+
+async def on_refusal(_: Request, error: Exception) -> Response:
+    return as_response(507 if no_space(error) else REFUSALS[type(error)], str(error))
+
+
+async def on_disconnect(_: Request, __: Exception) -> Response:
+    return as_response(400, "the connection ended before the whole image had arrived")
+
+
+def failed() -> Response:
+    return as_response(
+        500, "the service failed at this request and its log says why; other requests are answered"
+    )

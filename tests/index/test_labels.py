@@ -1,0 +1,108 @@
+"""Files of labels, as people, spreadsheets and scripts write them."""
+
+from pathlib import Path
+
+import pytest
+
+from index.labels import label_of, read_labels
+from index.walking import DataError
+
+
+def read(tmp_path: Path, content: str | bytes, *files: str) -> dict[str, str]:
+    """What a file says of a folder with these files, x.png and y.png if none are named."""
+    file = tmp_path / "labels.csv"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    labels = read_labels(file, tmp_path / "album", [Path(name) for name in files or ("x.png", "y.png")])
+    return {path.as_posix(): label for path, label in labels.items()}
+
+
+BOTH = {"x.png": "owl", "y.png": "eel"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,label\nx.png,owl\ny.png,eel\n",
+        "path,label\nx.png,owl\ny.png,eel",  # no end of the last line
+        "path,label\r\nx.png,owl\r\ny.png,eel\r\n",  # Windows
+        "path,label\rx.png,owl\ry.png,eel\r",  # an old Macintosh
+        b"\xef\xbb\xbfpath,label\nx.png,owl\ny.png,eel\n",  # a spreadsheet's mark of UTF-8
+        b'\xef\xbb\xbf"path","label"\r\n"x.png","owl"\r\n"y.png","eel"\r\n',
+        "label,path\nowl,x.png\neel,y.png\n",
+        "Path,LABEL\nx.png,owl\ny.png,eel\n",
+        " path , label \n x.png , owl \ny.png,\teel\n",
+        'path, label\n"x.png", "owl"\ny.png,eel\n',  # quotes after a space
+        "path,split,label\nx.png,train,owl\ny.png,,eel\n",
+        "path,label\nx.png,owl,who,knows\ny.png,eel\n",
+        "path,label\n\nx.png,owl\n \n,\ny.png,eel\n\n",
+        "path,label\n./x.png,owl\n././/y.png,eel\n",
+    ],
+)
+def test_all_these_say_the_same(tmp_path: Path, content: str | bytes) -> None:
+    assert read(tmp_path, content) == BOTH
+
+
+def test_cells_may_hold_commas_quotes_lines_and_any_letter(tmp_path: Path) -> None:
+    content = 'path,label\n"y, z.png",première\n"a ""b"".png","two\nlines"\nsub/日本.png,"owl, tawny"\n'
+    files = ("y, z.png", 'a "b".png', "sub/日本.png")
+    assert read(tmp_path, content, *files) == dict(
+        zip(files, ("première", "two\nlines", "owl, tawny"), strict=True)
+    )
+
+
+def test_files_without_a_line_have_no_label(tmp_path: Path) -> None:
+    assert read(tmp_path, "path,label\nx.png,owl\n") == {"x.png": "owl"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "path,label\nx.png,owl\ngone.png,owl\n",
+            r"1 labels name no file below .*album \(first: gone\.png\)",
+        ),
+        (
+            "path,label\nb.png,owl\na.png,owl\n",
+            r"2 labels name no file below .* \(first: a\.png\); paths are",
+        ),
+        ("path,label\n../secret.png,owl\n", r"name no file below .*first: \.\./secret\.png"),
+        ("path,label\n/x.png,owl\n", r"name no file below .*first: /x\.png"),
+        ("path,label\nX.PNG,owl\n", r"name no file below .*first: X\.PNG"),
+        ("path,label\n.,owl\n", r"name no file below .*first: \."),
+        ("file,class\nx.png,owl\n", "the first line must be 'path,label'"),
+        ("path\nx.png\n", "the first line must be 'path,label'"),
+        ("file;label\n", "the first line must be 'path,label'"),
+        ("x.png,owl\n", "the first line must be 'path,label'"),
+        ("path,label\n", "at least one image must follow"),
+        ("path,label\n\n ,\n", "at least one image must follow"),
+        ("", "the first line must be"),
+        (b"\xef\xbb\xbf", "the first line must be"),
+        ("\n\n", "the first line must be"),
+        ("path,label\nx.png,owl\nx.png,eel\n", r"x\.png is labelled more than once; keep one line"),
+        ("path,label\nx.png,owl\nx.png,owl\n", r"x\.png is labelled more than once"),
+        ("path,label\nx.png,owl\n./x.png,owl\n", r"x\.png is labelled more than once"),
+        ("path,label\nx.png,\n", r"x\.png has an empty label; write one, or leave the line out"),
+        ('path,label\nx.png,"  "\n', r"x\.png has an empty label"),
+        ("path,label\nx.png\n", r"x\.png has an empty label"),
+        (b"\xff\xfe\x00path", r"the labels cannot be read \(.*utf-8"),
+        ("path,label\nx.png,owl\n".encode("utf-16"), "the labels cannot be read"),
+        ("path,label\nx.png,première\n".encode("latin-1"), "the labels cannot be read"),
+        ("path,label\nx.png," + "o" * 200_000, r"the labels cannot be read \(field larger"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_way_out(tmp_path: Path, content: str | bytes, says: str) -> None:
+    with pytest.raises(DataError, match=rf"^{tmp_path}/labels\.csv: .*{says}"):
+        read(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
+    for file, why in ((tmp_path / "gone.csv", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError, match=rf"^{file}: the labels cannot be read \(.*{why}"):
+            read_labels(file, tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"), [("owl", "owl"), (" tawny owl\t", "tawny owl"), ("  ", ""), ("", "")]
+)
+def test_a_label_is_a_text_without_the_spaces_around_it(cell: str, label: str) -> None:
+    assert label_of(cell) == label

@@ -1,0 +1,126 @@
+"""Pixels in memory or decoded on demand, and the batches that they come in."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.test_data import put
+from training import data
+from training.data import DataError
+from training.pixels import PixelsOnDemand, batches, read, stream
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two good images of each class, one truncated, one that is text."""
+    for name, colour in (("a", "red"), ("b", "blue")):
+        for number in (1, 2):
+            put(tmp_path / name / f"{number}.png", colour)
+    (tmp_path / "a" / "0.png").write_bytes((tmp_path / "a" / "1.png").read_bytes()[:50])
+    (tmp_path / "notes.txt").write_text("hello")
+    return data.folder(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
+    monkeypatch.setattr("training.pixels.MEMORY_LIMIT", limit)
+    images, pixels, skipped = read(mixed, 8)
+    assert isinstance(pixels, torch.Tensor) == (limit > 0)
+    assert [entry["path"] for entry in skipped] == ["a/0.png", "notes.txt"]
+    assert "damaged" in skipped[0]["reason"]
+    assert "not an image" in skipped[1]["reason"]
+    assert images.paths == ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    chosen = pixels[torch.tensor([3, 0])]
+    assert chosen.shape == (2, 3, 8, 8)
+    assert chosen[0, :, 4, 4].tolist() == [0, 0, 255]
+    assert chosen[1, :, 4, 4].tolist() == [255, 0, 0]
+    assert len(pixels) == 4
+    assert images.open(3).getpixel((0, 0)) == (0, 0, 255)
+
+
+class Opened:
+    """Images of one colour each that note which were asked for."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __len__(self):
+        return 12
+
+    def open(self, position):
+        self.seen.append(position)
+        return Image.new("RGB", (8, 8), (position, 0, 0))
+
+
+def groups_of_two():
+    return torch.arange(12).flip(0).split(2)
+
+
+def test_next_groups_are_decoded_while_one_is_used():
+    images = Opened()
+    pixels = PixelsOnDemand(images, 8)
+    streamed = stream(pixels, groups_of_two(), torch.device("cpu"))
+    at, found = next(streamed)
+    pixels.pool.shutdown(wait=True)  # what was begun is done; nothing new can begin
+    assert sorted(images.seen) == [6, 7, 8, 9, 10, 11]  # this group and the next two, no more
+    assert at.tolist() == [11, 10]
+    assert found[:, 0, 4, 4].tolist() == [11, 10]
+
+
+def test_stream_is_complete_and_in_order_wherever_the_pixels_lie():
+    on_demand = PixelsOnDemand(Opened(), 8)
+    in_memory = on_demand[torch.arange(12)]
+    for pixels in (on_demand, in_memory):
+        streamed = list(stream(pixels, groups_of_two(), torch.device("cpu")))
+        assert torch.cat([at for at, _ in streamed]).tolist() == list(range(11, -1, -1))
+        assert torch.cat([found[:, 0, 0, 0] for _, found in streamed]).tolist() == list(range(11, -1, -1))
+
+
+def test_whoever_stops_early_leaves_no_work_behind():
+    images, hold = Opened(), threading.Event()
+    pixels = PixelsOnDemand(images, 8)
+    pixels.pool = ThreadPoolExecutor(1)
+    opened = images.open
+
+    def open_and_wait(position):
+        picture = opened(position)
+        assert position >= 10 or hold.wait(60)
+        return picture
+
+    images.open = open_and_wait
+    streamed = pixels.ahead(groups_of_two())
+    next(streamed)
+    streamed.close()
+    hold.set()
+    pixels.pool.shutdown(wait=True)
+    assert images.seen in ([11, 10], [11, 10, 9])  # at most the one that was being decoded
+
+
+def test_name_that_is_no_text_is_skipped(tmp_path):
+    put(tmp_path / "a" / "1.png")
+    os.rename(tmp_path / "a" / "1.png", os.fsencode(tmp_path) + b"/a/\xff.png")
+    put(tmp_path / "a" / "2.png")
+    images, _, skipped = read(data.folder(tmp_path), 8)
+    assert images.paths == ("a/2.png",)
+    assert skipped == [{"path": "a/?.png", "reason": "its name is not valid Unicode; rename it"}]
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"none of its 1 files is a readable image .*x\.txt"):
+        read(data.folder(tmp_path), 8)
+
+
+def test_batches_are_of_equal_length_and_complete():
+    sizes = [len(batch) for batch in batches(np.arange(129), 64)]
+    assert sizes == [43, 43, 43]  # never a last batch of one
+    shuffled = torch.cat(list(batches(np.arange(129), 64, seed=1)))
+    assert sorted(shuffled.tolist()) == list(range(129))
+    assert shuffled.tolist() != list(range(129))
+    assert torch.equal(shuffled, torch.cat(list(batches(np.arange(129), 64, seed=1))))

@@ -1,0 +1,160 @@
+"""The images' pixels: read once, kept in memory or decoded on demand, and fed in batches."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from training.config import Config
+from training.data import DataError, ImageSet, images_of, is_unicode
+from training.device import choose_device
+from training.nets.images import ImageError, square_pixels
+
+# Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
+MEMORY_LIMIT = 4 << 30
+GROUPS_AHEAD = 2  # batches that are decoded while one is used
+
+
+class Loaded(NamedTuple):
+    """The readable images, their pixels, and what was skipped and why."""
+
+    images: ImageSet
+    pixels: "Pixels"
+    skipped: list[dict[str, str]]
+
+
+class Pixels(Protocol):
+    """uint8 images by position: a tensor, or something that decodes when asked."""
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        """(b,) -> (b, 3, S, S)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class PixelsOnDemand:
+    """Pixels of a set that does not fit into memory, decoded by all cores."""
+
+    def __init__(self, images: ImageSet, size: int) -> None:
+        self.images, self.size = images, size
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        return next(self.ahead([positions]))[1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def ahead(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each group of positions with its pixels; the next groups are decoded while one is used."""
+        waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
+        try:
+            for positions in groups:
+                waiting.append((positions, [self.pool.submit(self._one, at) for at in positions.tolist()]))
+                if len(waiting) > GROUPS_AHEAD:
+                    yield self._gathered(*waiting.popleft())
+            while waiting:
+                yield self._gathered(*waiting.popleft())
+        finally:  # whoever stops early wants no more of it
+            for _, images in waiting:
+                for image in images:
+                    image.cancel()
+
+    def _gathered(self, positions: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
+        return positions, torch.stack([image.result() for image in images])
+
+    def _one(self, position: int) -> Tensor:
+        return square_pixels(self.images.open(position), self.size)
+
+
+def place(pixels: Pixels, device: torch.device) -> Pixels:
+    """The pixels on the device, if they take no more than half of its free memory; else as they are."""
+    if device.type != "cuda" or not isinstance(pixels, Tensor):
+        return pixels
+    free, _ = torch.cuda.mem_get_info(device)
+    return pixels.to(device) if pixels.numel() <= free / 2 else pixels
+
+
+def stream(pixels: Pixels, groups: Iterable[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each group of positions with its uint8 pixels on the device; nothing waits for the device."""
+    read = pixels.ahead(groups) if isinstance(pixels, PixelsOnDemand) else ((at, pixels[at]) for at in groups)
+    for positions, found in read:
+        if device.type == "cuda" and not found.is_cuda:
+            found = found.pin_memory()  # only then the copy goes on beside the computation
+        yield positions, found.to(device, non_blocking=True)
+
+
+def load(config: Config) -> Loaded:
+    """The images of the configuration, decoded, and on its device if they fit there. Raises DataError."""
+    loaded = read(images_of(config), config.image_size)
+    return loaded._replace(pixels=place(loaded.pixels, choose_device(config.device)))
+
+
+def read(images: ImageSet, size: int) -> Loaded:
+    """Decode everything once."""
+    in_memory = 3 * size * size * len(images) <= MEMORY_LIMIT
+    pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
+
+    def decode(position: int) -> str | None:
+        if not is_unicode(images.paths[position]):
+            return "its name is not valid Unicode; rename it"
+        try:
+            square = square_pixels(images.open(position), size)
+        except (ImageError, OSError) as error:
+            return str(error)
+        if in_memory:
+            pixels[position] = square
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(decode, range(len(images)))
+        faults = list(progress("reading images", outcomes, len(images)))
+    skipped = [
+        {"path": path.encode(errors="replace").decode(), "reason": fault}
+        for path, fault in zip(images.paths, faults, strict=True)
+        if fault
+    ]
+    if len(skipped) == len(images):
+        raise DataError(
+            f"{images.where}: none of its {len(images)} files is a readable image"
+            f" (first: {skipped[0]['path']}: {skipped[0]['reason']})"
+        )
+    keep = np.flatnonzero([fault is None for fault in faults])
+    if skipped:
+        images = images.select(keep)
+        pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
+    return Loaded(images, pixels if in_memory else PixelsOnDemand(images, size), skipped)
+
+
+def batches(
+    positions: NDArray[np.int64], size: int, seed: int | None = None, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """Positions in groups of at most `size`, of almost equal length, shuffled if a seed is given.
+
+    Equal lengths matter: batch norm cannot learn from a last batch of one image. All positions go to the
+    device at once.
+    """
+    if seed is not None:
+        positions = np.random.default_rng(seed).permutation(positions)
+    count = max(1, -(-len(positions) // size))
+    return iter(torch.from_numpy(positions).to(device).tensor_split(count))
+
+
+def each_batch(
+    what: str, positions: NDArray[np.int64], size: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """One pass over `positions` in their order, in `batches`, with a progress bar named `what`."""
+    return progress(what, batches(positions, size, device=device), -(-len(positions) // size))
+
+
+def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
+    """`steps` with a bar on the terminal if they take longer than two seconds."""
+    return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))
