@@ -58,7 +58,6 @@ def traced(process: int, log: Path) -> Iterator[None]:
             tracer.kill()
             assert not os.environ.get("CI"), told
             pytest.skip(f"strace may not look into a process here ({told.strip()})")
-        time.sleep(0.5)  # until it has each thread
         try:
             yield
         finally:
@@ -134,6 +133,8 @@ def test_an_answer_comes_after_the_disk(tmp_path: Path) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             for name, (status, ask) in requests.items():
                 with traced(process.pid, tmp_path / name):
+                    while '"HTTP/1.1 404' not in (tmp_path / name).read_text(errors="replace"):
+                        assert http.get("/nowhere").status_code == 404  # until it sees what the service does
                     answer = ask(http)
                 assert answer.status_code == status, answer.text
     finally:

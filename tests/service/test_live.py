@@ -414,10 +414,12 @@ def test_a_copy_is_made_and_comes_back(both: Path) -> None:
 def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> None:
     """Who waits to delete while another artifact comes must not delete what has the id there."""
     carrying, go_on = threading.Event(), threading.Event()
+    served_by: list[Live] = []
 
     class Slow(Live):
         def _carry(self, before: Generation, after: Generation, since: int) -> tuple[int, Carried]:
             if self.writing.borrowed_tokens:  # the last of it, while who writes waits
+                served_by.append(self)
                 carrying.set()
                 assert go_on.wait(60)
             return super()._carry(before, after, since)
@@ -428,7 +430,8 @@ def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> Non
             reloading = others.submit(reload, http, force=True)
             assert carrying.wait(60)
             deleting = others.submit(http.delete, "/images/7")
-            time.sleep(0.3)  # it waits for its turn
+            while not served_by[0].writing.statistics().tasks_waiting:  # for its turn
+                time.sleep(0.005)
             go_on.set()
             reloading.result()
             assert "has other ids; look for the image again" in answer(deleting.result(), 409)["detail"]

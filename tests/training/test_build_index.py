@@ -193,7 +193,11 @@ def interrupted(pictures, tmp_path):
     for line in process.stderr:
         if line.startswith("pre-training: epoch 3 of 3, "):
             assert line.endswith(" s, about 0 min left\n")
-            time.sleep(1)  # some epochs into the fine-tuning
+            seen = set()
+            while len(seen) < 4:  # some epochs into the fine-tuning: each leaves another checkpoint
+                assert process.poll() is None
+                seen.add((tmp_path / "stopped.partial" / "checkpoint.pt").stat().st_mtime_ns)
+                time.sleep(0.005)
             process.send_signal(signal.SIGINT)
             break
     _, message = process.communicate(timeout=120)
