@@ -1,4 +1,4 @@
-# make run: install, train on the embedded data set, serve.   make test: lint, types, tests.
+# make run: install, train on the embedded data set, serve.   make test: lint, types, tests.   make quick: unit tests.
 PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: run test bench reproduce-quick lint lint-page house lock clean
+.PHONY: run test quick bench reproduce-quick lint lint-page house lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
@@ -18,8 +18,14 @@ run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@HEBBSEARCH_ARTIFACT="$(ARTIFACT)" HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/uvicorn --factory service.app:create_app \
 		--host $(HOST) --port $(PORT)
 
+# Two files of tests at a time: a core and about 2 GB of memory each. WITHIN is what .ci/run measures it with.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(WITHIN) $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST)
+
+# What needs neither lint nor another process, server or browser: while you write.
+quick: .venv/installed
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -q -m "not process and not browser and not slow and not gpu" $(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

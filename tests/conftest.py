@@ -1,15 +1,21 @@
 """A small artifact of real parts, and the service over it in a process of its own."""
 
+import atexit
+import gc
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -18,22 +24,26 @@ import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from PIL import Image, ImageDraw
 
 from index.artifact import (
     CATALOGUE,
     ENCODER,
+    MANIFEST,
     QUERIES,
     Artifact,
     Manifest,
     Queries,
     encoder_id,
+    open_artifact,
     publish,
     save_queries,
 )
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.items import UNLABELLED, NewItem
+from tests import forking
 from training.nets.encoder import Encoder
 from training.nets.images import open_image, thumbnail
 
@@ -42,11 +52,56 @@ PER_CLASS = 20
 QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
 APP = "service.app:create_app"
+FREEZING = gc.freeze, gc.unfreeze
 
+torch.set_num_threads(1)  # tests run side by side, and their tensors are small
 # What a shell starts in the background ignores Ctrl-C and hands that on, also to the processes that a test
 # stops with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# httpx waits for five seconds unless it is told; on a busy machine a request may take longer.
+for _phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _phase, 60.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_garbage() -> Iterator[None]:
+    """Each service that starts collects garbage, which takes a quarter of a second while torch and pytest are
+    among what it looks through. What exists now stays out of that, also when a service has ended."""
+    gc.collect()
+    with frozen():
+        yield
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Nothing that exists now is looked through for garbage, whoever says what about it meanwhile."""
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def garbage() -> Iterator[None]:
+    """Garbage is what it is outside of these tests."""
+    patched = gc.freeze, gc.unfreeze
+    gc.freeze, gc.unfreeze = FREEZING
+    gc.unfreeze()
+    yield
+    gc.freeze()
+    gc.freeze, gc.unfreeze = patched
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_processes() -> Iterator[None]:
+    """The parent of all that `forking` starts ends with the session."""
+    yield
+    forking.end()
 
 
 def draw(label: int, seed: int) -> Image.Image:
@@ -100,6 +155,26 @@ def draw_all(folder: Path) -> tuple[list[Drawn], list[Drawn]]:
 
 
 def build_artifact(folder: Path, *, labels: bool = True, seed: int = 0) -> Artifact:
+    """The collection in `folder`/images and an artifact of it in `folder`/artifact, for whoever changes them:
+    copies of what one session builds once, the manifest with the folder where the images are now."""
+    model = _built(labels, seed)
+    shutil.copytree(model.parent, folder, dirs_exist_ok=True)
+    manifest = folder / "artifact" / MANIFEST
+    about = json.loads(manifest.read_text())
+    about["data"]["root"] = str(folder / "images")
+    manifest.write_text(json.dumps(about))
+    return open_artifact(folder / "artifact")
+
+
+@cache
+def _built(labels: bool, seed: int) -> Path:
+    """An artifact that is only copied."""
+    folder = Path(tempfile.mkdtemp(prefix="hebbsearch-tests-"))
+    atexit.register(shutil.rmtree, folder)
+    return draw_artifact(folder, labels=labels, seed=seed).path
+
+
+def draw_artifact(folder: Path, *, labels: bool, seed: int) -> Artifact:
     """Draw, encode with an untrained encoder, catalogue, publish: what build_index.py does after training."""
     root, staging = folder / "images", folder / "staging"
     staging.mkdir(parents=True)
@@ -200,7 +275,7 @@ def server(artifact: Artifact) -> Iterator[str]:
 def serve(path: Path | None, app: str = APP, **settings: str) -> Iterator[str]:
     """Run the service in a process of its own, from when it is ready; its address."""
     port = free_port()
-    process = subprocess.Popen(command(port, app), env=environment(path, **settings))
+    process = forking.Popen(command(port, app), env=environment(path, **settings))
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(address, process)

@@ -1,7 +1,6 @@
 """Who may do what, over real HTTP where the way in matters."""
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
 from service.web.access import Access, allowed_by, from_this_machine, is_loopback, keys
+from tests import forking
 from tests.conftest import command, environment, serve_here
 
 READ, WRITE, ADMIN = ("r" * 16, "w" * 16, "a" * 16)
@@ -185,13 +185,7 @@ def test_a_short_key_is_refused_and_no_key_is_ever_shown(artifact: Artifact) -> 
     with pytest.raises(ValidationError, match="fewer than 16 characters"):
         Settings(artifact=artifact.path, write_keys="secret123")
     assert WRITE not in repr(Settings(artifact=artifact.path, write_keys=WRITE))
-    run = subprocess.run(
-        command(1),
-        env=environment(artifact.path, write_keys="secret123"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = forking.run(command(1), env=environment(artifact.path, write_keys="secret123"))
     assert run.returncode != 0
     assert "HEBBSEARCH_WRITE_KEYS: Value error, a key has fewer than 16 characters" in run.stderr
     assert "secret123" not in run.stderr

@@ -24,6 +24,7 @@ from service.app import create_app
 from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from service.web.headers import route_path
+from tests import forking
 from tests.conftest import build_artifact, command, environment, serve_here
 from training.nets.encoder import Encoder
 
@@ -175,6 +176,7 @@ def test_a_full_service_says_so_and_recovers(
         assert [httpx.post(url, content=picture).status_code for _ in range(4)] == [200] * 4
 
 
+@pytest.mark.usefixtures("garbage")
 def test_what_exists_at_the_start_is_no_garbage_to_look_through(artifact: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=artifact.path))):
         assert gc.get_freeze_count() > 100_000
@@ -390,9 +392,7 @@ def test_the_page_asks_no_other_host() -> None:
 
 def start(path: Path | None, **settings: str) -> subprocess.CompletedProcess[str]:
     """Start the service that cannot start."""
-    return subprocess.run(
-        command(0), env=environment(path, **settings), capture_output=True, text=True, timeout=60
-    )
+    return forking.run(command(0), env=environment(path, **settings))
 
 
 @pytest.fixture

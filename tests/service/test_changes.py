@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.core.decoding import Decoded, Pool
 from service.settings import Settings
+from tests import forking
 from tests.conftest import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready
 
 
@@ -385,7 +385,7 @@ def test_what_was_acknowledged_survives_a_kill(own: Artifact) -> None:
     kept: set[int] = set()
     gone: set[int] = set()
     for turn in range(3):
-        process = subprocess.Popen(command(port), env=environment(own.path))
+        process = forking.Popen(command(port), env=environment(own.path))
         try:
             wait_until_ready(address, process)
             for number in range(8):

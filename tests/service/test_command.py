@@ -22,6 +22,7 @@ import pytest
 from index.artifact import Artifact
 from service.command import parser, show
 from service.settings import PREFIX, Settings
+from tests import forking
 from tests.conftest import build_artifact, environment, free_port, serve, wait_until_ready
 from tests.service.test_kill import png
 
@@ -39,12 +40,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def hebbsearch(address: str, tmp_path: Path) -> Run:
     def run(*arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-m", "service.command", *arguments],
             env=environment(None) | {f"{PREFIX}URL": address} | more,
-            capture_output=True,
-            text=True,
-            timeout=120,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -138,7 +136,7 @@ def test_a_terminal_shows_how_far_it_is(address: str, folder: Path) -> None:
     ours, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
     command = [sys.executable, "-m", "service.command", "add", str(folder), "--url", address]
-    with subprocess.Popen(command, env=environment(None), stdout=subprocess.PIPE, stderr=terminal) as process:
+    with forking.Popen(command, env=environment(None), stdout=subprocess.PIPE, stderr=terminal) as process:
         os.close(terminal)
         shown = b""
         with contextlib.suppress(OSError):  # what Linux says of a terminal that nobody has open any more
@@ -178,7 +176,7 @@ def test_labels_from_a_file_and_names_for_people(hebbsearch: Run, folder: Path, 
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:
-    process = subprocess.Popen(
+    process = forking.Popen(
         [sys.executable, "-m", "service.command", "add", str(folder), "--url", address],
         env=environment(None),
         stdout=subprocess.DEVNULL,
@@ -260,7 +258,7 @@ def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
     options = {name for name in Settings.model_fields if hasattr(shown, f"setting_{name}")}
     assert set(Settings.model_fields) - options == {"artifact", "read_keys", "write_keys", "admin_keys"}
     port = free_port()
-    process = subprocess.Popen(
+    process = forking.Popen(
         [
             sys.executable,
             "-m",
@@ -285,12 +283,7 @@ def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
 
 
 def test_build_is_the_training_command(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "service.command", "build", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = forking.run([sys.executable, "-m", "service.command", "build", "--help"])
     assert done.returncode == 0 and "--backbone" in done.stdout
 
 

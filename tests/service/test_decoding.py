@@ -15,6 +15,7 @@ import torch
 
 from index.artifact import Artifact
 from service.core.decoding import Crashed, Pool, TooSlow, decode
+from tests import forking
 from tests.conftest import build_artifact, command, environment, free_port, wait_until_ready
 from tests.service.hostile import KIT, jpeg_of_scans, noise, saved
 from training.nets.encoder import Encoder
@@ -49,6 +50,18 @@ def good(pool: Pool) -> bool:
     return torch.equal(
         pool.decode(GOOD, size=32, max_pixels=PIXELS).pixels, decode(GOOD, size=32, max_pixels=PIXELS).pixels
     )
+
+
+def recovers(pool: Pool) -> bool:
+    """Whether it decodes as ever, once the machine gives it the time: a second may be too little."""
+
+    def in_time() -> bool:
+        with suppress(TooSlow):
+            return good(pool)
+        return False
+
+    until(in_time)
+    return True
 
 
 def processes() -> dict[int, tuple[int, str, int]]:
@@ -147,12 +160,12 @@ def test_many_threads_share_the_workers(pool: Pool) -> None:
 
 def test_what_takes_too_long_is_stopped() -> None:
     with pool_of(1, seconds=1) as pool:
-        assert good(pool)
+        assert recovers(pool)
         (before,) = pool.pids()
         with pytest.raises(TooSlow, match="longer than 1 seconds"):
             pool.decode(SLOW, size=32, max_pixels=PIXELS)
         assert before not in processes()
-        assert good(pool)
+        assert recovers(pool)
         assert before not in pool.pids()
 
 
@@ -194,26 +207,26 @@ def test_a_worker_that_ends_while_it_is_idle_costs_nothing() -> None:
 
 def test_a_worker_that_is_stopped_is_replaced() -> None:
     with pool_of(1, seconds=1) as pool:
-        assert good(pool)
+        assert recovers(pool)
         (pid,) = pool.pids()
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(TooSlow):
             good(pool)
         assert pid not in processes()
-        assert good(pool)
+        assert recovers(pool)
 
 
 def test_the_nursery_may_end() -> None:
     with pool_of(1, seconds=1) as pool:
-        assert good(pool)
+        assert recovers(pool)
         (pid,) = pool.pids()
         os.kill(processes()[pid][0], signal.SIGKILL)
-        assert good(pool)  # by the worker that there is
+        assert recovers(pool)  # by the worker that there is
         with pytest.raises(TooSlow):
             pool.decode(SLOW, size=32, max_pixels=PIXELS)
         with pool_of(1) as other:
             assert good(other)
-        assert good(pool)
+        assert recovers(pool)
         until(lambda: pid not in processes())  # its own time ended it
 
 
@@ -233,7 +246,7 @@ def test_a_closed_pool_leaves_no_worker() -> None:
 @contextmanager
 def running(artifact: Artifact, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(artifact.path, **settings))
+    process = forking.Popen(command(port), env=environment(artifact.path, **settings))
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(address, process)
@@ -282,9 +295,8 @@ def test_slow_images_cost_their_own_requests(
         assert len(descendants(process.pid)) <= before + 6  # two large at a time and one added, three small
 
 
-def test_a_crash_is_said(served: tuple[subprocess.Popen[bytes], httpx.Client]) -> None:
-    process, http = served
-    with ThreadPoolExecutor(1) as thread:
+def test_a_crash_is_said(artifact: Artifact) -> None:
+    with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
         asked = thread.submit(http.post, "/search", content=SLOW)
         os.kill(busy(process.pid), signal.SIGSEGV)
         response = asked.result()
@@ -305,7 +317,7 @@ def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artif
         os.kill(decoder, signal.SIGSTOP)  # as one that gets no time
         status, detail = ready()
         assert (status, "took longer than 0.25 seconds" in detail) == (503, True), detail
-        assert ready() == (200, "")
+        until(lambda: ready() == (200, ""))  # with another decoder, once the machine gives it the time
 
         with ThreadPoolExecutor(1) as thread:
             (decoder,) = descendants(nursery)
@@ -316,16 +328,21 @@ def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artif
                 os.kill(decoder, signal.SIGKILL)
             status, detail = asked.result()
         assert status == 503 and ("crashed (SIGKILL)" in detail or "took longer" in detail), detail
-        assert ready() == (200, "")
+        until(lambda: ready() == (200, ""))
 
 
 def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
     with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
-        assert http.post("/search", content=GOOD).status_code == 200
         asked = thread.submit(http.post, "/search", content=SLOW)
         busy(process.pid)
+
+        def three() -> bool:
+            """The nursery, one that works, and one that has worked."""
+            assert http.post("/search", content=GOOD).status_code == 200
+            return len(descendants(process.pid)) >= 3
+
+        until(three)
         left = descendants(process.pid)
-        assert len(left) >= 3  # the nursery, one that is idle, one that works
         process.kill()
         process.wait()
         with pytest.raises(httpx.TransportError):
@@ -336,7 +353,7 @@ def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_all_lets_them_finish(artifact: Artifact, number: signal.Signals) -> None:
     """As systemd and a terminal send it: to each process of the service."""
-    with running(artifact) as (process, http), ThreadPoolExecutor(1) as thread:
+    with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
         assert http.post("/search", content=GOOD).status_code == 200
         asked = thread.submit(http.post, "/search", content=jpeg_of_scans(7_000, 50))
         busy(process.pid)

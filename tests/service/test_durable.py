@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
+from tests import forking
 from tests.conftest import build_pair, command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
@@ -57,7 +58,6 @@ def traced(process: int, log: Path) -> Iterator[None]:
             tracer.kill()
             assert not os.environ.get("CI"), told
             pytest.skip(f"strace may not look into a process here ({told.strip()})")
-        time.sleep(0.5)  # until it has each thread
         try:
             yield
         finally:
@@ -127,12 +127,14 @@ def test_an_answer_comes_after_the_disk(tmp_path: Path) -> None:
         "back": (200, lambda http: http.post("/admin/rollback")),
     }
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(first))
+    process = forking.Popen(command(port), env=environment(first))
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             for name, (status, ask) in requests.items():
                 with traced(process.pid, tmp_path / name):
+                    while '"HTTP/1.1 404' not in (tmp_path / name).read_text(errors="replace"):
+                        assert http.get("/nowhere").status_code == 404  # until it sees what the service does
                     answer = ask(http)
                 assert answer.status_code == status, answer.text
     finally:
@@ -181,7 +183,7 @@ def test_what_was_taken_is_answered_when_the_service_ends(own: Artifact, tmp_pat
     connection, or one that closed before it took them."""
     port, log = free_port(), tmp_path / "log"
     with log.open("wb") as errors:
-        process = subprocess.Popen(
+        process = forking.Popen(
             [*command(port), "--log-level", "info"], env=environment(own.path), stderr=errors
         )
     answers: list[int] = []

@@ -1,17 +1,12 @@
-"""What was acknowledged is there after SIGKILL, whenever it comes; and a deleted image is never found.
-
-The server is a process of its own, forked by a parent that has imported everything once: torch takes seconds.
-"""
+"""What was acknowledged is there after SIGKILL, whenever it comes; and a deleted image is never found."""
 
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
@@ -22,19 +17,9 @@ import pytest
 
 from index.artifact import Artifact
 from index.verify import faults
-from tests.conftest import draw, environment, free_port
+from tests import forking
+from tests.conftest import command, draw, environment, free_port, wait_until_ready
 
-FORKING = """
-import os, sys
-import torch, uvicorn
-import service.app
-for port in sys.stdin:
-    if (child := os.fork()) == 0:
-        uvicorn.run("service.app:create_app", factory=True, port=int(port), log_level="warning")
-        os._exit(0)
-    print(child, flush=True)
-    os.waitpid(child, 0)
-"""
 WRITERS = 2
 MOST = 12  # operations that are acknowledged before a kill
 LATER = 0.05  # seconds after them, about what the next one takes
@@ -185,73 +170,47 @@ def pages(http: httpx.Client) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def forking(artifact: Artifact) -> Iterator[subprocess.Popen[str]]:
-    """The parent of the servers."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", FORKING],
-        env=environment(artifact.path, queue="1000"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with parent:
-        try:
-            yield parent
-        finally:
-            parent.kill()
-
-
-@contextmanager
-def server(parent: subprocess.Popen[str]) -> Iterator[tuple[str, int]]:
+def server(artifact: Artifact) -> Iterator[tuple[str, int]]:
     """A running server's address and process; it is killed at the end."""
-    assert parent.stdin and parent.stdout
     port = free_port()
-    print(port, file=parent.stdin, flush=True)
-    process = int(parent.stdout.readline())
+    process = forking.Popen(command(port), env=environment(artifact.path, queue="1000"))
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{address}/health/ready").status_code == 200:
-                    break
-            time.sleep(0.05)
-        else:
-            pytest.fail("the server did not start")
-        yield address, process
+        wait_until_ready(address, process)
+        yield address, process.pid
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_what_was_acknowledged_survives_kills(own: Artifact, kills: int) -> None:
     ledger, moments = Ledger(random.Random(kills)), random.Random(kills)
-    with forking(own) as parent:
-        for _ in range(kills):
-            unsettled = ledger.unsettled()
-            settled = [each for each in ledger.sent if each not in unsettled]
-            with server(parent) as (address, process):
-                with httpx.Client(base_url=address, timeout=30) as http:
-                    check(http, ledger, unsettled + settled[-LATEST:])
-                    check_listed(http, ledger, settled)
-                assert not ledger.faults
-                stop = threading.Event()
-                threads = [
-                    threading.Thread(target=load, args=(address, ledger, stop, number))
-                    for number in range(WRITERS + 1)
-                ]
-                for thread in threads:
-                    thread.start()
-                wanted, begun = ledger.operations + moments.randrange(MOST), time.monotonic()
-                while ledger.operations < wanted and not ledger.faults and time.monotonic() < begun + 60:
-                    time.sleep(0.001)
-                time.sleep(moments.uniform(0, LATER))
-                os.kill(process, signal.SIGKILL)
-                for thread in threads:
-                    thread.join()
+    for _ in range(kills):
+        unsettled = ledger.unsettled()
+        settled = [each for each in ledger.sent if each not in unsettled]
+        with server(own) as (address, process):
+            with httpx.Client(base_url=address, timeout=30) as http:
+                check(http, ledger, unsettled + settled[-LATEST:])
+                check_listed(http, ledger, settled)
             assert not ledger.faults
-        with server(parent) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
-            check(http, ledger, ledger.sent)
+            stop = threading.Event()
+            threads = [
+                threading.Thread(target=load, args=(address, ledger, stop, number))
+                for number in range(WRITERS + 1)
+            ]
+            for thread in threads:
+                thread.start()
+            wanted, begun = ledger.operations + moments.randrange(MOST), time.monotonic()
+            while ledger.operations < wanted and not ledger.faults and time.monotonic() < begun + 60:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, LATER))
+            os.kill(process, signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+        assert not ledger.faults
+    with server(own) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+        check(http, ledger, ledger.sent)
     print(f"{kills} kills, {ledger.operations} acknowledged operations, {len(ledger.sent)} images sent")
     assert not ledger.faults
     assert ledger.operations > kills

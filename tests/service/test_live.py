@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from service.core.carrying import Carried
 from service.core.live import Generation, Live
 from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
+from tests import forking
 from tests.conftest import (
     build_pair,
     command,
@@ -327,7 +327,7 @@ def test_killed_while_artifacts_change_nothing_is_lost(both: Path, seed: int | r
     added = 0
     for each in [seed] if isinstance(seed, int) else seed:
         port = free_port()
-        process = subprocess.Popen(command(port), env=environment(both / "first"))
+        process = forking.Popen(command(port), env=environment(both / "first"))
         try:
             wait_until_ready(f"http://127.0.0.1:{port}", process)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
@@ -372,7 +372,7 @@ def test_memory_returns_after_reloads(both: Path) -> None:
         return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[0]) * 1024
 
     port = free_port()
-    process = subprocess.Popen(command(port), env=environment(both / "first"))
+    process = forking.Popen(command(port), env=environment(both / "first"))
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
@@ -414,10 +414,12 @@ def test_a_copy_is_made_and_comes_back(both: Path) -> None:
 def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> None:
     """Who waits to delete while another artifact comes must not delete what has the id there."""
     carrying, go_on = threading.Event(), threading.Event()
+    served_by: list[Live] = []
 
     class Slow(Live):
         def _carry(self, before: Generation, after: Generation, since: int) -> tuple[int, Carried]:
             if self.writing.borrowed_tokens:  # the last of it, while who writes waits
+                served_by.append(self)
                 carrying.set()
                 assert go_on.wait(60)
             return super()._carry(before, after, since)
@@ -428,7 +430,8 @@ def test_ids_of_the_artifact_before_touch_nothing_in_the_next(both: Path) -> Non
             reloading = others.submit(reload, http, force=True)
             assert carrying.wait(60)
             deleting = others.submit(http.delete, "/images/7")
-            time.sleep(0.3)  # it waits for its turn
+            while not served_by[0].writing.statistics().tasks_waiting:  # for its turn
+                time.sleep(0.005)
             go_on.set()
             reloading.result()
             assert "has other ids; look for the image again" in answer(deleting.result(), 409)["detail"]

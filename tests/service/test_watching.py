@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
+from tests import forking
 from tests.conftest import environment, free_port, serve_here, wait_until_ready
 from training.nets.encoder import Encoder
 
@@ -178,7 +179,7 @@ def logged(
     """What the service writes while it starts, is asked, and stops."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", app, "--port", str(port), *options]
-    with subprocess.Popen(
+    with forking.Popen(
         command, env=environment(own.path, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         address = f"http://127.0.0.1:{port}"

@@ -19,24 +19,17 @@ from PIL import Image
 
 from index import artifact
 from index.evaluation import mean_average_precision
+from tests import forking
 from training.nets.encoder import Encoder
 
 COMMAND = Path(__file__).parents[2] / "training" / "build_index.py"
 QUICK = ["--epochs", "1", "--finetune-epochs", "2", "--image-size", "28"]
 
 
-def build(folder, *arguments, code=0, preexec_fn=None):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(COMMAND), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        preexec_fn=preexec_fn,
-    )
+def build(folder, *arguments, code=0, preexec_fn=None, start=forking.Popen):
+    command = [sys.executable, str(COMMAND), *arguments]
+    where = {"cwd": folder, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "preexec_fn": preexec_fn}
+    done = forking.run(command, timeout=300, start=start, **where)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -76,7 +69,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
-    done = build(folder, "--data", str(pictures), *QUICK)
+    done = build(folder, "--data", str(pictures), *QUICK, start=subprocess.Popen)  # as people start it
     return folder / "artifacts" / "run-001", done
 
 
@@ -190,7 +183,7 @@ def test_no_labels(pictures, tmp_path):
 def interrupted(pictures, tmp_path):
     """A run stopped with Ctrl-C in its second stage."""
     arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "40", "--image-size", "28"]
-    process = subprocess.Popen(
+    process = forking.Popen(
         [sys.executable, str(COMMAND), *arguments, "--out", "stopped"],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -200,7 +193,11 @@ def interrupted(pictures, tmp_path):
     for line in process.stderr:
         if line.startswith("pre-training: epoch 3 of 3, "):
             assert line.endswith(" s, about 0 min left\n")
-            time.sleep(1)  # some epochs into the fine-tuning
+            seen = set()
+            while len(seen) < 4:  # some epochs into the fine-tuning: each leaves another checkpoint
+                assert process.poll() is None
+                seen.add((tmp_path / "stopped.partial" / "checkpoint.pt").stat().st_mtime_ns)
+                time.sleep(0.005)
             process.send_signal(signal.SIGINT)
             break
     _, message = process.communicate(timeout=120)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import forking
 from tests.training.test_build_index import stripes
 from training.paper.cells import Cells
 from training.paper.tables import read_csv
@@ -23,8 +24,8 @@ SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epoch
 CIFAR = ["--table", "3", "--dataset", "cifar10", "--seeds", "1", *SMALL]
 
 
-def start(folder, *arguments):
-    return subprocess.Popen(
+def started(folder, *arguments, start=forking.Popen):
+    return start(
         [sys.executable, str(COMMAND), *arguments],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -34,8 +35,8 @@ def start(folder, *arguments):
     )
 
 
-def reproduce(folder, *arguments, code=0):
-    process = start(folder, *arguments)
+def reproduce(folder, *arguments, code=0, start=forking.Popen):
+    process = started(folder, *arguments, start=start)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "Traceback" not in err
@@ -66,8 +67,8 @@ def figures(folder):
 def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     command = [*CIFAR, "--data", str(pictures), "--methods", "none", "hpca_fh", "--regimes", "50%", "100%"]
     (tmp_path / "uninterrupted").mkdir()
-    reproduce(tmp_path / "uninterrupted", *command)
-    process = start(tmp_path, *command)
+    reproduce(tmp_path / "uninterrupted", *command, start=subprocess.Popen)  # as people start it
+    process = started(tmp_path, *command)
     deadline = time.monotonic() + 200
     while len(finished(tmp_path)) < 2:
         assert process.poll() is None, process.stderr.read()

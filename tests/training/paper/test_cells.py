@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from index.distances import PrecisionRecall
+from tests import forking
 from training.config import configure
 from training.paper import cells as module
 from training.paper.cells import Cell, Cells
@@ -163,7 +164,7 @@ def test_one_process_at_a_time_computes_a_part(cells):
         "with Cells(Path(sys.argv[1]), 'cifar10-conv6').claimed(['hpca_fh', 'none']):\n"
         "    print('claimed', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen(
+    other = forking.Popen(
         [sys.executable, "-c", code, str(cells.folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
