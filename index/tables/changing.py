@@ -16,30 +16,24 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from index.codes import Codes
 from index.items import UNLABELLED, Identity, NewItem
 from index.tables.digest import digest
-from index.tables.reading import BATCH, as_table, code_table, held_out, ids_by_hash, value
-from index.tables.schema import SCHEMA, metadata
-from index.tables.schema import classes as _classes
-from index.tables.schema import codes as _codes
-from index.tables.schema import items as _items
-from index.tables.schema import meta as _meta
-from index.tables.schema import removed as _removed
-from index.tables.schema import thumbnails as _thumbnails
+from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
+from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, metadata
 
 
 def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence[str]) -> None:
     """All tables, with nothing in them but what the catalogue is."""
     metadata.create_all(connection)
     meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0, "built": 0}
-    connection.execute(insert(_meta), [{"key": key, "value": str(value)} for key, value in meta.items()])
+    connection.execute(insert(META), [{"key": key, "value": str(value)} for key, value in meta.items()])
     if classes:
-        connection.execute(insert(_classes), [{"id": i, "name": name} for i, name in enumerate(classes)])
+        connection.execute(insert(CLASSES), [{"id": i, "name": name} for i, name in enumerate(classes)])
 
 
 def note(connection: Connection, key: str, value: str | None) -> None:
     """Have a value, or none, under a key of `meta`."""
-    connection.execute(delete(_meta).where(_meta.c.key == key))
+    connection.execute(delete(META).where(META.c.key == key))
     if value is not None:
-        connection.execute(insert(_meta), {"key": key, "value": value})
+        connection.execute(insert(META), {"key": key, "value": value})
 
 
 # --- items that come -------------------------------------------------------------------------------
@@ -82,17 +76,17 @@ def _insert(
     rows = [_row(connection, bits, classes, item) | {"revision": revision} for item in batch]
     for row in rows:
         row["added"] = now if row["added"] is None else row["added"]
-    statement = insert(_items).returning(_items.c.id, sort_by_parameter_order=True)
+    statement = insert(ITEMS).returning(ITEMS.c.id, sort_by_parameter_order=True)
     ids = list(connection.scalars(statement, rows))
     thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
-    connection.execute(insert(_thumbnails), thumbnails)
+    connection.execute(insert(THUMBNAILS), thumbnails)
     coded = [
         (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
         for id_, item, row in zip(ids, batch, rows, strict=True)
         if item.code is not None
     ]
     if coded:
-        connection.execute(insert(_codes), [{"item_id": id_, "code": code} for id_, _, code in coded])
+        connection.execute(insert(CODES), [{"item_id": id_, "code": code} for id_, _, code in coded])
         _carry_on(connection, digest(as_table(coded, bits)))
     return ids
 
@@ -123,7 +117,7 @@ def _label(connection: Connection, classes: dict[str, int], what: str, label: in
     """The index of a label, None for none; a new name is added to the table and to `classes`."""
     if isinstance(label, str):
         if label not in classes:
-            connection.execute(insert(_classes), {"id": len(classes), "name": label})
+            connection.execute(insert(CLASSES), {"id": len(classes), "name": label})
             classes[label] = len(classes)
         return classes[label]
     if label == UNLABELLED:
@@ -148,13 +142,13 @@ def change(
     """Give an item of the database split another label or other metadata; None leaves as it is. KeyError when
     it is unknown, ValueError for a label that there is not."""
     values: dict[str, Any] = {} if metadata is None else {"metadata": metadata}
-    this = _items.c.id == item_id
+    this = ITEMS.c.id == item_id
     before = code_table(connection, bits, this)
     if not len(before.ids):
         raise KeyError(item_id)
     if label is not None:
         values["label"] = _label(connection, classes, f"item {item_id}", label)
-    connection.execute(update(_items).where(this).values(revision=revision, **values))
+    connection.execute(update(ITEMS).where(this).values(revision=revision, **values))
     _carry_on(connection, digest(code_table(connection, bits, this)) - digest(before))
 
 
@@ -162,28 +156,28 @@ def remove(connection: Connection, revision: int, bits: int, ids: Sequence[int])
     """Forget the items of the database split among `ids`, with their thumbnails; which they were."""
     gone = list[int]()
     for start in range(0, len(ids), BATCH):
-        some = code_table(connection, bits, _items.c.id.in_(ids[start : start + BATCH]))
+        some = code_table(connection, bits, ITEMS.c.id.in_(ids[start : start + BATCH]))
         here = some.ids.tolist()
         if not here:
             continue
         _carry_on(connection, -digest(some))
-        for table in (_codes, _thumbnails):
+        for table in (CODES, THUMBNAILS):
             connection.execute(delete(table).where(table.c.item_id.in_(here)))
-        known = select(_items.c.id, _items.c.path, _items.c.folder, _items.c.sha256)
+        known = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder, ITEMS.c.sha256)
         rows = [
             {"item_id": id_, "revision": revision, "path": path, "folder": folder, "sha256": sha256}
-            for id_, path, folder, sha256 in connection.execute(known.where(_items.c.id.in_(here)))
+            for id_, path, folder, sha256 in connection.execute(known.where(ITEMS.c.id.in_(here)))
         ]
-        connection.execute(delete(_items).where(_items.c.id.in_(here)))
-        connection.execute(insert(_removed), rows)
+        connection.execute(delete(ITEMS).where(ITEMS.c.id.in_(here)))
+        connection.execute(insert(REMOVED), rows)
         gone += here
     return gone
 
 
 def bury(connection: Connection, revision: int, identities: Iterable[Identity]) -> None:
     """Take note that these were removed, though they were never here."""
-    lowest = connection.scalar(select(func.min(_removed.c.item_id))) or 0
-    noted = select(_removed.c.sha256, _removed.c.path, _removed.c.folder)
+    lowest = connection.scalar(select(func.min(REMOVED.c.item_id))) or 0
+    noted = select(REMOVED.c.sha256, REMOVED.c.path, REMOVED.c.folder)
     known = {Identity(*row) for row in connection.execute(noted)}
     new = [each for each in dict.fromkeys(identities) if each not in known]
     rows = [
@@ -197,7 +191,7 @@ def bury(connection: Connection, revision: int, identities: Iterable[Identity]) 
         for at, each in enumerate(new, 1)
     ]
     for start in range(0, len(rows), BATCH):
-        connection.execute(insert(_removed), rows[start : start + BATCH])
+        connection.execute(insert(REMOVED), rows[start : start + BATCH])
 
 
 def recode(
@@ -211,7 +205,7 @@ def recode(
         if id_ in queries:
             queries[id_] = code
             continue
-        statement = update(_codes).where(_codes.c.item_id == id_).values(code=code.tobytes())
+        statement = update(CODES).where(CODES.c.item_id == id_).values(code=code.tobytes())
         if connection.execute(statement).rowcount != 1:
             raise KeyError(id_)
         changed += 1
@@ -222,14 +216,14 @@ def recode(
         ("bits", str(bits)),
         ("digest", str(digest(code_table(connection, bits)))),
     ):
-        connection.execute(update(_meta).where(_meta.c.key == key).values(value=text))
+        connection.execute(update(META).where(META.c.key == key).values(value=text))
     return {id_: code for id_, code in queries.items() if code is not None}
 
 
 def _carry_on(connection: Connection, difference: int) -> None:
     """Have the digest follow a change."""
     total = (int(value(connection, "digest")) + difference) % 2**64
-    connection.execute(update(_meta).where(_meta.c.key == "digest").values(value=str(total)))
+    connection.execute(update(META).where(META.c.key == "digest").values(value=str(total)))
 
 
 def in_json(metadata: Mapping[str, Any]) -> str:
