@@ -10,17 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from sqlalchemy import delete, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
 from index.items import Changes, Identity, NewItem
 from index.sqlite import NEW, WRITABLE, CatalogueError, engine_of, open_mode
-from index.tables import changing, checking
+from index.tables import checking
+from index.tables.changing import Change, create, in_json
 from index.tables.connections import Connections
 from index.tables.reading import Reader
 from index.tables.rows import check_id, class_indices, noted
-from index.tables.schema import items_of_folder
+from index.tables.schema import META, items_of_folder
 
 
 class Catalogue(Reader):
@@ -42,7 +44,7 @@ class Catalogue(Reader):
             raise ValueError(f"classes are {list(classes)}; wanted each name once")
         connections = Connections(path, engine_of(path, NEW))
         with connections.noting() as connection:
-            changing.create(connection, encoder_id, bits, classes)
+            create(connection, encoder_id, bits, classes)
         return cls(connections)
 
     @classmethod
@@ -84,11 +86,8 @@ class Catalogue(Reader):
         Other writers wait while items are drawn; readers do not. ValueError for a label, code or
         split that does not fit this catalogue.
         """
-        with self._connections.writing() as (connection, revision):
-            classes = class_indices(connection)
-            ids = changing.add(connection, revision, self.bits, classes, items)
-        self._learn(classes)
-        return ids
+        with self._changing() as change:
+            return change.add(items)
 
     def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
         """Store those of `items`, of the database split, whose file is not there yet, all or none.
@@ -96,29 +95,24 @@ class Catalogue(Reader):
         For each its id and whether it is new; one whose file is there already, with the same SHA-256, has
         the id that the file has, the lowest of several.
         """
-        with self._connections.writing() as (connection, revision):
-            classes = class_indices(connection)
-            answers = changing.add_unknown(connection, revision, self.bits, classes, items)
-        self._learn(classes)
-        return answers
+        with self._changing() as change:
+            return change.add_unknown(items)
 
     def remove(self, ids: Iterable[int]) -> list[int]:
         """Forget the items of the database split among `ids`, with their thumbnails; which they were."""
         wanted = sorted({check_id(item_id) for item_id in ids})
-        with self._connections.writing() as (connection, revision):
-            return changing.remove(connection, revision, self.bits, wanted)
+        with self._changing() as change:
+            return change.remove(wanted)
 
     def change(
         self, item_id: int, *, label: int | str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Give an item of the database split another label, as in NewItem, or other metadata; None leaves as
         it is. KeyError when it is unknown, ValueError for a label that there is not."""
-        text = None if metadata is None else changing.in_json(metadata)
+        values: dict[str, Any] = {} if metadata is None else {"metadata": in_json(metadata)}
         item_id = check_id(item_id)
-        with self._connections.writing() as (connection, revision):
-            classes = class_indices(connection)
-            changing.change(connection, revision, self.bits, classes, item_id, label, text)
-        self._learn(classes)
+        with self._changing() as change:
+            change.update(item_id, label, values)
 
     def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
         """Be a catalogue of another encoder: `codes` has one (bits/8,) for each item and held-out query.
@@ -126,21 +120,31 @@ class Catalogue(Reader):
         Those of the queries are given back. All or nothing: ValueError where one is missing, KeyError for an
         id that there is not. Nobody may have it open.
         """
-        with self._connections.writing() as (connection, _):
-            of_queries = changing.recode(connection, self.bits, encoder_id, bits, codes)
+        with self._changing() as change:
+            of_queries = change.recode(encoder_id, bits, codes)
         self.bits, self.encoder_id = bits, encoder_id
         return of_queries
 
     def bury(self, identities: Sequence[Identity]) -> None:
         """Take note that these were removed, though they were never here: `gone` names them too."""
         if identities:
-            with self._connections.writing() as (connection, revision):
-                changing.bury(connection, revision, identities)
+            with self._changing() as change:
+                change.bury(identities)
 
     def note(self, key: str, value: str | None) -> None:
         """Write down something beside the items, on the disk when this returns; None: nothing any more."""
         with self._connections.noting() as connection:
-            changing.note(connection, key, value)
+            connection.execute(delete(META).where(META.c.key == key))
+            if value is not None:
+                connection.execute(insert(META), {"key": key, "value": value})
+
+    @contextmanager
+    def _changing(self) -> Iterator[Change]:
+        """One transaction, alone; afterwards its new classes are known here."""
+        with self._connections.writing() as (connection, revision):
+            change = Change(connection, revision, self.bits, class_indices(connection))
+            yield change
+        self._learn(change.classes)
 
     def faults(self) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
