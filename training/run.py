@@ -158,8 +158,9 @@ class Run:
             normalise.fit_whitening(self.all_pixels("whitening"), smoothing=self.config.smoothing)
             round_products(self.precision)
 
-    def pretrain(self, saved: Saved) -> None:
-        """Learning as the rule has it, then the plain network with what was learned."""
+    def pretrain(self, saved: Saved, after_each: Callable[[], None] | None = None) -> None:
+        """Learning as the rule has it, then the plain network with what was learned; also after each epoch,
+        before its checkpoint, if there is something to do with it."""
         torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
         learning = self.pretraining()
         if saved is not None:
@@ -168,6 +169,9 @@ class Run:
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
             learn(self, learning, epoch, groups)
+            if after_each is not None:
+                self.model.network.load_state_dict(learning.weights())
+                after_each()
         self.model.network.load_state_dict(learning.weights())
 
     def pretraining(self) -> Learner:
