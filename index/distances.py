@@ -31,10 +31,7 @@ class Pairs:
 
 
 def precision_recall_curve(
-    query_codes: Codes,
-    query_labels: Labels,
-    database_codes: Codes,
-    database_labels: Labels,
+    query_codes: Codes, query_labels: Labels, database_codes: Codes, database_labels: Labels
 ) -> PrecisionRecall:
     """Precision and recall of everything within each Hamming radius, 0 to bits.
 
@@ -57,10 +54,7 @@ def precision_recall_curve(
 
 
 def pairs_by_distance(
-    query_codes: Codes,
-    query_labels: Labels,
-    database_codes: Codes,
-    database_labels: Labels,
+    query_codes: Codes, query_labels: Labels, database_codes: Codes, database_labels: Labels
 ) -> Pairs:
     """How many pairs of a query and an item lie at each Hamming distance."""
     rankings = Rankings(query_codes, query_labels, database_codes, database_labels)
@@ -86,10 +80,7 @@ def precision_by_distance(pairs: Pairs) -> Floats:
 
 
 def nearest_classes(
-    query_codes: Codes,
-    query_labels: Labels,
-    database_codes: Codes,
-    database_labels: Labels,
+    query_codes: Codes, query_labels: Labels, database_codes: Codes, database_labels: Labels
 ) -> dict[tuple[int, int], float]:
     """How many queries of a class have their nearest item in a class, by both; what is none is not there, as
     tens of thousands of classes have more pairs than fit into memory.
@@ -124,18 +115,3 @@ def never_rising(values: Floats, weights: Counts) -> Floats:
             total, length = more + total, count + length
         pools.append((mean, total, length))
     return np.repeat([mean for mean, _, _ in pools], [length for _, _, length in pools])
-
-
-def precision_within_radius(
-    query_codes: Codes,
-    query_labels: Labels,
-    database_codes: Codes,
-    database_labels: Labels,
-    *,
-    radius: int = 2,
-) -> float:
-    """Precision of everything at Hamming distance <= radius: one value of `precision_recall_curve`."""
-    if radius < 0:
-        raise ValueError(f"radius is {radius}; wanted at least 0")
-    curve = precision_recall_curve(query_codes, query_labels, database_codes, database_labels)
-    return float(curve.precision[min(radius, len(curve.precision) - 1)])

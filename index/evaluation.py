@@ -60,15 +60,8 @@ def mean_average_precision(
     denominator: Denominator = "min",
 ) -> float:
     """Mean of `average_precision` over the queries that have a relevant item. ValueError if none."""
-    values = average_precision(
-        query_codes,
-        query_labels,
-        database_codes,
-        database_labels,
-        k=k,
-        ties=ties,
-        denominator=denominator,
-    )
+    compared = query_codes, query_labels, database_codes, database_labels
+    values = average_precision(*compared, k=k, ties=ties, denominator=denominator)
     counted = values[~np.isnan(values)]
     if not len(counted):
         raise ValueError(f"none of {len(values)} queries has a relevant item in the database")
@@ -76,11 +69,7 @@ def mean_average_precision(
 
 
 def average_precision_at_random(
-    query_labels: Labels,
-    database_labels: Labels,
-    *,
-    k: int | None = None,
-    denominator: Denominator = "min",
+    query_labels: Labels, database_labels: Labels, *, k: int | None = None, denominator: Denominator = "min"
 ) -> Floats:
     """Expected average precision of each query (q,) where the database is ranked at random.
 

@@ -72,11 +72,7 @@ class Rankings:
             )
             before = items.cumsum(axis=1) - items
             yield Groups(
-                items,
-                relevant,
-                before,
-                relevant.cumsum(axis=1) - relevant,
-                np.clip(k - before, 0, items),
+                items, relevant, before, relevant.cumsum(axis=1) - relevant, np.clip(k - before, 0, items)
             )
 
     def relevant_ranks(self) -> Iterator[Counts]:

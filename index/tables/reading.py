@@ -202,8 +202,7 @@ class Reader:
             ITEMS.c.split == "database",
             ITEMS.c.path == REMOVED.c.path,
             or_(
-                ITEMS.c.sha256 == REMOVED.c.sha256,
-                and_(ITEMS.c.sha256.is_(None), REMOVED.c.sha256.is_(None)),
+                ITEMS.c.sha256 == REMOVED.c.sha256, and_(ITEMS.c.sha256.is_(None), REMOVED.c.sha256.is_(None))
             ),
         )
         query = select(REMOVED.c.sha256, REMOVED.c.path, REMOVED.c.folder).where(

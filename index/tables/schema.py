@@ -3,80 +3,66 @@
 SQLAlchemy Core, in types that PostgreSQL has too.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-)
+import sqlalchemy as sa
 
 SCHEMA = 3
 
-metadata = MetaData()
-META = Table(
-    "meta",
-    metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+metadata = sa.MetaData()
+META = sa.Table(
+    "meta", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
 )
-CLASSES = Table(
+CLASSES = sa.Table(
     "classes",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("name", Text, nullable=False, unique=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
 )
-ITEMS = Table(
+ITEMS = sa.Table(
     "items",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("path", Text, nullable=False),
-    Column("label", ForeignKey("classes.id")),
-    Column("split", Text, nullable=False),
-    Column("width", Integer, nullable=False),
-    Column("height", Integer, nullable=False),
-    Column("revision", Integer, nullable=False, server_default="0"),  # the catalogue's, of the last change
-    Column("added", BigInteger),  # seconds since 1970; NULL: before version 2
-    Column("sha256", LargeBinary),  # of the file; NULL: there was none
-    Column("folder", Text),  # name of that of `path`; NULL: the manifest's; empty: none, it was sent alone
-    Column("file_bytes", BigInteger),  # size and time of the file in `folder`, by which a change is noticed
-    Column("file_time", BigInteger),
-    Column("metadata", Text),  # JSON, the user's own
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("label", sa.ForeignKey("classes.id")),
+    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("height", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),  # of its last change
+    sa.Column("added", sa.BigInteger),  # seconds since 1970; NULL: before version 2
+    sa.Column("sha256", sa.LargeBinary),  # of the file; NULL: there was none
+    sa.Column("folder", sa.Text),  # that of `path`; NULL: the manifest's; empty: none, it was sent alone
+    sa.Column("file_bytes", sa.BigInteger),  # and time of the file in `folder`, by which a change is noticed
+    sa.Column("file_time", sa.BigInteger),
+    sa.Column("metadata", sa.Text),  # JSON, the user's own
     sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion
 )
-Index("items_sha256", ITEMS.c.sha256)
-Index("items_revision", ITEMS.c.revision)
-Index("items_folder", ITEMS.c.folder, ITEMS.c.path)
+sa.Index("items_sha256", ITEMS.c.sha256)
+sa.Index("items_revision", ITEMS.c.revision)
+sa.Index("items_folder", ITEMS.c.folder, ITEMS.c.path)
 # By id within a folder: a page of a large one is found without sorting it. Not in UPGRADES, as it changes
 # nothing but the time: it is made where it is missing.
-items_of_folder = Index("items_of_folder", ITEMS.c.folder)
-CODES = Table(
+items_of_folder = sa.Index("items_of_folder", ITEMS.c.folder)
+CODES = sa.Table(
     "codes",
     metadata,
-    Column("item_id", ForeignKey("items.id"), primary_key=True),
-    Column("code", LargeBinary, nullable=False),
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("code", sa.LargeBinary, nullable=False),
 )
-THUMBNAILS = Table(
+THUMBNAILS = sa.Table(
     "thumbnails",
     metadata,
-    Column("item_id", ForeignKey("items.id"), primary_key=True),
-    Column("image", LargeBinary, nullable=False),
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("image", sa.LargeBinary, nullable=False),
 )
-REMOVED = Table(
+REMOVED = sa.Table(
     "removed",
     metadata,
-    Column("item_id", Integer, primary_key=True, autoincrement=False),
-    Column("revision", Integer, nullable=False),
-    Column("path", Text),  # by these it is known in another catalogue; all NULL: before version 3
-    Column("folder", Text),
-    Column("sha256", LargeBinary),
+    sa.Column("item_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("path", sa.Text),  # by these it is known in another catalogue; all NULL: before version 3
+    sa.Column("folder", sa.Text),
+    sa.Column("sha256", sa.LargeBinary),
 )
-Index("removed_revision", REMOVED.c.revision)
+sa.Index("removed_revision", REMOVED.c.revision)
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
 # above must not change what an older one became.
@@ -114,7 +100,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
 }
 
 
-def upgrade(connection: Connection, found: int) -> None:
+def upgrade(connection: sa.Connection, found: int) -> None:
     """Turn the tables of version `found` into those of SCHEMA, in the caller's transaction."""
     for version in range(found + 1, SCHEMA + 1):
         for statement in UPGRADES[version]:

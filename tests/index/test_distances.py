@@ -8,7 +8,6 @@ from index.distances import (
     pairs_by_distance,
     precision_by_distance,
     precision_recall_curve,
-    precision_within_radius,
 )
 from tests.index.labelled_codes import large_case
 
@@ -33,14 +32,11 @@ def test_precision_within_a_radius_counts_an_empty_find_as_nothing() -> None:
     codes, labels = np.array([[0], [1], [3], [7], [255]], np.uint8), np.array([0, 1, 0, 0, 1])
     queries, wanted = np.array([[0], [0b11111000], [0b11111000]], np.uint8), np.array([0, 1, 9])
     # the first finds 0 and 3, not 1, of three; the second nothing within 2; the third has no relevant item
-    assert precision_within_radius(queries, wanted, codes, labels) == pytest.approx((2 / 3 + 0) / 2)
-    assert precision_within_radius(queries, wanted, codes, labels, radius=0) == pytest.approx(1 / 2)
-    assert precision_within_radius(queries, wanted, codes, labels, radius=3) == pytest.approx((3 / 4 + 1) / 2)
-    assert precision_within_radius(queries, wanted, codes, labels, radius=99) == pytest.approx(
-        (3 / 5 + 2 / 5) / 2
-    )
-    with pytest.raises(ValueError, match="radius is -1; wanted at least 0"):
-        precision_within_radius(queries, wanted, codes, labels, radius=-1)
+    precision = precision_recall_curve(queries, wanted, codes, labels).precision
+    assert precision[2] == pytest.approx((2 / 3 + 0) / 2)
+    assert precision[0] == pytest.approx(1 / 2)
+    assert precision[3] == pytest.approx((3 / 4 + 1) / 2)
+    assert precision[8] == pytest.approx((3 / 5 + 2 / 5) / 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
