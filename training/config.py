@@ -13,8 +13,6 @@ from training.rules import HPCA, RULES, TRAITS
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
-HEADS = ("frozen", "joint")
-VAE_CLASSIFIERS = ("hidden", "latents")
 # How many times the learning rate halves in the second half of the epochs: as Lagani et al.'s text has it,
 # every 2 of 20 epochs from the 11th on, and as their code has it, in each of them.
 HALVINGS = {"text": 5, "code": 10}
@@ -87,7 +85,7 @@ class Config:
             "frozen: on the fine-tuned features; joint: fine-tuned with its own features",
             "table",
             "late",
-            choices=HEADS,
+            choices=("frozen", "joint"),
         ),
     ] = "frozen"
     # A batch of one has no variance to normalise by.
@@ -103,7 +101,7 @@ class Config:
             "after the autoencoder: on the hidden layer, or on its latents",
             "method",
             "early",
-            choices=VAE_CLASSIFIERS,
+            choices=("hidden", "latents"),
         ),
     ] = "hidden"
     hah_lr: Annotated[float, rate("learning rate of Hebbian/anti-Hebbian training", "method", "early")] = 3e-3

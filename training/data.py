@@ -205,12 +205,8 @@ def images_of(config: Config) -> ImageSet:
 
 
 def is_unicode(path: str) -> bool:
-    """Whether the name can be stored as text: Linux allows any bytes in it."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Whether the name can be stored as text: Linux allows any bytes in it, which come as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _from_files(

@@ -5,6 +5,7 @@ same pixels everywhere, and so that untrusted bytes meet one guard.
 """
 
 import re
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -83,12 +84,10 @@ def open_image(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.I
 
 def looks_like_an_image(path: Path) -> bool:
     """Whether the file begins like one of FORMATS; nothing is decoded."""
-    with path.open("rb") as stream:
-        try:
-            _identify(stream)
-        except ImageError:
-            return False
-    return True
+    with path.open("rb") as stream, suppress(ImageError):
+        _identify(stream)
+        return True
+    return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

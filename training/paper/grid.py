@@ -7,15 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from training.config import Config, earlier
 from training.data import DataError
 from training.device import describe, round_products
 from training.finetune import JointHead, copied_state
 from training.learners import LEARNERS
-from training.nets.backbones import Network
 from training.paper import plots
 from training.paper.baselines import CHANCE, NO_LABELS, PIXELS, untrained
 from training.paper.cells import Cell, Cells
@@ -74,7 +70,8 @@ def run_task(
             if base is None or learns_from_labels(config.rule):
                 base = _pretrained(regime, loaded, work)
                 if task.seed == 0:
-                    plots.filters(cells.filters(task.method), first_filters(base.model.network))
+                    weights = next(base.model.network.parameters())  # of the first layer
+                    plots.filters(cells.filters(task.method), weights.detach().cpu().numpy())
             saved = run.restore()
             if saved is None:
                 run.model.normalise.load_state_dict(base.model.normalise.state_dict())
@@ -138,11 +135,6 @@ def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
 def learns_from_labels(rule: str) -> bool:
     """Whether pre-training sees labels, and so differs from regime to regime."""
     return rule in LEARNERS and LEARNERS[rule].from_labels
-
-
-def first_filters(network: Network) -> NDArray[np.float32]:
-    """The weights of the first layer (Q, 3, k, k)."""
-    return next(network.parameters()).detach().cpu().numpy()
 
 
 def variants(run: Run, saved: dict[str, Any] | None) -> Measured:
