@@ -5,38 +5,32 @@ Only index/sqlite.py and index/tables/checking.py know that it is SQLite, so tha
 PostgreSQL.
 """
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
+from sqlalchemy import delete, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
-from index.items import Changes, CodeTable, Identity, Item, NewItem
+from index.items import Changes, Identity, NewItem
 from index.sqlite import NEW, WRITABLE, CatalogueError, engine_of, open_mode
-from index.tables import changing, checking, reading
+from index.tables import checking
+from index.tables.changing import Change, create, in_json
 from index.tables.connections import Connections
-from index.tables.schema import items_of_folder
+from index.tables.reading import Reader
+from index.tables.rows import check_id, class_indices, noted
+from index.tables.schema import META, items_of_folder
 
 
-class Catalogue:
+class Catalogue(Reader):
     """An open catalogue. Safe to read from many threads; close it to leave one file behind."""
 
     def __init__(self, connections: Connections, *, writable: bool = True) -> None:
-        self.path = connections.path
+        super().__init__(connections)
         self.writable = writable  # else it stays as it is
-        self._connections = connections
-        self._learning = threading.Lock()
-        with connections.reading() as connection:
-            meta = reading.meta(connection)
-            self.classes: tuple[str, ...] = tuple(reading.class_indices(connection))
-        self.encoder_id: str = meta["encoder_id"]
-        self.bits: int = int(meta["bits"])
 
     @classmethod
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:
@@ -50,7 +44,7 @@ class Catalogue:
             raise ValueError(f"classes are {list(classes)}; wanted each name once")
         connections = Connections(path, engine_of(path, NEW))
         with connections.noting() as connection:
-            changing.create(connection, encoder_id, bits, classes)
+            create(connection, encoder_id, bits, classes)
         return cls(connections)
 
     @classmethod
@@ -65,11 +59,12 @@ class Catalogue:
     @classmethod
     def load(cls, path: Path | str) -> tuple[Self, Changes]:
         """`open`, and the whole database split, which was read to verify it, as `changes` since ever."""
-        connections, writable = _connections(Path(path))
+        connections, writable = _connections_to(Path(path))
         with _closed_if_unusable(connections):
             checking.bring_up_to_date(connections, writable=writable)
             catalogue = cls(connections, writable=writable)
-            contents = connections.read(checking.verified, catalogue.bits)
+            with connections.reading() as connection:
+                contents = checking.verified(connection, catalogue.bits)
             if writable:  # one of an earlier version of the same schema does not have it
                 with connections.noting() as connection:
                     connection.execute(CreateIndex(items_of_folder, if_not_exists=True))
@@ -78,16 +73,12 @@ class Catalogue:
     @classmethod
     def read_note(cls, path: Path, key: str) -> str | None:
         """`noted` of a catalogue that is not open and is not verified. CatalogueError."""
-        connections, _ = _connections(path)
+        connections, _ = _connections_to(path)
         try:
-            return connections.read(reading.noted, key)
+            with connections.reading() as connection:
+                return noted(connection, key)
         finally:
             connections.close()
-
-    @property
-    def revision(self) -> int:
-        """Grows with every change, whoever makes it."""
-        return self._connections.revision()
 
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """Store all items or none; their ids, ascending in the order given.
@@ -95,11 +86,8 @@ class Catalogue:
         Other writers wait while items are drawn; readers do not. ValueError for a label, code or
         split that does not fit this catalogue.
         """
-        with self._connections.writing() as (connection, revision):
-            classes = reading.class_indices(connection)
-            ids = changing.add(connection, revision, self.bits, classes, items)
-        self._learn(classes)
-        return ids
+        with self._changing() as change:
+            return change.add(items)
 
     def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
         """Store those of `items`, of the database split, whose file is not there yet, all or none.
@@ -107,29 +95,24 @@ class Catalogue:
         For each its id and whether it is new; one whose file is there already, with the same SHA-256, has
         the id that the file has, the lowest of several.
         """
-        with self._connections.writing() as (connection, revision):
-            classes = reading.class_indices(connection)
-            answers = changing.add_unknown(connection, revision, self.bits, classes, items)
-        self._learn(classes)
-        return answers
+        with self._changing() as change:
+            return change.add_unknown(items)
 
     def remove(self, ids: Iterable[int]) -> list[int]:
         """Forget the items of the database split among `ids`, with their thumbnails; which they were."""
-        wanted = sorted({reading.check_id(item_id) for item_id in ids})
-        with self._connections.writing() as (connection, revision):
-            return changing.remove(connection, revision, self.bits, wanted)
+        wanted = sorted({check_id(item_id) for item_id in ids})
+        with self._changing() as change:
+            return change.remove(wanted)
 
     def change(
         self, item_id: int, *, label: int | str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Give an item of the database split another label, as in NewItem, or other metadata; None leaves as
         it is. KeyError when it is unknown, ValueError for a label that there is not."""
-        text = None if metadata is None else changing.in_json(metadata)
-        item_id = reading.check_id(item_id)
-        with self._connections.writing() as (connection, revision):
-            classes = reading.class_indices(connection)
-            changing.change(connection, revision, self.bits, classes, item_id, label, text)
-        self._learn(classes)
+        values: dict[str, Any] = {} if metadata is None else {"metadata": in_json(metadata)}
+        item_id = check_id(item_id)
+        with self._changing() as change:
+            change.update(item_id, label, values)
 
     def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
         """Be a catalogue of another encoder: `codes` has one (bits/8,) for each item and held-out query.
@@ -137,114 +120,31 @@ class Catalogue:
         Those of the queries are given back. All or nothing: ValueError where one is missing, KeyError for an
         id that there is not. Nobody may have it open.
         """
-        with self._connections.writing() as (connection, _):
-            of_queries = changing.recode(connection, self.bits, encoder_id, bits, codes)
+        with self._changing() as change:
+            of_queries = change.recode(encoder_id, bits, codes)
         self.bits, self.encoder_id = bits, encoder_id
         return of_queries
 
     def bury(self, identities: Sequence[Identity]) -> None:
         """Take note that these were removed, though they were never here: `gone` names them too."""
         if identities:
-            with self._connections.writing() as (connection, revision):
-                changing.bury(connection, revision, identities)
+            with self._changing() as change:
+                change.bury(identities)
 
     def note(self, key: str, value: str | None) -> None:
         """Write down something beside the items, on the disk when this returns; None: nothing any more."""
         with self._connections.noting() as connection:
-            changing.note(connection, key, value)
+            connection.execute(delete(META).where(META.c.key == key))
+            if value is not None:
+                connection.execute(insert(META), {"key": key, "value": value})
 
-    def noted(self, key: str) -> str | None:
-        """What `note` wrote."""
-        return self._connections.read(reading.noted, key)
-
-    def changes(self, since: int) -> Changes:
-        """What happened to the database split after revision `since`."""
-        changes = self._connections.read(reading.changes, self.bits, since)
-        self._learn(changes.classes)
-        return changes
-
-    def changed(self, since: int, *, after: int = 0, count: int) -> list[Item]:
-        """At most `count` items of the database split with ids above `after`, ascending, that came or changed
-        after revision `since`."""
-        return self._connections.read(reading.changed, since, after, count)
-
-    def gone(self, since: int) -> list[Identity]:
-        """What was removed after revision `since` and has not come back to its path."""
-        return self._connections.read(reading.gone, since)
-
-    def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
-        """The items of both splits that are known by each of these: those of the same bytes, else, where its
-        own or theirs are not known, those at its path in the indexed folder."""
-        return self._connections.read(reading.known_as, identities)
-
-    def get(self, item_id: int) -> Item:
-        """One item. KeyError when unknown."""
-        return self.get_many([item_id])[0]
-
-    def get_many(self, ids: Iterable[int]) -> list[Item]:
-        """The items in the order asked. KeyError when one is unknown."""
-        wanted = [reading.check_id(item_id) for item_id in ids]
-        return self._connections.read(reading.items_by_id, wanted)
-
-    def page(
-        self,
-        *,
-        after: int = 0,
-        count: int,
-        labels: Sequence[int] | None = None,
-        split: str = "database",
-        folder: str | None = None,
-        sha256: bytes | None = None,
-    ) -> list[Item]:
-        """At most `count` items of a split with ids above `after`, ascending; with one of `labels`, which may
-        hold UNLABELLED, of one folder, and of one file, as in File."""
-        return self._connections.read(reading.page, after, count, labels, split, folder, sha256)
-
-    def with_hash(self, sha256: bytes) -> int | None:
-        """The item of the database split whose file has this SHA-256, the lowest id of several."""
-        return self._connections.read(reading.ids_by_hash, [sha256]).get(sha256)
-
-    def hashes(self) -> set[bytes]:
-        """The SHA-256 of every file that was sent."""
-        return self._connections.read(reading.hashes)
-
-    def held_out(self) -> dict[int, int]:
-        """The label of each held-out query, a class index or UNLABELLED."""
-        return self._connections.read(reading.held_out)
-
-    def copies_of_queries(self) -> NDArray[np.int64]:
-        """The ids (n,) of what was sent though it is a held-out query, byte for byte."""
-        return self._connections.read(reading.copies_of_queries)
-
-    def code(self, item_id: int) -> Codes:
-        """The code (1, bits/8) of an item of the database split. KeyError when there is none."""
-        return self._connections.read(reading.code, self.bits, item_id)
-
-    def codes(self) -> CodeTable:
-        """Ids, labels and codes of the database split."""
-        return self._connections.read(reading.code_table, self.bits)
-
-    def stored(self) -> Iterator[list[tuple[Item, bytes]]]:
-        """The items of the database split by ascending id, some at a time, with their codes; all as they are
-        at the first step."""
-        with self._connections.reading() as connection:
-            yield from reading.stored(connection)
-
-    def counts(self) -> dict[str, int]:
-        """How many items: database = labelled + unlabelled, and queries."""
-        return self._connections.read(reading.counts)
-
-    def thumbnail(self, item_id: int) -> bytes:
-        """The stored WebP bytes. KeyError when the item is unknown."""
-        return self._connections.read(reading.thumbnail, item_id)
-
-    def thumbnail_bytes(self) -> int:
-        """All thumbnails together, those of the queries too. Reads the whole table of them."""
-        return self._connections.read(reading.thumbnail_bytes)
-
-    def file_bytes(self) -> int:
-        """What it takes on the disk, with its write-ahead log."""
-        return self._connections.file_bytes()
+    @contextmanager
+    def _changing(self) -> Iterator[Change]:
+        """One transaction, alone; afterwards its new classes are known here."""
+        with self._connections.writing() as (connection, revision):
+            change = Change(connection, revision, self.bits, class_indices(connection))
+            yield change
+        self._learn(change.classes)
 
     def faults(self) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
@@ -261,16 +161,9 @@ class Catalogue:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _learn(self, classes: Iterable[str]) -> None:
-        """Take in what another connection committed. Classes are only ever added."""
-        names = tuple(classes)
-        with self._learning:
-            if len(names) > len(self.classes):
-                self.classes = names
 
-
-def _connections(path: Path) -> tuple[Connections, bool]:
-    """To the existing file, and whether it can be written to. CatalogueError."""
+def _connections_to(path: Path) -> tuple[Connections, bool]:
+    """The existing file, and whether it can be written to. CatalogueError."""
     if not path.is_file():
         raise CatalogueError(f"{path}: no such catalogue")
     mode = open_mode(path)

@@ -5,8 +5,6 @@ python training/build_index.py --backbone vgg11 --rule swta_fh
 
 import os
 
-from training.command_line import USER_ERRORS, OneLineParser, OutputError, explain, fail
-
 # Threads that wait spin for some microseconds, then sleep: asleep at once they take a third longer, and
 # spinning as long as is usual they slow each other down many times over where there is other work too.
 # OpenMP reads this once, when the imports below load it.
@@ -23,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from index.artifact import MANIFEST, Artifact
+from training.command_line import OneLineParser, OutputError, run_or_fail
 from training.config import (
     ABOUT,
     DATASETS,
@@ -115,10 +114,8 @@ def parser() -> argparse.ArgumentParser:
 def new_folder(out: str | None) -> tuple[Path, Path]:
     """Claim a target and its working folder. Raises OutputError if a named one exists."""
     if out is None:
-        numbers = iter(range(1, 10_000))
-        return next(
-            claimed for number in numbers if (claimed := _claim(Path("artifacts", f"run-{number:03d}")))
-        )
+        claims = (_claim(Path("artifacts", f"run-{number:03d}")) for number in range(1, 10_000))
+        return next(filter(None, claims))
     target = Path(out)
     if target.exists():
         raise OutputError(f"{target} exists; name another folder with --out, or remove it")
@@ -203,14 +200,7 @@ def run_command(arguments: list[str] | None = None) -> None:
 
 def main() -> None:
     """The command: errors of the user's making end in one line and exit code 2."""
-    try:
-        run_command()
-    except KeyboardInterrupt as stop:
-        fail(str(stop) or "stopped before it began", code=130)
-    except USER_ERRORS as error:
-        fail(str(error))
-    except OSError as error:
-        fail(explain(error))
+    run_or_fail(run_command, "build_index", "stopped before it began")
 
 
 if __name__ == "__main__":

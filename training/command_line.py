@@ -3,6 +3,7 @@
 import argparse
 import errno
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from index.artifact import ArtifactError
@@ -37,14 +38,29 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help shows all flags)\n")
 
 
-def explain(error: OSError, again: str = RESUME) -> str:
+def explain(error: OSError, again: str) -> str:
     """One line for what the operating system refused, and how to go on."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return f"{error.strerror}; make room on the disk and {again}"
     return str(error)
 
 
-def fail(message: str, code: int = 2, command: str = "build_index") -> NoReturn:
+def run_or_fail(
+    command: Callable[[], None], name: str, stopped: str, again: str = RESUME, *more: type[Exception]
+) -> None:
+    """Run a command; errors of the user's making, `more` among them, end in one line and exit code 2."""
+    errors: tuple[type[Exception], ...] = (*USER_ERRORS, *more)
+    try:
+        command()
+    except KeyboardInterrupt as stop:
+        fail(str(stop) or stopped, name, code=130)
+    except errors as error:
+        fail(str(error), name)
+    except OSError as error:
+        fail(explain(error, again), name)
+
+
+def fail(message: str, command: str, code: int = 2) -> NoReturn:
     """End with one line and an exit code."""
     print(f"{command}: {message}", file=sys.stderr)
     sys.exit(code)

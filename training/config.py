@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter
 
-from training.finetune import HALVINGS
 from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
 from training.rules import HPCA, RULES, TRAITS
 
@@ -15,6 +15,9 @@ DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 HEADS = ("frozen", "joint")
 VAE_CLASSIFIERS = ("hidden", "latents")
+# How many times the learning rate halves in the second half of the epochs: as Lagani et al.'s text has it,
+# every 2 of 20 epochs from the 11th on, and as their code has it, in each of them.
+HALVINGS = {"text": 5, "code": 10}
 UNRULED = ("vae", "hah", "none")  # what may stand in a rule's place
 
 MOST_BITS = 4096
@@ -42,6 +45,9 @@ class About:
     settled: bool = False  # reproduce.py knows it from the table or from a flag: --set may not say it
 
 
+rate = partial(About, lowest=0, changeable=True)
+
+
 @dataclass(frozen=True)
 class Config:
     """One run. Made by `configure`, which knows the values that depend on data set, backbone and rule."""
@@ -59,9 +65,7 @@ class Config:
     device: Annotated[str, About(None, "cell", "early", settled=True)]
     precision: Annotated[str, About(None, "table", "early", choices=PRECISIONS, settled=True)]
     # What --set name=value reaches.
-    hebbian_lr: Annotated[
-        float, About("learning rate of the rule", "method", "early", lowest=0, changeable=True)
-    ]
+    hebbian_lr: Annotated[float, rate("learning rate of the rule", "method", "early")]
     hebbian_adaptive: Annotated[
         bool, About("divide each layer's learning rate by √M, its inputs", "method", "early")
     ]
@@ -70,9 +74,7 @@ class Config:
         float, About("T of the softmax of SWTA and SoftHebb", "method", "early", lowest=1e-6)
     ]
     weight_decay: Annotated[float, About("L2 of the fine-tuning", "method", "late", lowest=0)]
-    head_lr: Annotated[
-        float, About("learning rate of the hashing head", "method", "late", lowest=0, changeable=True)
-    ]
+    head_lr: Annotated[float, rate("learning rate of the hashing head", "method", "late")]
     head_epochs: Annotated[int, About("epochs of the hashing head", "table", "late", lowest=1)]
     head_weight_decay: Annotated[float, About("L2 of the hashing head", "method", "late", lowest=0)]
     norm_rescale: Annotated[
@@ -90,9 +92,7 @@ class Config:
     ] = "frozen"
     # A batch of one has no variance to normalise by.
     batch_size: Annotated[int, About("images a step", "table", "early", lowest=3)] = 64
-    vae_lr: Annotated[
-        float, About("learning rate of the autoencoder", "method", "early", lowest=0, changeable=True)
-    ] = 3e-2
+    vae_lr: Annotated[float, rate("learning rate of the autoencoder", "method", "early")] = 3e-2
     beta: Annotated[
         float, About("weight of the autoencoder's KL divergence", "method", "early", lowest=0)
     ] = 0.5
@@ -106,16 +106,11 @@ class Config:
             choices=VAE_CLASSIFIERS,
         ),
     ] = "hidden"
-    hah_lr: Annotated[
-        float,
-        About("learning rate of Hebbian/anti-Hebbian training", "method", "early", lowest=0, changeable=True),
-    ] = 3e-3
+    hah_lr: Annotated[float, rate("learning rate of Hebbian/anti-Hebbian training", "method", "early")] = 3e-3
     smoothing: Annotated[
         float, About("added to the eigenvalues when whitening", "method", "early", lowest=1e-9)
     ] = 1e-2
-    finetune_lr: Annotated[
-        float, About("learning rate of the fine-tuning", "method", "late", lowest=0, changeable=True)
-    ] = 1e-3
+    finetune_lr: Annotated[float, rate("learning rate of the fine-tuning", "method", "late")] = 1e-3
     schedule: Annotated[
         str,
         About(
@@ -215,18 +210,14 @@ def configure(chosen: dict[str, Any]) -> Config:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
     recipe, traits = RECIPES.get(dataset, OWN_IMAGES), TRAITS.get(rule, HPCA)
     size = BACKBONES[backbone].image_size
-    defaults = {
+    defaults = {name: value for name, value in vars(recipe).items() if name != "rules"}
+    defaults |= {
         "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
-        "epochs": recipe.epochs,
-        "finetune_epochs": recipe.finetune_epochs,
-        "weight_decay": recipe.weight_decay,
         "whiten": traits.whiten,
         "hebbian_lr": traits.lr,
         "hebbian_adaptive": traits.adaptive,
         "temperature": traits.temperature or 0.02,  # where nothing reads it too
-        "head_lr": recipe.head_lr,
         "head_epochs": values.get("finetune_epochs", recipe.head_epochs),
-        "head_weight_decay": recipe.head_weight_decay,
     }
     config = Config(**defaults | recipe.rules.get(rule, {}) | values)
     check(config)
@@ -250,6 +241,10 @@ def from_json(values: Any) -> Config:
 def settings_help() -> dict[str, str]:
     """Every value that --set alone reaches, and what it is."""
     return {name: about.help for name, about in ABOUT.items() if about.help}
+
+
+# What --set of reproduce.py may say.
+SETTABLE = (*settings_help(), *(n for n, about in ABOUT.items() if not (about.help or about.settled)))
 
 
 def parse_setting(text: str, offered: Iterable[str] = ()) -> tuple[str, Any]:

@@ -126,20 +126,16 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
 
 def cifar10(root: Path) -> ImageSet:
     """CIFAR-10 through torchvision, or as image files: `train/<class>/*` and `test/<class>/*`."""
-    if (root / "train").is_dir():
-        return replace(folder(root), name="cifar10", validation_share=CIFAR_VALIDATION)
     from torchvision.datasets import CIFAR10
 
-    return _from_torchvision("cifar10", CIFAR10, root, "cifar-10-batches-py (from cifar-10-python.tar.gz)")
+    return _cifar("cifar10", CIFAR10, root, "cifar-10-batches-py (from cifar-10-python.tar.gz)")
 
 
 def cifar100(root: Path) -> ImageSet:
     """CIFAR-100, likewise."""
-    if (root / "train").is_dir():
-        return replace(folder(root), name="cifar100", validation_share=CIFAR_VALIDATION)
     from torchvision.datasets import CIFAR100
 
-    return _from_torchvision("cifar100", CIFAR100, root, "cifar-100-python (from cifar-100-python.tar.gz)")
+    return _cifar("cifar100", CIFAR100, root, "cifar-100-python (from cifar-100-python.tar.gz)")
 
 
 def tinyimagenet(root: Path) -> ImageSet:
@@ -242,7 +238,9 @@ def _open_file(root: Path, files: list[Path], position: int) -> Image.Image:
     return open_image(root / files[position])
 
 
-def _from_torchvision(name: str, dataset: Callable[..., Any], root: Path, needed: str) -> ImageSet:
+def _cifar(name: str, dataset: Callable[..., Any], root: Path, needed: str) -> ImageSet:
+    if (root / "train").is_dir():
+        return replace(folder(root), name=name, validation_share=CIFAR_VALIDATION)
     try:
         parts = [_downloaded(dataset, root, train) for train in (True, False)]
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError … for a failed download

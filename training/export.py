@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from index import artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED, File, NewItem
-from training.data import DataError, ImageSet
+from training.data import DataError, ImageSet, Positions
 from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
@@ -56,7 +55,7 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
     return artifact.publish(staging, target, manifest(run, encoder, identity, method, metrics))
 
 
-def encode(run: Run, encoder: Encoder, positions: NDArray[np.int64]) -> Codes:
+def encode(run: Run, encoder: Encoder, positions: Positions) -> Codes:
     """Codes of the images at `positions` (n, bits / 8)."""
     groups = each_batch("encoding", positions, 256, run.home)
     streamed = stream(run.pixels, groups, run.device)
@@ -69,8 +68,7 @@ def measure(run: Run, database: Codes, queries: Codes) -> dict[str, float]:
     ranked = labels[split.database] != UNLABELLED
     codes_and_labels = (queries, labels[split.queries], database[ranked], labels[split.database][ranked])
     run.model.eval()
-    images = run.normalised(run.groups(split.queries))  # in 32 bits, as the service encodes
-    batches = ((x, run.labels[at].to(run.device)) for at, x in images)
+    batches = run.labelled(run.normalised(run.groups(split.queries)))  # in 32 bits, as the service encodes
     return {
         "map": mean_average_precision(*codes_and_labels),
         "map_at_100": mean_average_precision(*codes_and_labels, k=100),
@@ -80,7 +78,7 @@ def measure(run: Run, database: Codes, queries: Codes) -> dict[str, float]:
 
 
 def items(
-    run: Run, positions: NDArray[np.int64], split: Literal["database", "query"], codes: Codes | None
+    run: Run, positions: Positions, split: Literal["database", "query"], codes: Codes | None
 ) -> Iterator[NewItem]:
     """Catalogue rows of the images at `positions`, each read once more for its size and thumbnail."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from training.config import HALVINGS, Config
 from training.nets.backbones import Linear, Network
 from training.nets.head import Head
 
@@ -85,29 +86,27 @@ def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 
 
 class Descent:
-    """SGD with Nesterov momentum on a loss of `model`; the learning rate falls as `halvings` has it, with
-    `schedule`. Who inherits says what the loss is."""
+    """SGD on a loss of `model`, with Nesterov momentum if the configuration has any; the learning rate falls
+    as `halvings` has it. Who inherits says what the loss is."""
 
     what: str  # diverged, where it does
     remedy: str  # the setting and a place for a smaller value
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        lr: float,
-        momentum: float,
-        weight_decay: float = 0.0,
-        epochs: int,
-        schedule: str = "text",
+        self, model: nn.Module, config: Config, *, lr: float, epochs: int, weight_decay: float = 0.0
     ) -> None:
-        self.model = model
-        self.lr, self.epochs, self.schedule = lr, epochs, schedule
-        self.optimizer = nesterov(model, lr, momentum, weight_decay)
+        self.model, self.schedule, self.lr, self.epochs = model, config.schedule, lr, epochs
+        momentum = config.momentum
+        # fused: one pass over the weights instead of five, 8 × faster for a wide layer on a CPU.
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr, momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=True
+        )
 
     def epoch(self, number: int, batches: Iterable[Any]) -> None:
         """One pass over `batches`; epochs count from 0. Raises FloatingPointError for a non-finite loss."""
-        lr = set_rate(self.optimizer, self.lr * halvings(number, self.epochs, self.schedule))
+        lr = self.lr * halvings(number, self.epochs, self.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.model.train()
         total = torch.zeros(())
         for batch in batches:
@@ -115,7 +114,8 @@ class Descent:
             self.optimizer.step()
             total = total.to(loss.device) + loss
         self.model.eval()
-        if not is_finite(self.model, total):
+        # Here the host waits for the device.
+        if not all(bool(torch.isfinite(each).all()) for each in (total, *self.model.parameters())):
             raise FloatingPointError(
                 f"{self.what} diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
                 f"(--set {self.remedy.format(self.lr / 10)})"
@@ -175,41 +175,11 @@ class Supervised(Descent):
         self.best_accuracy, self.best_weights = state["best_accuracy"], state["best_weights"]
 
 
-# How many times the learning rate halves in the second half of the epochs: as Lagani et al.'s text has it,
-# every 2 of 20 epochs from the 11th on, and as their code has it, in each of them.
-HALVINGS = {"text": 5, "code": 10}
-
-
 def halvings(epoch: int, epochs: int, schedule: str = "text") -> float:
     """The learning rate's factor in epoch `epoch` (from 0) of `epochs`: 1 in their first half, then halved
     HALVINGS[schedule] times in equal steps."""
     late = epoch + 1 - epochs / 2
     return 0.5 ** max(0, int(np.ceil(late / (epochs / (2 * HALVINGS[schedule])) - 1e-9)))
-
-
-def nesterov(model: nn.Module, lr: float, momentum: float, weight_decay: float = 0.0) -> torch.optim.SGD:
-    """SGD on all parameters, with Nesterov momentum if there is any."""
-    # fused: one pass over the weights instead of five, 8 × faster for a wide layer on a CPU.
-    return torch.optim.SGD(
-        model.parameters(),
-        lr,
-        momentum=momentum,
-        nesterov=momentum > 0,
-        weight_decay=weight_decay,
-        fused=True,
-    )
-
-
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
-    """From now on `lr` is the learning rate of all parameters; returns it."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
-
-
-def is_finite(model: nn.Module, total: Tensor) -> bool:
-    """Whether an epoch's summed loss and all parameters are; here the host waits for the device."""
-    return bool(torch.isfinite(total)) and all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
 def copied_state(module: nn.Module) -> dict[str, Tensor]:

@@ -106,14 +106,10 @@ class HebbianAntiHebbian(Descent):
         self,
         network: nn.Module,
         model: nn.Module,
-        *,
+        config: Config,
         cost_weights: Sequence[float] = COST_WEIGHTS,
-        lr: float,
-        momentum: float,
-        epochs: int,
-        schedule: str = "text",
     ) -> None:
-        super().__init__(model, lr=lr, momentum=momentum, epochs=epochs, schedule=schedule)
+        super().__init__(model, config, lr=config.hah_lr, epochs=config.epochs)
         self.network, self.cost_weights = network, cost_weights
         self.layers = {name: m for name, m in network.named_modules() if isinstance(m, HaHConv2d)}
 
@@ -124,13 +120,7 @@ class HebbianAntiHebbian(Descent):
             config.backbone, config.image_size, len(COST_WEIGHTS), rescale=config.norm_rescale
         )
         model = Classifier(network, BACKBONES[config.backbone].hidden, classes, dropout=0.0).to(device)
-        return cls.of(config, network, model)
-
-    @classmethod
-    def of(cls, config: Config, network: nn.Module, model: nn.Module) -> Self:
-        """Learning of these as the configuration has it."""
-        lr, schedule = config.hah_lr, config.schedule
-        return cls(network, model, lr=lr, momentum=config.momentum, epochs=config.epochs, schedule=schedule)
+        return cls(network, model, config)
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the gradient in every parameter; returns the cross-entropy."""

@@ -71,15 +71,6 @@ def layers_of(config: Config) -> ConvFactory:
     return partial(HebbianConv2d, rule=config.rule, hyper=hyper)
 
 
-def plain_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The state of `network` for the same network with plain convolutions."""
-    state = network.state_dict()
-    for name, layer in network.named_modules():
-        if isinstance(layer, HebbianConv2d):
-            state[f"{name}.weight"] = layer.filters().detach()
-    return state
-
-
 class Replayed:
     """A step on a GPU, recorded once for each shape of batch and then replayed as one CUDA graph.
 
@@ -156,7 +147,8 @@ class Pretraining:
 
     def weights(self) -> dict[str, Tensor]:
         """What was learned, as the state of a network of plain convolutions."""
-        return plain_weights(self.network)
+        filters = {f"{name}.weight": layer.filters().detach() for name, layer in self.layers.items()}
+        return self.network.state_dict() | filters
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on."""

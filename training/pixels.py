@@ -8,12 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from training.config import Config
-from training.data import DataError, ImageSet, images_of, is_unicode
+from training.data import DataError, ImageSet, Positions, images_of, is_unicode
 from training.device import choose_device
 from training.nets.images import ImageError, square_pixels
 
@@ -35,7 +34,6 @@ class Pixels(Protocol):
 
     def __getitem__(self, positions: Tensor) -> Tensor:
         """(b,) -> (b, 3, S, S)."""
-        ...
 
     def __len__(self) -> int: ...
 
@@ -135,7 +133,7 @@ def read(images: ImageSet, size: int) -> Loaded:
 
 
 def batches(
-    positions: NDArray[np.int64], size: int, seed: int | None = None, device: torch.device | str = "cpu"
+    positions: Positions, size: int, seed: int | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[Tensor]:
     """Positions in groups of at most `size`, of almost equal length, shuffled if a seed is given.
 
@@ -149,7 +147,7 @@ def batches(
 
 
 def each_batch(
-    what: str, positions: NDArray[np.int64], size: int, device: torch.device | str = "cpu"
+    what: str, positions: Positions, size: int, device: torch.device | str = "cpu"
 ) -> Iterator[Tensor]:
     """One pass over `positions` in their order, in `batches`, with a progress bar named `what`."""
     return progress(what, batches(positions, size, device=device), -(-len(positions) // size))

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.items import UNLABELLED
-from training.data import DataError, ImageSet
-
-Indices = NDArray[np.int64]  # positions in an ImageSet
+from training.data import DataError, ImageSet, Positions
 
 # Of a user's images a tenth is asked, but not more than this: they tell the mAP to within a point, as scores
 # from 0 to 1 deviate by a half at most, and each costs milliseconds against a million images.
@@ -25,11 +23,11 @@ class Split:
     labels; `training` and `validation` are the only labels that a training run sees.
     """
 
-    queries: Indices
-    database: Indices
-    pretraining: Indices
-    training: Indices
-    validation: Indices
+    queries: Positions
+    database: Positions
+    pretraining: Positions
+    training: Positions
+    validation: Positions
 
 
 def split(images: ImageSet, fraction: float, seed: int) -> Split:
@@ -98,7 +96,7 @@ def derived_seed(*keys: int) -> int:
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _members_by_class(labels: NDArray[np.int64], seed: int) -> list[Indices]:
+def _members_by_class(labels: NDArray[np.int64], seed: int) -> list[Positions]:
     """For each class its members in a random order that depends on seed and class alone."""
     return [
         np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))

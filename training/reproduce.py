@@ -17,18 +17,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from training.command_line import USER_ERRORS, OneLineParser, explain, fail
-from training.config import (
-    ABOUT,
-    DATASETS,
-    PRECISIONS,
-    Config,
-    ConfigError,
-    configure,
-    parse_setting,
-    percent,
-    settings_help,
-)
+from training.command_line import OneLineParser, run_or_fail
+from training.config import DATASETS, PRECISIONS, SETTABLE, Config, ConfigError, configure, parse_setting
 from training.data import ImageSet
 from training.device import choose_device, choose_precision, set_up_process
 from training.nets.backbones import smallest_image
@@ -36,9 +26,8 @@ from training.paper import report, tables, timing
 from training.paper.cells import OF_A_METHOD, Cell, Cells, Claimed
 from training.paper.durations import with_fast
 from training.paper.grid import ASKED, TEST, VALIDATION, Task, missing, run_task, said
-from training.paper.report import GRIDS, known, share
+from training.paper.report import GRIDS, checked_regime, known, share
 from training.paper.search import search_all
-from training.paper.tables import TableError
 from training.paper.work import QUICK_IMAGES, Countdown, smaller
 from training.pixels import Loaded, load
 from training.protocol import split
@@ -93,7 +82,7 @@ def run_command(arguments: list[str] | None = None) -> None:
         if flags.quick:
             flags.seeds = QUICK_SEEDS if flags.table in GRIDS else 1
     if flags.seeds < 1:
-        raise TableError(f"seeds {flags.seeds}: at least 1 is needed")
+        raise tables.TableError(f"seeds {flags.seeds}: at least 1 is needed")
     if flags.search and (flags.quick or flags.table in timing.TABLES):
         raise ConfigError(
             f"search {flags.search}: only for tables {', '.join(map(str, GRIDS))} without --quick"
@@ -139,13 +128,6 @@ def show(flags: argparse.Namespace, cells: Cells, found: Sequence[Cell], backbon
             print(f"{path}.csv, .md, .png")
 
 
-def checked_regime(labels: str) -> str:
-    """A share of the labels as it is always written: `1%`, not `1.0%`. ConfigError for what is none."""
-    if not (share := percent(labels)):
-        raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%, of at most 100%")
-    return f"{share:g}%"
-
-
 def run_timing(flags: argparse.Namespace) -> None:
     """Tables 1, 4 and 5: see training/paper/timing.py. `--seeds` counts those of epochs and readouts."""
     if flags.regimes or flags.on == VALIDATION:
@@ -172,21 +154,11 @@ def network(backbones: Mapping[str, str], dataset: str) -> str:
 def method_config(flags: argparse.Namespace, backbone: str, method: str, **chosen_before: Any) -> Config:
     """The configuration of one method; its precision is chosen. Raises ConfigError."""
     few = {"epochs": 2, "finetune_epochs": 10} if flags.quick and flags.dataset != "digits" else {}
-    chosen: dict[str, Any] = (
-        few
-        | chosen_before
-        | {
-            "backbone": backbone,
-            "rule": method,
-            "dataset": flags.dataset,
-            "data": flags.data,
-            "device": flags.device,
-            "precision": choose_precision(flags.precision, choose_device(flags.device)),
-        }
-    )
-    offered = [*settings_help(), *(n for n, about in ABOUT.items() if not (about.help or about.settled))]
-    for name, value in (parse_setting(text, offered) for text in flags.set):
-        if name not in offered:
+    chosen: dict[str, Any] = few | chosen_before | {"backbone": backbone, "rule": method}
+    chosen |= {name: getattr(flags, name) for name in ("dataset", "data", "device")}
+    chosen["precision"] = choose_precision(flags.precision, choose_device(flags.device))
+    for name, value in (parse_setting(text, SETTABLE) for text in flags.set):
+        if name not in SETTABLE:
             raise ConfigError(f"--set {name}: what is computed is said by reproduce's own flags")
         chosen[name] = value
     return configure(chosen)
@@ -244,7 +216,7 @@ def compute(
         )
     if failed:
         names = ", ".join(f"{method} with seed {seed}" for method, seed in failed)
-        raise TableError(f"not computed, because it diverged: {names}; the reasons are above")
+        raise tables.TableError(f"not computed, because it diverged: {names}; the reasons are above")
 
 
 def counted(images: ImageSet) -> tuple[int, int]:
@@ -280,15 +252,8 @@ def check_labels(regimes: Sequence[str], classes: int, labels: int) -> None:
 
 def main() -> None:
     """The command: errors of the user's making end in one line and exit code 2."""
-    command = partial(fail, command="reproduce")
-    try:
-        run_command()
-    except KeyboardInterrupt:
-        command("stopped; the same command goes on", code=130)
-    except (*USER_ERRORS, TableError) as error:
-        command(str(error))
-    except OSError as error:
-        command(explain(error, again="give the same command again"))
+    stopped, again = "stopped; the same command goes on", "give the same command again"
+    run_or_fail(run_command, "reproduce", stopped, again, tables.TableError)
 
 
 if __name__ == "__main__":

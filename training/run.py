@@ -158,8 +158,9 @@ class Run:
             normalise.fit_whitening(self.all_pixels("whitening"), smoothing=self.config.smoothing)
             round_products(self.precision)
 
-    def pretrain(self, saved: Saved) -> None:
-        """Learning as the rule has it, then the plain network with what was learned."""
+    def pretrain(self, saved: Saved, after_each: Callable[[], None] | None = None) -> None:
+        """Learning as the rule has it, then the plain network with what was learned; also after each epoch,
+        before its checkpoint, if there is something to do with it."""
         torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
         learning = self.pretraining()
         if saved is not None:
@@ -168,6 +169,9 @@ class Run:
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
             learn(self, learning, epoch, groups)
+            if after_each is not None:
+                self.model.network.load_state_dict(learning.weights())
+                after_each()
         self.model.network.load_state_dict(learning.weights())
 
     def pretraining(self) -> Learner:
@@ -189,20 +193,15 @@ class Run:
         if isinstance(head, JointHead):
             return self.supervise(STAGES[2], self.end_to_end(head), self.remembered_inputs(), saved)
         self.model.network.eval()
-        learning = self.supervised(head, config.head_lr, config.head_weight_decay, config.head_epochs)
+        lr, epochs = config.head_lr, config.head_epochs
+        learning = Supervised(head, config, lr=lr, epochs=epochs, weight_decay=config.head_weight_decay)
         return self.supervise(STAGES[2], learning, self.remembered_features(), saved)
 
     def end_to_end(self, model: nn.Module) -> Supervised:
         """Fine-tuning of `model` from images on."""
         config = self.config
-        return self.supervised(model, config.finetune_lr, config.weight_decay, config.finetune_epochs)
-
-    def supervised(self, model: nn.Module, lr: float, weight_decay: float, epochs: int) -> Supervised:
-        """Supervised learning of `model` as the configuration has it."""
-        momentum, schedule = self.config.momentum, self.config.schedule
-        return Supervised(
-            model, lr=lr, momentum=momentum, weight_decay=weight_decay, epochs=epochs, schedule=schedule
-        )
+        lr, epochs = config.finetune_lr, config.finetune_epochs
+        return Supervised(model, config, lr=lr, epochs=epochs, weight_decay=config.weight_decay)
 
     def supervise(self, stage: str, learning: Supervised, inputs: Inputs, saved: Saved) -> Supervised:
         """Learn from the `inputs` of the labelled images, remembering the best validation epoch."""

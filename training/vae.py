@@ -104,7 +104,7 @@ class Autoencoding(Descent):
     batches and is slow on the quotient. There 3e-2 is a good rate; 1e-1 diverges too, unless the gradient's
     length is bounded, as it is here.
 
-    With `to_latents`, the network is to be learned up to the latents' means.
+    Where the classifier is to stand on the latents, the network is learned up to their means.
     """
 
     from_labels: ClassVar = False
@@ -112,40 +112,17 @@ class Autoencoding(Descent):
     what, remedy = "the autoencoder", "vae_lr={:g}"
     model: Autoencoder
 
-    def __init__(
-        self,
-        network: Network,
-        backbone: str,
-        image_size: int,
-        *,
-        latents: int = 256,
-        beta: float = 0.5,
-        lr: float,
-        momentum: float,
-        epochs: int,
-        schedule: str = "text",
-        to_latents: bool = False,
-    ) -> None:
+    def __init__(self, network: Network, config: Config) -> None:
         device = next(network.parameters()).device
-        model = Autoencoder(network, backbone, image_size, latents).to(device)
-        super().__init__(model, lr=lr, momentum=momentum, epochs=epochs, schedule=schedule)
-        self.beta, self.to_latents = beta, to_latents
+        model = Autoencoder(network, config.backbone, config.image_size, config.latents).to(device)
+        super().__init__(model, config, lr=config.vae_lr, epochs=config.epochs)
+        self.beta, self.to_latents = config.beta, config.vae_classifier == "latents"
 
     @classmethod
     def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
         """Learning of a new network as the configuration has it, whatever the number of classes."""
-        return cls(
-            Network(config.backbone, config.image_size, rescale=config.norm_rescale).to(device),
-            config.backbone,
-            config.image_size,
-            latents=config.latents,
-            beta=config.beta,
-            lr=config.vae_lr,
-            momentum=config.momentum,
-            epochs=config.epochs,
-            schedule=config.schedule,
-            to_latents=config.vae_classifier == "latents",
-        )
+        network = Network(config.backbone, config.image_size, rescale=config.norm_rescale)
+        return cls(network.to(device), config)
 
     def gradients(self, batch: Tensor) -> Tensor:
         """Leave the gradient, no longer than LONGEST_GRADIENT, in every parameter; returns the loss."""

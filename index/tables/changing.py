@@ -1,12 +1,9 @@
-"""What changes the catalogue: functions of the one connection that writes.
-
-`revision` is the one that the change makes, `bits` are those of a code, `classes` the indices of the labels'
-names, to which new ones are added. The digest is carried on with all labels and codes that change.
-"""
+"""What changes the catalogue: one transaction that writes."""
 
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,220 +13,184 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from index.codes import Codes
 from index.items import UNLABELLED, Identity, NewItem
 from index.tables.digest import digest
-from index.tables.reading import BATCH, as_table, code_table, held_out, ids_by_hash, value
-from index.tables.schema import SCHEMA, metadata
-from index.tables.schema import classes as _classes
-from index.tables.schema import codes as _codes
-from index.tables.schema import items as _items
-from index.tables.schema import meta as _meta
-from index.tables.schema import removed as _removed
-from index.tables.schema import thumbnails as _thumbnails
+from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
+from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, metadata
 
 
 def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence[str]) -> None:
     """All tables, with nothing in them but what the catalogue is."""
     metadata.create_all(connection)
     meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0, "built": 0}
-    connection.execute(insert(_meta), [{"key": key, "value": str(value)} for key, value in meta.items()])
+    connection.execute(insert(META), [{"key": key, "value": str(value)} for key, value in meta.items()])
     if classes:
-        connection.execute(insert(_classes), [{"id": i, "name": name} for i, name in enumerate(classes)])
+        connection.execute(insert(CLASSES), [{"id": i, "name": name} for i, name in enumerate(classes)])
 
 
-def note(connection: Connection, key: str, value: str | None) -> None:
-    """Have a value, or none, under a key of `meta`."""
-    connection.execute(delete(_meta).where(_meta.c.key == key))
-    if value is not None:
-        connection.execute(insert(_meta), {"key": key, "value": value})
+@dataclass
+class Change:
+    """A transaction that makes one revision of the catalogue, all of it or nothing.
 
+    The digest is carried on with all labels and codes that change.
+    """
 
-# --- items that come -------------------------------------------------------------------------------
+    connection: Connection
+    revision: int  # which it makes
+    bits: int  # of a code
+    classes: dict[str, int]  # the indices of the labels' names, to which new ones are added
 
+    def add(self, items: Iterable[NewItem]) -> list[int]:
+        """As `Catalogue.add`: the items are drawn some at a time."""
+        rows, ids = iter(items), list[int]()
+        while batch := list(islice(rows, BATCH)):
+            ids += self._insert(batch)
+        return ids
 
-def add(
-    connection: Connection, revision: int, bits: int, classes: dict[str, int], items: Iterable[NewItem]
-) -> list[int]:
-    """Store the items, drawn some at a time; their ids, ascending in the order given. ValueError for a label,
-    code or split that does not fit."""
-    rows, ids = iter(items), list[int]()
-    while batch := list(islice(rows, BATCH)):
-        ids += _insert(connection, revision, bits, classes, batch)
-    return ids
+    def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
+        """As `Catalogue.add_unknown`."""
+        keys = [item.file.sha256 if item.file else number for number, item in enumerate(items)]
+        known = ids_by_hash(self.connection, [item.file.sha256 for item in items if item.file])
+        unknown: dict[bytes | int, NewItem] = {}  # each file once
+        for key, item in zip(keys, items, strict=True):
+            if key not in known:
+                unknown.setdefault(key, item)
+        added = dict(zip(unknown, self.add(unknown.values()), strict=True))
+        answers, told = list[tuple[int, bool]](), set[int]()
+        for key in keys:
+            id_ = added[key] if key in added else known[key]  # type: ignore[index]  # known: hashes only
+            answers.append((id_, key in added and id_ not in told))
+            told.add(id_)
+        return answers
 
-
-def add_unknown(
-    connection: Connection, revision: int, bits: int, classes: dict[str, int], items: Sequence[NewItem]
-) -> list[tuple[int, bool]]:
-    """`add` those of `items` whose file is not there yet; for each its id and whether it is new."""
-    keys = [item.file.sha256 if item.file else number for number, item in enumerate(items)]
-    known = ids_by_hash(connection, [item.file.sha256 for item in items if item.file])
-    unknown: dict[bytes | int, NewItem] = {}  # each file once
-    for key, item in zip(keys, items, strict=True):
-        if key not in known:
-            unknown.setdefault(key, item)
-    added = dict(zip(unknown, add(connection, revision, bits, classes, unknown.values()), strict=True))
-    answers, told = list[tuple[int, bool]](), set[int]()
-    for key in keys:
-        id_ = added[key] if key in added else known[key]  # type: ignore[index]  # known: hashes only
-        answers.append((id_, key in added and id_ not in told))
-        told.add(id_)
-    return answers
-
-
-def _insert(
-    connection: Connection, revision: int, bits: int, classes: dict[str, int], batch: Sequence[NewItem]
-) -> list[int]:
-    now = int(time.time())
-    rows = [_row(connection, bits, classes, item) | {"revision": revision} for item in batch]
-    for row in rows:
-        row["added"] = now if row["added"] is None else row["added"]
-    statement = insert(_items).returning(_items.c.id, sort_by_parameter_order=True)
-    ids = list(connection.scalars(statement, rows))
-    thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
-    connection.execute(insert(_thumbnails), thumbnails)
-    coded = [
-        (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
-        for id_, item, row in zip(ids, batch, rows, strict=True)
-        if item.code is not None
-    ]
-    if coded:
-        connection.execute(insert(_codes), [{"item_id": id_, "code": code} for id_, _, code in coded])
-        _carry_on(connection, digest(as_table(coded, bits)))
-    return ids
-
-
-def _row(connection: Connection, bits: int, classes: dict[str, int], item: NewItem) -> dict[str, Any]:
-    if item.split not in ("database", "query"):
-        raise ValueError(f"{item.path}: split is {item.split!r}; wanted database or query")
-    if (item.split == "database") != (item.code is not None):
-        raise ValueError(f"{item.path}: database items, and only they, have a code here")
-    if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != bits):
-        raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {bits} bits")
-    return {
-        "path": item.path,
-        "label": _label(connection, classes, item.path, item.label),
-        "split": item.split,
-        "width": item.width,
-        "height": item.height,
-        "sha256": item.file.sha256 if item.file else None,
-        "folder": item.file.folder if item.file else None,
-        "file_bytes": item.file.size if item.file else None,
-        "file_time": item.file.modified if item.file else None,
-        "metadata": in_json(item.metadata) if item.metadata else None,
-        "added": item.added,
-    }
-
-
-def _label(connection: Connection, classes: dict[str, int], what: str, label: int | str) -> int | None:
-    """The index of a label, None for none; a new name is added to the table and to `classes`."""
-    if isinstance(label, str):
-        if label not in classes:
-            connection.execute(insert(_classes), {"id": len(classes), "name": label})
-            classes[label] = len(classes)
-        return classes[label]
-    if label == UNLABELLED:
-        return None
-    if not 0 <= label < len(classes):
-        raise ValueError(f"{what}: label is {label}; wanted {UNLABELLED} or 0 to {len(classes) - 1}")
-    return int(label)
-
-
-# --- items that change or go -----------------------------------------------------------------------
-
-
-def change(
-    connection: Connection,
-    revision: int,
-    bits: int,
-    classes: dict[str, int],
-    item_id: int,
-    label: int | str | None,
-    metadata: str | None,
-) -> None:
-    """Give an item of the database split another label or other metadata; None leaves as it is. KeyError when
-    it is unknown, ValueError for a label that there is not."""
-    values: dict[str, Any] = {} if metadata is None else {"metadata": metadata}
-    this = _items.c.id == item_id
-    before = code_table(connection, bits, this)
-    if not len(before.ids):
-        raise KeyError(item_id)
-    if label is not None:
-        values["label"] = _label(connection, classes, f"item {item_id}", label)
-    connection.execute(update(_items).where(this).values(revision=revision, **values))
-    _carry_on(connection, digest(code_table(connection, bits, this)) - digest(before))
-
-
-def remove(connection: Connection, revision: int, bits: int, ids: Sequence[int]) -> list[int]:
-    """Forget the items of the database split among `ids`, with their thumbnails; which they were."""
-    gone = list[int]()
-    for start in range(0, len(ids), BATCH):
-        some = code_table(connection, bits, _items.c.id.in_(ids[start : start + BATCH]))
-        here = some.ids.tolist()
-        if not here:
-            continue
-        _carry_on(connection, -digest(some))
-        for table in (_codes, _thumbnails):
-            connection.execute(delete(table).where(table.c.item_id.in_(here)))
-        known = select(_items.c.id, _items.c.path, _items.c.folder, _items.c.sha256)
-        rows = [
-            {"item_id": id_, "revision": revision, "path": path, "folder": folder, "sha256": sha256}
-            for id_, path, folder, sha256 in connection.execute(known.where(_items.c.id.in_(here)))
+    def _insert(self, batch: Sequence[NewItem]) -> list[int]:
+        now = int(time.time())
+        rows = [self._row(item) | {"revision": self.revision} for item in batch]
+        for row in rows:
+            row["added"] = now if row["added"] is None else row["added"]
+        statement = insert(ITEMS).returning(ITEMS.c.id, sort_by_parameter_order=True)
+        ids = list(self.connection.scalars(statement, rows))
+        thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
+        self.connection.execute(insert(THUMBNAILS), thumbnails)
+        coded = [
+            (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
+            for id_, item, row in zip(ids, batch, rows, strict=True)
+            if item.code is not None
         ]
-        connection.execute(delete(_items).where(_items.c.id.in_(here)))
-        connection.execute(insert(_removed), rows)
-        gone += here
-    return gone
+        if coded:
+            self.connection.execute(insert(CODES), [{"item_id": id_, "code": code} for id_, _, code in coded])
+            self._carry_on(digest(as_table(coded, self.bits)))
+        return ids
 
-
-def bury(connection: Connection, revision: int, identities: Iterable[Identity]) -> None:
-    """Take note that these were removed, though they were never here."""
-    lowest = connection.scalar(select(func.min(_removed.c.item_id))) or 0
-    noted = select(_removed.c.sha256, _removed.c.path, _removed.c.folder)
-    known = {Identity(*row) for row in connection.execute(noted)}
-    new = [each for each in dict.fromkeys(identities) if each not in known]
-    rows = [
-        {
-            "item_id": min(lowest, 0) - at,
-            "revision": revision,
-            "path": each.path,
-            "folder": each.folder,
-            "sha256": each.sha256,
+    def _row(self, item: NewItem) -> dict[str, Any]:
+        if item.split not in ("database", "query"):
+            raise ValueError(f"{item.path}: split is {item.split!r}; wanted database or query")
+        if (item.split == "database") != (item.code is not None):
+            raise ValueError(f"{item.path}: database items, and only they, have a code here")
+        if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != self.bits):
+            raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {self.bits} bits")
+        return {
+            "path": item.path,
+            "label": self._label(item.path, item.label),
+            "split": item.split,
+            "width": item.width,
+            "height": item.height,
+            "sha256": item.file.sha256 if item.file else None,
+            "folder": item.file.folder if item.file else None,
+            "file_bytes": item.file.size if item.file else None,
+            "file_time": item.file.modified if item.file else None,
+            "metadata": in_json(item.metadata) if item.metadata else None,
+            "added": item.added,
         }
-        for at, each in enumerate(new, 1)
-    ]
-    for start in range(0, len(rows), BATCH):
-        connection.execute(insert(_removed), rows[start : start + BATCH])
 
+    def _label(self, what: str, label: int | str) -> int | None:
+        """The index of a label, None for none; a new name is added to the table and to `classes`."""
+        if isinstance(label, str):
+            if label not in self.classes:
+                self.connection.execute(insert(CLASSES), {"id": len(self.classes), "name": label})
+                self.classes[label] = len(self.classes)
+            return self.classes[label]
+        if label == UNLABELLED:
+            return None
+        if not 0 <= label < len(self.classes):
+            raise ValueError(f"{what}: label is {label}; wanted {UNLABELLED} or 0 to {len(self.classes) - 1}")
+        return int(label)
 
-def recode(
-    connection: Connection, old_bits: int, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]
-) -> dict[int, Codes]:
-    """Be a catalogue of another encoder, with the codes (bits/8,) of each item and held-out query; those of
-    the queries are given back. ValueError where one is missing, KeyError for an id that there is not."""
-    queries, changed = dict.fromkeys(held_out(connection)), 0
-    count = len(code_table(connection, old_bits).ids)
-    for id_, code in codes:
-        if id_ in queries:
-            queries[id_] = code
-            continue
-        statement = update(_codes).where(_codes.c.item_id == id_).values(code=code.tobytes())
-        if connection.execute(statement).rowcount != 1:
-            raise KeyError(id_)
-        changed += 1
-    if changed < count or any(code is None for code in queries.values()):
-        raise ValueError(f"{changed} codes for {count} images, or a held-out query without one")
-    for key, text in (
-        ("encoder_id", encoder_id),
-        ("bits", str(bits)),
-        ("digest", str(digest(code_table(connection, bits)))),
-    ):
-        connection.execute(update(_meta).where(_meta.c.key == key).values(value=text))
-    return {id_: code for id_, code in queries.items() if code is not None}
+    def update(self, item_id: int, label: int | str | None, values: dict[str, Any]) -> None:
+        """As `Catalogue.change`; `values` are of other columns."""
+        this = ITEMS.c.id == item_id
+        before = code_table(self.connection, self.bits, this)
+        if not len(before.ids):
+            raise KeyError(item_id)
+        if label is not None:
+            values = {**values, "label": self._label(f"item {item_id}", label)}
+        self.connection.execute(update(ITEMS).where(this).values(revision=self.revision, **values))
+        self._carry_on(digest(code_table(self.connection, self.bits, this)) - digest(before))
 
+    def remove(self, ids: Sequence[int]) -> list[int]:
+        """As `Catalogue.remove`."""
+        gone = list[int]()
+        for start in range(0, len(ids), BATCH):
+            some = code_table(self.connection, self.bits, ITEMS.c.id.in_(ids[start : start + BATCH]))
+            here = some.ids.tolist()
+            if not here:
+                continue
+            self._carry_on(-digest(some))
+            for table in (CODES, THUMBNAILS):
+                self.connection.execute(delete(table).where(table.c.item_id.in_(here)))
+            known = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder, ITEMS.c.sha256)
+            rows = [
+                {"item_id": id_, "revision": self.revision, "path": path, "folder": folder, "sha256": sha256}
+                for id_, path, folder, sha256 in self.connection.execute(known.where(ITEMS.c.id.in_(here)))
+            ]
+            self.connection.execute(delete(ITEMS).where(ITEMS.c.id.in_(here)))
+            self.connection.execute(insert(REMOVED), rows)
+            gone += here
+        return gone
 
-def _carry_on(connection: Connection, difference: int) -> None:
-    """Have the digest follow a change."""
-    total = (int(value(connection, "digest")) + difference) % 2**64
-    connection.execute(update(_meta).where(_meta.c.key == "digest").values(value=str(total)))
+    def bury(self, identities: Iterable[Identity]) -> None:
+        """As `Catalogue.bury`."""
+        lowest = self.connection.scalar(select(func.min(REMOVED.c.item_id))) or 0
+        noted = select(REMOVED.c.sha256, REMOVED.c.path, REMOVED.c.folder)
+        known = {Identity(*row) for row in self.connection.execute(noted)}
+        new = [each for each in dict.fromkeys(identities) if each not in known]
+        rows = [
+            {
+                "item_id": min(lowest, 0) - at,
+                "revision": self.revision,
+                "path": each.path,
+                "folder": each.folder,
+                "sha256": each.sha256,
+            }
+            for at, each in enumerate(new, 1)
+        ]
+        for start in range(0, len(rows), BATCH):
+            self.connection.execute(insert(REMOVED), rows[start : start + BATCH])
+
+    def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
+        """As `Catalogue.recode`."""
+        queries, changed = dict.fromkeys(held_out(self.connection)), 0
+        count = len(code_table(self.connection, self.bits).ids)
+        for id_, code in codes:
+            if id_ in queries:
+                queries[id_] = code
+                continue
+            statement = update(CODES).where(CODES.c.item_id == id_).values(code=code.tobytes())
+            if self.connection.execute(statement).rowcount != 1:
+                raise KeyError(id_)
+            changed += 1
+        if changed < count or any(code is None for code in queries.values()):
+            raise ValueError(f"{changed} codes for {count} images, or a held-out query without one")
+        for key, text in (
+            ("encoder_id", encoder_id),
+            ("bits", str(bits)),
+            ("digest", str(digest(code_table(self.connection, bits)))),
+        ):
+            self.connection.execute(update(META).where(META.c.key == key).values(value=text))
+        return {id_: code for id_, code in queries.items() if code is not None}
+
+    def _carry_on(self, difference: int) -> None:
+        """Have the digest follow a change."""
+        total = (int(value(self.connection, "digest")) + difference) % 2**64
+        self.connection.execute(update(META).where(META.c.key == "digest").values(value=str(total)))
 
 
 def in_json(metadata: Mapping[str, Any]) -> str:

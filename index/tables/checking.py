@@ -7,24 +7,18 @@ from sqlalchemy import Connection, func, select, update
 from index.items import Changes
 from index.tables.connections import Connections
 from index.tables.digest import digest
-from index.tables.reading import Unusable, contents, value
-from index.tables.schema import SCHEMA, upgrade
-from index.tables.schema import classes as _classes
-from index.tables.schema import codes as _codes
-from index.tables.schema import items as _items
-from index.tables.schema import meta as _meta
-from index.tables.schema import removed as _removed
-from index.tables.schema import thumbnails as _thumbnails
+from index.tables.rows import Unusable, changes, code_table, value
+from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, upgrade
 
-_coded = select(_codes.c.item_id).where(_codes.c.item_id == _items.c.id).exists()
-_shown = select(_thumbnails.c.item_id).where(_thumbnails.c.item_id == _items.c.id).exists()
+_coded = select(CODES.c.item_id).where(CODES.c.item_id == ITEMS.c.id).exists()
+_shown = select(THUMBNAILS.c.item_id).where(THUMBNAILS.c.item_id == ITEMS.c.id).exists()
 FAULTS = {
-    "has no code": select(_items.c.id).where(_items.c.split == "database", ~_coded),
-    "is held out and has a code": select(_items.c.id).where(_items.c.split == "query", _coded),
-    "has a split that there is not": select(_items.c.id).where(_items.c.split.not_in(("database", "query"))),
-    "has no thumbnail": select(_items.c.id).where(~_shown),
-    "has a thumbnail that is no WebP": select(_thumbnails.c.item_id).where(
-        func.substr(_thumbnails.c.image, 9, 4) != b"WEBP"
+    "has no code": select(ITEMS.c.id).where(ITEMS.c.split == "database", ~_coded),
+    "is held out and has a code": select(ITEMS.c.id).where(ITEMS.c.split == "query", _coded),
+    "has a split that there is not": select(ITEMS.c.id).where(ITEMS.c.split.not_in(("database", "query"))),
+    "has no thumbnail": select(ITEMS.c.id).where(~_shown),
+    "has a thumbnail that is no WebP": select(THUMBNAILS.c.item_id).where(
+        func.substr(THUMBNAILS.c.image, 9, 4) != b"WEBP"
     ),
 }
 
@@ -44,18 +38,18 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
                 "folder can be written to"
             )
         # Writing first takes the write lock: of two processes the second finds it done.
-        connection.execute(update(_meta).where(_meta.c.key == "schema").values(value=_meta.c.value))
+        connection.execute(update(META).where(META.c.key == "schema").values(value=META.c.value))
         upgrade(connection, int(value(connection, "schema")))
         connection.commit()
 
 
 def verified(connection: Connection, bits: int) -> Changes:
     """All that the database split holds. Unusable where it is damaged."""
-    for table in (_meta, _classes, _items, _codes, _removed):  # thumbnails: gigabytes to read
+    for table in (META, CLASSES, ITEMS, CODES, REMOVED):  # thumbnails: gigabytes to read
         found = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
         if found != "ok":
             raise Unusable(_damage(found))
-    held = contents(connection, bits)
+    held = changes(connection, code_table(connection, bits), [])
     if str(digest(held.table)) != value(connection, "digest"):
         raise Unusable("labels or codes do not match their digest")
     return held

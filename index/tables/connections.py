@@ -1,19 +1,15 @@
 """Connections to the catalogue's database: many that read, one at a time that writes."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, Integer, Text, cast, update
 
 from index.sqlite import PATIENCE, CatalogueBusy, CatalogueError, naming
-from index.tables.reading import Unusable, value
-from index.tables.schema import meta as _meta
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from index.tables.rows import Unusable, value
+from index.tables.schema import META
 
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
 
@@ -33,11 +29,6 @@ class Connections:
         with self._naming(), self._engine.connect() as connection:
             yield connection
 
-    def read(self, of: Callable[Concatenate[Connection, P], T], *args: P.args, **named: P.kwargs) -> T:
-        """What a function says of the catalogue as it is now."""
-        with self.reading() as connection:
-            return of(connection, *args, **named)
-
     @contextmanager
     def noting(self) -> Iterator[Connection]:
         """One transaction, which leaves the revision as it is."""
@@ -48,14 +39,14 @@ class Connections:
     def writing(self) -> Iterator[tuple[Connection, int]]:
         """One transaction, alone, and its revision: growing that takes the write lock before anything is
         read."""
-        grown = cast(cast(_meta.c.value, Integer) + 1, Text)
+        grown = cast(cast(META.c.value, Integer) + 1, Text)
         if not self._turn.acquire(timeout=PATIENCE):
             raise CatalogueBusy(
                 f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
             )
         try:
             with self.noting() as connection:
-                connection.execute(update(_meta).where(_meta.c.key == "revision").values(value=grown))
+                connection.execute(update(META).where(META.c.key == "revision").values(value=grown))
                 yield connection, int(value(connection, "revision"))
         finally:
             self._turn.release()
@@ -71,12 +62,6 @@ class Connections:
             cursor.execute(REVISION)
             ((revision,),) = cursor.fetchall()
             return int(revision)
-
-    def file_bytes(self) -> int:
-        """What the file takes on the disk, with its write-ahead log."""
-        names = (self.path.name + suffix for suffix in ("", "-wal", "-shm"))
-        files = (self.path.with_name(name) for name in names)
-        return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, which then stands alone."""

@@ -19,19 +19,19 @@ from sqlalchemy import (
 SCHEMA = 3
 
 metadata = MetaData()
-meta = Table(
+META = Table(
     "meta",
     metadata,
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-classes = Table(
+CLASSES = Table(
     "classes",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False, unique=True),
 )
-items = Table(
+ITEMS = Table(
     "items",
     metadata,
     Column("id", Integer, primary_key=True),
@@ -49,25 +49,25 @@ items = Table(
     Column("metadata", Text),  # JSON, the user's own
     sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion
 )
-Index("items_sha256", items.c.sha256)
-Index("items_revision", items.c.revision)
-Index("items_folder", items.c.folder, items.c.path)
+Index("items_sha256", ITEMS.c.sha256)
+Index("items_revision", ITEMS.c.revision)
+Index("items_folder", ITEMS.c.folder, ITEMS.c.path)
 # By id within a folder: a page of a large one is found without sorting it. Not in UPGRADES, as it changes
 # nothing but the time: it is made where it is missing.
-items_of_folder = Index("items_of_folder", items.c.folder)
-codes = Table(
+items_of_folder = Index("items_of_folder", ITEMS.c.folder)
+CODES = Table(
     "codes",
     metadata,
     Column("item_id", ForeignKey("items.id"), primary_key=True),
     Column("code", LargeBinary, nullable=False),
 )
-thumbnails = Table(
+THUMBNAILS = Table(
     "thumbnails",
     metadata,
     Column("item_id", ForeignKey("items.id"), primary_key=True),
     Column("image", LargeBinary, nullable=False),
 )
-removed = Table(
+REMOVED = Table(
     "removed",
     metadata,
     Column("item_id", Integer, primary_key=True, autoincrement=False),
@@ -76,7 +76,7 @@ removed = Table(
     Column("folder", Text),
     Column("sha256", LargeBinary),
 )
-Index("removed_revision", removed.c.revision)
+Index("removed_revision", REMOVED.c.revision)
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
 # above must not change what an older one became.
@@ -119,4 +119,4 @@ def upgrade(connection: Connection, found: int) -> None:
     for version in range(found + 1, SCHEMA + 1):
         for statement in UPGRADES[version]:
             connection.exec_driver_sql(statement)
-    connection.execute(meta.update().where(meta.c.key == "schema").values(value=str(SCHEMA)))
+    connection.execute(META.update().where(META.c.key == "schema").values(value=str(SCHEMA)))

@@ -28,18 +28,10 @@ class NothingToMeasure(ValueError):
 class Compared:
     """Held-out queries, and the images that are ranked for them: all that have labels."""
 
-    queries: Codes  # (q, bits/8)
-    query_labels: Labels  # (q,) class indices
-    database: Codes  # (n, bits/8)
-    database_labels: Labels  # (n,)
+    arrays: tuple[Codes, Labels, Codes, Labels]  # of q queries and n images, as index/evaluation.py has them
     unlabelled: int  # images that are not ranked
     copies: int  # and labelled ones that are not, as they are held-out queries
     classes: tuple[str, ...]  # what the labels stand for
-
-    @property
-    def arrays(self) -> tuple[Codes, Labels, Codes, Labels]:
-        """As the functions of index/evaluation.py and index/distances.py take them."""
-        return self.queries, self.query_labels, self.database, self.database_labels
 
 
 @dataclass(frozen=True)
@@ -57,14 +49,6 @@ class Measurement:
     classes: tuple[str, ...]  # what the labels stand for
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Which class is nearest to how many queries of each, by both class indices."""
-
-    counts: Mapping[tuple[int, int], float]
-    classes: tuple[str, ...]
-
-
 def measure(
     searcher: Searcher, *, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
 ) -> Measurement:
@@ -72,17 +56,17 @@ def measure(
 
     def made() -> Measurement:
         compared = compare(searcher)
+        _, labels, _, ranked = compared.arrays
         scores = average_precision(*compared.arrays, k=k, ties=ties, denominator=denominator)
         scored = ~np.isnan(scores)
-        labels = compared.query_labels[scored]
-        chance = average_precision_at_random(labels, compared.database_labels, k=k, denominator=denominator)
+        chance = average_precision_at_random(labels[scored], ranked, k=k, denominator=denominator)
         return Measurement(
             ids=searcher.held_out()[scored],
-            labels=labels,
+            labels=labels[scored],
             scores=scores[scored],
             chance=float(chance.mean()),
             interval=bootstrap_interval(scores[scored], seed=0),  # the same question has the same answer
-            members=np.bincount(compared.database_labels, minlength=len(compared.classes)),
+            members=np.bincount(ranked, minlength=len(compared.classes)),
             unlabelled=compared.unlabelled,
             copies=compared.copies,
             classes=compared.classes,
@@ -94,12 +78,10 @@ def measure(
 def scores(searcher: Searcher, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """Average precision (n,) of these held-out queries over the whole ranking; NaN where no indexed image has
     the label."""
-    compared = compare(searcher)
+    codes, labels, database, classes = compare(searcher).arrays
     row_of = {item_id: row for row, item_id in enumerate(searcher.held_out().tolist())}
     rows = [row_of[item_id] for item_id in ids.tolist()]
-    return average_precision(
-        compared.queries[rows], compared.query_labels[rows], compared.database, compared.database_labels
-    )
+    return average_precision(codes[rows], labels[rows], database, classes)
 
 
 def curve(searcher: Searcher) -> tuple[distances.PrecisionRecall, distances.Pairs]:
@@ -112,12 +94,13 @@ def curve(searcher: Searcher) -> tuple[distances.PrecisionRecall, distances.Pair
     return searcher.once("curve", made)
 
 
-def confusion(searcher: Searcher) -> Confusion:
-    """Where several images are nearest, each counts for an equal share of its query."""
+def confusion(searcher: Searcher) -> tuple[Mapping[tuple[int, int], float], tuple[str, ...]]:
+    """How many queries of a class have their nearest image in a class, by both class indices, and the
+    classes. Where several images are nearest, each counts for an equal share of its query."""
 
-    def made() -> Confusion:
+    def made() -> tuple[Mapping[tuple[int, int], float], tuple[str, ...]]:
         compared = compare(searcher)
-        return Confusion(distances.nearest_classes(*compared.arrays), compared.classes)
+        return distances.nearest_classes(*compared.arrays), compared.classes
 
     return searcher.once("confusion", made)
 
@@ -140,10 +123,7 @@ def compare(searcher: Searcher) -> Compared:
     if not np.isin(queries.labels[asked], table.labels[ranked]).any():
         raise NothingToMeasure("no indexed image has the label of any held-out query")
     return Compared(
-        queries=queries.codes[asked],
-        query_labels=queries.labels[asked],
-        database=table.codes[ranked],
-        database_labels=table.labels[ranked],
+        (queries.codes[asked], queries.labels[asked], table.codes[ranked], table.labels[ranked]),
         unlabelled=int(np.count_nonzero(~labelled)),
         copies=int(np.count_nonzero(labelled & ~ranked)),
         classes=contents.classes,

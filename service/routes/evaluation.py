@@ -116,7 +116,7 @@ async def eval_confusion(request: Request, searcher: Service) -> schemas.Confusi
     images are nearest, each counts for an equal share of its query."""
 
     measured = await to_thread.run_sync(measuring.confusion, searcher, limiter=shared(request).turns.evaluate)
-    counts, classes = measured.counts, measured.classes
+    counts, classes = measured
     nearest = [
         schemas.Confused(label=classes[asked], nearest=classes[found], queries=queries)
         for (asked, found), queries in sorted(counts.items())

@@ -326,7 +326,7 @@ def test_file_that_goes_while_the_run_reads_is_named(pictures, tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["build_index", "--data", "pictures", *QUICK, "--out", "here"])
     with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
         said = []
-        patch.setattr("training.command_line.fail", lambda text, code=2: said.append(text) or sys.exit(code))
+        patch.setattr("training.command_line.fail", lambda text, _: said.append(text) or sys.exit(2))
         main()
     assert re.search(r"down/2\.png: changed while the run was reading it .*--resume", said[0])
     shutil.copy(pictures / "down" / "2.png", folder / "down" / "2.png")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.config import configure
 from training.finetune import JointHead, Supervised, accuracy, folded, halvings, head_without_labels
 from training.nets.head import Head
 
@@ -29,7 +30,7 @@ def test_rate_of_the_code_halves_in_each_epoch_after_the_tenth():
 
 def learner(epochs=20, lr=0.1, **options):
     torch.manual_seed(0)
-    return Supervised(nn.Linear(4, 3), lr=lr, momentum=0.9, weight_decay=0.0, epochs=epochs, **options)
+    return Supervised(nn.Linear(4, 3), configure(options), lr=lr, epochs=epochs)
 
 
 def test_learns_at_the_rate_of_its_schedule():
@@ -144,7 +145,7 @@ def test_too_little_for_itq_is_a_random_rotation(count, length, bits):
 def test_head_learns_through_tanh_units():
     torch.manual_seed(0)
     head = Head(4, 16, 3)
-    learning = Supervised(head, lr=0.1, momentum=0.9, weight_decay=0.0, epochs=20)
+    learning = Supervised(head, configure({}), lr=0.1, epochs=20)
     for epoch in range(20):
         learning.epoch(epoch, [clusters()] * 5)
     inputs, labels = clusters()
@@ -196,7 +197,7 @@ def test_joint_head_learns_through_its_features():
     features = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
     before = features[0].weight.detach().clone()
     head = JointHead(features, 8, 16, 3, dropout=0.1)
-    learning = Supervised(head, lr=0.05, momentum=0.9, weight_decay=0.0, epochs=20)
+    learning = Supervised(head, configure({}), lr=0.05, epochs=20)
     for epoch in range(20):
         learning.epoch(epoch, [clusters()] * 5)
     assert accuracy(head.eval(), [clusters()]) == 1.0

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import conv2d, cross_entropy
 
 from tests import reference
+from training.config import configure
 from training.finetune import Classifier
 from training.hah import (
     COST_WEIGHTS,
@@ -41,7 +42,7 @@ def learning(lr=1e-2, epochs=20, backbone="conv6", size=SIZE, cost_weights=COST_
     torch.manual_seed(0)
     network = with_costs(backbone, size, len(cost_weights))
     model = Classifier(network, BACKBONES[backbone].hidden, 2, dropout=0.0)
-    return HebbianAntiHebbian(network, model, cost_weights=cost_weights, lr=lr, momentum=0.9, epochs=epochs)
+    return HebbianAntiHebbian(network, model, configure({"hah_lr": lr, "epochs": epochs}), cost_weights)
 
 
 def batches(epoch, dtype=torch.float32, count=3):

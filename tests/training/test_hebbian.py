@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.hebbian import HebbianConv2d, NotFinite, Pretraining, plain_weights
+from training.hebbian import HebbianConv2d, NotFinite, Pretraining
 from training.nets.backbones import BACKBONES, Network
 from training.rules import RULES, TRAITS
 
@@ -35,9 +35,10 @@ def test_layer_has_the_state_of_a_convolution(rule):
 @pytest.mark.parametrize(("backbone", "size"), [("conv6", 32), ("vgg11", 32)])
 def test_plain_network_gives_the_same_output(rule, backbone, size):
     network = hebbian(rule, backbone, size)
-    Pretraining(network, lr=0.01, adaptive=False).epoch(0, [images(), images()])
+    learning = Pretraining(network, lr=0.01, adaptive=False)
+    learning.epoch(0, [images(), images()])
     plain = Network(backbone, size)
-    plain.load_state_dict(plain_weights(network))
+    plain.load_state_dict(learning.weights())
     with torch.no_grad():
         expected, got = network.eval()(images(2, size)), plain.eval()(images(2, size))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

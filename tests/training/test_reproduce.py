@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tests import forking
+from tests.training.paper.reading import read_csv
 from tests.training.test_build_index import stripes
 from training.paper.cells import Cells
-from training.paper.tables import read_csv
-from training.reproduce import checked_regime
+from training.paper.report import checked_regime
 
 COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
 SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epochs=1", "--precision", "fp32"]

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions import kl_divergence as exact_divergence
 
+from training.config import configure
 from training.nets.backbones import BACKBONES, Network, smallest_image
 from training.vae import (
     Autoencoder,
@@ -29,11 +30,10 @@ def images(count=32, size=SIZE, seed=0):
     return 0.7 * shade + 0.7 * slope * across + 0.5 * colour * channel
 
 
-def learning(lr=3e-2, epochs=20, momentum=0.9, **more):
-    torch.manual_seed(0)
-    return Autoencoding(
-        Network("conv6", SIZE), "conv6", SIZE, lr=lr, momentum=momentum, epochs=epochs, **more
-    )
+def learning(lr=3e-2, epochs=20, momentum=0.9, seed=0, **more):
+    torch.manual_seed(seed)
+    chosen = {"rule": "vae", "image_size": SIZE, "vae_lr": lr, "momentum": momentum, "epochs": epochs}
+    return Autoencoding(Network("conv6", SIZE), configure(chosen | more))
 
 
 def batches(epoch, dtype=torch.float32, count=2):
@@ -178,7 +178,7 @@ def test_plain_network_is_the_encoder():
 
 
 def test_plain_network_with_latents_gives_their_means():
-    trained = learning(to_latents=True)
+    trained = learning(vae_classifier="latents")
     trained.epoch(0, batches(0))
     plain = Network("conv6", SIZE, latents=256)
     plain.load_state_dict(trained.weights())
@@ -193,8 +193,7 @@ def test_resumed_run_equals_an_uninterrupted_one():
         whole.epoch(epoch, batches(epoch))
     begun = learning(epochs=2)
     begun.epoch(0, batches(0))
-    torch.manual_seed(5)
-    resumed = Autoencoding(Network("conv6", SIZE), "conv6", SIZE, lr=3e-2, momentum=0.9, epochs=2)
+    resumed = learning(epochs=2, seed=5)
     resumed.load_state_dict(copy.deepcopy(begun.state_dict()))
     resumed.epoch(1, batches(1))
     for name, tensor in whole.model.state_dict().items():

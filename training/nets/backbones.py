@@ -148,15 +148,6 @@ def features(backbone: str, conv: ConvFactory = Conv2d, *, rescale: bool = False
     return nn.Sequential(*blocks)
 
 
-def hidden(
-    backbone: str, image_size: int, conv: ConvFactory = Conv2d, *, rescale: bool = False
-) -> nn.Sequential:
-    """The fully connected layer, as a convolution whose kernel is the whole map: (B, hidden, 1, 1)."""
-    plan, side = BACKBONES[backbone], map_size(backbone, image_size)
-    filters = conv(plan.convolutions[-1].channels, plan.hidden, side)
-    return nn.Sequential(filters, nn.ReLU(inplace=True), _norm(rescale and plan.rescaled > 0, plan.hidden))
-
-
 def _norm(rescaled: bool, channels: int) -> nn.BatchNorm2d:
     return RescaledBatchNorm2d(channels) if rescaled else nn.BatchNorm2d(channels)
 
@@ -179,8 +170,12 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features(backbone, conv, rescale=rescale)
-        self.hidden = hidden(backbone, image_size, conv, rescale=rescale)
-        self.latents = Linear(BACKBONES[backbone].hidden, latents) if latents else nn.Identity()
+        # Fully connected, as a convolution whose kernel is the whole map: (B, hidden, 1, 1).
+        plan, side = BACKBONES[backbone], map_size(backbone, image_size)
+        filters = conv(plan.convolutions[-1].channels, plan.hidden, side)
+        norm = _norm(rescale and plan.rescaled > 0, plan.hidden)
+        self.hidden = nn.Sequential(filters, nn.ReLU(inplace=True), norm)
+        self.latents = Linear(plan.hidden, latents) if latents else nn.Identity()
         self.features.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,8 +24,7 @@ from training.paper.readout import ridge_accuracy
 from training.paper.tables import TableError
 from training.paper.work import Countdown, alone, work_folder
 from training.pixels import Loaded
-from training.protocol import derived_seed
-from training.run import STAGES, Run, learn, positions_of
+from training.run import STAGES, Run
 
 log = logging.getLogger("hebbsearch")
 
@@ -52,16 +51,8 @@ def trajectory(run: Run) -> list[float]:
     saved = run.restore()
     if saved is None:
         run.fit_preprocessing()
-    torch.manual_seed(derived_seed(run.config.seed, 1))
-    learner = run.pretraining()
-    if saved is not None:
-        learner.load_state_dict(saved["training"])
     accuracies = run.validation.setdefault(STAGES[0], [])  # the checkpoint keeps it
-    positions = positions_of(run, learner)
-    for epoch, groups in run.epochs(STAGES[0], run.config.epochs, positions, saved, learner.state_dict):
-        learn(run, learner, epoch, groups)
-        run.model.network.load_state_dict(learner.weights())
-        accuracies.append(readout(run))
+    run.pretrain(saved, lambda: accuracies.append(readout(run)))
     return accuracies
 
 

@@ -79,8 +79,7 @@ def items_per_class(labels: NDArray[np.int64]) -> int:
 def classification(run: Run, positions: NDArray[np.int64]) -> dict[str, float]:
     """Accuracy of the fine-tuned classifier, in 32 bits."""
     run.model.eval()
-    images = run.normalised(run.groups(positions))
-    batches = ((x, run.labels[at].to(run.device)) for at, x in images)
+    batches = run.labelled(run.normalised(run.groups(positions)))
     top1, top5 = top_accuracies(run.model.classifier, batches, (1, 5))
     return {"top1": top1, "top5": top5}
 

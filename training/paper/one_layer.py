@@ -48,7 +48,7 @@ class HaHLayer(HebbianAntiHebbian):
         only = nn.Sequential(HaHConv2d(3, FIRST.channels, FIRST.kernel))
         model = nn.Sequential(only, Quadrants(), Linear(4 * FIRST.channels, classes))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls.of(config, only, model)
+        return cls(only, model, config)
 
 
 def layer_readout(run: Run) -> float:

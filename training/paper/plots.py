@@ -90,15 +90,14 @@ def label_fractions(
             handles.append(Line2D([], [], color=_pale(GREY), linestyle="--", label="paper"))
         if chance is not None:
             handles.append(axes.axhline(chance, color=GREY, linestyle=":", zorder=1, label="chance"))
-        _share_axis(axes, shares)
+        _log_axis(axes, {share: f"{share:g}%" for share in shares})
+        axes.set_xlabel("labels")
         axes.set_ylabel(metric)
         axes.set_ylim(bottom=0)
         _legend(axes, handles)
 
 
-def precision_recall(
-    path: Path, curves: Mapping[str, tuple[Array, Array]], *, at: str, chance: float | None = None
-) -> None:
+def precision_recall(path: Path, curves: Mapping[str, tuple[Array, Array]], *, at: str) -> None:
     """Precision against recall: {method: (recall (r,), precision (r,))}, both from 0 to 1; `at` says of what,
     such as "1% of the labels".
 
@@ -111,8 +110,6 @@ def precision_recall(
             some = np.asarray(recall) > 0
             x, y = np.asarray(recall)[some], np.asarray(precision)[some]
             handles += axes.plot(x, y, color=colours[method], label=method)
-        if chance is not None:
-            handles.append(axes.axhline(chance, color=GREY, linestyle=":", zorder=1, label="chance"))
         axes.set(xlim=(0, 1), xlabel=f"recall, {at}", ylabel="precision")
         axes.set_ylim(0, min(axes.get_ylim()[1], 1.02))
         _legend(axes, handles)
@@ -197,20 +194,17 @@ def _axes(path: Path, height: float) -> Iterator[Axes]:
     replace_file(path, file.getvalue())
 
 
-def _share_axis(axes: Axes, shares: Sequence[float]) -> None:
+def _log_axis(axes: Axes, ticks: Mapping[float, str]) -> None:
+    """A logarithmic axis with these ticks, and what stands at each."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(list(shares)))
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}%"))
-    axes.set_xlabel("labels")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: ticks.get(tick, "")))
 
 
 def _time_axis(axes: Axes, known: Sequence[float]) -> None:
     """A logarithmic axis with the units people use, from a tick below the shortest bar."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(list(TICKS)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: TICKS.get(seconds, "")))
+    _log_axis(axes, TICKS)
     if known:
         start = max((tick for tick in TICKS if tick <= min(known) / 2), default=min(known) / 4)
         after = min((tick for tick in TICKS if tick > start), default=start)

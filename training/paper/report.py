@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from training.config import ConfigError, percent
 from training.paper import plots, tables
 from training.paper.baselines import CHANCE, NO_LABELS, PIXELS
 from training.paper.cells import Cell, Cells
 from training.paper.significance import mean_and_deviation, welch
-from training.paper.tables import MISSING, Key, Row
+from training.paper.tables import MISSING, Key, Row, grid
 
 # The paper's names of the methods, in the order of its tables.
 NAMES = {"none": "None", "vae": "VAE", "swta_fh": "SWTA-FH", "hpca_fh": "HPCA-FH"}
@@ -130,10 +131,11 @@ def by_labels(corner: str, entries: Mapping[tuple[str, str], str]) -> str:
     if not entries:
         return ""
     regimes = sorted({labels for _, labels in entries}, key=share)
-    lines = [[corner, *regimes], ["---", *["--:"] * len(regimes)]]
-    for name in dict.fromkeys(name for name, _ in entries):
-        lines.append([name, *(entries.get((name, labels), MISSING) for labels in regimes)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    lines = [
+        [name, *(entries.get((name, labels), MISSING) for labels in regimes)]
+        for name in dict.fromkeys(name for name, _ in entries)
+    ]
+    return grid([corner, *regimes], lines) + "\n"
 
 
 def conventions_table(rows: Sequence[Row]) -> str:
@@ -141,27 +143,27 @@ def conventions_table(rows: Sequence[Row]) -> str:
     names = dict.fromkeys(row.metric for row in rows if row.metric.startswith(("map", "real_map")))
     shown = [name for name in names if not name.endswith(("_low", "_high", "_unvalidated"))]
     means = {(row.method, row.labels, row.metric): row for row in rows if row.mean is not None}
-    lines = [
-        [
-            "mAP in %, in every convention",
-            "labels",
-            "the paper's",
-            *(name.replace("_", " ") for name in shown),
-        ],
-        ["---", "--:", *["--:"] * (len(shown) + 1)],
-    ]
+    heads = ["mAP in %, in every convention", "labels", "the paper's", *(n.replace("_", " ") for n in shown)]
+    lines = []
     for method, labels in dict.fromkeys((row.method, row.labels) for row in rows):
         figures = [means.get((method, labels, name)) for name in shown]
         if any(figures):
             printed = next((row.paper for row in figures if row and row.paper is not None), None)
             numbers = [printed, *(row and row.mean for row in figures)]
             lines.append([method, labels, *(MISSING if n is None else f"{n:.2f}" for n in numbers)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return grid(heads, lines) + "\n"
 
 
 def share(labels: str) -> float:
     """`1%` in percent."""
     return float(labels[:-1])
+
+
+def checked_regime(labels: str) -> str:
+    """A share of the labels as it is always written: `1%`, not `1.0%`. ConfigError for what is none."""
+    if not (share := percent(labels)):
+        raise ConfigError(f"regime {labels}: use a share of the labels, such as 1%, of at most 100%")
+    return f"{share:g}%"
 
 
 def known(

@@ -84,10 +84,8 @@ class Trials(Cells):
     def accuracy(self, config: Config) -> float | None:
         """The validation accuracy that a trial had with `config`, if there was one."""
         key = self.config_id(config), config.labels, config.seed
-        for cell in self.read():
-            if (cell.config, cell.labels, cell.seed) == key:
-                return cell.figures["validation_accuracy"]
-        return None
+        found = (cell for cell in self.read() if (cell.config, cell.labels, cell.seed) == key)
+        return next((cell.figures["validation_accuracy"] for cell in found), None)
 
 
 class Accuracy:
@@ -95,9 +93,7 @@ class Accuracy:
     computed again, and those computed are added to it. TableError where they are of other images."""
 
     def __init__(self, config: Config, trials: Trials, loaded: Loaded) -> None:
-        self.config = config
-        self.trials = trials
-        self.loaded = loaded
+        self.config, self.trials, self.loaded = config, trials, loaded
         self.images = {"database": len(split(loaded.images, config.fraction(), config.seed).pretraining)}
         trials.check_images(self.images)
         self.best = -math.inf

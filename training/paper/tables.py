@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 PAPER = Path(__file__).with_name("paper_tables.csv")
 SIGNIFICANT = 0.05  # a smaller p-value gets a mark
@@ -106,28 +106,6 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
     replace_file(path, text.getvalue().encode())
 
 
-def read_csv(path: Path) -> list[Row]:
-    """The rows that `write_csv` wrote. TableError names the file and the line that is off."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header) != COLUMNS:
-            raise TableError(f"{path} has the columns {', '.join(header)}; wanted {', '.join(COLUMNS)}")
-        rows = []
-        for line in reader:
-            try:
-                if len(line) != len(COLUMNS):
-                    raise ValueError(f"{len(line)} values; wanted {len(COLUMNS)}")
-                values: dict[str, Any] = dict(zip(COLUMNS, line, strict=True))
-                values["seeds"] = int(values["seeds"])
-                for name in _NUMBERS:
-                    values[name] = float(values[name]) if values[name] else None
-            except ValueError as error:
-                raise TableError(f"{path}, line {reader.line_num}: {error}") from None
-            rows.append(Row(**values))
-        return rows
-
-
 def replace_file(path: Path, content: bytes) -> None:
     """Write a whole file or none: a reader never sees half of it. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,12 +130,10 @@ def markdown(rows: Sequence[Row]) -> str:
     plain = [row for row in rows if not row.labels]
     against = dict.fromkeys(row.p_against for row in rows if _significant(row))
     marks = {name: MARKS[i % len(MARKS)] * (i // len(MARKS) + 1) for i, name in enumerate(against)}
-    parts = [
-        _grid(
-            f"{_title(metric)}, labels", [row for row in rows if row.labels and row.metric == metric], marks
-        )
-        for metric in metrics
-    ]
+    parts = []
+    for metric in metrics:
+        of_it = [row for row in rows if row.labels and row.metric == metric]
+        parts.append(_grid(f"{_title(metric)}, labels", of_it, marks))
     if plain:
         parts.append(_grid("", plain, marks))
     return "\n\n".join([*parts, _legend(rows, marks)]) + "\n"
@@ -187,10 +163,17 @@ def _grid(corner: str, rows: Sequence[Row], marks: dict[str, str]) -> str:
         if place in cells:
             raise TableError(f"{row.method} has two figures of {row.metric} {row.labels}".rstrip())
         cells[place] = _cell(row, marks)
-    lines = [[corner, *(head if corner else _title(head) for head in heads)], ["---", *["--:"] * len(heads)]]
-    for method in dict.fromkeys(row.method for row in rows):
-        lines.append([_escape(method), *(cells.get((method, head), MISSING) for head in heads)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [
+        [_escape(method), *(cells.get((method, head), MISSING) for head in heads)]
+        for method in dict.fromkeys(row.method for row in rows)
+    ]
+    return grid([corner, *(head if corner else _title(head) for head in heads)], lines)
+
+
+def grid(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, the first column to the left and the others to the right; no line break ends it."""
+    rule = ["---", *["--:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))
 
 
 def _cell(row: Row, marks: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from training.config import Config
 from training.device import describe, set_up_process
+from training.learners import Learner
 from training.paper import plots, tables
 from training.paper.cells import Cell, Cells
 from training.paper.convergence import Images, Trajectories, converge, converged
@@ -22,6 +23,7 @@ from training.paper.significance import mean_and_deviation
 from training.paper.tables import Key, Row, TableError
 from training.paper.work import QUICK_IMAGES, Countdown, smaller
 from training.pixels import Loaded, load
+from training.run import Run
 
 log = logging.getLogger("hebbsearch")
 
@@ -180,13 +182,7 @@ def time_networks(request: Request, images: Images) -> None:
     configs = request.configs
     learning = {name: configs[name] for name in map(learns_as, request.methods)}
     converge(learning, request.seeds, request.trajectories(), images, request.work)
-    store = request.durations()
-    with store.claimed(["durations"]):
-        if names := store.missing(request.methods):
-            runs = prepared({name: configs[name] for name in names}, images())
-            store.measure(
-                {name: (run, run.pretraining()) for name, run in runs.items()}, configs, request.quick
-            )
+    time_epochs(request, request.durations(), configs, images, Run.pretraining)
 
 
 def network_rows(request: Request, paper: Mapping[Key, float]) -> Iterator[Row]:
@@ -243,12 +239,21 @@ def time_layers(request: Request, images: Images) -> None:
                 left -= 1
                 shown = f"{name}, seed {seed}: {found:.4f} of the validation images"
                 log.info("%s; %s", shown, countdown.one_done(left))
-    store = request.durations(layers=True)
+    time_epochs(request, request.durations(layers=True), unwhitened(configs), images, layer)
+
+
+def time_epochs(
+    request: Request,
+    store: Durations,
+    configs: Mapping[str, Config],
+    images: Images,
+    learner: Callable[[Run], Learner],
+) -> None:
+    """What the durations miss, of one run."""
     with store.claimed(["durations"]):
         if names := store.missing(request.methods):
-            same = unwhitened({name: configs[name] for name in names})
-            runs = prepared(same, images())
-            store.measure({name: (run, layer(run)) for name, run in runs.items()}, same, request.quick)
+            runs = prepared({name: configs[name] for name in names}, images())
+            store.measure({name: (run, learner(run)) for name, run in runs.items()}, configs, request.quick)
 
 
 def layer_rows(request: Request, paper: Mapping[Key, float]) -> Iterator[Row]:

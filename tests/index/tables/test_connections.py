@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue
-from index.sqlite import CatalogueError
+from index.sqlite import CatalogueBusy, CatalogueError
 from tests.index.catalogues import new_item, read_only
 
 
@@ -87,7 +87,7 @@ def test_who_waits_too_long_to_write_is_told(filled: Path, monkeypatch: pytest.M
         other.execute("BEGIN IMMEDIATE")
         waiting = [threads.submit(catalogue.change, 1, label=0) for _ in range(8)]
         faults = [each.exception() for each in waiting]
-        assert all(isinstance(fault, CatalogueError) for fault in faults)
+        assert all(isinstance(fault, CatalogueBusy) for fault in faults)
         told = {str(fault) for fault in faults}
         assert all("locked" in fault or "try again" in fault for fault in told)
         assert any("locked" in fault for fault in told)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.training.paper.conftest import configured
+from training import run as training_run
 from training.config import ConfigError, configure
 from training.data import DataError
 from training.device import describe
@@ -67,18 +68,18 @@ def test_readout_never_looks_at_a_test_image(monkeypatch, cifar, loaded):
 def test_interrupted_trajectory_goes_on_where_it_was(monkeypatch, cifar, loaded, tmp_path):
     config = configured("hpca_fh", cifar, epochs=3)
     whole = convergence.trajectory(Run(config, None, loaded))
-    learn = convergence.learn
+    learn = training_run.learn
 
     def stops(run, learner, epoch, groups):
         if epoch == 2:
             raise KeyboardInterrupt
         learn(run, learner, epoch, groups)
 
-    monkeypatch.setattr(convergence, "learn", stops)
+    monkeypatch.setattr(training_run, "learn", stops)
     with pytest.raises(KeyboardInterrupt):
         convergence.trajectory(Run(config, tmp_path, loaded))
     epochs = []
-    monkeypatch.setattr(convergence, "learn", lambda *args: epochs.append(args[2]) or learn(*args))
+    monkeypatch.setattr(training_run, "learn", lambda *args: epochs.append(args[2]) or learn(*args))
     assert convergence.trajectory(Run(config, tmp_path, loaded)) == pytest.approx(whole)
     assert epochs == [2]
 

@@ -27,7 +27,7 @@ CASES: dict[str, tuple[int, Callable[[Path], None]]] = {
     "fractions, paper alone": (920, lambda path: label_fractions(path, {}, PAPER, metric="mAP")),
     "fractions, not known": (920, lambda path: label_fractions(path, {"x": {5: (NAN, NAN)}}, {}, metric="m")),
     "fractions, nothing": (920, lambda path: label_fractions(path, {}, {}, metric="mAP")),
-    "precision": (920, lambda path: precision_recall(path, CURVES, at="1%", chance=0.1)),
+    "precision": (920, lambda path: precision_recall(path, CURVES, at="1%")),
     "precision, one": (920, lambda path: precision_recall(path, {"swta_fh": CURVES["none"]}, at="1%")),
     "durations": (1004, lambda path: durations(path, {"HPCA-FH": 58.1, "new": 0.3}, EPOCHS, what="epoch")),
     "durations, ours": (384, lambda path: durations(path, {"HPCA-FH": 0.0581}, {}, what="one step")),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.training.paper.reading import read_csv
 from training.paper import tables
 from training.paper.tables import (
     COLUMNS,
@@ -19,7 +20,6 @@ from training.paper.tables import (
     markdown,
     paper,
     parse_value,
-    read_csv,
     replace_file,
     write_csv,
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.paper.conftest import NOTHING, configured
+from tests.training.paper.reading import read_csv
 from training import reproduce
 from training.device import describe
 from training.paper import convergence, durations, one_layer, tables, timing
@@ -33,7 +34,7 @@ def arguments(cifar, tmp_path, table=4, *more):
 
 
 def figures(path):
-    return {(row.method, row.metric): row for row in tables.read_csv(path)}
+    return {(row.method, row.metric): row for row in read_csv(path)}
 
 
 def test_names_are_the_papers():

@@ -1,0 +1,100 @@
+"""What is read of the tables through one connection: what both who reads and who changes ask for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from index.items import UNLABELLED, Changes, CodeTable
+from index.tables.schema import CLASSES, CODES, ITEMS, META
+
+BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
+READ = 512  # rows turned into arrays at a time: bounds what exists as Python objects
+
+
+class Unusable(ValueError):
+    """Why the tables cannot be used; says what is wrong, but not in which file."""
+
+
+def value(connection: Connection, key: str) -> str:
+    """What `meta` must have under a key. NoResultFound where it does not."""
+    found: str = connection.scalars(select(META.c.value).where(META.c.key == key)).one()
+    return found
+
+
+def noted(connection: Connection, key: str) -> str | None:
+    """What `meta` has under a key, if anything."""
+    found: str | None = connection.scalar(select(META.c.value).where(META.c.key == key))
+    return found
+
+
+def class_indices(connection: Connection) -> dict[str, int]:
+    """The index of each class, in order."""
+    query = select(CLASSES.c.name, CLASSES.c.id).order_by(CLASSES.c.id)
+    return {name: index for name, index in connection.execute(query)}
+
+
+def code_table(connection: Connection, bits: int, *which: ColumnElement[bool]) -> CodeTable:
+    """Ids, labels and codes of the items of the database split to which all of `which` apply, by id."""
+    query = (
+        select(CODES.c.item_id, func.coalesce(ITEMS.c.label, UNLABELLED), CODES.c.code)
+        .join(ITEMS)
+        .where(*which)
+    )
+    if not which:  # else SQLite would walk all codes in order instead of looking for the items
+        query = query.order_by(CODES.c.item_id)
+    with connection.execute(query) as result:
+        # The driver's own tuples, few enough that Python does not look for garbage among what is read:
+        # SQLAlchemy's rows of a million items take three times as long.
+        parts = [as_table(part, bits) for part in iter(lambda: result.cursor.fetchmany(READ), [])]
+    parts.append(as_table([], bits))
+    ids = np.concatenate([part.ids for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    codes = np.concatenate([part.codes for part in parts])
+    order = np.argsort(ids) if which else slice(None)
+    return CodeTable(ids[order], labels[order], codes[order])
+
+
+def as_table(rows: Sequence[tuple[int, int, bytes]], bits: int) -> CodeTable:
+    """Rows (id, label, code) as arrays. Unusable for a code of other than `bits` bits."""
+    ids, labels, codes = zip(*rows, strict=True) if rows else ((), (), ())
+    data = b"".join(codes)
+    if len(data) != len(rows) * (bits // 8):
+        raise Unusable(f"holds a code that has not {bits} bits")
+    return CodeTable(
+        np.array(ids, dtype=np.int64),
+        np.array(labels, dtype=np.int64),
+        np.frombuffer(data, dtype=np.uint8).reshape(-1, bits // 8),
+    )
+
+
+def ids_by_hash(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
+    """The item of the database split of each file that is there, the lowest id of several, by SHA-256."""
+    found: dict[bytes, int] = {}
+    for start in range(0, len(hashes), BATCH):
+        query = (
+            select(ITEMS.c.sha256, func.min(ITEMS.c.id))
+            .where(ITEMS.c.sha256.in_(hashes[start : start + BATCH]), ITEMS.c.split == "database")
+            .group_by(ITEMS.c.sha256)
+        )
+        found |= {sha256: id_ for sha256, id_ in connection.execute(query)}
+    return found
+
+
+def check_id(item_id: int) -> int:
+    """KeyError for what can be no id, before the database driver trips over it."""
+    if not 0 < item_id < 2**63:
+        raise KeyError(item_id)
+    return int(item_id)
+
+
+def held_out(connection: Connection) -> dict[int, int]:
+    """The label of each held-out query, a class index or UNLABELLED."""
+    query = select(ITEMS.c.id, func.coalesce(ITEMS.c.label, UNLABELLED)).where(ITEMS.c.split == "query")
+    return {id_: label for id_, label in connection.execute(query)}
+
+
+def changes(connection: Connection, table: CodeTable, removed: Sequence[int]) -> Changes:
+    """At the catalogue's revision: these items came or changed, and those with the ids `removed` are gone."""
+    revision, classes = int(value(connection, "revision")), tuple(class_indices(connection))
+    return Changes(revision, table, np.array(removed, np.int64), classes)
