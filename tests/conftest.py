@@ -53,7 +53,9 @@ QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
 APP = "service.app:create_app"
 STARTS = ("subprocess.Popen", "tests.serve_here")  # audit events
-SERVERS = {"server", "own_server", "http", "browser", "address", "served", "guarded"}  # fixtures
+# Fixtures that start a server or a command.
+SERVERS = {"server", "own_server", "http", "browser", "address", "served", "guarded", "changing", "metrics"}
+COMMANDS = {"built", "interrupted"}
 FREEZING = gc.freeze, gc.unfreeze
 
 torch.set_num_threads(1)  # tests run side by side, and their tensors are small
@@ -63,7 +65,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Each client of httpx reads all certificates there are, for 0.07 s, unless they lie in a folder; here all is plain.
+# Each client of httpx reads all certificates in 0.07 s, unless they lie in a folder. Nothing is encrypted.
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 # And it waits for five seconds unless it is told; on a busy machine a request may take longer.
 for _phase in ("connect", "read", "write", "pool"):
@@ -102,7 +104,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who asks a server for something needs one; and the files that take longest come first."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & SERVERS:
+        if fixtures & (SERVERS | COMMANDS):
             item.add_marker("process")
         if "browser" in fixtures:
             item.add_marker("browser")
