@@ -52,6 +52,10 @@ PER_CLASS = 20
 QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
 APP = "service.app:create_app"
+STARTS = ("subprocess.Popen", "tests.serve_here")  # audit events
+# Fixtures that start a server or a command.
+SERVERS = {"server", "own_server", "http", "browser", "address", "served", "guarded", "changing", "metrics"}
+COMMANDS = {"built", "interrupted"}
 FREEZING = gc.freeze, gc.unfreeze
 
 torch.set_num_threads(1)  # tests run side by side, and their tensors are small
@@ -61,9 +65,49 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# httpx waits for five seconds unless it is told; on a busy machine a request may take longer.
+# Each client of httpx reads all certificates in 0.07 s, unless they lie in a folder. Nothing is encrypted.
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+# And it waits for five seconds unless it is told; on a busy machine a request may take longer.
 for _phase in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, _phase, 60.0)
+
+
+class Marking:
+    """Only a test with the marker `process` starts a process or a server: `make quick` leaves those out. The
+    service's own process that decodes is not meant: it belongs to what any test of a route asks."""
+
+    def __init__(self) -> None:
+        self._test: pytest.Item | None = None
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._test = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self._test = item
+
+    def hear(self, event: str, arguments: object) -> None:
+        """An audit hook."""
+        if event not in STARTS or self._test is None or "nurse(" in str(arguments):
+            return
+        if not self._test.get_closest_marker("process"):
+            raise RuntimeError(f"{self._test.nodeid} starts a process or a server: mark it with `process`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    marking = Marking()
+    config.pluginmanager.register(marking)
+    sys.addaudithook(marking.hear)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who asks a server for something needs one; and the files that take longest come first."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & (SERVERS | COMMANDS):
+            item.add_marker("process")
+        if "browser" in fixtures:
+            item.add_marker("browser")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -292,6 +336,7 @@ def serve(path: Path | None, app: str = APP, **settings: str) -> Iterator[str]:
 @contextmanager
 def serve_here(app: FastAPI) -> Iterator[str]:
     """Run an application in a thread of this process, for tests that reach into it; its address."""
+    sys.audit("tests.serve_here")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()

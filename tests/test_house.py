@@ -222,6 +222,7 @@ def test_a_table_has_the_rows_of_both_trees() -> None:
     ]
 
 
+@pytest.mark.process
 def test_a_commit_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path, HOUSE)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]

@@ -77,12 +77,14 @@ def loaded_after(statement):
     return done.stdout.split()
 
 
+@pytest.mark.process
 def test_service_loads_no_training_but_the_networks():
     modules = [name for name in loaded_after("import service.app") if name.startswith("training.")]
     assert modules
     assert all(f"{name}.".startswith("training.nets.") for name in modules)
 
 
+@pytest.mark.process
 def test_index_loads_no_torch():
     modules = loaded_after(
         "import index.codes, index.catalogue, index.hamming, index.distances, index.vectors, index.artifact"

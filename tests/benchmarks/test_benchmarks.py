@@ -12,6 +12,7 @@ from tests.benchmarks.harness import Report, Row, Spread, at_least, at_most, int
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "name", ["layers", "memory", "evaluation", "service", "pipeline", "pretraining", "load", "sizing"]
 )

@@ -8,6 +8,8 @@ import pytest
 
 from tests.benchmarks.heartbeat import BEAT, heartbeat
 
+pytestmark = pytest.mark.process
+
 
 def test_a_pause_is_noticed_and_as_long_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []

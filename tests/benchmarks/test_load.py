@@ -113,6 +113,7 @@ def test_failures_and_memory_decide_and_nothing_else() -> None:
     assert not passed(report(**{FAILED: True, GROWN: False}))
 
 
+@pytest.mark.process
 def test_memory_is_that_of_all_who_descend_from_a_process() -> None:
     held = memory(os.getpid())
     assert 0 < held.anonymous <= held.all

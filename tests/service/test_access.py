@@ -35,6 +35,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("to", "allowed"),
     [
@@ -58,6 +59,7 @@ def test_files_themselves_are_for_those_who_may_have_them(
             assert given or "HEBBSEARCH_ORIGINALS_TO" in answer.json()["detail"]
 
 
+@pytest.mark.process
 def test_without_keys_files_themselves_stay_on_this_machine(own: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=own.path))) as address:
         for headers, status in (({}, 200), ({"X-Forwarded-For": "192.0.2.1"}, 403)):
@@ -99,6 +101,7 @@ def test_odd_credentials_are_no_key(guarded: httpx.Client) -> None:
 OPEN = {"/", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 
 
+@pytest.mark.process
 def test_the_key_is_asked_for_before_anything_of_the_body(own: Artifact) -> None:
     """On each route: with a wrong key, nobody waits for a body, reads it, or looks at the parameters."""
     app = create_app(Settings(artifact=own.path, read_keys=READ, write_keys=WRITE, admin_keys=ADMIN))
@@ -125,6 +128,7 @@ def test_the_key_is_asked_for_before_anything_of_the_body(own: Artifact) -> None
                         assert connection.recv(100).startswith(b"HTTP/1.1 401 "), (method, path, kind)
 
 
+@pytest.mark.process
 def test_without_read_keys_everyone_reads(own: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=own.path, write_keys=WRITE))) as address:
         assert httpx.get(f"{address}/images/1").status_code == 200
@@ -132,6 +136,7 @@ def test_without_read_keys_everyone_reads(own: Artifact) -> None:
         assert httpx.patch(f"{address}/images/1", json={}, headers=bearer(WRITE)).status_code == 200
 
 
+@pytest.mark.process
 def test_without_keys_this_machine_writes_and_no_foreign_page(own: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=own.path))) as address:
         port = address.rpartition(":")[2]
@@ -181,6 +186,7 @@ def test_the_highest_level_of_a_key_counts_and_each_is_compared(monkeypatch: pyt
     assert len(compared) == 4
 
 
+@pytest.mark.process
 def test_a_short_key_is_refused_and_no_key_is_ever_shown(artifact: Artifact) -> None:
     with pytest.raises(ValidationError, match="fewer than 16 characters"):
         Settings(artifact=artifact.path, write_keys="secret123")
@@ -191,6 +197,7 @@ def test_a_short_key_is_refused_and_no_key_is_ever_shown(artifact: Artifact) -> 
     assert "secret123" not in run.stderr
 
 
+@pytest.mark.process
 def test_a_name_that_was_made_to_point_here_cannot_read(own: Artifact) -> None:
     with (
         serve_here(create_app(Settings(artifact=own.path))) as address,
@@ -208,6 +215,7 @@ def test_a_name_that_was_made_to_point_here_cannot_read(own: Artifact) -> None:
         assert http.get("/health/ready", headers={"host": "anything"}).status_code == 200
 
 
+@pytest.mark.process
 def test_where_names_are_given_others_are_refused(own: Artifact) -> None:
     settings = Settings(artifact=own.path, hosts="Search.example, 127.0.0.1")
     with serve_here(create_app(settings)) as address, httpx.Client(base_url=address) as http:

@@ -318,6 +318,7 @@ def test_bad_eval_parameters(http: httpx.Client, query: str) -> None:
     assert query.partition("=")[0] in refusal(http.get(f"/eval/map?{query}"), 422)
 
 
+@pytest.mark.process
 def test_no_labels_no_map(unlabelled_artifact: Artifact, picture: bytes) -> None:
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         assert "without labels" in refusal(httpx.get(f"{address}/eval/map"), 409)
@@ -372,6 +373,7 @@ def test_original(http: httpx.Client, picture: bytes) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.process
 def test_original_of_an_odd_type_is_a_download(
     own: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +389,7 @@ def test_original_of_an_odd_type_is_a_download(
         assert headers["content-disposition"].startswith("attachment")
 
 
+@pytest.mark.process
 def test_missing_original(unlabelled_artifact: Artifact) -> None:
     file = Path(unlabelled_artifact.manifest.data["root"]) / "class0" / "000.png"
     file.rename(file.with_suffix(".away"))
@@ -420,6 +423,7 @@ def test_documentation_has_examples(http: httpx.Client) -> None:
         assert content["example"]
 
 
+@pytest.mark.process
 def test_nothing_blocks_the_event_loop(
     artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

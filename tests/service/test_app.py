@@ -151,6 +151,7 @@ def test_an_image_of_exactly_the_limit_is_read(http: httpx.Client, picture: byte
     assert http.post("/search", files={"image": full}).status_code == 200
 
 
+@pytest.mark.process
 def test_a_full_service_says_so_and_recovers(
     artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_full_service_says_so_and_recovers(
         assert [httpx.post(url, content=picture).status_code for _ in range(4)] == [200] * 4
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("garbage")
 def test_what_exists_at_the_start_is_no_garbage_to_look_through(artifact: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=artifact.path))):
@@ -237,6 +239,7 @@ def test_an_endless_body_is_cut_off(server: str) -> None:
     assert sent < 100
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("path", ["/search", "/images", "/search/batch", "/search/codes"])
 def test_a_body_that_does_not_go_on_is_given_up(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, path: str
@@ -251,6 +254,7 @@ def test_a_body_that_does_not_go_on_is_given_up(
         assert until_closed(connection).startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.process
 def test_a_body_that_never_ends_is_given_up(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.web.limits.READING", 0.5)
     monkeypatch.setattr("service.web.limits.PAUSE", 60.0)
@@ -271,6 +275,7 @@ def test_a_body_that_never_ends_is_given_up(artifact: Artifact, monkeypatch: pyt
                 over.set()
 
 
+@pytest.mark.process
 def test_who_sends_an_image_holds_a_place(artifact: Artifact, picture: bytes) -> None:
     head = f"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(picture)}\r\n\r\n"
     with serve_here(create_app(Settings(artifact=artifact.path, queue=2))) as address:
@@ -288,6 +293,7 @@ def test_who_sends_an_image_holds_a_place(artifact: Artifact, picture: bytes) ->
             pass  # who left while sending holds none
 
 
+@pytest.mark.process
 def test_bodies_are_limited_by_what_they_are(artifact: Artifact) -> None:
     settings = Settings(artifact=artifact.path, max_image_bytes=1000, max_batch_bytes=500_000)
     form = {"content-type": "multipart/form-data; boundary=x"}
@@ -339,6 +345,7 @@ def test_a_client_that_leaves_harms_nobody(server: str, http: httpx.Client, pict
     assert http.post("/search", content=picture).status_code == 200
 
 
+@pytest.mark.process
 def test_limits_can_be_set(artifact: Artifact, picture: bytes) -> None:
     settings = Settings(artifact=artifact.path, max_image_bytes=len(picture), max_pixels=24 * 24)
     with serve_here(create_app(settings)) as address:
@@ -349,6 +356,7 @@ def test_limits_can_be_set(artifact: Artifact, picture: bytes) -> None:
         assert "limit of 576" in tall.json()["detail"]
 
 
+@pytest.mark.process
 def test_a_bug_shows_no_inside(artifact: Artifact, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_here(create_app(Settings(artifact=artifact.path))) as address:
         with monkeypatch.context() as patch:
@@ -403,6 +411,7 @@ def damaged(tmp_path: Path) -> Path:
     return artifact.path
 
 
+@pytest.mark.process
 def test_does_not_start_without_a_whole_artifact(damaged: Path, tmp_path: Path) -> None:
     for run, says in (
         (start(None), "HEBBSEARCH_ARTIFACT: is not set"),
@@ -422,6 +431,7 @@ def test_explicit_settings_raise(damaged: Path, tmp_path: Path) -> None:
         create_app(Settings(artifact=tmp_path))
 
 
+@pytest.mark.process
 def test_service_loads_no_training_but_nets() -> None:
     code = "import json, sys, service.app; print(json.dumps([*sys.modules]))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -95,6 +95,7 @@ def test_an_image_is_added_found_changed_and_removed(http: httpx.Client) -> None
     refusal(http.patch(f"/images/{image['id']}", json={}), 404)
 
 
+@pytest.mark.process
 def test_queries_that_are_sent_are_found_but_flatter_no_measure(own: Artifact) -> None:
     held_out = sorted(Path(own.manifest.data["root"]).glob("held-out/*.png"))
     with closing(sqlite3.connect(own.path / "catalogue.sqlite")) as connection, connection:
@@ -126,6 +127,7 @@ def test_queries_that_are_sent_are_found_but_flatter_no_measure(own: Artifact) -
     assert after == before
 
 
+@pytest.mark.process
 def test_what_was_changed_is_there_after_a_restart(own: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=own.path))) as address:
         (added,) = answer(httpx.post(f"{address}/images?label=fox", content=png(1)), 201)["images"]
@@ -266,6 +268,7 @@ def test_bad_changes(http: httpx.Client, own: Artifact) -> None:
         refusal(http.delete(f"/images/{unknown}"), 404)
 
 
+@pytest.mark.process
 def test_limits(own: Artifact) -> None:
     settings = Settings(artifact=own.path, max_image_bytes=2000, max_batch_bytes=4000, max_batch=2)
     noise = BytesIO()
@@ -279,6 +282,7 @@ def test_limits(own: Artifact) -> None:
         assert answer(httpx.post(f"{address}/images", files=files[:2]), 201)
 
 
+@pytest.mark.process
 def test_originals_are_kept_only_if_wanted(own: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=own.path, keep_originals=False))) as address:
         (added,) = answer(httpx.post(f"{address}/images", content=png(1)), 201)["images"]
@@ -294,6 +298,7 @@ def test_a_file_goes_with_its_image(http: httpx.Client, own: Artifact) -> None:
     assert kept(own) == []
 
 
+@pytest.mark.process
 def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
     with serve_here(create_app(Settings(artifact=own.path, keep_originals=False))) as address:
@@ -303,6 +308,7 @@ def test_a_read_only_index_says_so_and_goes_on(own: Artifact, monkeypatch: pytes
         assert answer(httpx.post(f"{address}/search", content=png(1)))
 
 
+@pytest.mark.process
 def test_words_in_a_path_do_not_decide_what_is_answered(
     own: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +318,7 @@ def test_words_in_a_path_do_not_decide_what_is_answered(
         assert "readonly database" in refusal(httpx.patch(f"{address}/images/1", json={"label": "a"}), 409)
 
 
+@pytest.mark.process
 def test_who_waits_too_long_for_others_may_try_again(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process holds the lock."""
     monkeypatch.setattr("index.sqlite.PATIENCE", 0.1)
@@ -341,6 +348,7 @@ def test_a_file_that_cannot_be_kept_adds_nothing(
     assert answer(http.post("/images?label=ghost", content=png(1)), 201)
 
 
+@pytest.mark.process
 def test_an_item_that_cannot_be_stored_leaves_no_file(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.sqlite.os.access", lambda path, mode: False)
     with serve_here(create_app(Settings(artifact=own.path))) as address:
@@ -378,6 +386,7 @@ def test_many_clients_change_while_others_search(http: httpx.Client) -> None:
     assert {image["id"] for image in listed} == stay
 
 
+@pytest.mark.process
 def test_what_was_acknowledged_survives_a_kill(own: Artifact) -> None:
     """The whole kill test, with more rounds, belongs to durability; this is one of it."""
     port = free_port()
@@ -407,6 +416,7 @@ def test_what_was_acknowledged_survives_a_kill(own: Artifact) -> None:
         assert {httpx.get(f"{address}/images/{item_id}").status_code for item_id in gone} == {404}
 
 
+@pytest.mark.process
 def test_an_image_that_takes_long_holds_up_no_other_writer(
     own: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

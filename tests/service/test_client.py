@@ -224,6 +224,7 @@ def test_refusals_and_dead_addresses_are_one_line(address: str, picture: Path) -
         Client(address, "schlüssel")
 
 
+@pytest.mark.process
 def test_it_loads_no_torch_and_no_faiss() -> None:
     loaded = {name.split(".")[0] for name in loaded_after("import service.client")}
     assert not loaded & {"torch", "faiss", "numpy", "fastapi", "training"}

@@ -252,13 +252,14 @@ def test_a_key_comes_from_the_environment(own: Artifact, hebbsearch: Run) -> Non
         hebbsearch("remove", "1", "--url", address, HEBBSEARCH_KEY=key)
 
 
+@pytest.mark.process
 def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
     shown = parser().parse_args(["serve", "--queue", "5"])
     assert shown.setting_queue == "5"
     options = {name for name in Settings.model_fields if hasattr(shown, f"setting_{name}")}
     assert set(Settings.model_fields) - options == {"artifact", "read_keys", "write_keys", "admin_keys"}
     port = free_port()
-    process = forking.Popen(
+    process = subprocess.Popen(  # as people start it
         [
             sys.executable,
             "-m",
@@ -282,11 +283,13 @@ def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
     assert "GET /health/ready" in log and "{" not in log.splitlines()[-1]
 
 
+@pytest.mark.process
 def test_build_is_the_training_command(tmp_path: Path) -> None:
     done = forking.run([sys.executable, "-m", "service.command", "build", "--help"])
     assert done.returncode == 0 and "--backbone" in done.stdout
 
 
+@pytest.mark.process
 def test_the_command_is_installed() -> None:
     program = Path(sys.executable).with_name("hebbsearch")
     if not program.exists():

@@ -41,6 +41,7 @@ def test_by_default_no_page_of_another_origin_may_read(server: str) -> None:
         assert answer.status_code == 405
 
 
+@pytest.mark.process
 def test_pages_of_the_named_origins_may_and_no_others(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_pages_of_the_named_origins_may_and_no_others(
         assert (failed.status_code, cors(failed)) == (500, {"access-control-allow-origin": OURS})
 
 
+@pytest.mark.process
 def test_a_named_origin_changes_nothing_without_a_key(artifact: Artifact) -> None:
     settings = Settings(artifact=artifact.path, cors_origins=OURS)
     with serve_here(create_app(settings)) as address:

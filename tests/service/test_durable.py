@@ -113,6 +113,7 @@ def kept(calls: Calls, artifact: Path) -> int:
     return len(files)
 
 
+@pytest.mark.process
 def test_an_answer_comes_after_the_disk(tmp_path: Path) -> None:
     artifacts = build_pair(tmp_path / "artifacts")
     first, second = artifacts / "first", artifacts / "second"
@@ -178,6 +179,7 @@ def test_the_check_of_calls_notices_what_is_not_synced(tmp_path: Path) -> None:
     assert left(named, folder) == left(named.replace("= 0", "= -1 ENOENT (No such file)")) == set()
 
 
+@pytest.mark.process
 def test_what_was_taken_is_answered_when_the_service_ends(own: Artifact, tmp_path: Path) -> None:
     """SIGTERM under load: each request that the service took, by its log, was answered; later ones found no
     connection, or one that closed before it took them."""

@@ -112,6 +112,7 @@ def test_nothing_stays_and_every_place_is_given_back(
     assert 'places_taken{of="export"} 0.0' in http.get("/metrics").text
 
 
+@pytest.mark.process
 def test_more_exports_than_there_are_places_are_refused(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

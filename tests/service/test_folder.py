@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from index.walking import files_in
 from service import folder as folders
 from service.client import Client
@@ -30,6 +32,7 @@ def test_what_links_lead_to_is_sent_and_what_is_no_file_refused(tmp_path: Path) 
         assert plan.gone == known
 
 
+@pytest.mark.process
 def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
     both: Path, tmp_path: Path
 ) -> None:
@@ -58,6 +61,7 @@ def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
         assert list(folders.remove(client, plan.gone)) == plan.gone  # gone already, which is fine
 
 
+@pytest.mark.process
 def test_an_image_is_changed_on_condition_of_its_bytes_and_found_by_them(both: Path) -> None:
     with served(both / "first") as http:
         kept, other = add(http, png(1), "one.png"), add(http, png(2), "two.png")

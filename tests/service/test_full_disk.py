@@ -25,6 +25,8 @@ from index.verify import faults
 from tests.conftest import command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
+pytestmark = pytest.mark.process
+
 PAGE = 4096
 SPARE = 4000  # KiB beside the artifact
 

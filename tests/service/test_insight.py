@@ -101,6 +101,7 @@ def test_stats_follow_the_index(changing: httpx.Client, artifact: Artifact) -> N
     assert after["bytes"]["per_image"] == pytest.approx(used / (ITEMS + HELD_OUT))
 
 
+@pytest.mark.process
 def test_stats_of_an_index_without_labels(unlabelled_artifact: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         stats = answer(httpx.get(f"{address}/stats"))
@@ -158,6 +159,7 @@ def test_the_confusion_is_that_of_single_searches(http: httpx.Client, artifact: 
     assert confusion["accuracy"] == pytest.approx(right / HELD_OUT)
 
 
+@pytest.mark.process
 def test_without_labels_nothing_is_measured(unlabelled_artifact: Artifact) -> None:
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         for path in ("queries", "confusion"):

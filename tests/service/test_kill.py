@@ -20,6 +20,8 @@ from index.verify import faults
 from tests import forking
 from tests.conftest import command, draw, environment, free_port, wait_until_ready
 
+pytestmark = pytest.mark.process
+
 WRITERS = 2
 MOST = 12  # operations that are acknowledged before a kill
 LATER = 0.05  # seconds after them, about what the next one takes

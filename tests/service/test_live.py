@@ -37,6 +37,8 @@ from tests.conftest import (
     wait_until_ready,
 )
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -77,6 +77,7 @@ def test_codes_are_those_of_the_other_encoder_and_all_else_stays(both: Path) -> 
     second.close()
 
 
+@pytest.mark.process
 def test_queries_that_the_encoder_may_have_learned_from_are_said(both: Path) -> None:
     """The other artifact holds out nothing of what this one does."""
     with Catalogue.open(both / "second" / "catalogue.sqlite") as catalogue:

@@ -84,6 +84,7 @@ def test_a_bad_request_is_refused_whole(
     assert says in response.json()["detail"]
 
 
+@pytest.mark.process
 def test_a_single_search_waits_for_few_of_many(
     artifact: Artifact, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

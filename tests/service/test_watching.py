@@ -138,6 +138,7 @@ def test_no_address_makes_a_series_of_its_own(http: httpx.Client) -> None:
     assert ("PUT", "/search") in series
 
 
+@pytest.mark.process
 def test_metrics_need_a_read_key_where_there_are_any(artifact: Artifact) -> None:
     settings = Settings(artifact=artifact.path, read_keys=KEY)  # type: ignore[arg-type]
     with serve_here(create_app(settings)) as address:
@@ -213,6 +214,7 @@ def failing_app() -> Any:
     return create_app()
 
 
+@pytest.mark.process
 def test_each_request_is_one_line_of_json(own: Artifact) -> None:
     lines = [json.loads(line) for line in logged(own, app="tests.service.test_watching:failing_app")]
     assert "Started server process" in lines[0]["message"]
@@ -259,6 +261,7 @@ def found_in(log: str, content: bytes) -> list[bytes]:
     return [part for part in parts if any(form in log for form in written_as(part))]
 
 
+@pytest.mark.process
 def test_no_bytes_of_an_image_are_logged(own: Artifact) -> None:
     random = np.random.default_rng(7)
     file = BytesIO()
@@ -324,6 +327,7 @@ def test_uvicorns_options_hold(own: Artifact, options: tuple[str, ...]) -> None:
     assert not [line for line in logged(own, *options) if "/search" in line]
 
 
+@pytest.mark.process
 def test_a_failure_has_an_id_and_the_usual_headers(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_same_seed_same_codes_and_the_next_number(built, pictures):
     assert artifact.open_artifact(path.with_name("run-003")).manifest.encoder_id != first.manifest.encoder_id
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_is_that_of_the_training_and_stated(pictures, tmp_path, precision):
     build(tmp_path, "--data", str(pictures), *QUICK, "--precision", precision, "--out", "here")
@@ -150,6 +151,7 @@ def test_precision_is_that_of_the_training_and_stated(pictures, tmp_path, precis
     assert opened.manifest.metrics["map"] > 0.6
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rule", ["swta_fh", "none"])
 def test_other_rules_and_few_labels(pictures, tmp_path, rule):
     build(tmp_path, "--data", str(pictures), *QUICK, "--rule", rule, "--labels", "20%", "--out", "here")
@@ -159,6 +161,7 @@ def test_other_rules_and_few_labels(pictures, tmp_path, rule):
     assert (manifest.preprocessing["whitening"] is not None) == (rule == "swta_fh")
 
 
+@pytest.mark.process
 def test_labels_for_some(pictures, tmp_path):
     labels = tmp_path / "labels.csv"
     chosen = sorted(path.relative_to(pictures) for path in pictures.rglob("?.png"))
@@ -169,6 +172,7 @@ def test_labels_for_some(pictures, tmp_path):
     assert about["unlabelled"] == 50
 
 
+@pytest.mark.process
 def test_no_labels(pictures, tmp_path):
     done = build(tmp_path, "--data", str(pictures / "across"), *QUICK, "--out", "here")
     opened = artifact.open_artifact(tmp_path / "here")
@@ -231,6 +235,7 @@ def test_interrupted_run_goes_on_to_the_same_codes(interrupted):
     assert not (folder / "stopped.partial").exists()
 
 
+@pytest.mark.process
 def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
     diverging = ["--data", str(pictures), *QUICK, "--epochs", "4", "--out", "here"]
     done = build(tmp_path, *diverging, "--set", "hebbian_lr=1e30", code=2)
@@ -299,6 +304,7 @@ def test_bad_input_is_one_line(tmp_path, arguments, says, capsys, monkeypatch):
     ] == []
 
 
+@pytest.mark.process
 def test_disk_without_room_is_one_line(pictures, tmp_path):
     def limit():
         """No file may grow beyond a megabyte, as on a disk that is full."""
@@ -335,6 +341,7 @@ def test_file_that_goes_while_the_run_reads_is_named(pictures, tmp_path, monkeyp
     assert artifact.open_artifact(tmp_path / "here").manifest.data["queries"] == 6
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("text", ["{", "[]", '{"backbone": "x"}', '{"labels": 5}', "null"])
 def test_damaged_settings_of_a_run_are_named(tmp_path, text):
     (tmp_path / "x.partial").mkdir()
@@ -342,6 +349,7 @@ def test_damaged_settings_of_a_run_are_named(tmp_path, text):
     assert "not the settings of a run" in refused(tmp_path, "--resume", "x.partial")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "5"}, 5), ({"OMP_WAIT_POLICY": "passive"}, 0)]
 )
@@ -364,6 +372,7 @@ def test_manifest_is_plain_json(built):
     assert set(manifest["versions"]) >= {"python", "torch", "faiss-cpu", "hebbsearch", "device"}
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_command_of_the_readme(tmp_path):
     build(tmp_path, "--backbone", "vgg11", "--rule", "swta_fh")

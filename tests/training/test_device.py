@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import forking
 from training.config import ConfigError
 from training.device import activation_type, choose_device, choose_precision, describe
 
@@ -49,12 +50,15 @@ def test_auto_device_is_one_that_computes():
     assert torch.ones(2, device=device).sum().item() == 2
 
 
-def printed(script):
+def printed(script, start=forking.Popen):
     """What a process of its own prints: these settings outlast whoever makes them."""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return done.stdout.split()
+    with start([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        printed, _ = process.communicate()
+    assert process.returncode == 0
+    return printed.split()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("precision", "reduced"), [("fp32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])
 def test_gpus_round_products_only_if_told(precision, reduced):
     assert printed(
@@ -66,6 +70,7 @@ def test_gpus_round_products_only_if_told(precision, reduced):
     ) == [reduced, reduced, "0.0"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
 def test_freed_memory_is_kept():
     resident = """
@@ -79,9 +84,10 @@ block = torch.ones(64 << 20, dtype=torch.uint8)
 del block
 print(megabytes() - before)
 """
-    (returned,) = printed(resident.format(call=""))
+    (returned,) = printed(resident.format(call=""), subprocess.Popen)
     (kept,) = printed(
-        resident.format(call="from training.device import keep_freed_memory; keep_freed_memory()")
+        resident.format(call="from training.device import keep_freed_memory; keep_freed_memory()"),
+        subprocess.Popen,  # with a heap of its own
     )
     assert int(returned) < 32
     assert int(kept) >= 64

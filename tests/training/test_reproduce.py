@@ -19,6 +19,7 @@ from tests.training.test_build_index import stripes
 from training.paper.cells import Cells
 from training.paper.report import checked_regime
 
+pytestmark = pytest.mark.process
 COMMAND = Path(__file__).parents[2] / "training" / "reproduce.py"
 SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epochs=1", "--precision", "fp32"]
 CIFAR = ["--table", "3", "--dataset", "cifar10", "--seeds", "1", *SMALL]

@@ -95,6 +95,7 @@ def test_who_waits_too_long_to_write_is_told(filled: Path, monkeypatch: pytest.M
         catalogue.change(1, label=0)
 
 
+@pytest.mark.process
 def test_a_killed_writer_leaves_what_it_committed(filled: Path) -> None:
     script = """
 import os, sys

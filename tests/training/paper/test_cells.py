@@ -158,6 +158,7 @@ def test_an_experiment_is_written_once(cells):
     assert cells.read() == [CELL]
 
 
+@pytest.mark.process
 def test_one_process_at_a_time_computes_a_part(cells):
     code = (
         "import sys; from pathlib import Path; from training.paper.cells import Cells\n"

@@ -52,6 +52,7 @@ def test_a_figure_is_a_png_of_its_size_and_always_the_same(tmp_path: Path, case:
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.process
 def test_nothing_of_pyplot_is_loaded() -> None:
     code = "import sys, training.paper.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
