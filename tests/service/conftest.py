@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
-from tests.conftest import serve_here
-from tests.service.browser import opened
+from tests.conftest import build_pair, serve_here
+from tests.service.page.browser import opened
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -57,3 +57,16 @@ def http(mine: Path) -> Iterator[httpx.Client]:
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed."""
+    return build_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def both(pair: Path, tmp_path: Path) -> Path:
+    """The same, of the test alone."""
+    shutil.copytree(pair, tmp_path / "artifacts")
+    return tmp_path / "artifacts"

@@ -11,9 +11,7 @@ import pytest
 from index.walking import files_in
 from service import folder as folders
 from service.client import Client
-from tests.service.test_live import add, answer, both, pair, png, reload, served
-
-__all__ = ["both", "pair"]  # fixtures
+from tests.service.reloading import add, answer, png, reload, served
 
 
 def test_what_links_lead_to_is_sent_and_what_is_no_file_refused(tmp_path: Path) -> None:

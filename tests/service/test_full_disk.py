@@ -116,38 +116,51 @@ def noise() -> bytes:
     return file.getvalue()
 
 
+class Collection:
+    """What a client of a service on a small disk was told."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+        self.there: dict[int, str] = {}  # ids and hashes of what was acknowledged
+        self.gone: set[int] = set()
+        self._seeds = iter(range(1000, 10**6))
+
+    def add(self) -> httpx.Response:
+        response = self.http.post("/images?label=new", content=png(next(self._seeds)))
+        if response.status_code == 201:
+            image: dict[str, Any] = response.json()["images"][0]["image"]
+            self.there[image["id"]] = image["sha256"]
+        return response
+
+    def remove(self, item_id: int) -> httpx.Response:
+        response = self.http.delete(f"/images/{item_id}")
+        if response.status_code == 204:
+            self.gone.add(item_id)
+        return response
+
+    def works(self) -> None:
+        assert self.http.post("/search", content=png(1)).status_code == 200
+        assert self.http.get("/health/ready").status_code == 200
+        listed = self.http.get("/images?label=new&limit=1000").json()["images"] if self.there else []
+        assert {image["id"]: image["sha256"] for image in listed} == self.there
+
+
 def test_it_refuses_loses_nothing_and_goes_on(artifact: Artifact, tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
-    seeds = iter(range(1000, 10**6))
-    there: dict[int, str] = {}  # ids and hashes of what was acknowledged
-    gone: set[int] = set()
     with small_disk(folder, artifact.path) as disk:
         with serving(disk) as (http, process):
-
-            def add() -> httpx.Response:
-                response = http.post("/images?label=new", content=png(next(seeds)))
-                if response.status_code == 201:
-                    image: dict[str, Any] = response.json()["images"][0]["image"]
-                    there[image["id"]] = image["sha256"]
-                return response
-
-            def works() -> None:
-                assert http.post("/search", content=png(1)).status_code == 200
-                assert http.get("/health/ready").status_code == 200
-                listed = http.get("/images?label=new&limit=1000").json()["images"] if there else []
-                assert {image["id"]: image["sha256"] for image in listed} == there
-
-            assert add().status_code == 201
+            ours = Collection(http)
+            assert ours.add().status_code == 201
             large = {"files": {"image": noise()}}
             assert http.post("/search", **large).status_code == 200
             said = set[str]()
             for leave in (0, 2, 4, 8, 40):  # pages: first no file can be kept, then the catalogue cannot grow
                 disk.fill(leave * PAGE)
-                while (response := add()).status_code == 201:
+                while (response := ours.add()).status_code == 201:
                     pass
                 said.add(refused(response))
-                works()
+                ours.works()
                 disk.free()
             assert len(said) == 2, said
             assert all("free space" in detail for detail in said)
@@ -157,32 +170,30 @@ def test_it_refuses_loses_nothing_and_goes_on(artifact: Artifact, tmp_path: Path
                 pass
             assert "free space" in refused(response)
             for item_id in range(2, 40):
-                if (response := http.delete(f"/images/{item_id}")).status_code != 204:
+                if (response := ours.remove(item_id)).status_code != 204:
                     break
-                gone.add(item_id)
             assert "free space" in refused(response)
             assert "free space" in refused(http.post("/search", **large))
             assert "No space left" in refused(http.get("/export"))
             assert "free space" in refused(http.post("/images", **large))
             assert "No space left" in refused(http.post("/admin/snapshot", json={"name": "copy"}))
             assert {path.name for path in disk.outside.iterdir()} == {"artifact", "filler", "tmp"}
-            works()
+            ours.works()
             disk.free()
-            assert add().status_code == 201
-            assert http.delete("/images/1").status_code == 204
-            gone.add(1)
-            works()
+            assert ours.add().status_code == 201
+            assert ours.remove(1).status_code == 204
+            ours.works()
             disk.fill()
-            refused(add())
+            refused(ours.add())
             process.send_signal(signal.SIGKILL)
             process.wait()
         shutil.copytree(disk.outside / "artifact", tmp_path / "copy")
     assert list(faults(tmp_path / "copy")) == []
     with Artifact(tmp_path / "copy", artifact.manifest).open_catalogue() as catalogue:
         kept = {item.id: item.sha256 for item in catalogue.page(count=1000)}
-        assert there.items() <= kept.items()
-        assert not gone & kept.keys()
-        assert len(kept) == artifact.manifest.data["database"] + len(there) - len(gone)
+        assert ours.there.items() <= kept.items()
+        assert not ours.gone & kept.keys()
+        assert len(kept) == artifact.manifest.data["database"] + len(ours.there) - len(ours.gone)
 
 
 def test_a_start_without_space_says_so(artifact: Artifact, tmp_path: Path) -> None:

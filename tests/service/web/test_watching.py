@@ -216,7 +216,7 @@ def failing_app() -> Any:
 
 @pytest.mark.process
 def test_each_request_is_one_line_of_json(own: Artifact) -> None:
-    lines = [json.loads(line) for line in logged(own, app="tests.service.test_watching:failing_app")]
+    lines = [json.loads(line) for line in logged(own, app="tests.service.web.test_watching:failing_app")]
     assert "Started server process" in lines[0]["message"]
     requests = [line for line in lines if "route" in line and not line["route"].startswith("/health")]
     search, image, nowhere, failure = requests
@@ -301,7 +301,7 @@ def test_no_bytes_of_an_image_are_logged(own: Artifact) -> None:
         assert client.post("/search/codes", **as_json).status_code == 400  # type: ignore[arg-type]
         assert client.post("/search?k=x", content=picture).status_code == 422
 
-    lines = logged(own, "--log-level", "debug", app="tests.service.test_watching:failing_app", ask=ask)
+    lines = logged(own, "--log-level", "debug", app="tests.service.web.test_watching:failing_app", ask=ask)
     log = "\n".join(lines)
     for content in (picture, strange):
         assert found_in(log, content) == []

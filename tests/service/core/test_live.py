@@ -6,13 +6,10 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from hashlib import sha256
-from io import BytesIO
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -27,70 +24,16 @@ from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests import forking
 from tests.conftest import (
-    build_pair,
     command,
-    draw,
     environment,
     free_port,
     serve,
     serve_here,
     wait_until_ready,
 )
+from tests.service.reloading import add, answer, encoder, images, png, reload, served
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be changed."""
-    return build_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture
-def both(pair: Path, tmp_path: Path) -> Path:
-    """The same, of the test alone."""
-    shutil.copytree(pair, tmp_path / "artifacts")
-    return tmp_path / "artifacts"
-
-
-@contextmanager
-def served(path: Path, **settings: Any) -> Iterator[httpx.Client]:
-    with (
-        serve_here(create_app(Settings(artifact=path, **settings))) as address,
-        httpx.Client(base_url=address, timeout=60) as http,
-    ):
-        yield http
-
-
-def png(seed: int, label: int = 0) -> bytes:
-    file = BytesIO()
-    draw(label, 20_000 + seed).save(file, "PNG")
-    return file.getvalue()
-
-
-def answer(response: httpx.Response, status: int = 200) -> Any:
-    assert response.status_code == status, response.text
-    return response.json() if response.content else None
-
-
-def add(http: httpx.Client, content: bytes, name: str = "new.png", **fields: str) -> int:
-    (added,) = answer(http.post("/images", files={"image": (name, content)}, data=fields), 201)["images"]
-    id_: int = added["image"]["id"]
-    return id_
-
-
-def images(http: httpx.Client) -> dict[str, dict[str, Any]]:
-    """All that is indexed, by path."""
-    return {each["path"]: each for each in answer(http.get("/images", params={"limit": 1000}))["images"]}
-
-
-def encoder(http: httpx.Client) -> str:
-    identity: str = answer(http.get("/eval/map"))["definition"]["encoder_id"]
-    return identity
-
-
-def reload(http: httpx.Client, name: str = "second", *, status: int = 200, **more: Any) -> Any:
-    return answer(http.post("/admin/reload", json={"artifact": name, **more}), status)
 
 
 def test_what_people_did_goes_along(both: Path) -> None:
@@ -511,106 +454,3 @@ def test_going_back_shuts_others_out_from_its_first_step(both: Path) -> None:
             go_on.set()
         told = answer(going_back.result())
         assert (told["before"], told["after"]) == ("second", "first")
-
-
-def test_what_was_deleted_does_not_come_back_from_a_third_artifact(both: Path) -> None:
-    shutil.copytree(both / "second", both / "third")
-    with served(both / "first") as http:
-        add(http, png(60), "gone.png")
-        reload(http, "second", force=True)
-        answer(http.delete(f"/images/{images(http)['gone.png']['id']}"), 204)
-        reload(http, "third", force=True)  # which never had it
-        reload(http, "first", force=True)  # which still has it
-        assert "gone.png" not in images(http)
-
-
-def test_going_back_from_a_copy_leaves_what_was_done_before_it(both: Path) -> None:
-    with served(both / "first") as http:
-        kept = add(http, png(61), "x.png")
-        answer(http.delete(f"/images/{kept}"), 204)
-        answer(http.post("/admin/snapshot", json={"name": "monday"}), 201)
-        add(http, png(61), "x.png", label="again")
-        reload(http, "monday", as_it_is=True)
-        add(http, png(62), "y.png")
-        told = answer(http.post("/admin/rollback"))
-        assert told["carried_over"] == {"added": 1, "changed": 0, "removed": 0}
-        assert images(http)["x.png"]["label"] == "again" and "y.png" in images(http)
-
-
-def give_hashes(artifact: Path, *, same: tuple[str, ...] = ()) -> None:
-    """As a later version builds it: each image with the SHA-256 of its file, `same` with one together."""
-    with closing(sqlite3.connect(artifact / "catalogue.sqlite")) as connection, connection:
-        for (path,) in connection.execute("SELECT path FROM items").fetchall():
-            digest = sha256(("same" if path in same else path).encode()).digest()
-            connection.execute("UPDATE items SET sha256 = ? WHERE path = ?", (digest, path))
-
-
-def test_images_of_equal_bytes_are_carried_one_by_one(both: Path) -> None:
-    same = tuple(f"class0/{number:03}.png" for number in range(4))
-    for name in ("first", "second"):
-        give_hashes(both / name, same=same)
-    with served(both / "first") as http:
-        before = images(http)
-        answer(http.patch(f"/images/{before[same[1]]['id']}", json={"label": "square"}))
-        answer(http.delete(f"/images/{before[same[2]]['id']}"), 204)
-        assert reload(http, force=True)["carried_over"] == {"added": 0, "changed": 1, "removed": 1}
-        after = images(http)
-        assert [after[path]["label"] if path in after else None for path in same] == [
-            *("circle", "square", None, "circle")
-        ]
-        for path in (same[0], same[1], same[3]):
-            answer(http.delete(f"/images/{after[path]['id']}"), 204)
-        assert answer(http.post("/admin/rollback"))["carried_over"]["removed"] == 3
-        assert not set(same) & images(http).keys()
-
-
-def test_one_of_equal_bytes_that_lies_elsewhere_is_still_the_same(both: Path) -> None:
-    for name, path in (("first", "class0/000.png"), ("second", "class0/001.png")):
-        give_hashes(both / name, same=(path,))
-        with closing(sqlite3.connect(both / name / "catalogue.sqlite")) as connection, connection:
-            connection.execute("UPDATE items SET path = 'moved.png' WHERE path = 'class0/002.png'")
-    with served(both / "first") as http:
-        before = images(http)
-        answer(http.patch(f"/images/{before['class0/000.png']['id']}", json={"label": "square"}))
-        answer(http.delete(f"/images/{before['moved.png']['id']}"), 204)
-        assert reload(http, force=True)["carried_over"] == {"added": 0, "changed": 1, "removed": 1}
-        after = images(http)
-        assert after["class0/001.png"]["label"] == "square" and "moved.png" not in after
-        assert after["class0/000.png"]["label"] == "circle"  # whose bytes first never had
-
-
-@pytest.mark.parametrize("hashed", ["first", "second"])
-def test_images_that_only_one_artifact_has_hashes_of_are_known_by_their_paths(
-    both: Path, hashed: str
-) -> None:
-    give_hashes(both / hashed)
-    with served(both / "first", reload_margin=1) as http:
-        before = images(http)
-        answer(http.patch(f"/images/{before['class1/001.png']['id']}", json={"label": "circle"}))
-        answer(http.delete(f"/images/{before['class0/000.png']['id']}"), 204)
-        add(http, png(80), "class2/000.png", folder="another folder", label="mine")
-        told = reload(http)
-        assert told["carried_over"] == {"added": 1, "changed": 1, "removed": 1}
-        assert told["compared"]["queries"] == 12
-        listed = answer(http.get("/images", params={"limit": 1000}))["images"]
-        assert len(listed) == len(before)
-        labels = {(each["folder"], each["path"]): each["label"] for each in listed}
-        assert labels[None, "class1/001.png"] == "circle" and (None, "class0/000.png") not in labels
-        assert labels[None, "class2/000.png"] == "<b>cross</b>"
-        assert labels["another folder", "class2/000.png"] == "mine"
-        assert answer(http.post("/admin/rollback"))["carried_over"] == {
-            "added": 0,
-            "changed": 0,
-            "removed": 0,
-        }
-
-
-def test_an_image_that_the_next_artifact_holds_out_can_still_be_found(both: Path, pair: Path) -> None:
-    held_out = (pair / "work-first" / "images" / "held-out" / "0-0.png").read_bytes()
-    with closing(sqlite3.connect(both / "second" / "catalogue.sqlite")) as connection, connection:
-        path = "held-out/0-0.png"
-        connection.execute("UPDATE items SET sha256 = ? WHERE path = ?", (sha256(held_out).digest(), path))
-    with served(both / "first") as http:
-        add(http, held_out, "mine.png", label="mine")
-        assert reload(http, force=True)["carried_over"]["added"] == 1
-        assert images(http)["mine.png"]["label"] == "mine"

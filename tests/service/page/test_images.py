@@ -14,7 +14,7 @@ from service.app import create_app
 from service.core.decoding import Decoded, Pool
 from service.settings import Settings
 from tests.conftest import serve_here
-from tests.service.browser import LOOKS, barriers, fits, give, opened, png, prediction
+from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
 MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
 

@@ -17,7 +17,7 @@ from service.core.library import Library, Upload
 from service.core.reencode import reencode
 from service.core.searcher import Searcher
 from tests.conftest import build_artifact
-from tests.service.test_live import png
+from tests.service.reloading import png
 
 
 @pytest.fixture(scope="module")

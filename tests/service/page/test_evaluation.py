@@ -15,7 +15,7 @@ from service.app import create_app
 from service.routes import about
 from service.settings import Settings
 from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, serve_here
-from tests.service.browser import LOOKS, barriers, fits, opened
+from tests.service.page.browser import LOOKS, barriers, fits, opened
 
 Ask = Callable[..., Any]
 QUERIES = len(CLASSES) * QUERIES_PER_CLASS

@@ -19,7 +19,7 @@ from service.routes import about
 from service.settings import Settings
 from service.web.places import EXPORTING
 from tests.conftest import serve_here
-from tests.service.test_changes import png
+from tests.service.routes.test_changes import png
 
 ODD = {"note": "line\u2028one\nline two", "deep": [{"\u00e4": None}]}
 

@@ -12,11 +12,11 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve_here
-from tests.service.browser import LOOKS, barriers, fits, give, opened, png, prediction
+from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
 
 def test_every_stylesheet_is_linked_once() -> None:
-    static = Path(__file__).parents[2] / "service" / "static"
+    static = Path(__file__).parents[3] / "service" / "static"
     linked = re.findall(r'<link rel="stylesheet" href="static/([^"]+)"', (static / "index.html").read_text())
     assert sorted(linked) == sorted(file.name for file in static.glob("*.css"))
 
