@@ -32,7 +32,7 @@ def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
 
 
 def test_more_items_than_fit_a_statement(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rows", "reading", "changing"):
+    for module in ("rows", "changing"):
         monkeypatch.setattr(f"index.tables.{module}.BATCH", 10)
     monkeypatch.setattr("index.tables.rows.READ", 7)
     ids = catalogue.add(new_item(number) for number in range(25))
@@ -216,7 +216,7 @@ def test_what_was_removed_is_gone(filled: Path) -> None:
 
 
 def test_more_items_than_fit_a_statement_are_removed(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rows", "reading", "changing"):
+    for module in ("rows", "changing"):
         monkeypatch.setattr(f"index.tables.{module}.BATCH", 3)
     with Catalogue.open(filled) as catalogue:
         assert catalogue.remove(range(1, 18)) == list(range(1, 18))
