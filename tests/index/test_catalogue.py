@@ -401,7 +401,7 @@ def test_items_are_known_in_both_splits(filled: Path) -> None:
 
 
 def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.tables.reading.BATCH", 6)
+    monkeypatch.setattr("index.tables.rows.BATCH", 6)
     with Catalogue.open(filled) as catalogue:
         known = catalogue.known_as([Identity(None, f"a/{number}.png") for number in range(20)])
         assert [item.id for items in known.values() for item in items] == list(range(1, 21))
