@@ -13,6 +13,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from index.codes import Codes
 from index.conventions import Denominator, Ties
 from index.rankings import Arrays, Counts, Floats, Groups, Labels, Rankings, check_choice, check_k
 
@@ -42,9 +43,17 @@ def average_precision(
 
 
 def mean_average_precision(
-    *arrays: *Arrays, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
+    query_codes: Codes,
+    query_labels: Labels,
+    database_codes: Codes,
+    database_labels: Labels,
+    *,
+    k: int | None = None,
+    ties: Ties = "expected",
+    denominator: Denominator = "min",
 ) -> float:
     """Mean of `average_precision` over the queries that have a relevant item. ValueError if none."""
+    arrays = query_codes, query_labels, database_codes, database_labels
     values = average_precision(*arrays, k=k, ties=ties, denominator=denominator)
     counted = values[~np.isnan(values)]
     if not len(counted):
