@@ -155,7 +155,7 @@ class Artifact:
 
 def encoder_id(path: Path) -> str:
     """What names an encoder: the first 16 hexadecimal digits of its file's SHA-256."""
-    return _sha256(path)[:16]
+    return sha256_of(path)[:16]
 
 
 def save_queries(path: Path, queries: Queries) -> None:
@@ -185,11 +185,10 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     """
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
-    names = [ENCODER, *([QUERIES] if (staging / QUERIES).exists() else [])]
     if not (staging / ENCODER).is_file():
         raise ArtifactError(f"{staging / ENCODER}: {MISSING}")
-    files = {name: _sha256(staging / name) for name in names}
-    manifest = replace(manifest, files=files)
+    names = (name for name in (ENCODER, QUERIES) if (staging / name).exists())
+    manifest = replace(manifest, files={name: sha256_of(staging / name) for name in names})
     (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     artifact = open_artifact(staging)
     artifact.queries()
@@ -233,15 +232,11 @@ def _successor(path: Path) -> str | None:
 def open_artifact(path: Path) -> Artifact:
     """The artifact in this folder, its manifest read and its immutable files verified."""
     try:
-        return _open(path)
+        manifest = read_manifest(path)
+        for file, what in file_faults(path, manifest):
+            raise ArtifactError(f"{file}: {what}")
     except OSError as error:
         raise ArtifactError(f"{error.filename or path}: {error.strerror}; make it readable") from error
-
-
-def _open(path: Path) -> Artifact:
-    manifest = read_manifest(path)
-    for file, what in file_faults(path, manifest):
-        raise ArtifactError(f"{file}: {what}")
     return Artifact(path, manifest)
 
 
@@ -266,7 +261,7 @@ def file_faults(path: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
     for name, sha256 in manifest.files.items():
         if not (path / name).is_file():
             yield path / name, MISSING
-        elif _sha256(path / name) != sha256:
+        elif sha256_of(path / name) != sha256:
             what = "is not the file the artifact was made with (its SHA-256 differs)"
             yield path / name, f"{what}; restore it or build the index again"
     named, of_file = manifest.encoder_id, manifest.files.get(ENCODER, "")[:16]
@@ -286,7 +281,8 @@ def _check_queries(queries: Queries) -> None:
             )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

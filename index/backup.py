@@ -3,24 +3,13 @@
 import os
 import shutil
 import sqlite3
-import tempfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from index.artifact import (
-    CATALOGUE,
-    ENCODER,
-    MANIFEST,
-    ORIGINALS,
-    PREDECESSOR,
-    QUERIES,
-    SUCCESSOR,
-    Artifact,
-    ArtifactError,
-    open_artifact,
-    sync,
-)
+from index import artifact
+from index.artifact import CATALOGUE, ORIGINALS, Artifact, ArtifactError, sync
 from index.catalogue import Catalogue
 from index.originals import Originals
 from index.sqlite import CatalogueError
@@ -32,30 +21,28 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
     Who reads or searches it does not wait; who adds or removes images waits while the last kept files are
     linked. On one file system kept files are links to the same bytes, which never change. ArtifactError.
     """
-    staging = None
     try:
         if target.exists():
             raise ArtifactError(f"{target}: exists already; choose another name")
-        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        staging.chmod(source.stat().st_mode)
-        _copy(source, staging)
-        made = open_artifact(staging)
-        made.open_catalogue().close()
-        for path in (staging, *staging.rglob("*")):
-            if path.parent.parent != staging / ORIGINALS:  # the kept files are on the disk already
-                sync(path)
-        staging.rename(target)
+        folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True)
+        with folder as name:
+            staging = Path(name)
+            staging.chmod(source.stat().st_mode)
+            _copy(source, staging)
+            made = artifact.open_artifact(staging)
+            made.open_catalogue().close()
+            for path in (staging, *staging.rglob("*")):
+                if path.parent.parent != staging / ORIGINALS:  # the kept files are on the disk already
+                    sync(path)
+            staging.rename(target)
         sync(target.parent)
     except (OSError, sqlite3.Error, CatalogueError) as error:
         raise ArtifactError(f"{target}: cannot be made ({error})") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return replace(made, path=target)
 
 
 def _copy(source: Path, staging: Path) -> None:
-    for name in (MANIFEST, ENCODER, QUERIES):
+    for name in (artifact.MANIFEST, artifact.ENCODER, artifact.QUERIES):
         if (source / name).exists():
             shutil.copyfile(source / name, staging / name)
     originals, kept = Originals(source / ORIGINALS), Originals(staging / ORIGINALS)
@@ -69,7 +56,7 @@ def _copy(source: Path, staging: Path) -> None:
         with closing(sqlite3.connect(staging / CATALOGUE)) as copy:
             catalogue.backup(copy)
     with Catalogue.open(staging / CATALOGUE) as copied:
-        for key in (SUCCESSOR, PREDECESSOR):  # they are beside the other one
+        for key in (artifact.SUCCESSOR, artifact.PREDECESSOR):  # they are beside the other one
             copied.note(key, None)
         needed = copied.hashes()
     for sha256 in kept.hashes():

@@ -6,7 +6,7 @@ PostgreSQL.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,12 +73,8 @@ class Catalogue(Reader):
     @classmethod
     def read_note(cls, path: Path, key: str) -> str | None:
         """`noted` of a catalogue that is not open and is not verified. CatalogueError."""
-        connections, _ = _connections_to(path)
-        try:
-            with connections.reading() as connection:
-                return noted(connection, key)
-        finally:
-            connections.close()
+        with closing(_connections_to(path)[0]) as connections, connections.reading() as connection:
+            return noted(connection, key)
 
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """Store all items or none; their ids, ascending in the order given.
@@ -175,9 +171,8 @@ def _closed_if_unusable(connections: Connections) -> Iterator[None]:
     """Whatever damage makes the database or what is read of it raise, as CatalogueError."""
     try:
         yield
-    except CatalogueError:
-        connections.close()
-        raise
     except (KeyError, TypeError, ValueError, OverflowError, SQLAlchemyError) as error:
         connections.close()
+        if isinstance(error, CatalogueError):
+            raise
         raise CatalogueError(f"{connections.path}: is damaged ({error})") from error

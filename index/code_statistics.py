@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index.codes import Codes, check_codes, unpack
+from index.codes import Codes, check_codes, in_words, unpack
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-BLOCK = (
-    2**15
-)  # codes whose bits are held as float32 at a time: 32 MB of 256 bits; counts below 2^24 are exact
+# Codes whose bits are held as float32 at a time: 32 MB of 256 bits; counts below 2^24 are exact.
+BLOCK = 2**15
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,10 @@ def bit_statistics(codes: Codes) -> BitStatistics:
 def same_code(codes: Codes) -> tuple[NDArray[np.intp], Counts]:
     """An order (n,) of codes (n, b/8) that brings equal ones together, stable, and where in it the stretches
     of equal ones begin (distinct,)."""
-    codes = check_codes(codes)
-    n, width = codes.shape
-    padded = np.zeros((n, -(-width // 8) * 8), np.uint8)
-    padded[:, :width] = codes
-    words = padded.view(np.uint64)  # sorting numbers is several times faster than sorting strings of bytes
+    words = in_words(codes)  # sorting numbers is several times faster than sorting strings of bytes
     order = np.lexsort(words.T)
     words = words[order]
-    new = np.concatenate([np.ones(min(n, 1), np.bool_), (words[1:] != words[:-1]).any(axis=1)])
+    new = np.concatenate([np.ones(min(len(codes), 1), np.bool_), (words[1:] != words[:-1]).any(axis=1)])
     return order, np.flatnonzero(new)
 
 

@@ -24,6 +24,12 @@ def unpack(codes: Codes) -> NDArray[np.bool_]:
     return np.unpackbits(check_codes(codes), axis=1).astype(np.bool_)
 
 
+def in_words(codes: Codes) -> NDArray[np.uint64]:
+    """Codes (n, b/8) as little-endian numbers of 64 bits (n, ⌈b/64⌉), zeros after the last bytes."""
+    missing = -codes.shape[1] % 8
+    return np.pad(check_codes(codes), ((0, 0), (0, missing))).view("<u8")
+
+
 def hamming(queries: Codes, database: Codes) -> NDArray[np.int32]:
     """Distances (q, n) in bits between all queries and all database codes.
 

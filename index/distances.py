@@ -1,7 +1,7 @@
 """What a Hamming distance says: precision and recall within a radius, pairs by distance, nearest classes.
 
-Arguments are those of index/evaluation.py: query_codes (q, bits/8) and database_codes (n, bits/8), uint8,
-query_labels (q,) and database_labels (n,), integers from 0.
+`arrays` are those of index/evaluation.py: query_codes (q, bits/8), query_labels (q,), database_codes
+(n, bits/8) and database_labels (n,); codes are uint8, labels integers from 0.
 """
 
 from collections import defaultdict
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.codes import Codes
-from index.rankings import Counts, Floats, Labels, Rankings
+from index.rankings import Arrays, Counts, Floats, Rankings
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,13 @@ class Pairs:
     other_class: Counts  # (bits + 1,)
 
 
-def precision_recall_curve(
-    query_codes: Codes, query_labels: Labels, database_codes: Codes, database_labels: Labels
-) -> PrecisionRecall:
+def precision_recall_curve(*arrays: *Arrays) -> PrecisionRecall:
     """Precision and recall of everything within each Hamming radius, 0 to bits.
 
     Means over the queries that have a relevant item; ValueError if there is none. A query that
     finds nothing within a radius counts there with precision 0, as in hash look-up.
     """
-    rankings = Rankings(query_codes, query_labels, database_codes, database_labels)
+    rankings = Rankings(*arrays)
     precision = recall = np.zeros(rankings.bits + 1)
     queries = 0
     for groups in rankings.groups(rankings.size):
@@ -53,11 +50,9 @@ def precision_recall_curve(
     return PrecisionRecall(np.arange(rankings.bits + 1), precision / queries, recall / queries)
 
 
-def pairs_by_distance(
-    query_codes: Codes, query_labels: Labels, database_codes: Codes, database_labels: Labels
-) -> Pairs:
+def pairs_by_distance(*arrays: *Arrays) -> Pairs:
     """How many pairs of a query and an item lie at each Hamming distance."""
-    rankings = Rankings(query_codes, query_labels, database_codes, database_labels)
+    rankings = Rankings(*arrays)
     items = relevant = np.zeros(rankings.bits + 1, np.int64)
     for groups in rankings.groups(rankings.size):
         items, relevant = items + groups.items.sum(axis=0), relevant + groups.relevant.sum(axis=0)
@@ -79,21 +74,19 @@ def precision_by_distance(pairs: Pairs) -> Floats:
     return shares[np.minimum(np.searchsorted(there, np.arange(len(items))), len(there) - 1)]
 
 
-def nearest_classes(
-    query_codes: Codes, query_labels: Labels, database_codes: Codes, database_labels: Labels
-) -> dict[tuple[int, int], float]:
+def nearest_classes(*arrays: *Arrays) -> dict[tuple[int, int], float]:
     """How many queries of a class have their nearest item in a class, by both; what is none is not there, as
     tens of thousands of classes have more pairs than fit into memory.
 
     Where several items are nearest, each counts for an equal share of the query: the expectation over their
     random orders. ValueError for an empty database.
     """
-    rankings = Rankings(query_codes, query_labels, database_codes, database_labels)
+    rankings = Rankings(*arrays)
     if not rankings.size:
         raise ValueError("there are no items to rank")
     counts, labels = defaultdict[tuple[int, int], float](float), rankings.labels
     rows = (row for distances, _ in rankings.distances() for row in distances)
-    for label, row in zip(query_labels, rows, strict=True):
+    for label, row in zip(arrays[1], rows, strict=True):
         nearest, times = np.unique(labels[row == row.min()], return_counts=True)
         for other, share in zip(nearest.tolist(), (times / times.sum()).tolist(), strict=True):
             counts[int(label), other] += share

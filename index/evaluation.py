@@ -4,8 +4,8 @@ Codes collide, so most of a ranking is ties. With `ties="expected"` every figure
 expectation over random orders inside each group of equal distance; `"order"` takes the order of the
 database. Relevant = same label. Unlabelled items have no place here: leave them out.
 
-Arguments shared by all functions: query_codes (q, bits/8) and database_codes (n, bits/8), uint8, are
-ranked by Hamming distance; query_labels (q,) and database_labels (n,), integers from 0.
+`arrays`, shared by all functions, are query_codes (q, bits/8), query_labels (q,), database_codes
+(n, bits/8) and database_labels (n,): codes are uint8, ranked by Hamming distance; labels are integers from 0.
 """
 
 from typing import get_args
@@ -15,18 +15,11 @@ from numpy.typing import NDArray
 
 from index.codes import Codes
 from index.conventions import Denominator, Ties
-from index.rankings import Counts, Floats, Groups, Labels, Rankings, check_choice
+from index.rankings import Arrays, Counts, Floats, Groups, Labels, Rankings, check_choice, check_k
 
 
 def average_precision(
-    query_codes: Codes,
-    query_labels: Labels,
-    database_codes: Codes,
-    database_labels: Labels,
-    *,
-    k: int | None = None,
-    ties: Ties = "expected",
-    denominator: Denominator = "min",
+    *arrays: *Arrays, k: int | None = None, ties: Ties = "expected", denominator: Denominator = "min"
 ) -> Floats:
     """Average precision of each query (q,), NaN where no item of the database is relevant.
 
@@ -35,8 +28,8 @@ def average_precision(
     is). k = None, or larger than the database, ranks all of it. ValueError for arguments that are
     off.
     """
-    rankings = Rankings(query_codes, query_labels, database_codes, database_labels)
-    k = rankings.cut(k)
+    rankings = Rankings(*arrays)
+    k = check_k(k, rankings.size)
     check_choice("ties", ties, get_args(Ties))
     check_choice("denominator", denominator, get_args(Denominator))
     parts = [np.empty(0)]
@@ -60,8 +53,8 @@ def mean_average_precision(
     denominator: Denominator = "min",
 ) -> float:
     """Mean of `average_precision` over the queries that have a relevant item. ValueError if none."""
-    compared = query_codes, query_labels, database_codes, database_labels
-    values = average_precision(*compared, k=k, ties=ties, denominator=denominator)
+    arrays = query_codes, query_labels, database_codes, database_labels
+    values = average_precision(*arrays, k=k, ties=ties, denominator=denominator)
     counted = values[~np.isnan(values)]
     if not len(counted):
         raise ValueError(f"none of {len(values)} queries has a relevant item in the database")
@@ -81,18 +74,10 @@ def average_precision_at_random(
     return values[rows]
 
 
-def precision_at_k(
-    query_codes: Codes,
-    query_labels: Labels,
-    database_codes: Codes,
-    database_labels: Labels,
-    *,
-    k: int,
-    ties: Ties = "expected",
-) -> Floats:
+def precision_at_k(*arrays: *Arrays, k: int, ties: Ties = "expected") -> Floats:
     """Share of relevant items among the top k of each query (q,). A smaller database is all of k."""
-    rankings = Rankings(query_codes, query_labels, database_codes, database_labels)
-    k = rankings.cut(k)
+    rankings = Rankings(*arrays)
+    k = check_k(k, rankings.size)
     check_choice("ties", ties, get_args(Ties))
     parts = [np.empty(0)]
     if ties == "order":

@@ -82,28 +82,23 @@ def write_parquet(file: IO[bytes], catalogue: Catalogue) -> None:
     )
     with parquet.ParquetWriter(file, schema) as writer:
         for rows in catalogue.stored():
-            writer.write_table(
-                pyarrow.Table.from_pylist([_record(item, code) for item, code in rows], schema=schema)
-            )
+            records = [_record(item, code) for item, code in rows]
+            writer.write_table(pyarrow.Table.from_pylist(records, schema=schema))
 
 
 WRITERS = {"npz": write_npz, "parquet": write_parquet}
 
 
 def _line(item: Item) -> bytes:
-    names = ("id", "path", "label", "width", "height", "metadata")
-    return json.dumps({name: getattr(item, name) for name in names}).encode() + b"\n"
+    return json.dumps(_shared(item) | {"metadata": item.metadata}).encode() + b"\n"
 
 
 def _record(item: Item, code: bytes) -> dict[str, object]:
-    return {
-        "id": item.id,
-        "code": code,
-        "label": item.label,
-        "path": item.path,
-        "width": item.width,
-        "height": item.height,
-        "added": item.added,
-        "sha256": bytes.fromhex(item.sha256) if item.sha256 else None,
-        "metadata": json.dumps(item.metadata, ensure_ascii=False),
-    }
+    sha256 = bytes.fromhex(item.sha256) if item.sha256 else None
+    metadata = json.dumps(item.metadata, ensure_ascii=False)
+    return _shared(item) | {"code": code, "added": item.added, "sha256": sha256, "metadata": metadata}
+
+
+def _shared(item: Item) -> dict[str, object]:
+    """What both formats say in the same way."""
+    return {name: getattr(item, name) for name in ("id", "path", "label", "width", "height")}

@@ -176,11 +176,8 @@ class Segment:
         count, parameters = self._selection(labels)
         if count == 0 or len(codes) == 0:
             return [(np.empty(0, np.int32), np.empty(0, np.int64)) for _ in codes]
-        limits, distances, positions = self.flat.range_search(
-            codes,
-            min(radius, self.flat.d) + 1,  # FAISS compares with <
-            params=parameters,
-        )
+        below = min(radius, self.flat.d) + 1  # FAISS compares with <
+        limits, distances, positions = self.flat.range_search(codes, below, params=parameters)
         return [
             (distances[start:end].astype(np.int32), self.ids[positions[start:end]])
             for start, end in zip(limits[:-1].astype(int), limits[1:].astype(int), strict=True)
@@ -245,11 +242,6 @@ def _appended(segments: list[Segment], items: CodeTable) -> list[Segment]:
     """The segments with another one, merged with those before it that are no larger."""
     kept = segments.copy()
     while kept and len(kept[-1]) <= len(items.ids) <= LARGEST - len(kept[-1]):
-        more = kept.pop().items
-        both = CodeTable(
-            np.concatenate([more.ids, items.ids]),
-            np.concatenate([more.labels, items.labels]),
-            np.concatenate([more.codes, items.codes]),
-        )
+        both = CodeTable.joined([kept.pop().items, items])
         items = both.rows(np.argsort(both.ids, kind="stable"))
     return [*kept, Segment.of(items)]

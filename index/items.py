@@ -1,8 +1,8 @@
 """What the catalogue holds: items as they come and as they are, their labels and codes as arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +73,16 @@ class CodeTable:
     labels: NDArray[np.int64]  # (n,) class index or UNLABELLED
     codes: Codes  # (n, bits/8)
 
-    def rows(self, which: NDArray[np.integer[Any] | np.bool_] | slice) -> "CodeTable":
+    def rows(self, which: NDArray[np.integer[Any] | np.bool_] | slice) -> Self:
         """Some of its rows, in the order that `which` says."""
-        return CodeTable(self.ids[which], self.labels[which], self.codes[which])
+        return type(self)(self.ids[which], self.labels[which], self.codes[which])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All rows of at least one table, in the order that they have there."""
+        ids = np.concatenate([part.ids for part in parts])
+        labels = np.concatenate([part.labels for part in parts])
+        return cls(ids, labels, np.concatenate([part.codes for part in parts]))
 
 
 @dataclass(frozen=True)

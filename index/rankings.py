@@ -17,6 +17,8 @@ from index.hamming import CELLS, all_distances
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+# Query codes (q, bits/8), query labels (q,), database codes (n, bits/8) and database labels (n,).
+Arrays = tuple[Codes, Labels, Codes, Labels]
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,15 @@ class Rankings:
         self._codes = codes[self._order]
         self.labels = np.asarray(labels)[self._order]  # of each column
 
-    def cut(self, k: int | None) -> int:
-        """`check_k` for this database."""
-        return check_k(k, self.size)
-
     def groups(self, k: int) -> Iterator[Groups]:
         """The groups of equal distance of some queries at a time, at all distances 0 to bits."""
         for distances, stretches in self.distances():
             rows = zip(distances, stretches, strict=True)
-            items, relevant = np.moveaxis(
-                # row by row: bincount widens its input, and one row stays in the cache
-                np.array([(self._counts(row), self._counts(row[stretch])) for row, stretch in rows]),
-                1,
-                0,
-            )
-            before = items.cumsum(axis=1) - items
-            yield Groups(
-                items, relevant, before, relevant.cumsum(axis=1) - relevant, np.clip(k - before, 0, items)
-            )
+            # row by row: bincount widens its input, and one row stays in the cache
+            counts = np.array([(self._counts(row), self._counts(row[stretch])) for row, stretch in rows])
+            items, relevant = counts[:, 0], counts[:, 1]
+            before, relevant_before = items.cumsum(axis=1) - items, relevant.cumsum(axis=1) - relevant
+            yield Groups(items, relevant, before, relevant_before, np.clip(k - before, 0, items))
 
     def relevant_ranks(self) -> Iterator[Counts]:
         """For each query the ranks, from 1, of its relevant items, ties in database order."""

@@ -1,11 +1,10 @@
 """What is wrong with an artifact: all of it, by name."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, Queries, file_faults, read_manifest
+from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, file_faults, read_manifest, sha256_of
 from index.catalogue import Catalogue
 from index.originals import Originals
 
@@ -36,7 +35,7 @@ def faults(path: Path) -> Iterator[Fault]:
         with artifact.open_catalogue() as catalogue:
             yield from (Fault(catalogue.path, what) for what in catalogue.faults())
             if not any(fault.path.name == QUERIES for fault in wrong):
-                yield from _queries(artifact, artifact.queries(), catalogue)
+                yield from _queries(artifact, catalogue)
             yield from _originals(Originals(path / ORIGINALS), catalogue)
     except ArtifactError as error:
         yield Fault(path, str(error))  # which names the file
@@ -56,32 +55,28 @@ def sweep(path: Path) -> list[Path]:
     return swept
 
 
-def _queries(artifact: Artifact, queries: Queries | None, catalogue: Catalogue) -> Iterator[Fault]:
-    held_out = (
-        {} if queries is None else dict(zip(queries.ids.tolist(), queries.labels.tolist(), strict=True))
-    )
-    known = catalogue.held_out()
+def _queries(artifact: Artifact, catalogue: Catalogue) -> Iterator[Fault]:
+    queries = artifact.queries()
+    rows = [] if queries is None else list(zip(queries.ids.tolist(), queries.labels.tolist(), strict=True))
+    held_out, known = dict(rows), catalogue.held_out()
+    others = {id_ for id_ in held_out.keys() & known.keys() if held_out[id_] != known[id_]}
     path = artifact.path / QUERIES
     for ids, what in (
         (held_out.keys() - known.keys(), "is none of the catalogue's held-out queries"),
         (known.keys() - held_out.keys(), "is held out in the catalogue and not here"),
-        (
-            {id_ for id_ in held_out.keys() & known.keys() if held_out[id_] != known[id_]},
-            "has another label there",
-        ),
+        (others, "has another label there"),
     ):
         yield from (Fault(path, f"query {id_} {what}") for id_ in sorted(ids))
-    if queries is not None and len(held_out) < len(queries.ids):
-        yield Fault(path, f"holds {len(queries.ids) - len(held_out):,} ids more than once")
+    if len(held_out) < len(rows):
+        yield Fault(path, f"holds {len(rows) - len(held_out):,} ids more than once")
 
 
 def _originals(originals: Originals, catalogue: Catalogue) -> Iterator[Fault]:
     needed = catalogue.hashes()
     for sha256 in originals.hashes():
         path = originals.path(sha256)
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").digest() != sha256:
-                yield Fault(path, "is damaged: its SHA-256 is not its name")
+        if sha256_of(path) != path.name:
+            yield Fault(path, "is damaged: its SHA-256 is not its name")
         if sha256 not in needed:
             yield Fault(path, "belongs to no image", orphan=True)
     yield from (Fault(path, "was not written to its end", orphan=True) for path in originals.strays())

@@ -257,22 +257,29 @@ def draw_artifact(folder: Path, *, labels: bool, seed: int) -> Artifact:
                     np.array(ids, np.int64),
                 ),
             )
-    manifest = Manifest(
+    manifest = manifest_of(root, encoder, identity, labels=labels)
+    return publish(staging, folder / "artifact", manifest)
+
+
+def manifest_of(root: Path, encoder: Encoder, identity: str, *, labels: bool) -> Manifest:
+    """What build_index.py would say of the collection in `root`."""
+    database = len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
+    return Manifest(
         format=1,
         created="2026-01-31T12:00:00+00:00",
         encoder_id=identity,
         bits=encoder.bits,
-        classes=classes,
+        classes=CLASSES if labels else (),
         config={"backbone": "conv6", "rule": "none", "labels": "100%" if labels else "none", "seed": 0},
         preprocessing=encoder.preprocessing(),
         versions={},
         data={
             "name": "shapes",
             "root": str(root),
-            "database": len(database),
-            "labelled": len(database) - UNLABELLED_ITEMS if labels else 0,
-            "unlabelled": UNLABELLED_ITEMS if labels else len(database),
-            "queries": len(queries) if labels else 0,
+            "database": database,
+            "labelled": database - UNLABELLED_ITEMS if labels else 0,
+            "unlabelled": UNLABELLED_ITEMS if labels else database,
+            "queries": len(CLASSES) * QUERIES_PER_CLASS if labels else 0,
             "skipped": [],
             "labels": "/home/somebody/labels.csv" if labels else "none",
             "training_labels": 54 if labels else 0,
@@ -280,7 +287,6 @@ def draw_artifact(folder: Path, *, labels: bool, seed: int) -> Artifact:
         },
         metrics={},
     )
-    return publish(staging, folder / "artifact", manifest)
 
 
 def build_pair(folder: Path) -> Path:

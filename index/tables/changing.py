@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -153,13 +153,7 @@ class Change:
         known = {Identity(*row) for row in self.connection.execute(noted)}
         new = [each for each in dict.fromkeys(identities) if each not in known]
         rows = [
-            {
-                "item_id": min(lowest, 0) - at,
-                "revision": self.revision,
-                "path": each.path,
-                "folder": each.folder,
-                "sha256": each.sha256,
-            }
+            {"item_id": min(lowest, 0) - at, "revision": self.revision, **asdict(each)}
             for at, each in enumerate(new, 1)
         ]
         for start in range(0, len(rows), BATCH):

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from index.codes import in_words
 from index.items import CodeTable
 
 
@@ -12,10 +13,8 @@ def digest(table: CodeTable) -> int:
     A sum has no order and can be carried on with each change. It tells damage, not forgery.
     Mixing: the finaliser of SplitMix64 (Steele, Lea, Flood 2014), chained over the words of a row.
     """
-    words = np.zeros((len(table.codes), -(-table.codes.shape[1] // 8) * 8), dtype=np.uint8)
-    words[:, : table.codes.shape[1]] = table.codes
     hashes = _mix(table.ids.astype(np.uint64))
-    for column in (table.labels.astype(np.uint64), *words.view("<u8").T):
+    for column in (table.labels.astype(np.uint64), *in_words(table.codes).T):
         hashes = _mix(hashes ^ column)
     return int(hashes.sum(dtype=np.uint64))
 

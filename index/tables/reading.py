@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,18 +12,8 @@ from sqlalchemy import Row, and_, func, or_, select
 
 from index.codes import Codes
 from index.items import UNLABELLED, Changes, CodeTable, Identity, Item
+from index.tables import rows
 from index.tables.connections import Connections
-from index.tables.rows import (
-    BATCH,
-    READ,
-    changes,
-    check_id,
-    class_indices,
-    code_table,
-    held_out,
-    ids_by_hash,
-    noted,
-)
 from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, THUMBNAILS
 
 TOGETHER = 4096  # items, with all that is known of them, read at a time
@@ -40,7 +30,7 @@ class Reader:
         self._learning = threading.Lock()
         with connections.reading() as connection:
             meta = {key: value for key, value in connection.execute(select(META.c.key, META.c.value))}
-            self.classes: tuple[str, ...] = tuple(class_indices(connection))
+            self.classes: tuple[str, ...] = tuple(rows.class_indices(connection))
         self.encoder_id: str = meta["encoder_id"]
         self.bits: int = int(meta["bits"])
 
@@ -52,7 +42,7 @@ class Reader:
     def noted(self, key: str) -> str | None:
         """What `Catalogue.note` wrote."""
         with self._connections.reading() as connection:
-            return noted(connection, key)
+            return rows.noted(connection, key)
 
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
@@ -62,20 +52,20 @@ class Reader:
                 .where(REMOVED.c.revision > since, REMOVED.c.item_id > 0)
                 .order_by(REMOVED.c.item_id)
             )
-            table = code_table(connection, self.bits, ITEMS.c.revision > since)
-            found = changes(connection, table, list(connection.scalars(gone)))
+            table = rows.code_table(connection, self.bits, ITEMS.c.revision > since)
+            found = rows.changes(connection, table, list(connection.scalars(gone)))
         self._learn(found.classes)
         return found
 
     def codes(self) -> CodeTable:
         """Ids, labels and codes of the database split."""
         with self._connections.reading() as connection:
-            return code_table(connection, self.bits)
+            return rows.code_table(connection, self.bits)
 
     def code(self, item_id: int) -> Codes:
         """The code (1, bits/8) of an item of the database split. KeyError when there is none."""
         with self._connections.reading() as connection:
-            table = code_table(connection, self.bits, ITEMS.c.id == check_id(item_id))
+            table = rows.code_table(connection, self.bits, ITEMS.c.id == rows.check_id(item_id))
         if not len(table.ids):
             raise KeyError(item_id)
         return table.codes
@@ -83,20 +73,20 @@ class Reader:
     def held_out(self) -> dict[int, int]:
         """The label of each held-out query, a class index or UNLABELLED."""
         with self._connections.reading() as connection:
-            return held_out(connection)
+            return rows.held_out(connection)
 
     def counts(self) -> dict[str, int]:
         """How many items: database = labelled + unlabelled, and queries."""
         labelled = ITEMS.c.label.is_not(None)
         query = select(ITEMS.c.split, labelled, func.count()).group_by(ITEMS.c.split, labelled)
         with self._connections.reading() as connection:
-            number = {(split, bool(known)): n for split, known, n in connection.execute(query)}
-        with_label, without = (number.get(("database", known), 0) for known in (True, False))
+            number = Counter({(split, bool(known)): n for split, known, n in connection.execute(query)})
+        with_label, without = number["database", True], number["database", False]
         return {
             "database": with_label + without,
             "labelled": with_label,
             "unlabelled": without,
-            "queries": number.get(("query", True), 0) + number.get(("query", False), 0),
+            "queries": number["query", True] + number["query", False],
         }
 
     def changed(self, since: int, *, after: int = 0, count: int) -> list[Item]:
@@ -136,11 +126,11 @@ class Reader:
 
     def get_many(self, ids: Iterable[int]) -> list[Item]:
         """The items in the order asked. KeyError when one is unknown."""
-        wanted = [check_id(item_id) for item_id in ids]
+        wanted = [rows.check_id(item_id) for item_id in ids]
         found: dict[int, Item] = {}
         with self._connections.reading() as connection:
-            for start in range(0, len(wanted), BATCH):
-                some = KNOWN.where(ITEMS.c.id.in_(wanted[start : start + BATCH]))
+            for start in range(0, len(wanted), rows.BATCH):
+                some = KNOWN.where(ITEMS.c.id.in_(wanted[start : start + rows.BATCH]))
                 found |= {row.id: _item(row) for row in connection.execute(some)}
         return [found[item_id] for item_id in wanted]
 
@@ -150,12 +140,12 @@ class Reader:
         query = KNOWN.add_columns(CODES.c.code).join(CODES, CODES.c.item_id == ITEMS.c.id)
         with self._connections.reading() as connection:
             reading = connection.execution_options(yield_per=TOGETHER)
-            for rows in reading.execute(query.order_by(ITEMS.c.id)).partitions():
-                yield [(_item(row), row.code) for row in rows]
+            for some in reading.execute(query.order_by(ITEMS.c.id)).partitions():
+                yield [(_item(row), row.code) for row in some]
 
     def thumbnail(self, item_id: int) -> bytes:
         """The stored WebP bytes. KeyError when the item is unknown."""
-        query = select(THUMBNAILS.c.image).where(THUMBNAILS.c.item_id == check_id(item_id))
+        query = select(THUMBNAILS.c.image).where(THUMBNAILS.c.item_id == rows.check_id(item_id))
         with self._connections.reading() as connection:
             image: bytes | None = connection.scalar(query)
         if image is None:
@@ -176,13 +166,13 @@ class Reader:
     def with_hash(self, sha256: bytes) -> int | None:
         """The item of the database split whose file has this SHA-256, the lowest id of several."""
         with self._connections.reading() as connection:
-            return ids_by_hash(connection, [sha256]).get(sha256)
+            return rows.ids_by_hash(connection, [sha256]).get(sha256)
 
     def hashes(self) -> set[bytes]:
         """The SHA-256 of every file that was sent."""
         query = select(ITEMS.c.sha256).where(ITEMS.c.sha256.is_not(None), ITEMS.c.folder.is_not(None))
         with self._connections.reading() as connection:
-            return set(connection.execution_options(yield_per=READ).scalars(query))
+            return set(connection.execution_options(yield_per=rows.READ).scalars(query))
 
     def copies_of_queries(self) -> NDArray[np.int64]:
         """The ids (n,) of what was sent though it is a held-out query, byte for byte."""
@@ -201,9 +191,7 @@ class Reader:
         back = select(ITEMS.c.id).where(
             ITEMS.c.split == "database",
             ITEMS.c.path == REMOVED.c.path,
-            or_(
-                ITEMS.c.sha256 == REMOVED.c.sha256, and_(ITEMS.c.sha256.is_(None), REMOVED.c.sha256.is_(None))
-            ),
+            ITEMS.c.sha256.is_not_distinct_from(REMOVED.c.sha256),
         )
         query = select(REMOVED.c.sha256, REMOVED.c.path, REMOVED.c.folder).where(
             REMOVED.c.revision > since, REMOVED.c.path.is_not(None), ~back.exists()
@@ -216,8 +204,8 @@ class Reader:
         own or theirs are not known, those at its path in the indexed folder."""
         found: dict[Identity, list[Item]] = {}
         with self._connections.reading() as connection:
-            for start in range(0, len(identities), BATCH // 2):
-                some = identities[start : start + BATCH // 2]
+            for start in range(0, len(identities), rows.BATCH // 2):
+                some = identities[start : start + rows.BATCH // 2]
                 hashes = {each.sha256 for each in some if each.sha256 is not None}
                 paths = {each.path for each in some if each.folder is None}
                 which = or_(

@@ -47,12 +47,8 @@ def code_table(connection: Connection, bits: int, *which: ColumnElement[bool]) -
         # The driver's own tuples, few enough that Python does not look for garbage among what is read:
         # SQLAlchemy's rows of a million items take three times as long.
         parts = [as_table(part, bits) for part in iter(lambda: result.cursor.fetchmany(READ), [])]
-    parts.append(as_table([], bits))
-    ids = np.concatenate([part.ids for part in parts])
-    labels = np.concatenate([part.labels for part in parts])
-    codes = np.concatenate([part.codes for part in parts])
-    order = np.argsort(ids) if which else slice(None)
-    return CodeTable(ids[order], labels[order], codes[order])
+    table = CodeTable.joined([*parts, as_table([], bits)])
+    return table.rows(np.argsort(table.ids)) if which else table
 
 
 def as_table(rows: Sequence[tuple[int, int, bytes]], bits: int) -> CodeTable:

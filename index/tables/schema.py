@@ -29,8 +29,8 @@ ITEMS = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),  # of its last change
     sa.Column("added", sa.BigInteger),  # seconds since 1970; NULL: before version 2
     sa.Column("sha256", sa.LargeBinary),  # of the file; NULL: there was none
-    sa.Column("folder", sa.Text),  # that of `path`; NULL: the manifest's; empty: none, it was sent alone
-    sa.Column("file_bytes", sa.BigInteger),  # and time of the file in `folder`, by which a change is noticed
+    sa.Column("folder", sa.Text),  # name of that of `path`; NULL: the manifest's; empty: none, sent alone
+    sa.Column("file_bytes", sa.BigInteger),  # size and time of the file in `folder`: a change shows in them
     sa.Column("file_time", sa.BigInteger),
     sa.Column("metadata", sa.Text),  # JSON, the user's own
     sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion

@@ -214,7 +214,7 @@ def test_a_file_that_cannot_be_read_is_named(artifact: Artifact, monkeypatch: py
     def denied(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("index.artifact._sha256", denied)
+    monkeypatch.setattr("index.artifact.sha256_of", denied)
     refused(artifact.path, f"{ENCODER}: Permission denied")
 
 

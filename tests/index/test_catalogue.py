@@ -32,7 +32,7 @@ def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
 
 
 def test_more_items_than_fit_a_statement(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rows", "reading", "changing"):
+    for module in ("rows", "changing"):
         monkeypatch.setattr(f"index.tables.{module}.BATCH", 10)
     monkeypatch.setattr("index.tables.rows.READ", 7)
     ids = catalogue.add(new_item(number) for number in range(25))
@@ -216,7 +216,7 @@ def test_what_was_removed_is_gone(filled: Path) -> None:
 
 
 def test_more_items_than_fit_a_statement_are_removed(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rows", "reading", "changing"):
+    for module in ("rows", "changing"):
         monkeypatch.setattr(f"index.tables.{module}.BATCH", 3)
     with Catalogue.open(filled) as catalogue:
         assert catalogue.remove(range(1, 18)) == list(range(1, 18))
@@ -401,7 +401,7 @@ def test_items_are_known_in_both_splits(filled: Path) -> None:
 
 
 def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.tables.reading.BATCH", 6)
+    monkeypatch.setattr("index.tables.rows.BATCH", 6)
     with Catalogue.open(filled) as catalogue:
         known = catalogue.known_as([Identity(None, f"a/{number}.png") for number in range(20)])
         assert [item.id for items in known.values() for item in items] == list(range(1, 21))

@@ -124,7 +124,7 @@ def test_count_says_how_many_lie_within_each_radius(
             sum(distance <= radius for distance, _ in expected(query, held, labels))
             for query, radius in zip(queries, radii, strict=True)
         ]
-        assert engine.count(queries, radii, labels=labels).tolist() == counts
+        assert engine.count(queries, radii, labels=labels, at_least=3).tolist() == counts
     assert engine.count(queries[:0], radii[:0]).tolist() == []
     empty = make(8)
     empty.apply(changes(0))
@@ -137,7 +137,7 @@ def test_the_order_of_insertion_does_not_matter(make: Make) -> None:
     engine = make(8)
     for revision, item in enumerate((30, 10, 50, 20, 40)):
         engine.apply(changes(revision, [item]))
-    assert engine.search(np.zeros((1, 1), np.uint8), 3)[1].tolist() == [[10, 20, 30]]
+    assert engine.search(np.zeros((1, 1), np.uint8), 3, at_least=4)[1].tolist() == [[10, 20, 30]]
 
 
 def test_an_empty_engine_answers_with_nothing(make: Make) -> None:
@@ -165,9 +165,9 @@ def test_an_item_takes_the_place_of_the_one_with_its_id(make: Make) -> None:
     engine, codes = make(8), np.array([[0], [0], [255]], np.uint8)
     engine.apply(changes(0, [1, 2, 3], codes, [0, 1, 2]))
     engine.apply(changes(1, [2], codes[:1], [2]))  # another label
-    assert engine.search(codes[:1], 9, labels=[2])[1].tolist() == [[2, 3]]
+    assert engine.search(codes[:1], 9, labels=[2], at_least=1)[1].tolist() == [[2, 3]]
     engine.apply(changes(2, [1], codes[2:], [0]))  # another code
-    distances, ids = engine.search(codes[:1], 9)
+    distances, ids = engine.search(codes[:1], 9, at_least=2)
     assert (distances.tolist(), ids.tolist()) == ([[0, 8, 8]], [[2, 1, 3]])
     assert len(engine) == 3
 
