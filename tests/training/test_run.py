@@ -12,6 +12,8 @@ from training.hebbian import HebbianConv2d
 from training.nets.backbones import Network
 from training.run import Run, xavier
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 class Watched:
     """Pixels that note which images were asked for."""
@@ -54,6 +56,7 @@ def changed(module, before):
     return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
+@pytest.mark.usefixtures("real")
 def test_none_is_xaviers_initialisation(run):
     """Uniform in ±√(6 / (fan in + fan out)); vgg11's hidden layer is a linear one at 32 pixels."""
     learned_nothing, linear = run(rule="none"), Network("vgg11", 32)

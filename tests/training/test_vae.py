@@ -150,6 +150,7 @@ def test_first_reconstructions_are_as_small_as_the_images():
 # --- learning ---
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_latents_come_to_carry_the_image(dtype):
     trained, held_out = learning(lr=1e-1), images(32, seed=99).to(dtype)

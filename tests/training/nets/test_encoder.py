@@ -31,8 +31,9 @@ def test_constant_channel_stays_finite():
     assert torch.isfinite(normalise(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8))).all()
 
 
-def test_whitening_matches_numpy_zca():
-    data = pixels(300)
+def test_whitening_matches_numpy_zca(monkeypatch):
+    monkeypatch.setattr("training.nets.encoder.TILE", 8)  # of 32 pixels a side the matrix takes half a minute
+    data = pixels(300, size=8)
     normalise = Normalise(whiten=True)
     normalise.fit([data])
     normalise.fit_whitening(data.split(64), smoothing=1e-2)

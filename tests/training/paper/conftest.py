@@ -11,6 +11,11 @@ from training.pixels import load
 NOTHING = Sampling(rounds=2, batches=2, two_phase_batches=1)
 
 
+@pytest.fixture(autouse=True)
+def _narrow(narrow):
+    """Small networks in all tests of this folder."""
+
+
 @pytest.fixture(scope="session")
 def cifar(tmp_path_factory):
     """Red and blue noise as CIFAR-10's image folders: 40 training and 4 test images, 8 to validate."""

@@ -131,6 +131,14 @@ def test_search_goes_on_from_its_rows(config, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Run, "learn_features", lambda run: pretrained.append(run.config.hebbian_lr) or learn(run)
     )
+    finetune = Run.finetune
+
+    def best_as_it_began(run, *arguments):
+        finetune(run, *arguments)
+        if any(getattr(run.config, name) in tried for name, tried in candidates.items()):
+            run.validation["fine-tuning"] = [0.0]
+
+    monkeypatch.setattr(Run, "finetune", best_as_it_began)
     best = search(config, tmp_path, loaded, "100%", candidates)
     assert sorted(pretrained) == [0.01, 0.06]  # fine-tuning alone does not need it anew
     done = rows(tmp_path)
