@@ -315,6 +315,7 @@ def test_disk_without_room_is_one_line(pictures, tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing was learned yet, nothing is left
 
 
+@pytest.mark.process
 def test_file_that_goes_while_the_run_reads_is_named(pictures, tmp_path, monkeypatch):
     from training import run as training_run
     from training.build_index import main
