@@ -56,8 +56,11 @@ async def eval_map(
 )
 async def eval_curve(request: Request, searcher: Service) -> schemas.Curve:
     """Of the held-out queries against the index as it is now, and remembered until the index changes."""
-    curve = await to_thread.run_sync(measuring.curve, searcher, limiter=shared(request).turns.evaluate)
-    within, pairs = curve
+    return await to_thread.run_sync(_curve, searcher, limiter=shared(request).turns.evaluate)
+
+
+def _curve(searcher: Searcher) -> schemas.Curve:
+    within, pairs = measuring.curve(searcher)
     return schemas.Curve(
         radius=within.radius.tolist(),
         precision=within.precision.tolist(),
@@ -115,8 +118,11 @@ async def eval_confusion(request: Request, searcher: Service) -> schemas.Confusi
     """Of the queries against the index as it is now, and remembered until the index changes. Where several
     images are nearest, each counts for an equal share of its query."""
 
-    measured = await to_thread.run_sync(measuring.confusion, searcher, limiter=shared(request).turns.evaluate)
-    counts, classes = measured
+    return await to_thread.run_sync(_confusion, searcher, limiter=shared(request).turns.evaluate)
+
+
+def _confusion(searcher: Searcher) -> schemas.Confusion:
+    counts, classes = measuring.confusion(searcher)
     nearest = [
         schemas.Confused(label=classes[asked], nearest=classes[found], queries=queries)
         for (asked, found), queries in sorted(counts.items())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -99,9 +99,12 @@ def test_what_the_index_tells_of_itself(address: str, picture: Path) -> None:
 def described(route: Route[..., Any]) -> tuple[set[str], Call[Any]]:
     """The names of a method's arguments, and the call that it makes."""
     describe = route.__get__(None)
-    arguments = inspect.signature(describe).parameters
-    needed = [name for name, each in arguments.items() if each.default is each.empty]
-    return set(arguments), describe(**{name: ARGUMENTS[name] for name in needed})
+    arguments = inspect.signature(describe).parameters.values()
+    groups = [each for each in arguments if each.kind is each.VAR_KEYWORD]  # Unpack of a TypedDict
+    names = {each.name for each in arguments if each not in groups}
+    needed = [each.name for each in arguments if each.default is each.empty and each not in groups]
+    names |= {name for each in groups for name in get_args(each.annotation)[0].__annotations__}
+    return names, describe(**{name: ARGUMENTS[name] for name in needed})
 
 
 def test_every_route_and_each_of_its_parameters_can_be_asked(address: str) -> None:

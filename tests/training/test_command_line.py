@@ -17,7 +17,7 @@ def test_a_full_disk_is_told_with_the_way_out(number):
 
 def test_what_else_the_system_refuses_is_told_as_it_is():
     error = PermissionError(errno.EACCES, "Permission denied", "x.pt")
-    assert explain(error) == str(error)
+    assert explain(error, again="give it again") == str(error)
 
 
 def test_failing_is_one_line_and_an_exit_code(capsys):

@@ -16,6 +16,8 @@ from index.verify import faults
 from service.core.library import Library, Upload
 from service.core.reencode import reencode
 from service.core.searcher import Searcher
+from service.routes.evaluation import evaluate
+from service.schemas.evaluation import EvaluationParameters
 from tests.conftest import build_artifact
 from tests.service.reloading import png
 
@@ -87,7 +89,9 @@ def test_queries_that_the_encoder_may_have_learned_from_are_said(both: Path) -> 
     made = reencode(both / "first", both / "second", both / "third")
     assert made.manifest.data["queries_seen"] == 1
     searcher = opened(made.path)
-    assert "may have learned from 1 of the queries" in searcher.evaluate().definition.text
+    assert (
+        "may have learned from 1 of the queries" in evaluate(searcher, EvaluationParameters()).definition.text
+    )
     searcher.close()
 
 

@@ -441,7 +441,7 @@ def test_nothing_blocks_the_event_loop(
         monkeypatch.setattr(Searcher, name, watching)
 
     app = create_app(Settings(artifact=artifact.path))
-    names = {"prepare", "answer", "evaluate", "check", "original_of", "nearest", "similar", "curve"}
+    names = {"prepare", "answer", "contents", "once", "check", "original_of", "nearest", "similar"}
     for name in names:
         watched(name)
     with serve_here(app) as address:

@@ -198,6 +198,7 @@ def failing_app() -> Any:
     """The service with a bug in its evaluation, and one in how it adds images with a certain label."""
     from service.core.library import Library, Outcome, Prepared
     from service.core.searcher import Searcher
+    from service.routes import evaluation
 
     put = Library.put
 
@@ -209,7 +210,7 @@ def failing_app() -> Any:
     def fail(self: Searcher, **_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    Searcher.evaluate = fail  # type: ignore[assignment, method-assign]
+    evaluation.measure = fail  # type: ignore[assignment]
     Library.put = fail_for_some  # type: ignore[method-assign]
     return create_app()
 
