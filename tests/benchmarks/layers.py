@@ -113,7 +113,7 @@ def compare(
 
 
 def fully_connected(batch: int, rounds: int, neurons: int) -> Row:
-    """conv6's 2304→4096 layer under HPCA, or one of fewer neurons: in blocks against one product with the triangle."""
+    """HPCA of conv6's fully connected layer, or of fewer neurons: in blocks against one product with the triangle."""
     shape = Shape(256, neurons, map_size("conv6", 32), map_size("conv6", 32))
     x = torch.randn(batch, shape.channels, shape.side, shape.side)
     layer = HebbianConv2d(shape.channels, shape.filters, shape.kernel, rule="hpca_fh")
