@@ -101,13 +101,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who asks a server for something needs one; and the files that take longest come first."""
+    """Who asks a server for something needs one. Files with processes come first: they take longest, and two
+    files run at a time, so that small ones shall be left for the end."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & (SERVERS | COMMANDS):
             item.add_marker("process")
         if "browser" in fixtures:
             item.add_marker("browser")
+    long = {item.path for item in items if item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ streams, signals and exit code. Only what is read when a library loads (OMP_NUM_
 of the parent, which has one thread: who tests that starts a real process, as one test of each command does.
 """
 
+import asyncio
 import atexit
 import ctypes
 import gc
@@ -27,13 +28,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
-FORKS = sys.platform == "linux"  # elsewhere nobody hands a grandchild on: each is a real process there
+# Elsewhere nobody hands a grandchild on: each is a real process there. Who was forked forks by itself.
+FORKS = sys.platform == "linux" and subprocess.Popen.__module__ == "subprocess"
 LOADED = (
     *("uvicorn.main", "uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
     *("service.app", "service.command", "training.build_index", "training.reproduce"),
     *("sklearn.datasets", "sklearn.model_selection", "matplotlib.pyplot", "scipy.stats"),
 )
 LARGEST = 1 << 20  # bytes of a command with its environment
+SWITCHES = {"-I": 1, "-W": 2}  # of Python, that change nothing here; words that each takes
 SET_CHILD_SUBREAPER = 36  # of prctl(2)
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -157,13 +160,10 @@ def wait_for_commands(connection: socket.socket) -> list[str] | None:
                 connection.sendall(str(child).encode())
                 os._exit(0)
             connection.close()
-            os.chdir(folder)
-            os.environ.clear()
-            os.environ.update(environment)
             for stream, descriptor in enumerate(received[1]):
                 os.dup2(descriptor, stream)
                 os.close(descriptor)
-            sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+            settle(folder, environment)
             subprocess.Popen = _Nested  # type: ignore[misc]
             return list(arguments)
         for descriptor in received[1]:
@@ -171,6 +171,17 @@ def wait_for_commands(connection: socket.socket) -> list[str] | None:
         os.waitpid(between, 0)
         connection.sendall(b"adopted")
     return None
+
+
+def settle(folder: str, environment: Mapping[str, str]) -> None:
+    """Be where a new process would be, with what it would know."""
+    given = dict(environment)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(given)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def become(arguments: list[str]) -> NoReturn:
@@ -203,8 +214,8 @@ def become(arguments: list[str]) -> NoReturn:
 
 def execute(arguments: list[str]) -> None:
     """Run what this command line names."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    while arguments[0] in SWITCHES:
+        arguments = arguments[SWITCHES[arguments[0]] :]
     first, *rest = arguments
     if first == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
@@ -226,22 +237,23 @@ class _Nested(subprocess.Popen[Any]):
     ) -> None:
         *_, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = more[:9]
         alone = len(os.listdir("/proc/self/task")) == 1
-        if args[0] != sys.executable or "-c" not in args or not pass_fds or preexec_fn or not alone:
+        if args[0] != sys.executable or preexec_fn or not alone:
             super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more)
             return
+        sys.stdout.flush()  # what is said already is not to be said twice
         if (pid := os.fork()) == 0:
             try:
                 for stream, descriptor in enumerate((p2cread, c2pwrite, errwrite)):
                     if descriptor != -1:
                         os.dup2(descriptor, stream)
-                kept = {0, 1, 2, *pass_fds}
-                for descriptor in map(int, os.listdir("/proc/self/fd")):
-                    if descriptor not in kept:
-                        with suppress(OSError):
-                            os.close(descriptor)
+                for descriptor in set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2, *pass_fds}:
+                    with suppress(OSError):  # that of the list itself
+                        os.close(descriptor)
+                atexit._clear()  # what is to be done when its parent ends is not for it
                 signal.set_wakeup_fd(-1)
-                os.environ.update(env or {})
-                become(args[args.index("-c") :])
+                asyncio._set_running_loop(None)  # that of whoever starts it
+                settle(cwd or os.getcwd(), env or os.environ)
+                become([os.fspath(each) for each in args[1:]])
             finally:
                 os._exit(1)
         self.pid = pid

@@ -1,12 +1,12 @@
 """Each benchmark runs at a tiny size: what it compares agrees, and what it reports can be read again."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forking
 from tests.benchmarks.harness import Report, Row, Spread, at_least, at_most, interleaved
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_runs_alone_and_writes_what_it_measured(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--tiny", "--out", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ran = forking.run(command, cwd=ROOT, timeout=600)
     assert ran.returncode == 0, ran.stderr
     (written,) = tmp_path.iterdir()
     report = json.loads(written.read_text())
