@@ -113,7 +113,7 @@ def compare(
 
 
 def fully_connected(batch: int, rounds: int, neurons: int) -> Row:
-    """HPCA of conv6's fully connected layer, or of fewer neurons: in blocks against one product with the triangle."""
+    """HPCA of conv6's fully connected layer, or of fewer neurons: in blocks against one triangle product."""
     shape = Shape(256, neurons, map_size("conv6", 32), map_size("conv6", 32))
     x = torch.randn(batch, shape.channels, shape.side, shape.side)
     layer = HebbianConv2d(shape.channels, shape.filters, shape.kernel, rule="hpca_fh")
