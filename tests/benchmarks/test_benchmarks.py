@@ -1,6 +1,7 @@
 """Each benchmark runs at a tiny size: what it compares agrees, and what it reports can be read again."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests import forking
 from tests.benchmarks.harness import Report, Row, Spread, at_least, at_most, interleaved
+from tests.training.narrow import NARROW_PROCESS
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_runs_alone_and_writes_what_it_measured(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--tiny", "--out", str(tmp_path)]
-    ran = forking.run(command, cwd=ROOT, timeout=600)
+    ran = forking.run(command, cwd=ROOT, env=os.environ | NARROW_PROCESS, timeout=600)
     assert ran.returncode == 0, ran.stderr
     (written,) = tmp_path.iterdir()
     report = json.loads(written.read_text())

@@ -2,26 +2,19 @@
 
 import pytest
 
-from training.nets import encoder
-from training.nets.backbones import BACKBONES, Conv, Plan
-
-NARROW = Plan(
-    32, (Conv(12, 5, pool=2), Conv(16, 3), Conv(24, 3, pool=2), Conv(32, 3)), hidden=128
-)  # an eighth of the channels
-
-
-REAL = BACKBONES["conv6"]
+from tests.training.narrow import REAL, widths_are_narrow
+from training.nets.backbones import BACKBONES
 
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """conv6 with the same layers of few channels, and whitening of small tiles: 40 times as fast. For tests
-    of what happens when and to which images. What a network is made of is tested with the real ones."""
-    monkeypatch.setitem(BACKBONES, "conv6", NARROW)
-    monkeypatch.setattr(encoder, "TILE", 8)
+    """Backbones with the same layers of few channels, and whitening of small tiles: 40 times as fast. For
+    tests of what happens when and to which images. What a network is made of is tested with the real ones."""
+    widths_are_narrow(monkeypatch.setitem, monkeypatch.setattr)
 
 
 @pytest.fixture
 def real(narrow, monkeypatch):
-    """conv6 as it is, where all other tests of a file take the narrow one."""
-    monkeypatch.setitem(BACKBONES, "conv6", REAL)
+    """Backbones as they are, where all other tests of a file take narrow ones."""
+    for name, plan in REAL.items():
+        monkeypatch.setitem(BACKBONES, name, plan)

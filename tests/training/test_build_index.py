@@ -20,24 +20,29 @@ from PIL import Image
 from index import artifact
 from index.evaluation import mean_average_precision
 from tests import forking
+from tests.training.narrow import NARROW_PROCESS
 from training.nets.encoder import Encoder
 
 COMMAND = Path(__file__).parents[2] / "training" / "build_index.py"
 QUICK = ["--epochs", "1", "--finetune-epochs", "2", "--image-size", "28"]
 
 
-def build(folder, *arguments, code=0, preexec_fn=None, start=forking.Popen):
+def environment(narrow=True):
+    """Of a command with one thread; if it is forked, its networks are narrow unless they are not to be."""
+    return os.environ | {"OMP_NUM_THREADS": "1"} | (NARROW_PROCESS if narrow else {})
+
+
+def build(folder, *arguments, code=0, **how):
     command = [sys.executable, str(COMMAND), *arguments]
-    where = {"cwd": folder, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "preexec_fn": preexec_fn}
-    done = forking.run(command, timeout=300, start=start, **where)
+    done = forking.run(command, timeout=300, **{"cwd": folder, "env": environment()} | how)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
-def refused(folder, *arguments, preexec_fn=None):
+def refused(folder, *arguments, **how):
     """The one line that a refused command says."""
-    lines = build(folder, *arguments, code=2, preexec_fn=preexec_fn).stderr.strip().splitlines()
+    lines = build(folder, *arguments, code=2, **how).stderr.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -131,18 +136,19 @@ def test_reported_map_is_that_of_the_artifact(built):
 
 def test_same_seed_same_codes_and_the_next_number(built, pictures):
     path, _ = built
-    build(path.parents[1], "--data", str(pictures), *QUICK)
+    wide = environment(narrow=False)
+    build(path.parents[1], "--data", str(pictures), *QUICK, env=wide)
     first, second = (artifact.open_artifact(path.with_name(name)) for name in ("run-001", "run-002"))
     assert first.manifest.encoder_id == second.manifest.encoder_id
     with first.open_catalogue() as one, second.open_catalogue() as two:
         np.testing.assert_array_equal(one.codes().codes, two.codes().codes)
-    build(path.parents[1], "--data", str(pictures), *QUICK, "--seed", "1")
+    build(path.parents[1], "--data", str(pictures), *QUICK, "--seed", "1", env=wide)
     assert artifact.open_artifact(path.with_name("run-003")).manifest.encoder_id != first.manifest.encoder_id
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_precision_is_that_of_the_training_and_stated(pictures, tmp_path, precision):
+def test_precision_is_that_of_the_training_and_stated(narrow, pictures, tmp_path, precision):
     build(tmp_path, "--data", str(pictures), *QUICK, "--precision", precision, "--out", "here")
     opened = artifact.open_artifact(tmp_path / "here")
     assert opened.manifest.versions["precision"] == precision
@@ -186,11 +192,11 @@ def test_no_labels(pictures, tmp_path):
 @pytest.fixture
 def interrupted(pictures, tmp_path):
     """A run stopped with Ctrl-C in its second stage."""
-    arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "40", "--image-size", "28"]
+    arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "60", "--image-size", "28"]
     process = forking.Popen(
         [sys.executable, str(COMMAND), *arguments, "--out", "stopped"],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -316,7 +322,7 @@ def test_disk_without_room_is_one_line(pictures, tmp_path):
 
 
 @pytest.mark.process
-def test_file_that_goes_while_the_run_reads_is_named(pictures, tmp_path, monkeypatch):
+def test_file_that_goes_while_the_run_reads_is_named(narrow, pictures, tmp_path, monkeypatch):
     from training import run as training_run
     from training.build_index import main
 

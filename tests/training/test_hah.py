@@ -24,6 +24,8 @@ from training.nets.backbones import BACKBONES, Network, smallest_image
 
 SIZE = smallest_image("conv6")
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def activations(*shape, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype).relu()

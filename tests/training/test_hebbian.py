@@ -10,6 +10,8 @@ from training.hebbian import HebbianConv2d, NotFinite, Pretraining
 from training.nets.backbones import BACKBONES, Network
 from training.rules import RULES, TRAITS
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FAST = ["hpca_fh", "swta_fh", "hebbgrad", "krotov", "softhebb"]
 
 
@@ -73,9 +75,9 @@ def test_batch_norm_learns_statistics_only():
     network = hebbian("hpca_fh")
     Pretraining(network, lr=0.01, adaptive=False).epoch(0, [images(), images()])
     norm = network.features[0][3]
-    assert torch.equal(norm.weight, torch.ones(96))
-    assert torch.equal(norm.bias, torch.zeros(96))
-    assert not torch.equal(norm.running_var, torch.ones(96))
+    assert torch.equal(norm.weight, torch.ones(12))
+    assert torch.equal(norm.bias, torch.zeros(12))
+    assert not torch.equal(norm.running_var, torch.ones(12))
 
 
 def test_evaluation_mode_learns_nothing():
@@ -90,7 +92,7 @@ def test_bfloat16_learns_the_same_within_its_precision(rule):
 
     Where one neuron takes a patch, a close second may win it when rounded: few patches in a convolution, but
     the hidden layer has one an image."""
-    least = 0.8 if rule in {"hebbgrad", "krotov"} else 0.99
+    least = 0.8 if rule in {"hebbgrad", "krotov"} else 0.98
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         network = hebbian(rule)
@@ -136,6 +138,9 @@ def test_divergence_names_layer_rule_and_rate():
         learning.epoch(0, [images()] * 3)
 
 
+@pytest.mark.usefixtures("real")
 def test_every_backbone_has_a_network():
     for name, plan in BACKBONES.items():
-        assert len(Network(name, plan.image_size).features) == len(plan.convolutions)
+        with torch.device("meta"):  # shapes without numbers
+            network = Network(name, plan.image_size)
+        assert len(network.features) == len(plan.convolutions)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from PIL import Image
 
 from tests import forking
 from tests.training.paper.reading import read_csv
-from tests.training.test_build_index import stripes
+from tests.training.test_build_index import environment, stripes
 from training.paper.cells import Cells
 from training.paper.report import checked_regime
 
@@ -25,19 +24,19 @@ SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epoch
 CIFAR = ["--table", "3", "--dataset", "cifar10", "--seeds", "1", *SMALL]
 
 
-def started(folder, *arguments, start=forking.Popen):
+def started(folder, *arguments, start=forking.Popen, narrow=True):
     return start(
         [sys.executable, str(COMMAND), *arguments],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment(narrow),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def reproduce(folder, *arguments, code=0, start=forking.Popen):
-    process = started(folder, *arguments, start=start)
+def reproduce(folder, *arguments, code=0, **how):
+    process = started(folder, *arguments, **how)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "Traceback" not in err
@@ -68,7 +67,7 @@ def figures(folder):
 def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     command = [*CIFAR, "--data", str(pictures), "--methods", "none", "hpca_fh", "--regimes", "50%", "100%"]
     (tmp_path / "uninterrupted").mkdir()
-    reproduce(tmp_path / "uninterrupted", *command, start=subprocess.Popen)  # as people start it
+    reproduce(tmp_path / "uninterrupted", *command)
     process = started(tmp_path, *command)
     deadline = time.monotonic() + 200
     while len(finished(tmp_path)) < 2:
@@ -123,6 +122,15 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     assert "cells of none have configuration" in said
     assert "(finetune_lr 0.001 there, 0.5 here); name another folder with --out" in said
     assert finished(tmp_path) == after
+
+
+def test_a_process_as_people_start_it_computes_what_forked_ones_do(tmp_path, pictures):
+    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%"]
+    for name, start in (("real", subprocess.Popen), ("forked", forking.Popen)):
+        (tmp_path / name).mkdir()
+        reproduce(tmp_path / name, *command, start=start, narrow=False)
+    assert figures(tmp_path / "real") == figures(tmp_path / "forked")
+    assert [row["method"] for row in finished(tmp_path / "real")] == ["none", "pixels", "chance"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from training.vae import (
 
 SIZE = smallest_image("conv6")
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def images(count=32, size=SIZE, seed=0):
     """Smooth images that three numbers decide, standardised."""
@@ -150,7 +152,6 @@ def test_first_reconstructions_are_as_small_as_the_images():
 # --- learning ---
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_latents_come_to_carry_the_image(dtype):
     trained, held_out = learning(lr=1e-1), images(32, seed=99).to(dtype)

@@ -27,6 +27,8 @@ GOOD = saved(noise())
 LARGE = saved(noise(900, 600), "JPEG")
 SLOW = jpeg_of_scans(7_000, 100)  # four seconds
 SMALL_SLOW = jpeg_of_scans(512, 100, comments=2_400_000)  # 10 MB, nearly three
+pytestmark = pytest.mark.process
+
 SIZES = pytest.mark.parametrize("size", [32, 224])
 
 
@@ -295,7 +297,6 @@ def test_slow_images_cost_their_own_requests(
         assert len(descendants(process.pid)) <= before + 6  # two large at a time and one added, three small
 
 
-@pytest.mark.process
 def test_a_crash_is_said(artifact: Artifact) -> None:
     with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
         asked = thread.submit(http.post, "/search", content=SLOW)
@@ -306,7 +307,6 @@ def test_a_crash_is_said(artifact: Artifact) -> None:
         assert http.post("/search", content=GOOD).status_code == 200
 
 
-@pytest.mark.process
 def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artifact) -> None:
     with running(artifact) as (process, http):
 
@@ -333,7 +333,6 @@ def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artif
         until(lambda: ready() == (200, ""))
 
 
-@pytest.mark.process
 def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
     with running(artifact, decoding_seconds="600") as (process, http), ThreadPoolExecutor(1) as thread:
         asked = thread.submit(http.post, "/search", content=SLOW)
@@ -353,7 +352,6 @@ def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
         until(lambda: not any(pid in left and state != "Z" for pid, (_, state, _) in processes().items()))
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_all_lets_them_finish(artifact: Artifact, number: signal.Signals) -> None:
     """As systemd and a terminal send it: to each process of the service."""

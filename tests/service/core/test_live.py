@@ -419,7 +419,8 @@ def test_what_cannot_be_written_to_is_neither_left_nor_served(
 def test_one_that_cannot_note_its_successor_leaves_no_trace_in_it(
     both: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index.tables.connections.PATIENCE", 1)
+    for waits in ("index.sqlite", "index.tables.connections"):
+        monkeypatch.setattr(f"{waits}.PATIENCE", 1)
     with served(both / "first") as http:
         first, before = encoder(http), notes(both / "second")
         with closing(sqlite3.connect(both / "first" / "catalogue.sqlite", isolation_level=None)) as other:

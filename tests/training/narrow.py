@@ -1,0 +1,32 @@
+"""Networks that learn in a second what tests look at, in this process and in those that `forking` starts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tests import forking
+from training.nets import encoder
+from training.nets.backbones import BACKBONES, Plan
+
+# The environment of a forked process whose networks are narrow.
+NARROW_PROCESS = {forking.FIRST: f"{__name__}:widths_are_narrow"}
+TILE = 8  # pixels that whitening sees at once
+
+
+def narrowed(plan: Plan) -> Plan:
+    """The same layers with an eighth of the channels."""
+    convolutions = tuple(conv._replace(channels=conv.channels // 8) for conv in plan.convolutions)
+    return replace(plan, convolutions=convolutions, hidden=128)
+
+
+REAL = dict(BACKBONES)
+NARROW = {name: narrowed(plan) for name, plan in BACKBONES.items()}
+
+
+def widths_are_narrow(
+    set_item: Callable[[dict[str, Plan], str, Plan], None] = dict.__setitem__,
+    set_attribute: Callable[[object, str, object], None] = setattr,
+) -> None:
+    """All networks that are made from now on are narrow ones."""
+    for name, plan in NARROW.items():
+        set_item(BACKBONES, name, plan)
+    set_attribute(encoder, "TILE", TILE)
