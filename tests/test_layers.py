@@ -79,9 +79,11 @@ def loaded_after(statement):
 
 @pytest.mark.process
 def test_service_loads_no_training_but_the_networks():
-    modules = [name for name in loaded_after("import service.app") if name.startswith("training.")]
+    loaded = loaded_after("import service.app")
+    modules = [name for name in loaded if name.startswith("training.")]
     assert modules
     assert all(f"{name}.".startswith("training.nets.") for name in modules)
+    assert not {"sklearn", "torchvision"} & set(loaded)
 
 
 @pytest.mark.process

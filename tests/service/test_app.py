@@ -2,12 +2,10 @@
 
 import contextlib
 import gc
-import json
 import re
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -429,14 +427,3 @@ def test_explicit_settings_raise(damaged: Path, tmp_path: Path) -> None:
         create_app(Settings(artifact=damaged))
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
         create_app(Settings(artifact=tmp_path))
-
-
-@pytest.mark.process
-def test_service_loads_no_training_but_nets() -> None:
-    code = "import json, sys, service.app; print(json.dumps([*sys.modules]))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = json.loads(run.stdout)
-    ours = [name for name in loaded if name.startswith("training.")]
-    assert ours
-    assert all(name == "training.nets" or name.startswith("training.nets.") for name in ours)
-    assert not {"sklearn", "torchvision"} & set(loaded)

@@ -1,5 +1,6 @@
 """Networks that learn in a second what tests look at, in this process and in those that `forking` starts."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from training.nets.backbones import BACKBONES, Plan
 
 # The environment of a forked process whose networks are narrow.
 NARROW_PROCESS = {forking.FIRST: f"{__name__}:widths_are_narrow"}
+NARROW_ON_A_FULL_DISK = {forking.FIRST: f"{__name__}:disk_is_full"}
 TILE = 8  # pixels that whitening sees at once
 
 
@@ -30,3 +32,9 @@ def widths_are_narrow(
     for name, plan in NARROW.items():
         set_item(BACKBONES, name, plan)
     set_attribute(encoder, "TILE", TILE)
+
+
+def disk_is_full() -> None:
+    """And no file of this process may grow beyond 64 kB, as on a disk that is full."""
+    widths_are_narrow()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))

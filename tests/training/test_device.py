@@ -76,19 +76,19 @@ def test_freed_memory_is_kept():
     resident = """
 import re, torch
 from pathlib import Path
-{call}
+from training.device import keep_freed_memory
 def megabytes():
     return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
-before = megabytes()
-block = torch.ones(64 << 20, dtype=torch.uint8)
-del block
-print(megabytes() - before)
+def left():
+    before = megabytes()
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    del block
+    return megabytes() - before
+print(left())
+keep_freed_memory()
+print(left())
 """
-    (returned,) = printed(resident.format(call=""), subprocess.Popen)
-    (kept,) = printed(
-        resident.format(call="from training.device import keep_freed_memory; keep_freed_memory()"),
-        subprocess.Popen,  # with a heap of its own
-    )
+    returned, kept = printed(resident, subprocess.Popen)  # with a heap of its own
     assert int(returned) < 32
     assert int(kept) >= 64
 

@@ -316,8 +316,11 @@ def let_go(page: Page, held: list[Route]) -> None:
 
 def test_what_is_late_is_announced_and_what_was_there_stays(browser: Browser, mine: Path) -> None:
     held: list[Route] = []
-    with serve_here(create_app(Settings(artifact=mine))) as address:
-        for page in opened(browser, address, refused=(409,)):
+    with (
+        serve_here(create_app(Settings(artifact=mine))) as address,
+        httpx.Client(base_url=address) as http,
+    ):
+        for page in opened(browser, address, refused=(404, 409)):  # 404: thumbnails of what is gone
             expect(page.locator("#score")).to_be_visible()
             page.route("**/eval/map?*", lambda route: held.append(route))
             show(page, "Evaluation")
@@ -329,7 +332,7 @@ def test_what_is_late_is_announced_and_what_was_there_stays(browser: Browser, mi
             before = value.text_content()
             page.locator("#queries > li").first.wait_for()
             for id_ in range(1, 11):  # meanwhile somebody else changes the index
-                httpx.delete(f"{address}/images/{id_}").raise_for_status()
+                http.delete(f"/images/{id_}").raise_for_status()
             page.get_by_role("navigation").get_by_role("link", name="Search").click()
             show(page, "Evaluation")
             expect(page.locator("#map-panel")).to_have_attribute("aria-busy", "true")
@@ -341,7 +344,7 @@ def test_what_is_late_is_announced_and_what_was_there_stays(browser: Browser, mi
             show(page, "Codes")
             expect(page.locator("#codes-status")).to_have_text("Codes of 53 images, 256 bits each.")
             for id_ in range(11, 64):
-                httpx.delete(f"{address}/images/{id_}").raise_for_status()
+                http.delete(f"/images/{id_}").raise_for_status()
             page.evaluate("dispatchEvent(new Event('measured'))")  # as after a change on this page
             expect(page.locator("#report-panel .error")).to_contain_text("No image is indexed")
             expect(page.locator("#duplicates-panel")).to_be_hidden()
