@@ -7,6 +7,8 @@ ARTIFACT ?= $(DEFAULT)
 BIN := .venv/bin
 # Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
 export GOMP_SPINCOUNT ?= 1000
+# What is compiled once need not be compiled again: for tests that is ten seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test quick bench reproduce-quick lint lint-page house lock clean
 
@@ -23,9 +25,9 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/installed lint
 	$(WITHIN) $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST)
 
-# What needs neither lint nor another process, server or browser: while you write.
+# What needs neither lint nor another process, server or browser, nor a second: while you write.
 quick: .venv/installed
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -q -m "not process and not browser and not slow and not gpu" $(PYTEST)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -q --ignore=tests/service/page --ignore=tests/service/test_conformance.py -m "not process and not browser and not long and not slow and not gpu" $(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

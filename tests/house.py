@@ -54,8 +54,12 @@ def code_lines(text: str) -> int:
 
 @cache
 def nodes(path: Path) -> tuple[ast.AST, ...]:
-    """All that a file defines and does."""
-    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    """Every statement of a file, also those within others."""
+    found: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    for node in found:  # which grows meanwhile
+        for field in ("body", "orelse", "handlers", "finalbody", "cases"):
+            found += getattr(node, field, ())
+    return tuple(found)
 
 
 def functions(path: Path) -> list[Function]:

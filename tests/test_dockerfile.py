@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from index.artifact import Artifact
-from tests.conftest import free_port, wait_until_ready
+from tests.samples import free_port, wait_until_ready
 
 ROOT = Path(__file__).parents[1]
 

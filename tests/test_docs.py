@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import command
 from service.app import create_app
 from service.settings import PREFIX, Settings
-from tests.conftest import serve_here
+from tests.samples import serve_here
 from training import reproduce
 from training.build_index import parser
 from training.config import settings_help

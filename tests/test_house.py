@@ -11,6 +11,8 @@ import pytest
 from tests import house
 from tests.house import PACKAGES, ROOT
 
+pytestmark = pytest.mark.long  # it reads every file of ours
+
 LARGEST_FILE, LONGEST_FUNCTION, LONGEST_CLASS = 600, 60, 250
 MOST_ROOMS = {"service": 10, "training": 18}
 MOST_FLOORS = 5  # in service/ and in each folder of it

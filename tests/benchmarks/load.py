@@ -28,7 +28,7 @@ from service.core.searcher import Searcher
 from tests.benchmarks.harness import Memory, Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.heartbeat import heartbeat
 from tests.benchmarks.service import CLIENTS, Bench, picture, prepare
-from tests.conftest import command, environment, free_port, wait_until_ready
+from tests.samples import command, environment, free_port, wait_until_ready
 
 MIX = {"search": 90, "add": 8, "delete": 2}  # in a hundred requests
 SHARE = 0.6  # of the saturation

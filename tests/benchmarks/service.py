@@ -25,7 +25,7 @@ from index.items import UNLABELLED, Changes, CodeTable, NewItem
 from service.core.searcher import FEW_PIXELS
 from service.core.sharing import CORES
 from tests.benchmarks.harness import Report, Row, Spread, at_most, interleaved, main
-from tests.conftest import serve
+from tests.samples import serve
 from training.nets.encoder import Encoder
 from training.nets.images import open_image
 

@@ -33,7 +33,7 @@ from index.tables.digest import digest
 from tests.benchmarks.harness import Report, Row, Spread, command_line, memory, tell
 from tests.benchmarks.load import Connection
 from tests.benchmarks.service import CLASSES, manifest, picture
-from tests.conftest import command, environment, free_port
+from tests.samples import command, environment, free_port
 from training.nets.encoder import Encoder
 from training.nets.images import thumbnail
 

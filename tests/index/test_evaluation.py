@@ -39,6 +39,7 @@ def test_precision_is_the_mean_over_all_orders(seed: int, ties: str) -> None:
         np.testing.assert_allclose(precision_at_k(*arguments, k=k, ties=ties), expected, rtol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("denominator", ["min", "retrieved"])
 @pytest.mark.parametrize("k", [1, 10, 77, None])
 def test_many_random_orders_average_to_the_expectation(denominator: str, k: int | None) -> None:
@@ -100,6 +101,7 @@ def test_collapsed_codes_with_a_cut_condition_on_what_is_found(k: int) -> None:
     assert got == pytest.approx(float(expected), rel=1e-11)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("denominator", ["min", "retrieved"])
 @pytest.mark.parametrize("k", [None, 4])
 def test_a_ranking_at_random_averages_codes_at_random(denominator: str, k: int | None) -> None:

@@ -30,7 +30,9 @@ def engine_with(ids: list[int]) -> FaissEngine:
     return engine
 
 
-@pytest.mark.parametrize("count", [1, 2, 1000, 1023, 1024])
+@pytest.mark.parametrize(
+    "count", [1, 2, 1000, *(pytest.param(count, marks=pytest.mark.long) for count in (1023, 1024))]
+)
 def test_items_added_one_by_one_lie_in_few_segments(count: int) -> None:
     engine = engine_with(list(range(count)))
     assert len(engine._state.segments) == count.bit_count()  # as a binary counter has ones

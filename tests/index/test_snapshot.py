@@ -45,7 +45,7 @@ def test_it_is_the_database_split(catalogue: Catalogue) -> None:
     assert not snapshot.has(1) and not snapshot.has(99) and not snapshot.has(None)  # 1 is held out
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))])
 def test_it_and_an_engine_follow_random_changes(catalogue: Catalogue, seed: int) -> None:
     rng = np.random.default_rng(seed)
     snapshot, engine = Snapshot.of(catalogue.changes(-1)), FaissEngine(32)

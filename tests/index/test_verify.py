@@ -8,8 +8,8 @@ import pytest
 from index.artifact import CATALOGUE, ENCODER, MANIFEST, ORIGINALS, QUERIES, ArtifactError
 from index.originals import Originals
 from index.verify import faults, sweep
-from tests.conftest import build_artifact
 from tests.index.test_backup import hash_of, send
+from tests.samples import build_artifact
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import httpx
 
 from service.app import create_app
 from service.settings import Settings
-from tests.conftest import (
+from tests.samples import (
     draw,
     serve_here,
 )

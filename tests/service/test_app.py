@@ -23,7 +23,7 @@ from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from service.web.headers import route_path
 from tests import forking
-from tests.conftest import build_artifact, command, environment, serve_here
+from tests.samples import build_artifact, command, environment, serve_here
 from training.nets.encoder import Encoder
 
 LIMIT = 10_000_000

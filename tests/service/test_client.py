@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from service.client import AsyncClient, Call, Client, Refused, Route, Routes, ServiceError, Unreachable
-from tests.conftest import CLASSES, build_artifact, draw, free_port, serve
+from tests.samples import CLASSES, build_artifact, draw, free_port, serve
 from tests.test_layers import loaded_after
 
 KEY = "k" * 16

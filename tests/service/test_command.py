@@ -23,7 +23,7 @@ from index.artifact import Artifact
 from service.command import parser, show
 from service.settings import PREFIX, Settings
 from tests import forking
-from tests.conftest import build_artifact, environment, free_port, serve, wait_until_ready
+from tests.samples import build_artifact, environment, free_port, serve, wait_until_ready
 from tests.service.test_kill import png
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
-from tests.conftest import build_artifact, serve_here
+from tests.samples import build_artifact, serve_here
 
 CHECKS = [
     not_a_server_error,

@@ -17,7 +17,7 @@ import pytest
 
 from index.artifact import Artifact
 from tests import forking
-from tests.conftest import build_pair, command, environment, free_port, wait_until_ready
+from tests.samples import build_pair, command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
 CALLS = "write,writev,pwrite64,pwritev,sendfile,sendto,sendmsg,fsync,fdatasync,rename,renameat,renameat2"

@@ -22,7 +22,7 @@ from PIL import Image
 
 from index.artifact import Artifact
 from index.verify import faults
-from tests.conftest import command, environment, free_port, wait_until_ready
+from tests.samples import command, environment, free_port, wait_until_ready
 from tests.service.test_kill import png
 
 pytestmark = pytest.mark.process

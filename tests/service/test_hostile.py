@@ -8,7 +8,7 @@ import pytest
 
 from index.artifact import Artifact
 from service.settings import Settings
-from tests.conftest import build_artifact, serve
+from tests.samples import build_artifact, serve
 from tests.service.hostile import KIT, Hostile
 
 NAMES = [name for name, _ in sorted(KIT.items(), key=lambda entry: entry[1].same_as is not None)]

@@ -18,7 +18,7 @@ import pytest
 from index.artifact import Artifact
 from index.verify import faults
 from tests import forking
-from tests.conftest import command, draw, environment, free_port, wait_until_ready
+from tests.samples import command, draw, environment, free_port, wait_until_ready
 
 pytestmark = pytest.mark.process
 

@@ -264,7 +264,9 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
         (["--data", "single"], r"single: class 'b' has one image"),
         (["--data", "text"], r"text: none of its 2 files is a readable image"),
         (["--dataset", "imagenet"], r"--dataset imagenet needs --data DIR"),
-        (["--dataset", "imagenet", "--data", "empty"], r"put its images into"),
+        pytest.param(  # loads torchvision
+            ["--dataset", "imagenet", "--data", "empty"], r"put its images into", marks=pytest.mark.long
+        ),
         (["--labels", "gone.csv", "--data", "one"], r"gone\.csv: the labels cannot be read"),
         (["--labels", "gone.csv"], r"needs --data DIR"),
         (["--out", "one"], r"one exists; name another folder"),

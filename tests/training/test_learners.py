@@ -11,6 +11,7 @@ from training.rules import RULES
 from training.run import Run, learn, positions_of
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.long
 SMALL = {"dataset": "digits", "image_size": 28, "precision": "fp32", "device": "cpu", "labels": "10%"}
 
 

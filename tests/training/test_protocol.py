@@ -91,7 +91,10 @@ def test_subsets_are_nested_and_stratified():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("classes", "members"), [(10, 4000), (200, 450), (3, 7), (7, 1)])
+@pytest.mark.parametrize(
+    ("classes", "members"),
+    [(10, 4000), pytest.param(200, 450, marks=pytest.mark.long), (3, 7), (7, 1)],
+)
 def test_subsets_of_equal_classes_have_exactly_their_share(classes, members, seed):
     """Of Tiny ImageNet's 200 classes of 450 images 1 % are 4.5 each: 900, not 800."""
     labels = np.tile(np.arange(classes), members)

@@ -12,7 +12,7 @@ from training.hebbian import HebbianConv2d
 from training.nets.backbones import Network
 from training.run import Run, xavier
 
-pytestmark = pytest.mark.usefixtures("narrow")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
 
 class Watched:

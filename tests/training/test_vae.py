@@ -20,7 +20,7 @@ from training.vae import (
 
 SIZE = smallest_image("conv6")
 
-pytestmark = pytest.mark.usefixtures("narrow")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
 
 def images(count=32, size=SIZE, seed=0):

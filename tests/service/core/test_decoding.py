@@ -16,7 +16,7 @@ import torch
 from index.artifact import Artifact
 from service.core.decoding import Crashed, Pool, TooSlow, decode
 from tests import forking
-from tests.conftest import build_artifact, command, environment, free_port, wait_until_ready
+from tests.samples import build_artifact, command, environment, free_port, wait_until_ready
 from tests.service.hostile import KIT, jpeg_of_scans, noise, saved
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, TooMuchMemory, open_image, thumbnail

@@ -23,7 +23,7 @@ from service.core.live import Generation, Live
 from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 from tests import forking
-from tests.conftest import (
+from tests.samples import (
     command,
     environment,
     free_port,

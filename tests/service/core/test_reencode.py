@@ -18,8 +18,10 @@ from service.core.reencode import reencode
 from service.core.searcher import Searcher
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import EvaluationParameters
-from tests.conftest import build_artifact
+from tests.samples import build_artifact
 from tests.service.reloading import png
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from service.core.searcher import TRIES, Searcher, UnknownLabel
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import Evaluation, EvaluationParameters
-from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
 from tests.remote_engine import RemoteEngine
+from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
 from training.nets.images import TooManyPixels
 
 LIMIT = 1_000_000

@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import draw
+from tests.samples import draw
 
 LOOKS = [
     pytest.param("light", 1280),

@@ -14,7 +14,7 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.routes import about
 from service.settings import Settings
-from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, serve_here
+from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, serve_here
 from tests.service.page.browser import LOOKS, barriers, fits, opened
 
 Ask = Callable[..., Any]

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from service.app import create_app
 from service.core.decoding import Decoded, Pool
 from service.settings import Settings
-from tests.conftest import serve_here
+from tests.samples import serve_here
 from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
 MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
-from tests.conftest import serve_here
+from tests.samples import serve_here
 from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
 

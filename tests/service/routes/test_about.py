@@ -17,7 +17,7 @@ from index.evaluation import average_precision
 from service.app import create_app
 from service.routes import about
 from service.settings import Settings
-from tests.conftest import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here
+from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here
 
 ITEMS = len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
 HELD_OUT = len(CLASSES) * QUERIES_PER_CLASS

@@ -26,7 +26,7 @@ from service.app import create_app
 from service.core.decoding import Decoded, Pool
 from service.settings import Settings
 from tests import forking
-from tests.conftest import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready
+from tests.samples import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready
 
 
 def png(seed: int, label: int = 0) -> bytes:

@@ -18,7 +18,7 @@ from service.app import create_app
 from service.routes import about
 from service.settings import Settings
 from service.web.places import EXPORTING
-from tests.conftest import serve_here
+from tests.samples import serve_here
 from tests.service.routes.test_changes import png
 
 ODD = {"note": "line\u2028one\nline two", "deep": [{"\u00e4": None}]}

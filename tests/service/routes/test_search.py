@@ -23,7 +23,7 @@ from service.core.searcher import Searcher
 from service.schemas.evaluation import Evaluation
 from service.schemas.search import SearchAnswer, SearchParameters
 from service.settings import Settings
-from tests.conftest import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
+from tests.samples import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
 
 ITEMS = len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
 

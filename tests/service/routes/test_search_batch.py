@@ -17,7 +17,7 @@ from service.core.searcher import Answer, Question, Searcher
 from service.schemas.search import BatchAnswer
 from service.settings import Settings
 from service.web.places import ABREAST
-from tests.conftest import serve_here
+from tests.samples import serve_here
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from service.app import create_app
 from service.settings import Settings
 from service.web.access import Access, allowed_by, from_this_machine, is_loopback, keys
 from tests import forking
-from tests.conftest import command, environment, serve_here
+from tests.samples import command, environment, serve_here
 
 READ, WRITE, ADMIN = ("r" * 16, "w" * 16, "a" * 16)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
-from tests.conftest import serve_here
+from tests.samples import serve_here
 from training.nets.encoder import Encoder
 
 OURS, ALSO_OURS, FOREIGN = "https://gallery.example", "http://localhost:3000", "https://elsewhere.example"

@@ -21,7 +21,7 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
 from tests import forking
-from tests.conftest import environment, free_port, serve_here, wait_until_ready
+from tests.samples import environment, free_port, serve_here, wait_until_ready
 from training.nets.encoder import Encoder
 
 KEY = "k" * 16

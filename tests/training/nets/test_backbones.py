@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torchvision.models import vgg
 
 from training.nets.backbones import (
     BACKBONES,
@@ -35,9 +34,12 @@ def test_map_of_the_convolutional_part(backbone, size, shape):
     assert feature_count(backbone, size) == shape[0] * shape[1] * shape[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("backbone", "letter", "count"), [
     ("vgg11", "A", 8), ("vgg13", "B", 10), ("vgg16", "D", 13), ("vgg19", "E", 16)])  # fmt: skip
 def test_vgg_has_the_convolutions_of_torchvision(backbone, letter, count):
+    from torchvision.models import vgg  # four seconds
+
     ours = BACKBONES[backbone].convolutions
     assert len(ours) == count
     assert all((conv.kernel, conv.padding) == (3, 1) for conv in ours)

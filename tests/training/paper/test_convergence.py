@@ -18,6 +18,8 @@ from training.paper.tables import TableError
 from training.paper.work import smaller
 from training.run import Run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("accuracies", "epoch"),

@@ -9,6 +9,8 @@ from training.paper.cells import Cell
 from training.paper.durations import Sampling
 from training.run import Run
 
+pytestmark = pytest.mark.long
+
 
 def test_cases_take_turns_and_preparing_is_not_timed(caplog):
     caplog.set_level("INFO", "hebbsearch")

@@ -17,6 +17,8 @@ from training.paper.work import smaller
 from training.pixels import Loaded, load
 from training.run import Run
 
+pytestmark = pytest.mark.long
+
 SMALL = {"dataset": "digits", "precision": "fp32", "epochs": 1, "finetune_epochs": 2, "head_epochs": 2}
 
 

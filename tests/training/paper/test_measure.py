@@ -12,6 +12,8 @@ from training.nets.encoder import pack_signs
 from training.paper.measure import Descriptors, compare, describe, items_per_class, measure
 from training.run import Run
 
+pytestmark = pytest.mark.long
+
 
 def descriptors(count, seed):
     rng = np.random.default_rng(seed)

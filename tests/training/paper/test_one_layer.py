@@ -8,6 +8,8 @@ from training.paper import one_layer
 from training.paper.timing import LAYERS
 from training.run import Run, learn
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("rule", LAYERS)
 def test_layer_learns_by_its_rule(rule, cifar, loaded):

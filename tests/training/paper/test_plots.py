@@ -35,6 +35,7 @@ CASES: dict[str, tuple[int, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_a_figure_is_a_png_of_its_size_and_always_the_same(tmp_path: Path, case: str) -> None:
     height, draw = CASES[case]
@@ -63,6 +64,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).reshape(-1, 3)
 
 
+@pytest.mark.long
 def test_a_method_has_one_colour_in_all_figures(tmp_path: Path) -> None:
     for number, draw in enumerate(
         [
@@ -77,6 +79,7 @@ def test_a_method_has_one_colour_in_all_figures(tmp_path: Path) -> None:
         assert blue.all(axis=1).sum() > 100
 
 
+@pytest.mark.long
 def test_missing_deviations_draw_no_bars(tmp_path: Path) -> None:
     for name, deviation in (("none", NAN), ("zero", 0.0), ("some", 3.0)):
         points = {1.0: (30.0, deviation), 5.0: (40.0, deviation)}

@@ -119,6 +119,7 @@ def test_precision_and_recall_are_of_the_smallest_share_that_has_been_computed(t
     assert drawn == [({"HPCA-FH"}, "5% of the labels")]
 
 
+@pytest.mark.long
 def test_table_6_has_plots_of_both_metrics_and_everything_that_table_3_has(tmp_path, monkeypatch):
     drawn = {}
     draw = plots.label_fractions
@@ -144,6 +145,7 @@ def test_table_6_has_plots_of_both_metrics_and_everything_that_table_3_has(tmp_p
     assert "| HPCA-FH | 100% | 50.06 |" in text
 
 
+@pytest.mark.long
 def test_markdown_has_the_unvalidated_figures_the_interval_and_what_was_seen(tmp_path):
     cells = filled(tmp_path, "cifar10-conv6")
     by = {each.key: each.figures for each in cells.read()}

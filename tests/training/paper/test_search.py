@@ -23,6 +23,8 @@ from training.pixels import load
 from training.reproduce import run_command
 from training.run import Run
 
+pytestmark = pytest.mark.long
+
 
 def descended(score, start, steps, rounds=10):
     """What was tried, and the result."""

@@ -18,6 +18,8 @@ from training.paper.cells import Cells
 from training.paper.tables import Key, TableError
 from training.paper.work import smaller
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def next_to_nothing(monkeypatch):
