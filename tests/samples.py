@@ -53,6 +53,7 @@ UNLABELLED_ITEMS = 3
 APP = "service.app:create_app"
 
 # Each client of httpx reads all certificates in 0.07 s, unless they lie in a folder. Nothing is encrypted.
+os.environ.pop("SSL_CERT_FILE", None)  # which would come before it
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 # And it waits for five seconds unless it is told; on a busy machine a request may take longer.
 for _phase in ("connect", "read", "write", "pool"):

@@ -10,6 +10,7 @@ from training.nets.backbones import BACKBONES, Plan
 
 # The environment of a forked process whose networks are narrow.
 NARROW_PROCESS = {forking.FIRST: f"{__name__}:widths_are_narrow"}
+NARROW_WITHOUT_FIGURES = {forking.FIRST: f"{__name__}:figures_are_left_out"}
 NARROW_ON_A_FULL_DISK = {forking.FIRST: f"{__name__}:disk_is_full"}
 TILE = 8  # pixels that whitening sees at once
 
@@ -32,6 +33,15 @@ def widths_are_narrow(
     for name, plan in NARROW.items():
         set_item(BACKBONES, name, plan)
     set_attribute(encoder, "TILE", TILE)
+
+
+def figures_are_left_out() -> None:
+    """And the tables of this process have none: they take longer than all else that it does."""
+    from training.paper import report
+
+    widths_are_narrow()
+    for name in ("draw", "draw_curves"):
+        setattr(report, name, lambda *_: None)
 
 
 def disk_is_full() -> None:

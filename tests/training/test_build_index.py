@@ -188,7 +188,7 @@ def test_no_labels(pictures, tmp_path):
 @pytest.fixture
 def interrupted(pictures, tmp_path):
     """A run stopped with Ctrl-C in its second stage."""
-    arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "60", "--image-size", "28"]
+    arguments = ["--data", str(pictures), "--epochs", "3", "--finetune-epochs", "40", "--image-size", "28"]
     process = forking.Popen(
         [sys.executable, str(COMMAND), *arguments, "--out", "stopped"],
         cwd=tmp_path,

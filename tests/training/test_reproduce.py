@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 from PIL import Image
 
 from tests import forking
+from tests.training.narrow import NARROW_PROCESS, NARROW_WITHOUT_FIGURES
 from tests.training.paper.reading import read_csv
-from tests.training.test_build_index import environment, stripes
+from tests.training.test_build_index import stripes
 from training.paper.cells import Cells
 from training.paper.report import checked_regime
 
@@ -24,19 +26,19 @@ SMALL = ["--set", "epochs=1", "--set", "finetune_epochs=2", "--set", "head_epoch
 CIFAR = ["--table", "3", "--dataset", "cifar10", "--seeds", "1", *SMALL]
 
 
-def started(folder, *arguments, start=forking.Popen, narrow=True):
+def started(folder, *arguments, start=forking.Popen, how=NARROW_WITHOUT_FIGURES):
     return start(
         [sys.executable, str(COMMAND), *arguments],
         cwd=folder,
-        env=environment(narrow),
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | how,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def reproduce(folder, *arguments, code=0, **how):
-    process = started(folder, *arguments, **how)
+def reproduce(folder, *arguments, code=0, **more):
+    process = started(folder, *arguments, **more)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "Traceback" not in err
@@ -67,8 +69,8 @@ def figures(folder):
 def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     command = [*CIFAR, "--data", str(pictures), "--methods", "none", "hpca_fh", "--regimes", "50%", "100%"]
     (tmp_path / "uninterrupted").mkdir()
-    reproduce(tmp_path / "uninterrupted", *command)
-    process = started(tmp_path, *command)
+    reproduce(tmp_path / "uninterrupted", *command, how=NARROW_PROCESS)
+    process = started(tmp_path, *command, how=NARROW_PROCESS)
     deadline = time.monotonic() + 200
     while len(finished(tmp_path)) < 2:
         assert process.poll() is None, process.stderr.read()
@@ -79,7 +81,7 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     before = finished(tmp_path)
     assert 2 <= len(before) < 6
     subprocess.run(["rm", "-r", str(tmp_path / "artifacts")], check=True)  # nothing but the rows is needed
-    said = reproduce(tmp_path, *command)
+    said = reproduce(tmp_path, *command, how=NARROW_PROCESS)
     after = finished(tmp_path)
     assert after[: len(before)] == before
     assert figures(tmp_path) == figures(tmp_path / "uninterrupted")
@@ -124,12 +126,6 @@ def test_killed_in_mid_grid_it_goes_on_from_its_rows_alone(tmp_path, pictures):
     assert finished(tmp_path) == after
 
 
-def test_as_people_start_it(tmp_path, pictures):
-    command = [*CIFAR, "--data", str(pictures), "--methods", "none", "--regimes", "100%"]
-    reproduce(tmp_path, *command, start=subprocess.Popen)
-    assert [row["method"] for row in finished(tmp_path)] == ["none", "pixels", "chance"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -164,7 +160,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, says):
 
 
 def test_a_regime_with_fewer_labels_than_classes_is_refused(tmp_path, pictures):
-    said = reproduce(tmp_path, *CIFAR, "--data", str(pictures), "--regimes", "1%", code=2)
+    command = [*CIFAR, "--data", str(pictures), "--regimes", "1%"]
+    said = reproduce(tmp_path, *command, code=2, start=subprocess.Popen)  # as people start it
     assert "regime 1%" in said
     assert "of 48 training labels that is fewer than the 2 classes; use at least 4.17%" in said
     assert finished(tmp_path) == []
@@ -285,7 +282,8 @@ def test_imagenet_table_from_its_layout(tmp_path):
         part, label = ("val" if number < 8 else "train"), number % 2
         stripes(tmp_path / "data" / part / f"n0000000{label}" / f"{number}.JPEG", label, number, size=40)
     command = ["--table", "6", "--dataset", "imagenet", "--data", "data", "--methods", "hpca_fh", *SMALL]
-    reproduce(tmp_path, *command, "--seeds", "1", "--regimes", "100%", "--set", "image_size=32")
+    command += ["--seeds", "1", "--regimes", "100%", "--set", "image_size=32"]
+    reproduce(tmp_path, *command, start=subprocess.Popen)  # as people start it
     row = finished(tmp_path, "imagenet-vgg11")[0]
     assert (row["method"], row["queries"], row["validation_labels"]) == ("hpca_fh", "8", "2")
     assert decided(tmp_path, row)["backbone"] == "vgg11"
