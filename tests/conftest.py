@@ -72,16 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def calm_torch() -> None:
-    """One thread, as tests run side by side and their tensors are small. No loggers apart: pytest would
-    attach itself to each of these 44, six times a test."""
-    import torch
-
-    torch.set_num_threads(1)
-    for name in logging.root.manager.loggerDict:
-        if name.startswith("torch"):
-            logging.getLogger(name).propagate = True
+def pytest_collection_finish() -> None:
+    """Where torch was imported it gets one thread, as tests run side by side and their tensors are small; and
+    no loggers apart: pytest would attach itself to each of these 44, six times a test."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+        for name in logging.root.manager.loggerDict:
+            if name.startswith("torch"):
+                logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)

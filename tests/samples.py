@@ -52,6 +52,7 @@ QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
 APP = "service.app:create_app"
 
+torch.set_num_threads(1)  # tests run side by side, and their tensors are small
 # Each client of httpx reads all certificates in 0.07 s, unless they lie in a folder. Nothing is encrypted.
 os.environ.pop("SSL_CERT_FILE", None)  # which would come before it
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
