@@ -135,11 +135,14 @@ def test_reported_map_is_that_of_the_artifact(built):
 
 def test_same_seed_same_codes_and_the_next_number(built, pictures):
     path, _ = built
-    build(path.parents[1], "--data", str(pictures), *QUICK, env=environment(narrow=False))
+    wide = environment(narrow=False)  # as the first, which is no forked process
+    build(path.parents[1], "--data", str(pictures), *QUICK, env=wide)
     first, second = (artifact.open_artifact(path.with_name(name)) for name in ("run-001", "run-002"))
     assert first.manifest.encoder_id == second.manifest.encoder_id
     with first.open_catalogue() as one, second.open_catalogue() as two:
         np.testing.assert_array_equal(one.codes().codes, two.codes().codes)
+    build(path.parents[1], "--data", str(pictures), *QUICK, "--seed", "1", env=wide)
+    assert artifact.open_artifact(path.with_name("run-003")).manifest.encoder_id != first.manifest.encoder_id
 
 
 @pytest.mark.process

@@ -86,13 +86,15 @@ def test_evaluation_mode_learns_nothing():
     assert network.features[0][0].update is None
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("real")  # the bound is of that many neurons
 @pytest.mark.parametrize("rule", FAST)
 def test_bfloat16_learns_the_same_within_its_precision(rule):
     """From equal weights, one step: directions of the updates agree layer by layer.
 
     Where one neuron takes a patch, a close second may win it when rounded: few patches in a convolution, but
     the hidden layer has one an image."""
-    least = 0.8 if rule in {"hebbgrad", "krotov"} else 0.98
+    least = 0.8 if rule in {"hebbgrad", "krotov"} else 0.99
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         network = hebbian(rule)
