@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from index import bootstrap
 from index.bootstrap import bootstrap_interval
@@ -19,7 +19,7 @@ def skewed(n: int, seed: int = 0) -> np.ndarray:
 def test_bootstrap_is_scipys_but_for_chance(confidence: float) -> None:
     values = skewed(400)
     got = bootstrap_interval(values, confidence, seed=1, resamples=20_000)
-    theirs = stats.bootstrap(
+    theirs = scipy.stats.bootstrap(
         (values,),
         np.mean,
         confidence_level=confidence,
@@ -28,7 +28,7 @@ def test_bootstrap_is_scipys_but_for_chance(confidence: float) -> None:
         batch=1000,
         rng=np.random.default_rng(2),
     ).confidence_interval
-    np.testing.assert_allclose(got, theirs, atol=0.06 * stats.sem(values))
+    np.testing.assert_allclose(got, theirs, atol=0.06 * scipy.stats.sem(values))
 
 
 def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
@@ -43,7 +43,7 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_bootstrap_of_many_values_is_the_normal_interval() -> None:
     values = skewed(10_000)
-    wide = 1.959964 * stats.sem(values)
+    wide = 1.959964 * scipy.stats.sem(values)
     low, high = bootstrap_interval(values, seed=0)
     assert low == pytest.approx(values.mean() - wide, abs=0.15 * wide)
     assert high == pytest.approx(values.mean() + wide, abs=0.15 * wide)
@@ -62,8 +62,8 @@ def test_bootstrap_in_blocks_has_every_resample(monkeypatch: pytest.MonkeyPatch)
     values = skewed(50)
     monkeypatch.setattr(bootstrap, "CELLS", 50 * 7)
     low, high = bootstrap_interval(values, seed=3, resamples=1001)
-    assert values.mean() - 3 * stats.sem(values) < low < values.mean() < high
-    assert high < values.mean() + 3 * stats.sem(values)
+    assert values.mean() - 3 * scipy.stats.sem(values) < low < values.mean() < high
+    assert high < values.mean() + 3 * scipy.stats.sem(values)
 
 
 def test_bootstrap_of_too_little_is_nan_and_of_nonsense_refused() -> None:

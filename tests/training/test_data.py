@@ -156,6 +156,7 @@ def cifar_files(root, name):
     meta.write_bytes(pickle.dumps(classes))
 
 
+@pytest.mark.long  # torchvision
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar(tmp_path, name, monkeypatch):
     from torchvision.datasets import cifar
@@ -174,6 +175,7 @@ def test_cifar(tmp_path, name, monkeypatch):
     assert images.validation_share == 0.2
 
 
+@pytest.mark.long  # torchvision
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_that_cannot_be_downloaded_says_what_to_put_where(tmp_path, name, monkeypatch):
     from torchvision.datasets import cifar

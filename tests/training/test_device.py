@@ -78,7 +78,7 @@ import re, torch
 from pathlib import Path
 from training.device import keep_freed_memory
 def megabytes():
-    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 def left():
     before = megabytes()
     block = torch.ones(64 << 20, dtype=torch.uint8)
@@ -88,9 +88,11 @@ print(left())
 keep_freed_memory()
 print(left())
 """
-    returned, kept = printed(resident, subprocess.Popen)  # with a heap of its own
-    assert int(returned) < 32
-    assert int(kept) >= 64
+    returned, kept = map(float, printed(resident, subprocess.Popen))  # with a heap of its own
+    # The whole block goes or stays. Linux counts resident pages per thread and adds them up late (proc(5):
+    # "inaccurate"), and torch takes and frees other memory meanwhile: a megabyte or two of the 64.
+    assert returned < 16
+    assert kept > 48
 
 
 def test_a_cpu_is_called_by_its_model(monkeypatch):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Values = Sequence[float] | NDArray[np.floating[Any]]
 
@@ -30,7 +30,7 @@ def welch(a: Values, b: Values) -> float:
     if not sum(variances) > 0:  # NaN is not either
         return math.nan
     # From the moments: ttest_ind warns of lost precision where one sample is constant.
-    test = stats.ttest_ind_from_stats(
+    test = scipy.stats.ttest_ind_from_stats(
         *(a.mean(), math.sqrt(variances[0]), len(a)),
         *(b.mean(), math.sqrt(variances[1]), len(b)),
         equal_var=False,

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeClassifier
-from sklearn.preprocessing import StandardScaler
 
 from training.paper.readout import NOISE, ridge, ridge_accuracy
 
@@ -27,6 +25,9 @@ def accuracy(train, test, **more):
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize(("images", "features"), [(200, 12), (60, 150)])
 def test_agrees_with_scikit_learn(images, features, classes):
+    from sklearn.linear_model import RidgeClassifier  # a second
+    from sklearn.preprocessing import StandardScaler
+
     train, test = blobs(images, features, classes), blobs(500, features, classes, seed=1)
     scaler = StandardScaler().fit(train[0])
     x = scaler.transform(train[0])

@@ -6,8 +6,8 @@ import statistics
 
 import numpy as np
 import pytest
+import scipy
 from PIL import Image
-from scipy import stats
 
 from index.distances import PrecisionRecall
 from training.paper import plots, report, tables
@@ -39,7 +39,7 @@ def test_rows_are_means_deviations_and_welch_tests():
     row = rows["HPCA-FH", "top1"]
     assert row.mean == pytest.approx(39)
     assert row.std == pytest.approx(100 * statistics.stdev(OURS))
-    assert row.p_value == pytest.approx(stats.ttest_ind(OURS, BASE, equal_var=False).pvalue)
+    assert row.p_value == pytest.approx(scipy.stats.ttest_ind(OURS, BASE, equal_var=False).pvalue)
     assert (row.p_against, row.paper, row.seeds) == ("None", 39.75, 3)
     assert rows["HPCA-FH", "map_at_100_retrieved"].paper == 37.39
     assert rows["HPCA-FH", "finetuning_seconds"].mean == 8
@@ -63,7 +63,7 @@ def test_every_pair_of_methods_is_tested():
     }
     expected = []
     for pair, (a, b) in pairs.items():
-        p = stats.ttest_ind(a, b, equal_var=False).pvalue
+        p = scipy.stats.ttest_ind(a, b, equal_var=False).pvalue
         expected.append(f"| {pair} | {100 * (np.mean(a) - np.mean(b)):+.2f} (p = {p:.2g}) |")
     assert lines[2:] == expected
     assert pairs_table(cells, ["none", "vae"], ["1%"], "top1") == ""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+import scipy
 
 from training.paper.significance import mean_and_deviation, welch
 
@@ -20,7 +20,7 @@ def samples(seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(20))
 def test_welch_is_scipys(seed: int) -> None:
     a, b = samples(seed)
-    assert welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-10)
+    assert welch(a, b) == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-10)
     assert welch(b, a) == pytest.approx(welch(a, b))
 
 
@@ -36,7 +36,7 @@ def test_welch_by_hand() -> None:
         squared.append(sum((x - mean) ** 2 for x in sample) / (len(sample) - 1) / len(sample))
     t = (sum(OURS) / 5 - sum(PAPERS) / 4) / math.sqrt(sum(squared))
     freedom = sum(squared) ** 2 / (squared[0] ** 2 / 4 + squared[1] ** 2 / 3)
-    between, _ = integrate.quad(t_density, -t, t, args=(freedom,))
+    between, _ = scipy.integrate.quad(t_density, -t, t, args=(freedom,))
     assert welch(OURS, PAPERS) == pytest.approx(1 - between, abs=1e-9)
     assert welch(OURS, PAPERS) < 0.05
 
@@ -59,12 +59,12 @@ def test_no_test_is_nan_and_no_warning(a: list[float], b: list[float]) -> None:
 
 def test_one_constant_sample_is_a_number() -> None:
     """The test of one sample's mean against a number: Welch's formula with one variance 0."""
-    assert welch([12.0, 12.0, 12.0], OURS) == pytest.approx(stats.ttest_1samp(OURS, 12.0).pvalue)
+    assert welch([12.0, 12.0, 12.0], OURS) == pytest.approx(scipy.stats.ttest_1samp(OURS, 12.0).pvalue)
 
 
 def test_mean_and_deviation() -> None:
     mean, deviation = mean_and_deviation(OURS)
-    assert (mean, deviation) == (pytest.approx(np.mean(OURS)), pytest.approx(stats.tstd(OURS)))
+    assert (mean, deviation) == (pytest.approx(np.mean(OURS)), pytest.approx(scipy.stats.tstd(OURS)))
     assert mean_and_deviation([0.1, 0.1, 0.1])[1] == 0
     mean, deviation = mean_and_deviation([40.0])
     assert mean == 40 and math.isnan(deviation)
