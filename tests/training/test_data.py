@@ -24,6 +24,7 @@ def names(images):
     }
 
 
+@pytest.mark.long  # scikit-learn
 def test_digits_are_all_there():
     images = data.digits()
     assert len(images) == 1797
@@ -208,6 +209,7 @@ def test_tiny_imagenet(tmp_path):
     assert images.open(0).size == (12, 10)
 
 
+@pytest.mark.long  # torchvision
 def test_imagenet(tmp_path):
     for part in ("train", "val"):
         for wnid in ("n01", "n02"):
