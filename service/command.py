@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from tqdm import tqdm
 
 from index.labels import read_labels
-from index.walking import DataError, files_in
+from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
 from service.settings import PREFIX, Settings
@@ -36,8 +36,9 @@ class Failed(Exception):
 
 
 def build(arguments: list[str]) -> NoReturn:
-    """In place of this process, so that Ctrl-C reaches it and its checkpoint is written."""
-    os.execv(sys.executable, [sys.executable, "-m", "training.build_index", *arguments])
+    """In place of this process, so that Ctrl-C reaches it and its checkpoint is written. With -P no module is
+    taken from the folder in which it is started, as `-m` would."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "training.build_index", *arguments])
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -99,10 +100,10 @@ def add(options: argparse.Namespace, client: Client) -> int:
     if not root.is_dir():
         raise Failed(f"{options.folder}: is no folder")
     name = options.name or root.name
-    files = files_in(root, without=options.labels)
-    label_of = labels(options, root, files)
+    walked = walk(root, without=options.labels)
+    label_of = labels(options, root, walked.files)
     known = list(client.images(folder=name))
-    plan = folders.compare(root, files, known, label_of)
+    plan = folders.compare(root, walked, known, label_of)
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
     refused, count = dict(plan.refused), {"added": 0, "exists": 0, "changed": 0}

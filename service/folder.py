@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from index.walking import Walk
 from service.client import Client, Refused
 from service.schemas.images import Image, ImagePath
 
@@ -64,17 +65,18 @@ class Sent:
 
 
 def compare(
-    folder: Path, files: Iterable[Path], known: Sequence[Image], label_of: Callable[[str], str | None]
+    folder: Path, walked: Walk, known: Sequence[Image], label_of: Callable[[str], str | None]
 ) -> Plan:
-    """What to do so that the images that are `known` of the folder become its `files`, relative to it.
+    """What to do so that the images that are `known` of the folder become the files that were `walked`.
 
     An image is known by its bytes, wherever in the folder they lie. What lies at the path of an image and has
     other bytes takes its place and, unless it has a label of its own, its label and metadata. A file that has
     a label gives it to the image of its bytes; of several the one at the image's path does. Files are read
-    only where anything is known.
+    only where anything is known. What cannot be read is refused, and nothing behind it counts as gone.
     """
     plan, named = Plan(), dict[str, Path]()
-    for file in files:
+    plan.refused.update((place.as_posix(), reason) for place, reason in walked.unreadable.items())
+    for file in walked.files:
         path = file.as_posix()
         try:
             named[PATH.validate_python(path)] = folder / file
@@ -113,7 +115,11 @@ def compare(
         lost_at[image.path].append(image)
     plan.send = [_in_place_of(source, lost_at.get(source.path, [])) for source in plan.send]
     replaced = {image.id for source in plan.send for image in source.instead_of}
-    plan.gone = [each for each in lost if each.id not in replaced and each.path not in plan.refused]
+    plan.gone = [
+        each
+        for each in lost
+        if each.id not in replaced and each.path not in plan.refused and not walked.hides(Path(each.path))
+    ]
     return plan
 
 

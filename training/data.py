@@ -15,7 +15,7 @@ from PIL import Image
 from index.items import UNLABELLED
 from index.labels import read_labels
 from index.walking import DataError as DataError  # what people give the functions here
-from index.walking import files_in
+from index.walking import walk
 from training.config import Config
 from training.nets.images import open_image
 
@@ -44,6 +44,7 @@ class ImageSet:
     queries: NDArray[np.bool_] | None
     open: Callable[[int], Image.Image]
     validation_share: float | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()  # places in the folder, and why nobody knows what is there
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,7 +96,10 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     if not is_unicode(str(root)):
         shown = str(root).encode(errors="replace").decode()
         raise DataError(f"{shown}: the folder's name is not valid Unicode; rename it")
-    files = files_in(root, without=labels_file)
+    walked = walk(root, without=labels_file)
+    files = walked.files
+    for place, reason in walked.unreadable.items():
+        log.warning("%s: %s; what lies there is left out", root / place, reason)
     if not files:
         raise DataError(f"{root}: the folder is empty; put images into it, or name another with --data")
     parts = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
@@ -121,7 +125,8 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     if labels_file is not None:  # the folders still say what is held out, but no longer what is what
         labels = read_labels(labels_file, root, files)
         names = [labels.get(file) for file in files]
-    return _from_files(root.name or str(root), root, files, names, queries)
+    unreadable = tuple((place.as_posix(), reason) for place, reason in walked.unreadable.items())
+    return replace(_from_files(root.name or str(root), root, files, names, queries), unreadable=unreadable)
 
 
 def cifar10(root: Path) -> ImageSet:
@@ -149,7 +154,10 @@ def tinyimagenet(root: Path) -> ImageSet:
         )
     rows = (line.split("\t") for line in annotations.read_text().splitlines() if line)
     validation = {Path("val", "images", row[0]): row[1] for row in rows}
-    train = [Path("train") / path for path in files_in(base / "train") if path.suffix.lower() != ".txt"]
+    walked = walk(base / "train")
+    for place, reason in walked.unreadable.items():
+        raise DataError(f"{base / 'train' / place}: {reason}; the data set is to be whole")
+    train = [Path("train") / path for path in walked.files if path.suffix.lower() != ".txt"]
     files = train + sorted(validation)
     names = [path.parts[1] for path in train] + [validation[path] for path in sorted(validation)]
     queries = np.arange(len(files)) >= len(train)

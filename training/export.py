@@ -1,31 +1,35 @@
 """From a trained run to an artifact: codes, catalogue, measurements, manifest."""
 
-import dataclasses
 import datetime
 import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from index import artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED, File, NewItem
-from training.data import DataError, ImageSet, Positions
+from training.data import DataError, Positions
 from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
-from training.nets.images import ImageError, thumbnail
-from training.pixels import each_batch, progress, stream
+from training.nets.images import ImageError, open_image, square_pixels, thumbnail
+from training.pixels import ahead, each_batch
 from training.run import Run
+
+Split = Literal["database", "query"]
 
 
 def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artifact:
@@ -35,8 +39,6 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
     encoder = run.encoder()
     encoder.save(staging / artifact.ENCODER)
     identity = artifact.encoder_id(staging / artifact.ENCODER)
-    split = run.split
-    codes = encode(run, encoder, split.database)
     metrics: dict[str, Any] = {
         "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
         "validation_accuracy": run.validation,
@@ -44,31 +46,88 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
     with Catalogue.create(
         staging / artifact.CATALOGUE, encoder_id=identity, bits=encoder.bits, classes=run.classes
     ) as catalogue:
-        catalogue.add(items(run, split.database, "database", codes))
-        if len(split.queries):
-            query_codes = encode(run, encoder, split.queries)
-            ids = catalogue.add(items(run, split.queries, "query", None))
-            labels = run.images.labels[split.queries]
-            queries = artifact.Queries(query_codes, labels, np.array(ids, np.int64))
-            artifact.save_queries(staging / artifact.QUERIES, queries)
-            metrics |= measure(run, codes, query_codes)
-    return artifact.publish(staging, target, manifest(run, encoder, identity, method, metrics))
+        indexed = [add_images(run, encoder, catalogue, "database")]
+        if len(run.split.queries):
+            queries = add_images(run, encoder, catalogue, "query")
+            labels = run.images.labels[queries.positions]
+            artifact.save_queries(
+                staging / artifact.QUERIES, artifact.Queries(queries.codes, labels, queries.ids)
+            )
+            metrics |= measure(run, indexed[0], queries)
+            indexed.append(queries)
+    return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
 
 
-def encode(run: Run, encoder: Encoder, positions: Positions) -> Codes:
-    """Codes of the images at `positions` (n, bits / 8)."""
-    groups = each_batch("encoding", positions, 256, run.home)
-    streamed = stream(run.pixels, groups, run.device)
-    return np.concatenate([encoder.encode(pixels) for _, pixels in streamed])
+class Indexed(NamedTuple):
+    """Images that the catalogue has: positions (n,) in the set, ids (n,), codes (n, bits / 8)."""
+
+    positions: Positions
+    ids: Positions
+    codes: Codes
 
 
-def measure(run: Run, database: Codes, queries: Codes) -> dict[str, float]:
+def add_images(run: Run, encoder: Encoder, catalogue: Catalogue, split: Split) -> Indexed:
+    """Read each image of the split once more, and encode, hash and show what was read, whatever training
+    saw. What cannot be read any more is left out and named among what was skipped."""
+    positions = run.split.database if split == "database" else run.split.queries
+    groups, done = each_batch(f"indexing, {split}", positions, 256), list[Indexed]()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _, found in ahead(pool, partial(read, run, split), groups):
+            rows = [row for row in found if isinstance(row, Row)]
+            run.skipped += [row for row in found if not isinstance(row, Row)]
+            if rows:
+                codes = encoder.encode(torch.stack([row.pixels for row in rows]).to(run.device))
+                coded = codes if split == "database" else [None] * len(rows)
+                ids = catalogue.add(
+                    replace(row.item, code=code) for row, code in zip(rows, coded, strict=True)
+                )
+                at = np.array([row.position for row in rows], np.int64)
+                done.append(Indexed(at, np.array(ids, np.int64), codes))
+    if not done:
+        raise DataError(
+            f"{run.images.where}: none of its images can be read any more; put them back and --resume"
+        )
+    return Indexed(*map(np.concatenate, zip(*done, strict=True)))
+
+
+class Row(NamedTuple):
+    """An image at its position in the set, as it is stored and as it is encoded."""
+
+    position: int
+    item: NewItem
+    pixels: Tensor
+
+
+def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
+    """One image, read once; or what is said of it if that is not possible any more."""
+    images = run.images
+    path = images.paths[position]
+    try:
+        if images.root is None:
+            image, file = images.open(position), None
+        else:
+            with (images.root / path).open("rb") as stream:
+                about, content = os.fstat(stream.fileno()), stream.read()
+            image = open_image(content)
+            file = File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
+    except (ImageError, OSError) as error:
+        return {"path": path, "reason": f"it changed while the run was reading it ({error})"}
+    label = int(images.labels[position]) if run.classes else UNLABELLED
+    shown = thumbnail(image)
+    item = NewItem(path, label, split, image.width, image.height, shown, code=None, file=file)
+    return Row(position, item, square_pixels(image, run.config.image_size))
+
+
+def measure(run: Run, database: Indexed, queries: Indexed) -> dict[str, float]:
     """What the held-out queries say of codes and classifier."""
-    labels, split = run.images.labels, run.split
-    ranked = labels[split.database] != UNLABELLED
-    codes_and_labels = (queries, labels[split.queries], database[ranked], labels[split.database][ranked])
+    labels = run.images.labels
+    known = labels[database.positions]
+    ranked = known != UNLABELLED
+    codes_and_labels = (queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])
     run.model.eval()
-    batches = run.labelled(run.normalised(run.groups(split.queries)))  # in 32 bits, as the service encodes
+    batches = run.labelled(
+        run.normalised(run.groups(queries.positions))
+    )  # in 32 bits, as the service encodes
     return {
         "map": mean_average_precision(*codes_and_labels),
         "map_at_100": mean_average_precision(*codes_and_labels, k=100),
@@ -77,66 +136,28 @@ def measure(run: Run, database: Codes, queries: Codes) -> dict[str, float]:
     }
 
 
-def items(
-    run: Run, positions: Positions, split: Literal["database", "query"], codes: Codes | None
-) -> Iterator[NewItem]:
-    """Catalogue rows of the images at `positions`, each read once more for its size and thumbnail."""
-
-    def row(number: int) -> NewItem:
-        position = int(positions[number])
-        try:
-            image, file = run.images.open(position), file_of(run.images, position)
-        except (ImageError, OSError) as error:
-            raise DataError(
-                f"{run.images.paths[position]}: changed while the run was reading it ({error}); "
-                "put it back and go on with --resume"
-            ) from error
-        return NewItem(
-            path=run.images.paths[position],
-            label=int(run.images.labels[position]) if run.classes else UNLABELLED,
-            split=split,
-            width=image.width,
-            height=image.height,
-            thumbnail=thumbnail(image),
-            code=None if codes is None else codes[number],
-            file=file,
-        )
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from progress("thumbnails", pool.map(row, range(len(positions))), len(positions))
-
-
-def file_of(images: ImageSet, position: int) -> File | None:
-    """By what the image's file is recognised when it comes again; None if it lies in no folder."""
-    if images.root is None:
-        return None
-    path = images.root / images.paths[position]
-    content, about = path.read_bytes(), path.stat()
-    return File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
-
-
 def manifest(
-    run: Run, encoder: Encoder, identity: str, method: str, metrics: dict[str, Any]
+    run: Run, encoder: Encoder, identity: str, indexed: list[Indexed], method: str, metrics: dict[str, Any]
 ) -> artifact.Manifest:
-    """What is worth knowing of this run."""
-    split, config = run.split, run.config
-    labelled = int((run.images.labels[split.database] != UNLABELLED).sum()) if run.classes else 0
+    """What is worth knowing of this run. `indexed`: the database and, if there are any, the queries."""
+    split, config, database = run.split, run.config, indexed[0].positions
+    labelled = int((run.images.labels[database] != UNLABELLED).sum()) if run.classes else 0
     return artifact.Manifest(
         format=artifact.FORMAT,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         encoder_id=identity,
         bits=encoder.bits,
         classes=run.classes,
-        config=dataclasses.asdict(config),
+        config=asdict(config),
         preprocessing=encoder.preprocessing(),
         versions=versions() | {"device": describe(run.device), "precision": run.precision},
         data={
             "name": run.images.name,
             "root": None if run.images.root is None else str(run.images.root),
-            "database": len(split.database),
+            "database": len(database),
             "labelled": labelled,
-            "unlabelled": len(split.database) - labelled,
-            "queries": len(split.queries),
+            "unlabelled": len(database) - labelled,
+            "queries": sum(len(queries.ids) for queries in indexed[1:]),
             "skipped": run.skipped,
             "labels": config.labels if run.classes else "none",
             "training_labels": len(split.training),

@@ -2,9 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from training.config import Config
 from training.data import DataError, ImageSet, Positions, images_of, is_unicode
 from training.device import choose_device
 from training.nets.images import ImageError, square_pixels
+
+T = TypeVar("T")
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
 MEMORY_LIMIT = 4 << 30
@@ -53,24 +55,33 @@ class PixelsOnDemand:
 
     def ahead(self, groups: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Each group of positions with its pixels; the next groups are decoded while one is used."""
-        waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
-        try:
-            for positions in groups:
-                waiting.append((positions, [self.pool.submit(self._one, at) for at in positions.tolist()]))
-                if len(waiting) > GROUPS_AHEAD:
-                    yield self._gathered(*waiting.popleft())
-            while waiting:
-                yield self._gathered(*waiting.popleft())
-        finally:  # whoever stops early wants no more of it
-            for _, images in waiting:
-                for image in images:
-                    image.cancel()
-
-    def _gathered(self, positions: Tensor, images: list[Future[Tensor]]) -> tuple[Tensor, Tensor]:
-        return positions, torch.stack([image.result() for image in images])
+        for positions, images in ahead(self.pool, self._one, groups):
+            yield positions, torch.stack(images)
 
     def _one(self, position: int) -> Tensor:
         return square_pixels(self.images.open(position), self.size)
+
+
+def ahead(
+    pool: Executor, work: Callable[[int], T], groups: Iterable[Tensor]
+) -> Iterator[tuple[Tensor, list[T]]]:
+    """Each group of positions with what the work makes of each; the next groups are worked at meanwhile."""
+    waiting: deque[tuple[Tensor, list[Future[T]]]] = deque()
+    try:
+        for positions in groups:
+            waiting.append((positions, [pool.submit(work, at) for at in positions.tolist()]))
+            if len(waiting) > GROUPS_AHEAD:
+                yield _gathered(*waiting.popleft())
+        while waiting:
+            yield _gathered(*waiting.popleft())
+    finally:  # whoever stops early wants no more of it
+        for _, under_way in waiting:
+            for each in under_way:
+                each.cancel()
+
+
+def _gathered(positions: Tensor, done: list[Future[T]]) -> tuple[Tensor, list[T]]:
+    return positions, [each.result() for each in done]
 
 
 def place(pixels: Pixels, device: torch.device) -> Pixels:
@@ -115,18 +126,18 @@ def read(images: ImageSet, size: int) -> Loaded:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = pool.map(decode, range(len(images)))
         faults = list(progress("reading images", outcomes, len(images)))
+    broken = [(path, fault) for path, fault in zip(images.paths, faults, strict=True) if fault]
     skipped = [
-        {"path": path.encode(errors="replace").decode(), "reason": fault}
-        for path, fault in zip(images.paths, faults, strict=True)
-        if fault
+        {"path": path.encode(errors="replace").decode(), "reason": reason}
+        for path, reason in (*images.unreadable, *broken)
     ]
-    if len(skipped) == len(images):
+    if len(broken) == len(images):
         raise DataError(
             f"{images.where}: none of its {len(images)} files is a readable image"
-            f" (first: {skipped[0]['path']}: {skipped[0]['reason']})"
+            f" (first: {skipped[-len(broken)]['path']}: {broken[0][1]})"
         )
     keep = np.flatnonzero([fault is None for fault in faults])
-    if skipped:
+    if broken:
         images = images.select(keep)
         pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
     return Loaded(images, pixels if in_memory else PixelsOnDemand(images, size), skipped)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from index.artifact import Artifact
+from index.artifact import Artifact, sha256_of
 from index.items import Item
 from index.originals import Originals
 from training.nets.images import looks_like_an_image
@@ -28,12 +28,13 @@ def original_of(artifact: Artifact, kept: Originals, item: Item) -> Path:
         path = (root / item.path).resolve(strict=True)
     except (OSError, RuntimeError, ValueError):  # missing, unreadable, a loop of links
         raise NoOriginal("the original file is no longer there; there is only the thumbnail") from None
-    if not path.is_relative_to(root):
-        raise NoOriginal("the original file lies outside the indexed folder and is not given out")
     if not path.is_file():
         raise NoOriginal("the original is not a file any more; there is only the thumbnail")
-    # An artifact says itself where its images lie: nothing but an image is ever given out.
+    # An artifact says itself where its images lie: nothing but an image is ever given out, and through a link
+    # that leads out of the folder nothing but the image that was indexed.
     try:
+        if not path.is_relative_to(root) and item.sha256 != sha256_of(path):
+            raise NoOriginal("what lies outside the indexed folder is not the file that was indexed")
         if looks_like_an_image(path):
             return path
     except OSError:

@@ -15,9 +15,9 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from tests.benchmarks.harness import Report, Row, Spread, interleaved, main
+from tests.training.encoding import encode
 from training import data
 from training.device import choose_device
-from training.export import encode
 from training.nets.encoder import Encoder
 from training.pixels import PixelsOnDemand
 

@@ -1,11 +1,13 @@
 """The one walk through a folder: what is in it, in what order, and links that lead anywhere."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from index.walking import DataError, files_in
+from index.walking import DataError, Walk, walk
 
 
 def put(path: Path, content: str = "") -> Path:
@@ -15,7 +17,7 @@ def put(path: Path, content: str = "") -> Path:
 
 
 def names(root: Path, without: Path | None = None) -> list[str]:
-    return [path.as_posix() for path in files_in(root, without)]
+    return [path.as_posix() for path in walk(root, without).files]
 
 
 def test_files_come_in_the_order_of_their_parts(tmp_path: Path) -> None:
@@ -25,34 +27,23 @@ def test_files_come_in_the_order_of_their_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_the_order_of_the_file_system_does_not_matter(
+def test_the_real_path_wins_whatever_the_order_of_the_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backwards: bool
 ) -> None:
     put(tmp_path / "dogs" / "1.png")
-    (tmp_path / "cats").symlink_to("dogs")
+    for alias in ("cats", "zebras"):
+        (tmp_path / alias).symlink_to("dogs")
+    for alias in ("0.png", "dogs/0.png", "dogs/2.png"):
+        (tmp_path / alias).symlink_to(tmp_path / "dogs" / "1.png")
     scan = os.scandir
 
-    class Listing(list[os.DirEntry[str]]):
-        """Entries in an order of our own, with what `os.walk` needs of a listing."""
-
-        def __enter__(self) -> "Listing":
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def close(self) -> None: ...
-
-        def __next__(self) -> os.DirEntry[str]:
-            if not self:
-                raise StopIteration
-            return self.pop(0)
-
-    def scandir(path: str) -> Listing:
+    @contextmanager
+    def scandir(path: str) -> Iterator[list[os.DirEntry[str]]]:
         with scan(path) as entries:
-            return Listing(sorted(entries, key=lambda entry: entry.name, reverse=backwards))
+            yield sorted(entries, key=lambda entry: entry.name, reverse=backwards)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert names(tmp_path) == ["cats/1.png"]  # one folder, found by two names: the first of them
+    assert names(tmp_path) == ["dogs/1.png"]
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
@@ -92,8 +83,35 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (root / "dog" / "again").symlink_to(root)  # leads back to where the walk began
     (root / "dog" / "itself").symlink_to(root / "dog")
     (root / "cats").symlink_to(tmp_path / "elsewhere")  # the same folder once more
-    (root / "1.png").symlink_to(root / "dog" / "1.png")  # of a file: another name, another file
-    assert names(root) == ["1.png", "cat/1.png", "dog/1.png"]
+    (root / "1.png").symlink_to(root / "dog" / "1.png")  # of a file that is there already
+    assert names(root) == ["cat/1.png", "dog/1.png"]
+
+
+def test_links_to_files_elsewhere_are_files_each_once(tmp_path: Path) -> None:
+    one = put(tmp_path / "elsewhere" / "1.png")
+    hidden = put(tmp_path / "all" / ".hidden.png")
+    put(tmp_path / "all" / ".git" / "2.png")
+    root = tmp_path / "all"
+    for name, target in (
+        ("b.png", one),
+        ("a.png", one),
+        ("c.png", hidden),
+        ("d.png", root / ".git" / "2.png"),
+    ):
+        (root / name).symlink_to(target)
+    (root / "hard.png").hardlink_to(one)  # a file of its own: who made it wanted two
+    assert names(root) == ["a.png", "c.png", "d.png", "hard.png"]
+
+
+def test_a_folder_that_a_link_leads_into_is_there_once(tmp_path: Path) -> None:
+    put(tmp_path / "disk" / "deep" / "1.png")
+    put(tmp_path / "disk" / "2.png")
+    root = tmp_path / "all"
+    root.mkdir()
+    (root / "b").symlink_to(tmp_path / "disk")
+    (root / "c").symlink_to(tmp_path / "disk" / "2.png")
+    (root / "a").symlink_to(tmp_path / "disk" / "deep")
+    assert names(root) == ["a/1.png", "b/2.png"]
 
 
 def test_two_folders_outside_that_lead_to_each_other_end(tmp_path: Path) -> None:
@@ -104,16 +122,29 @@ def test_two_folders_outside_that_lead_to_each_other_end(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_opened_is_listed_and_not_opened(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").symlink_to("gone.png")
-    (tmp_path / "self.png").symlink_to("self.png")
     os.mkfifo(tmp_path / "pipe.png")  # whoever opened it would wait for ever
     put(tmp_path / "x.png").chmod(0)
-    assert names(tmp_path) == ["broken.png", "pipe.png", "self.png", "x.png"]
+    assert names(tmp_path) == ["pipe.png", "x.png"]
+
+
+def test_links_that_lead_nowhere_are_named_and_hide_what_was_there(tmp_path: Path) -> None:
+    put(tmp_path / "x.png")
+    (tmp_path / "album").symlink_to(tmp_path / "disk that is away")
+    (tmp_path / "self").symlink_to("self")
+    walked = walk(tmp_path)
+    assert walked.files == [Path("x.png")]
+    assert walked.unreadable == {
+        Path("album"): "the link leads nowhere",
+        Path("self"): "the link cannot be followed (Too many levels of symbolic links)",
+    }
+    for path, hidden in (("album", True), ("album/a/1.png", True), ("x.png", False), ("albums/1.png", False)):
+        assert walked.hides(Path(path)) == hidden
+    assert not Walk().hides(Path("a/b"))
 
 
 def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).touch()
-    assert [os.fsencode(path) for path in files_in(tmp_path)] == [b"\xff.png"]
+    assert [os.fsencode(path) for path in walk(tmp_path).files] == [b"\xff.png"]
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,12 +158,13 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(DataError, match=r"dogs: the folder cannot be read \(Permission denied\); allow it"):
-        files_in(tmp_path)
+    walked = walk(tmp_path)
+    assert walked.files == [Path("cats/1.png")]
+    assert walked.unreadable == {Path("dogs"): "the folder cannot be read (Permission denied)"}
 
 
 def test_a_root_that_is_not_there_or_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone: the folder cannot be read \(No such file"):
-        files_in(tmp_path / "gone")
+        walk(tmp_path / "gone")
     with pytest.raises(DataError, match=r"x\.png: the folder cannot be read \(Not a directory"):
-        files_in(put(tmp_path / "x.png"))
+        walk(put(tmp_path / "x.png"))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from index.walking import files_in
+from index.walking import walk
 from service import folder as folders
 from service.client import Client
 from tests.service.reloading import add, answer, png, reload, served
@@ -24,10 +24,41 @@ def test_what_links_lead_to_is_sent_and_what_is_no_file_refused(tmp_path: Path) 
     os.mkfifo(album / "pipe.png")
     there = SimpleNamespace(id=1, path="gone.png", label=None, sha256="00" * 32)
     for known in ([], [there]):  # where any image is known, files are read
-        plan = folders.compare(album, files_in(album), known, lambda path: path[:1])
+        plan = folders.compare(album, walk(album), known, lambda path: path[:1])
         assert [(each.path, each.label) for each in plan.send] == [("a.png", "a"), ("more/b.png", "m")]
-        assert plan.refused == {"broken.png": "No such file or directory", "pipe.png": "not a regular file"}
+        assert plan.refused == {"broken.png": "the link leads nowhere", "pipe.png": "not a regular file"}
         assert plan.gone == known
+
+
+@pytest.mark.parametrize("away", ["disk", "unreadable"])
+def test_what_lies_where_nobody_can_look_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    album, disk = tmp_path / "album", tmp_path / "disk"
+    for folder in (album, disk / "deep"):
+        folder.mkdir(parents=True)
+    (album / "here.png").write_bytes(png(1))
+    (album / "2024").symlink_to(disk)
+    if away == "disk":
+        disk.rename(tmp_path / "away")
+    else:  # permissions do not hold for root
+        scan = os.scandir
+
+        def scandir(path: str) -> object:
+            if str(path) == str(album / "2024"):
+                raise PermissionError(13, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+    paths = ("2024/1.png", "2024/deep/2.png", "2024", "2025/3.png")
+    known = [
+        SimpleNamespace(id=number, path=path, label=None, sha256=f"{number:02}" * 32, metadata={})
+        for number, path in enumerate(paths)
+    ]
+    plan = folders.compare(album, walk(album), known, lambda _: None)
+    assert [image.path for image in plan.gone] == ["2025/3.png"]
+    reason = "the link leads nowhere" if away == "disk" else "the folder cannot be read (Permission denied)"
+    assert plan.refused == {"2024": reason}
 
 
 @pytest.mark.process
@@ -40,12 +71,12 @@ def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
         (album / f"{name}.png").write_bytes(png(300 + number))
     with served(both / "first") as http, closing(Client(str(http.base_url))) as client:
         answer(http.delete(f"/images/{add(http, png(99))}"), 204)  # so that ids differ in the next artifact
-        list(folders.send(client, "album", folders.compare(album, files_in(album), [], lambda _: None).send))
+        list(folders.send(client, "album", folders.compare(album, walk(album), [], lambda _: None).send))
         known = {image.path: image for image in client.images(folder="album")}
 
         (album / "a.png").unlink()
         (album / "b.png").write_bytes(png(310))
-        plan = folders.compare(album, files_in(album), list(known.values()), lambda _: None)
+        plan = folders.compare(album, walk(album), list(known.values()), lambda _: None)
         reload(http, force=True)
         assert {image.path: image.id for image in client.images(folder="album")} != {
             path: image.id for path, image in known.items()

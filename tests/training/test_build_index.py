@@ -21,6 +21,7 @@ from index.evaluation import mean_average_precision
 from tests import forking
 from tests.training.narrow import NARROW_ON_A_FULL_DISK, NARROW_PROCESS
 from training.nets.encoder import Encoder
+from training.nets.images import open_image
 
 COMMAND = Path(__file__).parents[2] / "training" / "build_index.py"
 QUICK = ["--epochs", "1", "--finetune-epochs", "2", "--image-size", "28"]
@@ -111,8 +112,6 @@ def test_catalogue_holds_every_image_once(built, pictures):
 
 
 def test_codes_are_those_of_the_saved_encoder(built, pictures):
-    from training.nets.images import open_image
-
     opened = artifact.open_artifact(built[0])
     encoder = Encoder.load(opened.encoder_path)
     with opened.open_catalogue() as catalogue:
@@ -320,30 +319,49 @@ def test_disk_without_room_is_one_line(pictures, tmp_path):
 
 
 @pytest.mark.process
-def test_file_that_goes_while_the_run_reads_is_named(narrow, pictures, tmp_path, monkeypatch):
+def test_what_changes_while_a_run_reads_is_encoded_as_it_is_hashed_or_left_out(
+    narrow, pictures, tmp_path, monkeypatch
+):
     from training import run as training_run
     from training.build_index import main
 
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
-    learn = training_run.Run.train
+    learn, chosen = training_run.Run.train, []
 
-    def train_and_lose(self):
-        (folder / "down" / "2.png").write_bytes(b"gone")
+    def train_and_change(self):
+        chosen.extend(
+            self.images.paths[position] for position in (*self.split.database[:3], self.split.queries[0])
+        )
+        broken, gone, other, query = (folder / path for path in chosen)
+        broken.write_bytes(b"gone")
+        gone.unlink()
+        for path, seed in ((other, 1000), (query, 1001)):
+            stripes(path, True, seed)
         return learn(self)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training_run.Run, "train", train_and_lose)
+    monkeypatch.setattr(training_run.Run, "train", train_and_change)
     monkeypatch.setattr(sys, "argv", ["build_index", "--data", "pictures", *QUICK, "--out", "here"])
-    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
-        said = []
-        patch.setattr("training.command_line.fail", lambda text, _: said.append(text) or sys.exit(2))
-        main()
-    assert re.search(r"down/2\.png: changed while the run was reading it .*--resume", said[0])
-    shutil.copy(pictures / "down" / "2.png", folder / "down" / "2.png")
-    monkeypatch.setattr(training_run.Run, "train", learn)
-    build(tmp_path, "--resume", "here.partial")
-    assert artifact.open_artifact(tmp_path / "here").manifest.data["queries"] == 6
+    main()
+    opened = artifact.open_artifact(tmp_path / "here")
+    broken, gone, other, query = chosen
+    reasons = {each["path"]: each["reason"] for each in opened.manifest.data["skipped"]}
+    assert reasons.keys() == {broken, gone, "across/broken.png"}
+    assert "changed while the run was reading it" in reasons[broken]
+    assert "No such file" in reasons[gone]
+    assert (opened.manifest.data["database"], opened.manifest.data["queries"]) == (52, 6)
+    encoder, queries = Encoder.load(opened.encoder_path), opened.queries()
+    with opened.open_catalogue() as catalogue:
+        table = catalogue.codes()
+        codes = dict(zip([*table.ids, *queries.ids], [*table.codes, *queries.codes], strict=True))
+        items = {item.path: item for item in catalogue.page(count=100)}
+    assert len(codes) == 58
+    for path in (other, query):  # as they are now, and not as training saw them
+        content = (folder / path).read_bytes()
+        assert items[path].sha256 == sha256(content).hexdigest()
+        now = encoder.encode(encoder.prepare(open_image(content))[None])[0]
+        assert np.unpackbits(now ^ codes[items[path].id]).sum() <= 1
 
 
 @pytest.mark.process

@@ -85,11 +85,15 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "all" / "cat").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "all" / "dog" / "again").symlink_to(tmp_path / "all")
     (tmp_path / "all" / "dog" / "self.png").symlink_to("self.png")
+    (tmp_path / "all" / "dog" / "2.png").write_bytes(b"broken")
     images = data.folder(tmp_path / "all")
-    assert names(images) == {"cat/1.png": "cat", "dog/1.png": "dog", "dog/self.png": "dog"}
+    assert names(images) == {"cat/1.png": "cat", "dog/1.png": "dog", "dog/2.png": "dog"}
     kept, _, skipped = read(images, 8)
     assert kept.paths == ("cat/1.png", "dog/1.png")
-    assert skipped[0]["path"] == "dog/self.png"
+    assert [(each["path"], each["reason"][:25]) for each in skipped] == [
+        ("dog/self.png", "the link cannot be follow"),
+        ("dog/2.png", "not an image in a known f"),
+    ]
 
 
 def test_flat_folder_has_no_classes(tmp_path):

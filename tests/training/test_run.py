@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.encoding import encode
 from tests.training.test_build_index import striped_folder
 from training.config import configure
-from training.export import encode
 from training.finetune import Supervised
 from training.hebbian import HebbianConv2d
 from training.nets.backbones import Network

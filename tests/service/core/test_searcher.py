@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from index.catalogue import Catalogue
 from index.codes import hamming
 from index.conventions import Denominator, Ties
 from index.evaluation import average_precision
-from index.items import UNLABELLED, NewItem
+from index.items import UNLABELLED, Item, NewItem
+from index.originals import Originals
 from service.core.measuring import NothingToMeasure, measure
-from service.core.originals import NoOriginal
+from service.core.originals import NoOriginal, original_of
 from service.core.searcher import TRIES, Searcher, UnknownLabel
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
@@ -348,17 +351,34 @@ def test_nothing_to_measure(unlabelled_artifact: Artifact) -> None:
     searcher.close()
 
 
+def test_original_behind_a_link_is_the_file_that_was_indexed(own: Artifact, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    (root / "class0").rename(tmp_path / "disk")
+    (root / "class0").symlink_to(tmp_path / "disk")
+    content = (tmp_path / "disk" / "000.png").read_bytes()
+    item = Item(1, "class0/000.png", None, "database", 24, 24, sha256=sha256(content).hexdigest())
+    kept = Originals(tmp_path / "none")
+    assert original_of(own, kept, item).read_bytes() == content
+    for other in (replace(item, path="class0/001.png"), replace(item, sha256=None)):
+        with pytest.raises(NoOriginal, match="is not the file that was indexed"):
+            original_of(own, kept, other)
+
+
 def test_original_stays_in_its_folder(own: Artifact, tmp_path: Path) -> None:
     searcher = Searcher(own, max_pixels=LIMIT)
     path = original(searcher, 1)
     assert path.is_relative_to(tmp_path / "images")
+    another_image = original(searcher, 2).read_bytes()
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
     path.unlink()
     with pytest.raises(NoOriginal, match="no longer there"):
         original(searcher, 1)
     path.symlink_to(secret)
-    with pytest.raises(NoOriginal, match="outside"):
+    with pytest.raises(NoOriginal, match="outside the indexed folder is not the file that was indexed"):
+        original(searcher, 1)
+    secret.write_bytes(another_image)  # nor is any other image
+    with pytest.raises(NoOriginal, match="outside the indexed folder is not the file that was indexed"):
         original(searcher, 1)
     path.unlink()
     path.symlink_to(path)
