@@ -64,6 +64,8 @@ def report(built: Artifact) -> Iterator[str]:
         f"{built.path}: {about['database']} images indexed, "
         f"codes of {built.manifest.bits} bits ({about['codes']})"
     )
+    if copies := metrics.get("copies_of_queries"):
+        yield f"{copies} copies of queries left out of the measurements"
     if "map" in metrics:
         yield (
             f"mAP {metrics['map']:.4f} (full ranking; @100: {metrics['map_at_100']:.4f}), "

@@ -45,6 +45,7 @@ class ImageSet:
     open: Callable[[int], Image.Image]
     validation_share: float | None = None
     unreadable: tuple[tuple[str, str], ...] = ()  # places in the folder, and why nobody knows what is there
+    hashes: tuple[bytes, ...] | None = None  # SHA-256 of each file, once all have been read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -57,7 +58,15 @@ class ImageSet:
             labels=self.labels[keep],
             queries=None if self.queries is None else self.queries[keep],
             open=lambda i: self.open(int(keep[i])),
+            hashes=None if self.hashes is None else tuple(self.hashes[i] for i in keep),
         )
+
+    def copies(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which images (n,) are no queries, and are one of them byte for byte."""
+        if self.hashes is None:
+            return np.zeros(len(self), bool)
+        asked = {self.hashes[position] for position in np.flatnonzero(queries)}
+        return ~queries & np.fromiter((each in asked for each in self.hashes), bool, len(self))
 
     def fingerprint(self) -> str:
         """What names the images and labels, in their order."""

@@ -1,7 +1,6 @@
 """From a trained run to an artifact: codes, catalogue, measurements, manifest."""
 
 import datetime
-import hashlib
 import os
 import platform
 import shutil
@@ -14,19 +13,20 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from index import artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import mean_average_precision
-from index.items import UNLABELLED, File, NewItem
+from index.items import UNLABELLED, NewItem
 from training.data import DataError, Positions
 from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
-from training.nets.images import ImageError, open_image, square_pixels, thumbnail
-from training.pixels import ahead, each_batch
+from training.nets.images import ImageError, square_pixels, thumbnail
+from training.pixels import ahead, each_batch, opened
 from training.run import Run
 
 Split = Literal["database", "query"]
@@ -53,7 +53,8 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
             artifact.save_queries(
                 staging / artifact.QUERIES, artifact.Queries(queries.codes, labels, queries.ids)
             )
-            metrics |= measure(run, indexed[0], queries)
+            copies = np.isin(indexed[0].ids, catalogue.copies_of_queries())
+            metrics |= measure(run, indexed[0], queries, copies) | {"copies_of_queries": int(copies.sum())}
             indexed.append(queries)
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
 
@@ -85,7 +86,7 @@ def add_images(run: Run, encoder: Encoder, catalogue: Catalogue, split: Split) -
                 done.append(Indexed(at, np.array(ids, np.int64), codes))
     if not done:
         raise DataError(
-            f"{run.images.where}: none of its images can be read any more; put them back and --resume"
+            f"{run.images.where}: none of its images can be read any more; put them back, and --resume"
         )
     return Indexed(*map(np.concatenate, zip(*done, strict=True)))
 
@@ -103,13 +104,7 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
     images = run.images
     path = images.paths[position]
     try:
-        if images.root is None:
-            image, file = images.open(position), None
-        else:
-            with (images.root / path).open("rb") as stream:
-                about, content = os.fstat(stream.fileno()), stream.read()
-            image = open_image(content)
-            file = File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
+        image, file = opened(images, position)
     except (ImageError, OSError) as error:
         return {"path": path, "reason": f"it changed while the run was reading it ({error})"}
     label = int(images.labels[position]) if run.classes else UNLABELLED
@@ -118,16 +113,16 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
     return Row(position, item, square_pixels(image, run.config.image_size))
 
 
-def measure(run: Run, database: Indexed, queries: Indexed) -> dict[str, float]:
-    """What the held-out queries say of codes and classifier."""
+def measure(run: Run, database: Indexed, queries: Indexed, copies: NDArray[np.bool_]) -> dict[str, float]:
+    """What the held-out queries say of codes and classifier. The `copies` (n,) of queries in the database are
+    not ranked: each query would find itself."""
     labels = run.images.labels
     known = labels[database.positions]
-    ranked = known != UNLABELLED
+    ranked = (known != UNLABELLED) & ~copies
     codes_and_labels = (queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])
     run.model.eval()
-    batches = run.labelled(
-        run.normalised(run.groups(queries.positions))
-    )  # in 32 bits, as the service encodes
+    # In 32 bits, as the service encodes.
+    batches = run.labelled(run.normalised(run.groups(queries.positions)))
     return {
         "map": mean_average_precision(*codes_and_labels),
         "map_at_100": mean_average_precision(*codes_and_labels, k=100),

@@ -1,20 +1,24 @@
 """The images' pixels: read once, kept in memory or decoded on demand, and fed in batches."""
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from index.items import File
 from training.config import Config
 from training.data import DataError, ImageSet, Positions, images_of, is_unicode
 from training.device import choose_device
-from training.nets.images import ImageError, square_pixels
+from training.nets.images import ImageError, open_image, square_pixels
 
 T = TypeVar("T")
 
@@ -107,18 +111,32 @@ def load(config: Config) -> Loaded:
     return loaded._replace(pixels=place(loaded.pixels, choose_device(config.device)))
 
 
+def opened(images: ImageSet, position: int) -> tuple[Image.Image, File | None]:
+    """An image in RGB, and its file with the hash of the very bytes that were decoded, if it has one. Raises
+    ImageError and OSError."""
+    if images.root is None:
+        return images.open(position), None
+    with (images.root / images.paths[position]).open("rb") as stream:
+        about, content = os.fstat(stream.fileno()), stream.read()
+    file = File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
+    return open_image(content), file
+
+
 def read(images: ImageSet, size: int) -> Loaded:
     """Decode everything once."""
     in_memory = 3 * size * size * len(images) <= MEMORY_LIMIT
     pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
+    hashes = [b""] * len(images)
 
     def decode(position: int) -> str | None:
         if not is_unicode(images.paths[position]):
             return "its name is not valid Unicode; rename it"
         try:
-            square = square_pixels(images.open(position), size)
+            image, file = opened(images, position)
+            square = square_pixels(image, size)
         except (ImageError, OSError) as error:
             return str(error)
+        hashes[position] = file.sha256 if file else b""
         if in_memory:
             pixels[position] = square
         return None
@@ -137,6 +155,8 @@ def read(images: ImageSet, size: int) -> Loaded:
             f" (first: {skipped[-len(broken)]['path']}: {broken[0][1]})"
         )
     keep = np.flatnonzero([fault is None for fault in faults])
+    if images.root is not None:
+        images = replace(images, hashes=tuple(hashes))
     if broken:
         images = images.select(keep)
         pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels

@@ -52,8 +52,11 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
         queries = stratified(labels, min(HELD_OUT, MOST_HELD_OUT / labelled), seed)
     database = everything[~queries]
     queries = queries & (labels != UNLABELLED)  # a test image without a label can ask nothing
-    candidates = database[labels[database] != UNLABELLED]
-    pretraining = database
+    learned_from = database
+    if images.validation_share is None:  # else as the paper has it
+        learned_from = everything[~queries & ~images.copies(queries)]
+    candidates = learned_from[labels[learned_from] != UNLABELLED]
+    pretraining = learned_from
     if images.validation_share:
         held = stratified(labels[candidates], images.validation_share, seed)
         validation, candidates = candidates[held], candidates[~held]

@@ -175,12 +175,12 @@ class Reader:
             return set(connection.execution_options(yield_per=rows.READ).scalars(query))
 
     def copies_of_queries(self) -> NDArray[np.int64]:
-        """The ids (n,) of what was sent though it is a held-out query, byte for byte."""
+        """The ids (n,) of what is searched though it is a held-out query too, byte for byte."""
         query = ITEMS.alias()
         copies = (
             select(ITEMS.c.id)
             .join(query, query.c.sha256 == ITEMS.c.sha256)
-            .where(query.c.split == "query", ITEMS.c.split == "database", ITEMS.c.folder.is_not(None))
+            .where(query.c.split == "query", ITEMS.c.split == "database")
             .distinct()
         )
         with self._connections.reading() as connection:

@@ -264,8 +264,7 @@ def _in_words(definition: schemas.Definition, data: dict[str, Any]) -> str:
         )
     if definition.copies_of_queries:
         sentences.append(
-            f"{definition.copies_of_queries:,} images that were sent are held-out queries themselves and are "
-            "not ranked here."
+            f"{definition.copies_of_queries:,} indexed images are copies of queries and are not ranked here."
         )
     if training := data.get("training_labels"):
         validation = data.get("validation_labels") or 0

@@ -95,7 +95,7 @@ class Definition(BaseModel):
     items: int = Field(description="Indexed items that were ranked: those with a label.")
     unlabelled_items: int = Field(description="Indexed items without a label, left out of the ranking.")
     copies_of_queries: int = Field(
-        description="Labelled items that were sent and are held-out queries byte for byte, likewise left out."
+        description="Labelled items that are held-out queries too, byte for byte, likewise left out."
     )
     k: int | None
     ties: Ties

@@ -169,16 +169,16 @@ def test_create_refuses_what_makes_no_catalogue(path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_was_sent_and_is_a_query_is_known(catalogue: Catalogue) -> None:
+def test_copies_of_queries_are_known(catalogue: Catalogue) -> None:
     def file(number: int, folder: str | None) -> File:
         return File(bytes([number]) * 32, folder)
 
     catalogue.add([new_item(1, file=file(1, None)), new_item(2, file=file(2, "")), new_item(3)])
     catalogue.add([replace(new_query(4), file=file(9, None)), new_query(5)])
     assert catalogue.copies_of_queries().tolist() == []
-    sent = catalogue.add([new_item(6, file=file(9, "")), new_item(7, file=file(9, "photos"))])
-    catalogue.add([new_item(8, file=file(9, None))])  # was built so
-    assert catalogue.copies_of_queries().tolist() == sent
+    copies = catalogue.add([new_item(6, file=file(9, "")), new_item(7, file=file(9, "photos"))])
+    copies += catalogue.add([new_item(8, file=file(9, None))])  # as it lay in the folder
+    assert catalogue.copies_of_queries().tolist() == copies
 
 
 # --- changes -----------------------------------------------------------------------------------------

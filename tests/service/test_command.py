@@ -299,6 +299,51 @@ def test_the_command_is_installed() -> None:
     assert done.returncode == 0 and "reencode" in done.stdout
 
 
+@pytest.mark.process
+def test_no_module_is_taken_from_the_folder_in_which_it_is_started(own: Artifact, tmp_path: Path) -> None:
+    """As people start it, in a folder that somebody else has filled."""
+    here, ran = tmp_path / "downloads", tmp_path / "ran"
+    here.mkdir()
+    for name in ("index", "service", "training", "numpy", "torch", "faiss", "PIL", "json", "decimal"):
+        (here / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write(__name__ + ' ')")
+    start = "import sys; from service.command import main; sys.exit(main())"  # what pip makes of it
+    program = tmp_path / "bin" / "hebbsearch"
+    program.parent.mkdir()
+    program.write_text(start)
+    nowhere = ["--url", f"http://127.0.0.1:{free_port()}"]
+    for arguments, code in (
+        (["build", "--data", "gone"], 2),
+        (["verify", str(own.path)], 0),
+        (["reencode", str(own.path), "--encoder-of", "gone", "--out", "moved"], 1),
+        (["add", str(here), *nowhere], 1),
+        (["search", str(here / "numpy.py"), *nowhere], 1),
+    ):
+        done = subprocess.run(
+            [sys.executable, program, *arguments],
+            cwd=here,
+            env=environment(None),
+            capture_output=True,
+            text=True,
+        )
+        assert not ran.exists(), f"{arguments[0]} ran {ran.read_text()}"
+        assert done.returncode == code, (arguments, done.stderr)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, program, "serve", str(own.path), "--port", str(port)],
+        cwd=here,
+        env=environment(None),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process)  # type: ignore[arg-type]
+        found = httpx.post(f"http://127.0.0.1:{port}/search", content=png(1), timeout=60)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert found.status_code == 200
+    assert not ran.exists(), f"serve ran {ran.read_text()}"
+
+
 def test_a_name_that_is_no_unicode_is_shown_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8", errors="strict"))

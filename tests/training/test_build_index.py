@@ -187,6 +187,45 @@ def test_no_labels(pictures, tmp_path):
     assert "map" not in opened.manifest.metrics
 
 
+def both_parts(catalogue):
+    """All items, those that are held out too."""
+    return [item for split in ("database", "query") for item in catalogue.page(count=1000, split=split)]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("layout", ["classes", "train and test", "labels"])
+def test_copies_of_queries_are_neither_learned_from_nor_ranked(tmp_path, layout):
+    """Noise, each picture twice under different names: nothing can be found but copies."""
+    random, rows = np.random.default_rng(0), []
+    for number in range(80):
+        image = Image.fromarray(random.integers(0, 256, (28, 28, 3), np.uint8))
+        for copy in range(2):
+            part = {"train and test": f"{'test' if copy and number < 20 else 'train'}/"}.get(layout, "")
+            folder = "flat" if layout == "labels" else f"class{number % 2}"
+            path = tmp_path / "data" / f"{part}{folder}" / f"{'ab'[copy]}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+            rows.append(f"{path.relative_to(tmp_path / 'data')},class{number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    given = ["--labels", "labels.csv"] if layout == "labels" else []
+    done = build(tmp_path, "--data", "data", *QUICK, *given, "--out", "here")
+    opened = artifact.open_artifact(tmp_path / "here")
+    queries, about = opened.queries(), opened.manifest.data
+    with opened.open_catalogue() as catalogue:
+        table = catalogue.codes()
+        hashes = {item.id: item.sha256 for item in both_parts(catalogue)}
+    asked = {hashes[id_] for id_ in queries.ids.tolist()}
+    ranked = np.array([hashes[id_] not in asked for id_ in table.ids.tolist()])
+    copies = int((~ranked).sum())
+    assert copies >= 14
+    assert f"\n{copies} copies of queries left out" in f"\n{done.stdout}"
+    assert about["training_labels"] + about["validation_labels"] == ranked.sum()
+    expected = mean_average_precision(
+        queries.codes, queries.labels, table.codes[ranked], table.labels[ranked]
+    )
+    assert opened.manifest.metrics["map"] == pytest.approx(expected)
+
+
 @pytest.fixture
 def interrupted(pictures, tmp_path):
     """A run stopped with Ctrl-C in its second stage."""
@@ -355,7 +394,7 @@ def test_what_changes_while_a_run_reads_is_encoded_as_it_is_hashed_or_left_out(
     with opened.open_catalogue() as catalogue:
         table = catalogue.codes()
         codes = dict(zip([*table.ids, *queries.ids], [*table.codes, *queries.codes], strict=True))
-        items = {item.path: item for item in catalogue.page(count=100)}
+        items = {item.path: item for item in both_parts(catalogue)}
     assert len(codes) == 58
     for path in (other, query):  # as they are now, and not as training saw them
         content = (folder / path).read_bytes()
