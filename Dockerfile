@@ -11,12 +11,18 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/hebbsearch
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
-# torch alone comes from there, so that nothing else of that index can stand in for what is locked.
-RUN /opt/hebbsearch/bin/pip install --no-deps --constraint requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+# torch alone comes from there, so that nothing else of that index can stand in for what is locked. Its builds
+# for CPUs are other files than the lock's, and need nothing for GPUs: of them the version is checked, not the
+# hash. All else has its hash.
+RUN cp requirements.lock wanted.lock; if [ -n "$TORCH_INDEX" ]; then \
+        sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock > torch.lock && \
+        sed -E '/^(torch|triton|nvidia|cuda)[^ ]*==/,/[^\\]$/d' requirements.lock > wanted.lock && \
+        /opt/hebbsearch/bin/pip install --no-deps --index-url "$TORCH_INDEX" -r torch.lock; fi
+RUN /opt/hebbsearch/bin/pip install --no-deps --require-hashes -r wanted.lock
 COPY index index
 COPY training training
 COPY service service
-RUN /opt/hebbsearch/bin/pip install --constraint requirements.lock .
+RUN /opt/hebbsearch/bin/pip install --no-deps --no-build-isolation .
 
 # 2. Only what serves: no compiler, no sources, nothing that its user could write to.
 FROM python:3.11-slim

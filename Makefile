@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 DEFAULT := artifacts/default
 ARTIFACT ?= $(DEFAULT)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
 export GOMP_SPINCOUNT ?= 1000
 # What is compiled once need not be compiled again: for tests that is ten seconds.
@@ -22,14 +23,14 @@ run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 
 # Two files of tests at a time: a core and about 2 GB of memory each. WITHIN is what .ci/run measures it with.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
-test: .venv/installed lint
+test: .venv/developing lint
 	$(WITHIN) $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST)
 
 # What needs neither lint nor another process, server or browser, nor a second: while you write.
-quick: .venv/installed
+quick: .venv/developing
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -q --ignore=tests/service/page --ignore=tests/service/test_conformance.py -m "not process and not browser and not long and not slow and not gpu" $(PYTEST)
 
-lint: .venv/installed
+lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -50,16 +51,21 @@ $(DEFAULT): | .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "hebbsearch needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What tests, lints, measures and draws, on top of it.
+.venv/developing: requirements-dev.lock .venv/installed
+	$(PIP) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 # Every benchmark; about ten minutes, on a machine with nothing else to do.
-bench: .venv/installed
+bench: .venv/developing
 	$(BIN)/python -m tests.benchmarks
 
 # The paper's protocol in minutes, on the embedded digits.
-reproduce-quick: .venv/installed
+reproduce-quick: .venv/developing
 	$(BIN)/python training/reproduce.py --table 2 --dataset digits --quick
 	$(BIN)/python training/reproduce.py --table 3 --dataset digits --quick
 
@@ -67,10 +73,14 @@ reproduce-quick: .venv/installed
 house:
 	@$(PYTHON) -m tests.house --at dbd82bb
 
-# The exact versions of everything in pyproject.toml, for every platform. Needs uv.
+# The exact versions and the hashes of everything in pyproject.toml, for every platform: what runs, and what
+# develops. Needs uv; with UPGRADE= only what pyproject.toml asks for changes.
+UPGRADE ?= --upgrade
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 $(UPGRADE) --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' --quiet
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
-		--no-emit-index-url --no-annotate --quiet --output-file requirements.lock
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

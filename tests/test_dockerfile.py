@@ -76,6 +76,25 @@ def test_compose_serves_read_only() -> None:
     assert grace and int(grace[1]) > int(command[command.index("--timeout-graceful-shutdown") + 1])
 
 
+@pytest.mark.process
+def test_for_cpus_only_torch_is_without_hash_and_nothing_for_gpus_is_installed(tmp_path: Path) -> None:
+    (step,) = [text for text in stages()[0].all("RUN") if "TORCH_INDEX" in text]
+    (said := tmp_path / "said").touch()
+    shutil.copyfile(ROOT / "requirements.lock", tmp_path / "requirements.lock")
+    step = step.replace("/opt/hebbsearch/bin/pip", f"echo >> {said}")
+    subprocess.run(step, shell=True, check=True, cwd=tmp_path, env=os.environ | {"TORCH_INDEX": "of-cpus"})
+    assert said.read_text() == "install --no-deps --index-url of-cpus -r torch.lock\n"
+    torch = re.findall(r"^(torch(?:vision)?)==[\d.]+$", (tmp_path / "torch.lock").read_text(), re.M)
+    assert torch == ["torch", "torchvision"]
+    locked, wanted = ((tmp_path / f"{name}.lock").read_text() for name in ("requirements", "wanted"))
+    pin = re.compile(r"^([\w.-]+)==[^\\]*\\\n(?:    --hash=\S+(?: \\)?\n)+", re.M)
+    left_out = {found[1] for found in pin.finditer(locked)} - {found[1] for found in pin.finditer(wanted)}
+    assert {re.sub("-.*", "", name) for name in left_out - set(torch)} == {"cuda", "nvidia", "triton"}
+    assert pin.sub("", wanted) == pin.sub("", locked)  # whole blocks
+    subprocess.run(step, shell=True, check=True, cwd=tmp_path, env=os.environ | {"TORCH_INDEX": ""})
+    assert (tmp_path / "wanted.lock").read_text() == locked
+
+
 @pytest.mark.slow
 def test_its_steps_build_a_service_that_answers(artifact: Artifact, tmp_path: Path) -> None:
     """Every RUN and COPY in a folder that stands for the root of the image, with torch of the usual index:

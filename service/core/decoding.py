@@ -337,6 +337,7 @@ def nurse(descriptor: int) -> None:
     """Fork and end workers as the server at the other end of this socket says, until it is gone."""
     for each in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which may have work to finish
         signal.signal(each, signal.SIG_IGN)
+    logging.disable()  # what is wrong with an image is answered
     torch.set_num_threads(1)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     _rehearse()

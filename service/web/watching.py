@@ -129,7 +129,8 @@ class TextLines(logging.Formatter):
 
 def configure_logging(form: Literal["json", "text"]) -> None:
     """Log to standard error, requests in place of uvicorn's access log; uvicorn's own lines too where they
-    are JSON. What uvicorn was told with --log-level and --no-access-log holds for both."""
+    are JSON, and what libraries say, unless somebody else has made a log of that. What uvicorn was told with
+    --log-level and --no-access-log holds for both."""
     server, access = logging.getLogger("uvicorn.error"), logging.getLogger("uvicorn.access")
     ours, formatter = logging.getLogger("hebbsearch"), JsonLines() if form == "json" else TextLines()
     handler = logging.StreamHandler()
@@ -138,6 +139,9 @@ def configure_logging(form: Literal["json", "text"]) -> None:
     if not (ours.handlers or access.handlers or access.propagate):  # --no-access-log
         requests.setLevel(max(ours.level, logging.ERROR))  # what fails is still said
     ours.handlers, ours.propagate = [handler], False
+    if not (others := logging.getLogger()).handlers:
+        others.addHandler(handler)
+        logging.captureWarnings(True)
     access.handlers, access.propagate = [], False
     if form == "json":
         for each in logging.getLogger("uvicorn").handlers:

@@ -120,7 +120,7 @@ def test_queries_that_are_sent_are_found_but_flatter_no_measure(own: Artifact) -
     for path in paths[:2]:
         definition = after[path]["definition"]
         assert (definition.pop("copies_of_queries"), definition["unlabelled_items"]) == (12, 3)
-        text = " 12 images that were sent are held-out queries themselves and are not ranked here."
+        text = " 12 indexed images are copies of queries and are not ranked here."
         assert text in definition["text"]
         definition["text"] = definition["text"].replace(text, "")
         assert before[path]["definition"].pop("copies_of_queries") == 0

@@ -315,6 +315,23 @@ def test_no_bytes_of_an_image_are_logged(own: Artifact) -> None:
         assert all(len(each) < 200 for each in exception.splitlines())
 
 
+@pytest.mark.process
+def test_what_libraries_say_is_json_too(own: Artifact) -> None:
+    def ask(client: httpx.Client) -> None:
+        form = {"content-type": "multipart/form-data; boundary=b"}
+        assert client.post("/images", content=b"no boundary", headers=form).status_code == 400
+        file = BytesIO()
+        Image.new("L", (8, 8)).save(file, "TIFF", tiffinfo={277: 9})  # samples a pixel
+        assert client.post("/search", content=file.getvalue()).status_code == 422
+
+    lines = logged(own, ask=ask)
+    assert [line for line in lines if not line.startswith("{")] == []
+    said = [
+        line for line in map(json.loads, lines) if not line["logger"].startswith(("uvicorn", "hebbsearch"))
+    ]
+    assert [(line["level"], line["logger"]) for line in said] == [("warning", "python_multipart.multipart")]
+
+
 @pytest.mark.slow
 def test_the_log_is_text_if_that_is_asked_for(own: Artifact) -> None:
     (line,) = [line for line in logged(own, log="text") if "/search" in line]
