@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from index.catalogue import Catalogue
 from index.codes import Codes, check_codes
 from index.items import Changes
-from index.space import no_space
-from index.sqlite import CatalogueError
+from index.sqlite import CatalogueError, CatalogueUnavailable
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -128,7 +127,7 @@ class Artifact:
         try:
             catalogue, contents = Catalogue.load(self.path / CATALOGUE)
         except CatalogueError as error:
-            way_out = "" if no_space(error) else "; build the index again"
+            way_out = "" if isinstance(error, CatalogueUnavailable) else "; build the index again"
             raise ArtifactError(f"{error}{way_out}") from error
         manifest = self.manifest
         # Images that were added may have brought more classes along.

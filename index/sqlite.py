@@ -15,6 +15,13 @@ from index.space import WAY_OUT, no_space
 PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
 NEW = "mode=rwc"  # and writable
+# What the operating system refuses, by SQLite's name for it (sqlite.org/rescode.html), and the way out.
+REFUSED = {
+    "SQLITE_CANTOPEN": "make the file and its folder readable",
+    "SQLITE_PERM": "make the file and its folder readable",
+    "SQLITE_READONLY": "make the file and its folder writable",
+    "SQLITE_IOERR": "look whether its disk is well",
+}
 PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
 
 
@@ -22,17 +29,25 @@ class CatalogueError(ValueError):
     """The catalogue cannot be used; names the file and the fault."""
 
 
-class CatalogueBusy(CatalogueError):
+class CatalogueUnavailable(CatalogueError):
+    """It cannot be used here or now, though nothing says that it is damaged; the message says what to do."""
+
+
+class CatalogueBusy(CatalogueUnavailable):
     """Others use the catalogue at this moment; the same may succeed later."""
 
 
 def open_mode(path: Path) -> str:
-    """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable)."""
+    """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable). That leaves
+    out what its log holds, such as a crash leaves: CatalogueUnavailable where there is one."""
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return WRITABLE
     log = path.with_name(path.name + "-wal")
     if log.exists() and log.stat().st_size:
-        raise CatalogueError(f"{path}: was not closed; open it once where its folder can be written to")
+        raise CatalogueUnavailable(
+            f"{path}: was not closed, and {log.name} holds changes that belong into it; make the file and "
+            "its folder writable once and open it (hebbsearch verify does), then it may be read-only again"
+        )
     return "mode=ro&immutable=1"
 
 
@@ -73,6 +88,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _explained(path: Path, error: BaseException | None) -> CatalogueError:
-    busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-    kind = CatalogueBusy if busy else CatalogueError
-    return kind(f"{path}: {error}" + (f"; {WAY_OUT}" if no_space(error) else ""))
+    if no_space(error):
+        return CatalogueUnavailable(f"{path}: {error}; {WAY_OUT}")
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return CatalogueBusy(f"{path}: {error}")
+    for refused, way_out in REFUSED.items():
+        if name.startswith(refused):
+            return CatalogueUnavailable(f"{path}: {error}; {way_out}")
+    return CatalogueError(f"{path}: {error}")

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select, update
 from index.items import Changes
 from index.tables.connections import Connections
 from index.tables.digest import digest
-from index.tables.rows import Unusable, changes, code_table, value
+from index.tables.rows import Unavailable, Unusable, changes, code_table, value
 from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, upgrade
 
 _coded = select(CODES.c.item_id).where(CODES.c.item_id == ITEMS.c.id).exists()
@@ -31,9 +31,9 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
         return
     with connections.reading() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
-            raise Unusable(f"has schema {found}, this version reads up to {SCHEMA}; use a newer version")
+            raise Unavailable(f"has schema {found}, this version reads up to {SCHEMA}; use a newer version")
         if not writable:
-            raise Unusable(
+            raise Unavailable(
                 f"has schema {found} and cannot be upgraded to {SCHEMA} here; open it once where its "
                 "folder can be written to"
             )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, Integer, Text, cast, update
 
-from index.sqlite import PATIENCE, CatalogueBusy, CatalogueError, naming
-from index.tables.rows import Unusable, value
+from index.sqlite import PATIENCE, CatalogueBusy, CatalogueError, CatalogueUnavailable, naming
+from index.tables.rows import Unavailable, Unusable, value
 from index.tables.schema import META
 
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
@@ -73,4 +73,5 @@ class Connections:
             with naming(self.path):
                 yield
         except Unusable as error:
-            raise CatalogueError(f"{self.path}: {error}") from error
+            kind = CatalogueUnavailable if isinstance(error, Unavailable) else CatalogueError
+            raise kind(f"{self.path}: {error}") from error

@@ -16,6 +16,10 @@ class Unusable(ValueError):
     """Why the tables cannot be used; says what is wrong, but not in which file."""
 
 
+class Unavailable(Unusable):
+    """They cannot be used here or by this version, and are not damaged; says what to do."""
+
+
 def value(connection: Connection, key: str) -> str:
     """What `meta` must have under a key. NoResultFound where it does not."""
     found: str = connection.scalars(select(META.c.value).where(META.c.key == key)).one()

@@ -1,6 +1,9 @@
 import json
 import os
+import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from index.artifact import (
 )
 from index.catalogue import Catalogue
 from index.items import NewItem
+from tests.index.catalogues import read_only
 
 CLASSES = ("cat", "dög")
 
@@ -227,6 +231,75 @@ def test_another_catalogue_is_refused(artifact: Artifact) -> None:
     file.write_bytes(b"no database" * 500)
     with pytest.raises(ArtifactError, match=f"{CATALOGUE}: file is not a database; build the index again"):
         open_artifact(artifact.path).open_catalogue()
+
+
+def opening_says(artifact: Artifact) -> str:
+    """What the refused catalogue is refused with."""
+    with pytest.raises(ArtifactError) as error:
+        open_artifact(artifact.path).open_catalogue()
+    return str(error.value)
+
+
+def test_a_log_left_behind_in_a_read_only_artifact_is_to_be_taken_in(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent lies in the log: building again would lose it, opening where one may write does not."""
+    file, log = artifact.path / CATALOGUE, artifact.path / f"{CATALOGUE}-wal"
+    before = file.read_bytes()
+    with closing(sqlite3.connect(file, isolation_level=None)) as crashed:  # who never closes it
+        crashed.execute("PRAGMA wal_autocheckpoint=0")
+        crashed.execute("UPDATE items SET path = 'sent.png'")
+        after, left = file.read_bytes(), log.read_bytes()
+    assert after == before
+    file.write_bytes(before)
+    log.write_bytes(left)
+    with monkeypatch.context() as patch:
+        read_only(patch)
+        says = opening_says(artifact)
+    assert re.search(rf"{CATALOGUE}: was not closed, .*{log.name} .*the file and its folder writable", says)
+    assert "build" not in says
+    with open_artifact(artifact.path).open_catalogue() as catalogue:
+        assert [item.path for item in catalogue.page(count=9)] == ["sent.png"]
+    read_only(monkeypatch)
+    with open_artifact(artifact.path).open_catalogue() as catalogue:
+        assert [item.path for item in catalogue.page(count=9)] == ["sent.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("SQLITE_BUSY", "busy"),
+        ("SQLITE_BUSY_RECOVERY", "busy"),
+        ("SQLITE_CANTOPEN", "readable"),
+        ("SQLITE_READONLY_DIRECTORY", "writable"),
+        ("SQLITE_IOERR_READ", "its disk"),
+        ("SQLITE_FULL", "free space"),
+    ],
+)
+def test_what_the_system_refuses_is_no_damage(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("busy or refused")
+        error.sqlite_errorname = name
+        raise error
+
+    monkeypatch.setattr("index.sqlite.sqlite3.connect", refuse)
+    line = opening_says(artifact)
+    assert says in line
+    assert "build" not in line
+
+
+@pytest.mark.parametrize(("schema", "says"), [("1", "can be written to"), ("99", "use a newer version")])
+def test_another_schema_is_no_damage(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, schema: str, says: str
+) -> None:
+    with closing(sqlite3.connect(artifact.path / CATALOGUE, isolation_level=None)) as other:
+        other.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (schema,))
+    read_only(monkeypatch)
+    line = opening_says(artifact)
+    assert says in line
+    assert "build" not in line
 
 
 @pytest.mark.parametrize(
