@@ -72,8 +72,10 @@ def report(built: Artifact) -> Iterator[str]:
             f"top-1 {metrics['top1']:.4f}; {about['queries']} held-out queries; "
             f"learned from {about['training_labels']} labels, {about['validation_labels']} more to validate"
         )
+    elif about["labelled"]:
+        yield "no mAP: no image with a label is held out to ask with"
     else:
-        yield "no mAP: there are no labels to measure with"
+        yield "no mAP: without labels nothing can be measured"
     yield f"serve it with: make run ARTIFACT={built.path}"
 
 

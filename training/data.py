@@ -61,6 +61,17 @@ class ImageSet:
             hashes=None if self.hashes is None else tuple(self.hashes[i] for i in keep),
         )
 
+    def counts(self) -> NDArray[np.int64]:
+        """How many images of each class (classes,) there are that are not kept to ask with."""
+        learned_from = self.labels if self.queries is None else self.labels[~self.queries]
+        return np.bincount(learned_from[learned_from != UNLABELLED], minlength=len(self.classes))
+
+    def of_classes(self, keep: NDArray[np.bool_]) -> "ImageSet":
+        """The same images, those of the other classes without a label; `keep` (classes,)."""
+        numbers = np.append(np.where(keep, np.cumsum(keep) - 1, UNLABELLED), UNLABELLED)  # the last: of -1
+        classes = tuple(name for name, kept in zip(self.classes, keep, strict=True) if kept)
+        return replace(self, classes=classes, labels=numbers[self.labels])
+
     def copies(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which images (n,) are no queries, and are one of them byte for byte."""
         if self.hashes is None:

@@ -44,3 +44,8 @@ LEARNERS: Mapping[str, type[Learner]] = {
     "vae": Autoencoding,
     "hah": HebbianAntiHebbian,
 }
+
+
+def learns_from_labels(rule: str) -> bool:
+    """Whether pre-training by this rule sees labels."""
+    return rule in LEARNERS and LEARNERS[rule].from_labels

@@ -1,6 +1,7 @@
 """The images' pixels: read once, kept in memory or decoded on demand, and fed in batches."""
 
 import hashlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from index.items import File
+from training import protocol
 from training.config import Config
 from training.data import DataError, ImageSet, Positions, images_of, is_unicode
 from training.device import choose_device
 from training.nets.images import ImageError, open_image, square_pixels
 
 T = TypeVar("T")
+
+log = logging.getLogger("hebbsearch")
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
 MEMORY_LIMIT = 4 << 30
@@ -106,8 +110,13 @@ def stream(pixels: Pixels, groups: Iterable[Tensor], device: torch.device) -> It
 
 
 def load(config: Config) -> Loaded:
-    """The images of the configuration, decoded, and on its device if they fit there. Raises DataError."""
-    loaded = read(images_of(config), config.image_size)
+    """The images of the configuration, checked, then decoded, and on its device if they fit there. Raises
+    DataError and ConfigError."""
+    images = images_of(config)
+    said = protocol.check(images, config)
+    loaded = read(images, config.image_size)
+    if config.fraction():  # of some classes one image only may be readable
+        protocol.say_of_one_image(loaded.images, said)
     return loaded._replace(pixels=place(loaded.pixels, choose_device(config.device)))
 
 
@@ -158,9 +167,19 @@ def read(images: ImageSet, size: int) -> Loaded:
     if images.root is not None:
         images = replace(images, hashes=tuple(hashes))
     if broken:
-        images = images.select(keep)
+        images = with_what_is_left(images.select(keep))
         pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
     return Loaded(images, pixels if in_memory else PixelsOnDemand(images, size), skipped)
+
+
+def with_what_is_left(images: ImageSet) -> ImageSet:
+    """`images` without the classes of which no image to learn from can be read; says which."""
+    left = images.counts() > 0
+    if lost := [name for name, some in zip(images.classes, left, strict=True) if not some]:
+        names = ", ".join(map(repr, lost))
+        log.warning("%s: no image to learn from can be read of %s: left out", images.where, names)
+        return images.of_classes(left)
+    return images
 
 
 def batches(

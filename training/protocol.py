@@ -1,12 +1,19 @@
 """Who sees which label: held-out queries, validation, label regimes. All seeded, all stratified."""
 
+import logging
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.items import UNLABELLED
+from training.config import Config, ConfigError
 from training.data import DataError, ImageSet, Positions
+from training.learners import learns_from_labels
+
+log = logging.getLogger("hebbsearch")
 
 # Of a user's images a tenth is asked, but not more than this: they tell the mAP to within a point, as scores
 # from 0 to 1 deviate by a half at most, and each costs milliseconds against a million images.
@@ -30,32 +37,71 @@ class Split:
     validation: Positions
 
 
+def check(images: ImageSet, config: Config) -> list[str]:
+    """Before anything is decoded: raise DataError or ConfigError for what could not be learned from, and say
+    which classes are never asked with, and where a share of the labels comes out larger. Returns those
+    classes."""
+    fraction = config.fraction() if images.classes else 0.0
+    if not fraction:
+        _check_without_labels(images, config)
+        return []
+    parts = split(images, fraction, config.seed)
+    alone = say_of_one_image(images)
+    classes, labels = counted(images)
+    if fraction * labels < classes * (1 - 1e-9):  # 0.29 × 100 is less than 29
+        raise ConfigError(too_few(f"labels {config.labels}", classes, labels))
+    given = _labels_used(images, parts)
+    if given > 1.1 * fraction * labels:
+        log.warning(
+            "--labels %s: each class gives one image at least, so that of %d labels %d are learned from",
+            config.labels, labels, given,
+        )  # fmt: skip
+    return alone
+
+
+def say_of_one_image(images: ImageSet, said: Collection[str] = ()) -> list[str]:
+    """Name the classes that nothing can be held out of, but for those that were `said` already."""
+    if images.queries is not None:
+        return []
+    counts = zip(images.classes, images.counts(), strict=True)
+    alone = [name for name, count in counts if count == 1 and name not in said]
+    if alone:
+        log.warning(
+            "%s: classes of one image, which is learned from and never asked with (add a second one to "
+            "measure them too): %s", images.where, ", ".join(map(repr, alone)),
+        )  # fmt: skip
+    return alone
+
+
 def split(images: ImageSet, fraction: float, seed: int) -> Split:
     """Divide `images`; `fraction` of the training part's labels are used (0: none, and no queries).
 
-    The named data sets have a validation part of their own, as in the paper. A user's own images are
-    validated on a tenth of the given labels, so that never more labels are used than `fraction` says.
-    Raises DataError naming a class that is too small.
+    Each image is indexed or a query. The named data sets have a validation part of their own, as in the
+    paper, and never learn from a test image. A user's own images are validated on a tenth of the given
+    labels, so that never more labels are used than `fraction` says; all that is not asked with is learned
+    from, but for copies of queries. Raises DataError naming the classes that cannot be learned.
     """
-    labels = images.labels
+    labels, named = images.labels, images.validation_share is not None
     everything = np.arange(len(labels))
-    if fraction == 0:
-        held_out = images.queries if images.queries is not None else np.zeros(len(labels), bool)
-        database = everything[~held_out]
-        nothing = everything[:0]
-        return Split(nothing, database, database, nothing, nothing)
-
-    _check_classes(images)
-    queries = images.queries
-    if queries is None:
-        labelled = int((labels != UNLABELLED).sum())
-        queries = stratified(labels, min(HELD_OUT, MOST_HELD_OUT / labelled), seed)
+    queries = np.zeros(len(labels), bool)
+    if fraction:
+        _check_classes(images)
+        queries = _queries(images, seed)
     database = everything[~queries]
-    queries = queries & (labels != UNLABELLED)  # a test image without a label can ask nothing
-    learned_from = database
-    if images.validation_share is None:  # else as the paper has it
+    if named and images.queries is not None:
+        learned_from = everything[~images.queries]
+    else:
         learned_from = everything[~queries & ~images.copies(queries)]
+    if not fraction:
+        nothing = everything[:0]
+        return Split(nothing, database, learned_from, nothing, nothing)
+
     candidates = learned_from[labels[learned_from] != UNLABELLED]
+    if not len(candidates):
+        raise DataError(
+            f"{images.where}: each labelled image to learn from is a copy of a query, byte for byte"
+            "; add others"
+        )
     pretraining = learned_from
     if images.validation_share:
         held = stratified(labels[candidates], images.validation_share, seed)
@@ -69,6 +115,26 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
             held = stratified(labels[given], 0.1, seed)
         training, validation = given[~held], given[held]
     return Split(everything[queries], database, pretraining, training, validation)
+
+
+def counted(images: ImageSet) -> tuple[int, int]:
+    """How many classes there are, and labels to choose a share from."""
+    return len(images.classes), _labels_used(images, split(images, 1.0, seed=0))
+
+
+def least_share(classes: int, labels: int) -> float:
+    """The share of the labels, in %, that has as many as there are classes. Each class gets one at least, so
+    that a smaller one would not be the share that it says."""
+    return 100 * classes / labels
+
+
+def too_few(share: str, classes: int, labels: int) -> str:
+    """What is said of a `share` smaller than that."""
+    least = math.ceil(100 * least_share(classes, labels)) / 100
+    return (
+        f"{share}: of {labels} training labels that is fewer than the {classes} classes; "
+        f"use at least {least:g}%"
+    )
 
 
 def stratified(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
@@ -107,20 +173,37 @@ def _members_by_class(labels: NDArray[np.int64], seed: int) -> list[Positions]:
     ]
 
 
+def _check_without_labels(images: ImageSet, config: Config) -> None:
+    if learns_from_labels(config.rule):
+        some = "leave out --labels none" if images.classes else "give some by class folders or a CSV file"
+        what = f"--rule {config.rule} learns from labels, and has none"
+        raise ConfigError(f"{images.where}: {what}; {some}, or use another rule")
+    if not images.classes and config.labels not in {"none", "100%"}:
+        log.warning("%s: there are no labels, so that --labels %s means nothing", images.where, config.labels)
+
+
+def _queries(images: ImageSet, seed: int) -> NDArray[np.bool_]:
+    """Which images (n,) are asked with. A test image without a label can ask nothing."""
+    known = images.labels != UNLABELLED
+    if images.queries is not None:
+        return images.queries & known
+    return stratified(images.labels, min(HELD_OUT, MOST_HELD_OUT / int(known.sum())), seed)
+
+
 def _check_classes(images: ImageSet) -> None:
-    searched = images.labels if images.queries is None else images.labels[~images.queries]
-    counts = np.bincount(searched[searched != UNLABELLED], minlength=len(images.classes))
+    counts = images.counts()
     if (counts > 0).sum() < 2:
         found = f"one class ({images.classes[int(counts.argmax())]})" if counts.any() else "no labelled image"
         raise DataError(
             f"{images.where}: only {found} to learn from; add a second class, or use --labels none"
         )
-    needed = 2 if images.queries is None else 1
-    small = [name for name, count in zip(images.classes, counts, strict=True) if count < needed]
-    if small:
-        hint = "two are needed, one of them to ask with; " if needed == 2 else ""
-        count = "one" if counts[images.classes.index(small[0])] else "no readable"
+    if missing := [name for name, count in zip(images.classes, counts, strict=True) if not count]:
         raise DataError(
-            f"{images.where}: class {small[0]!r} has {count} image to learn from"
-            f" ({hint}add images or remove the class)"
+            f"{images.where}: there is no image to learn from of {', '.join(map(repr, missing))}, which the "
+            "test images have; add some, or remove the test images"
         )
+
+
+def _labels_used(images: ImageSet, parts: Split) -> int:
+    """Of the share that was asked for; a named data set's validation labels are beside it."""
+    return len(parts.training) + (0 if images.validation_share else len(parts.validation))

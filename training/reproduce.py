@@ -11,7 +11,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 from training.command_line import OneLineParser, run_or_fail
 from training.config import DATASETS, PRECISIONS, SETTABLE, Config, ConfigError, configure, parse_setting
-from training.data import ImageSet
 from training.device import choose_device, choose_precision, set_up_process
 from training.nets.backbones import smallest_image
 from training.paper import report, tables, timing
@@ -30,7 +28,7 @@ from training.paper.report import GRIDS, checked_regime, known, share
 from training.paper.search import search_all
 from training.paper.work import QUICK_IMAGES, Countdown, smaller
 from training.pixels import Loaded, load
-from training.protocol import split
+from training.protocol import counted, least_share, too_few
 
 log = logging.getLogger("hebbsearch")
 
@@ -219,17 +217,6 @@ def compute(
         raise tables.TableError(f"not computed, because it diverged: {names}; the reasons are above")
 
 
-def counted(images: ImageSet) -> tuple[int, int]:
-    """How many classes and training labels there are."""
-    return len(images.classes), len(split(images, 1.0, seed=0).training)
-
-
-def least_share(classes: int, labels: int) -> float:
-    """The share of the labels, in %, that has as many as there are classes. Each class gets one at least, so
-    that a smaller one would not be the share that it says."""
-    return 100 * classes / labels
-
-
 def with_enough_labels(regimes: Sequence[str], classes: int, labels: int) -> list[str]:
     """The `regimes` that have a label for each class; says which have not."""
     least = least_share(classes, labels)
@@ -244,10 +231,7 @@ def check_labels(regimes: Sequence[str], classes: int, labels: int) -> None:
     least = least_share(classes, labels)
     for regime in regimes:
         if share(regime) < least:
-            raise ConfigError(
-                f"regime {regime}: of {labels} training labels that is fewer than the {classes} "
-                f"classes; use at least {math.ceil(100 * least) / 100:g}%"
-            )
+            raise ConfigError(too_few(f"regime {regime}", classes, labels))
 
 
 def main() -> None:

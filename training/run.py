@@ -114,9 +114,6 @@ class Run:
         self.split = protocol.split(self.images, fraction, config.seed)
         if len(self.split.pretraining) < 2:
             raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
-        if not self.images.classes and config.labels.endswith("%") and config.labels != "100%":
-            where = self.images.where
-            log.warning("%s: there are no labels, so that --labels %s means nothing", where, config.labels)
         self.labels = torch.from_numpy(self.images.labels).to(self.home)
         self.classes = self.images.classes if len(self.split.training) else ()
         self.seconds: dict[str, float] = {}
@@ -217,11 +214,11 @@ class Run:
         return learning
 
     def hash_without_labels(self) -> str:
-        """A head from the features of (a sample of) the database."""
+        """A head from the features of (a sample of) the images that were learned from."""
         self.model.network.eval()
         rng = np.random.default_rng(self.config.seed)
-        count = min(ITQ_IMAGES, len(self.split.database))
-        sample = np.sort(rng.choice(self.split.database, count, replace=False))
+        count = min(ITQ_IMAGES, len(self.split.pretraining))
+        sample = np.sort(rng.choice(self.split.pretraining, count, replace=False))
         features = torch.cat([features for _, features in self.features(self.groups(sample))])
         head, method = head_without_labels(features.float().cpu().numpy(), self.config.bits, self.config.seed)
         self.model.head = head.to(self.device)

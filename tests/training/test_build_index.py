@@ -193,6 +193,60 @@ def both_parts(catalogue):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    ("train", "given", "says"),
+    [
+        ("class{}", [], "no mAP: no image with a label is held out to ask with"),
+        ("", ["--labels", "labels.csv"], "no mAP: no image with a label is held out to ask with"),
+        ("", [], "no mAP: without labels nothing can be measured"),
+        ("class{}", ["--labels", "none"], "no mAP: without labels nothing can be measured"),
+    ],
+)
+def test_test_images_without_a_label_are_indexed(tmp_path, train, given, says):
+    rows = ["path,label"]
+    for number in range(12):
+        path = Path("test/more") if number >= 8 else Path("train", train.format(number % 2))
+        stripes(tmp_path / "data" / path / f"{number}.png", number % 2, number)
+        rows += [f"{path}/{number}.png,class{number % 2}"] * (number < 8)
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    for path in (tmp_path / "data" / "test" / "more").iterdir():
+        path.rename(tmp_path / "data" / "test" / path.name)
+    (tmp_path / "data" / "test" / "more").rmdir()
+    done = build(tmp_path, "--data", "data", *QUICK, *given, "--out", "here")
+    opened = artifact.open_artifact(tmp_path / "here")
+    with opened.open_catalogue() as catalogue:
+        found = catalogue.get_many(catalogue.codes().ids.tolist())
+    assert {item.path.split("/")[-1] for item in found} == {f"{number}.png" for number in range(12)}
+    assert {item.label for item in found if item.path.startswith("test/")} == {None}
+    assert done.stdout.splitlines()[-2] == says
+    labels = 0 if says.endswith("measured") else 8
+    about = opened.manifest.data
+    assert [about[name] for name in ("labelled", "training_labels", "unlabelled")] == [
+        labels,
+        labels,
+        12 - labels,
+    ]
+    assert opened.queries() is None
+
+
+@pytest.mark.process
+def test_classes_of_one_image_are_learned_and_said_together(pictures, tmp_path):
+    for number, name in enumerate(("down", "down", "down", "across", "across", "one", "two", "broken")):
+        stripes(tmp_path / "data" / name / f"{number}.png", name != "down", number)
+    for path in (tmp_path / "data" / "across" / "3.png", tmp_path / "data" / "broken" / "7.png"):
+        path.write_bytes(b"nothing")
+    done = build(tmp_path, "--data", "data", *QUICK, "--out", "here")
+    said = [line for line in done.stderr.splitlines() if line.startswith("data: ")]
+    assert [line.split(": ", 2)[2] for line in said[:1]] == ["'broken', 'one', 'two'"]
+    assert said[1] == "data: no image to learn from can be read of 'broken': left out"
+    assert said[2].endswith(": 'across'")  # one of its two could not be read
+    opened = artifact.open_artifact(tmp_path / "here")
+    assert opened.manifest.classes == ("across", "down", "one", "two")
+    about = opened.manifest.data
+    assert (about["training_labels"], about["queries"], about["labelled"]) == (5, 1, 5)
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("layout", ["classes", "train and test", "labels"])
 def test_copies_of_queries_are_neither_learned_from_nor_ranked(tmp_path, layout):
     """Noise, each picture twice under different names: nothing can be found but copies."""
@@ -302,8 +356,14 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
         (["--data", "gone"], r"gone: no such folder"),
         (["--data", "empty"], r"empty: the folder is empty"),
         (["--data", "one"], r"one: only one class \(a\)"),
-        (["--data", "single"], r"single: class 'b' has one image"),
-        (["--data", "text"], r"text: none of its 2 files is a readable image"),
+        (["--data", "uneven"], r"uneven: there is no image to learn from of 'b', 'c', which the test"),
+        (
+            ["--data", "single", "--labels", "50%"],
+            r"labels 50%: of 3 training labels .* use at least 66\.67%",
+        ),
+        (["--data", "single/a", "--rule", "hah"], r"--rule hah learns from labels, and has none; give some"),
+        (["--data", "one", "--rule", "hah", "--labels", "none"], r"has none; leave out --labels none"),
+        (["--data", "text"], r"text: none of its 4 files is a readable image"),
         (["--dataset", "imagenet"], r"--dataset imagenet needs --data DIR"),
         pytest.param(  # loads torchvision
             ["--dataset", "imagenet", "--data", "empty"], r"put its images into", marks=pytest.mark.long
@@ -321,19 +381,27 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
         (["--seed", "3000000000"], r"seed 3000000000"),
         (["--set", "bits=16384"], r"bits 16384"),
         (["--device", "meta"], r"device meta: not usable here"),
-        (["--data", "single/b"], r"one image is not enough"),
+        (["--data", "lonely"], r"one image is not enough"),
         (["--dataset", "digits", "--data", "one"], r"digits .*--data"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, says, capsys, monkeypatch):
     from training.build_index import main
 
-    for name in ("one/a/1", "one/a/2", "single/a/1", "single/a/2", "single/b/1"):
+    uneven = ("train/a/1", "train/a/2", "train/d/1", "test/a/1", "test/b/1", "test/c/1")
+    single = ("a/1", "a/2", "a/3", "b/1", "b/2")
+    for name in (
+        "one/a/1",
+        "one/a/2",
+        "lonely/1",
+        *(f"uneven/{each}" for each in uneven),
+        *(f"single/{each}" for each in single),
+    ):
         stripes(tmp_path / f"{name}.png", True, 0)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("hello")
-    for name in ("text/a/1.txt", "text/b/1.txt"):
-        (tmp_path / name).parent.mkdir(parents=True)
+    for name in ("text/a/1.txt", "text/a/2.txt", "text/b/1.txt", "text/b/2.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("hello")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)

@@ -44,6 +44,25 @@ def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
     assert images.open(3).getpixel((0, 0)) == (0, 0, 255)
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_class_of_which_nothing_can_be_read_is_left_out(tmp_path, divided, caplog):
+    train, test = ("train/", "test/") if divided else ("", "")
+    for name in ("a", "c"):
+        put(tmp_path / f"{train}{name}" / "1.png")
+        put(tmp_path / f"{test}{name}" / "2.png")
+    put(tmp_path / f"{test}b" / "2.png")
+    (tmp_path / f"{train}b").mkdir(exist_ok=True)
+    (tmp_path / f"{train}b" / "1.png").write_bytes(b"nothing")
+    if not divided:
+        (tmp_path / "b" / "2.png").write_bytes(b"nothing")
+    images, _, _ = read(data.folder(tmp_path), 8)
+    assert images.classes == ("a", "c")
+    labels = dict(zip(images.paths, images.labels.tolist(), strict=True))
+    expected = {f"{train}a/1.png": 0, f"{test}a/2.png": 0, f"{train}c/1.png": 1, f"{test}c/2.png": 1}
+    assert labels == expected | ({"test/b/2.png": -1} if divided else {})
+    assert "no image to learn from can be read of 'b': left out" in caplog.text
+
+
 class Opened:
     """Images of one colour each that note which were asked for."""
 

@@ -1,5 +1,6 @@
 """Who sees which label."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from PIL import Image
 
 from index.items import UNLABELLED
+from training.config import ConfigError, configure
 from training.data import DataError, ImageSet
-from training.protocol import derived_seed, label_subset, split, stratified
+from training.protocol import check, derived_seed, label_subset, say_of_one_image, split, stratified
 
 
 def image_set(labels, queries=None, share=None):
@@ -136,14 +138,41 @@ def test_unlabelled_test_images_ask_nothing():
     queries = np.array([False, False, False, False, True, True])
     parts = split(image_set(labels, queries), 1.0, seed=0)
     assert parts.queries.tolist() == [4]
-    assert parts.database.tolist() == [0, 1, 2, 3]
+    assert parts.database.tolist() == parts.pretraining.tolist() == [0, 1, 2, 3, 5]
+    assert parts.training.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("labelled", ["train", "train and some of test", "test alone unlabelled", "none"])
+@pytest.mark.parametrize("share", [None, 0.2])
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_each_image_is_indexed_or_asked_with(labelled, share, fraction):
+    """Whatever has labels, no image is left out of both, and named sets learn from no test image."""
+    labels = np.arange(40) % 2
+    queries = np.arange(40) >= 30
+    if labelled == "none":
+        labels[:], fraction = UNLABELLED, 0.0
+    elif labelled != "train and some of test":
+        labels[queries] = UNLABELLED
+    else:
+        labels[35:] = UNLABELLED
+    parts = split(image_set(labels, queries, share), fraction, seed=0)
+    assert sorted([*parts.database, *parts.queries]) == list(range(40))
+    assert parts.queries.tolist() == [
+        at for at in range(30, 40) if fraction and labels[at] != UNLABELLED and queries[at]
+    ]
+    learned = {*parts.pretraining, *parts.training, *parts.validation}
+    assert not learned & set(parts.queries)
+    if share:
+        assert not learned & set(range(30, 40))
+    else:
+        assert set(parts.pretraining) == set(parts.database)
 
 
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
         ([0, 0, 0], r"only one class \(class 0\).*--labels none"),
-        ([0, 0, 1, 1, 2], r"class 'class 2' has one image"),
+        ([0], r"only one class \(class 0\).*--labels none"),
     ],
 )
 def test_too_little_to_learn_from(labels, says):
@@ -151,7 +180,74 @@ def test_too_little_to_learn_from(labels, says):
         split(image_set(labels), 1.0, seed=0)
 
 
-def test_class_that_only_the_queries_have():
-    images = replace(image_set([0, 0, 1, 1, 2]), queries=np.array([False, False, False, False, True]))
-    with pytest.raises(DataError, match="class 'class 2' has no readable image to learn from"):
+def test_classes_that_only_the_queries_have():
+    queries = np.array([False, False, False, False, True, True, True])
+    images = replace(image_set([0, 0, 2, 2, 1, 3, 3]), queries=queries)
+    with pytest.raises(DataError, match="no image to learn from of 'class 1', 'class 3', which the test"):
+        split(images, 1.0, seed=0)
+
+
+def settings(**chosen):
+    return configure({"data": "here", "image_size": 32} | chosen)
+
+
+def test_classes_of_one_image_are_learned_from_and_never_asked_with(caplog):
+    labels = [0, 0, 1, 2, 2, 3, 4]
+    images = image_set(labels)
+    assert check(images, settings()) == ["class 1", "class 3", "class 4"]
+    assert re.search(
+        "learned from and never asked with .*: 'class 1', 'class 3', 'class 4'$", caplog.text.strip()
+    )
+    parts = split(images, 1.0, seed=0)
+    assert sorted(np.take(labels, parts.queries)) == [0, 2]
+    assert sorted(np.take(labels, parts.training)) == [0, 1, 2, 3, 4]
+    caplog.clear()
+    say_of_one_image(image_set([0, 1, 2, 2]), said=["class 1"])  # after some could not be read
+    assert caplog.text.strip().endswith("measure them too): 'class 0'")
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_share_of_less_than_a_label_each_is_refused(flat):
+    """300 classes of one image each in train/, or in all: one percent would be all of them."""
+    labels, queries = np.arange(300), None
+    if not flat:
+        labels, queries = np.tile(labels, 2), np.arange(600) >= 300
+    with pytest.raises(
+        ConfigError, match=r"labels 1%: of 300 training labels .*300 classes; use at least 100%"
+    ):
+        check(image_set(labels, queries), settings(labels="1%"))
+    assert len(split(image_set(labels, queries), 1.0, seed=0).training) == 300
+
+
+def test_least_share_that_is_named_is_taken(caplog):
+    labels = np.repeat(np.arange(29), [5] * 28 + [4])  # of 144, one of each is asked with: 115
+    with pytest.raises(ConfigError, match=r"25%: of 115 training labels .* 29 classes; use at least 25\.22%"):
+        check(image_set(labels), settings(labels="25%"))
+    check(image_set(labels), settings(labels="25.22%"))
+    assert caplog.text == ""
+    even = np.tile(np.arange(29), 4)  # 100 labels to learn from, and 0.29 × 100 is less than 29
+    check(image_set(even, np.arange(116) >= 100), settings(labels="29%"))
+
+
+def test_share_that_comes_out_larger_is_said(caplog):
+    labels = np.concatenate([np.full(30_000, 0), np.arange(1, 300)])
+    queries = np.arange(len(labels)) < 1
+    check(image_set(labels, queries), settings(labels="1%"))
+    assert "each class gives one image at least, so that of 30298 labels 599 are learned from" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "says"),
+    [("none", True, "leave out --labels none"), ("100%", False, "give some by class folders or a CSV file")],
+)
+def test_rule_that_learns_from_labels_needs_some(labels, classes, says):
+    images = image_set(UNEVEN) if classes else replace(image_set(UNEVEN * 0 + UNLABELLED), classes=())
+    with pytest.raises(ConfigError, match=f"--rule hah learns from labels, and has none; {says}"):
+        check(images, settings(rule="hah", labels=labels))
+    assert check(images, settings(rule="vae", labels=labels)) == []
+
+
+def test_images_to_learn_from_that_are_all_copies_are_said():
+    images = replace(image_set([0, 0, 1, 1]), hashes=(b"a", b"a", b"b", b"b"))
+    with pytest.raises(DataError, match="each labelled image to learn from is a copy of a query"):
         split(images, 1.0, seed=0)

@@ -11,7 +11,7 @@ from training.config import Config, earlier
 from training.data import DataError
 from training.device import describe, round_products
 from training.finetune import JointHead, copied_state
-from training.learners import LEARNERS
+from training.learners import learns_from_labels
 from training.paper import plots
 from training.paper.baselines import CHANCE, NO_LABELS, PIXELS, untrained
 from training.paper.cells import Cell, Cells
@@ -130,11 +130,6 @@ def _pretrained(config: Config, loaded: Loaded, work: Path) -> Run:
         run = Run(dataclasses.replace(config, labels=labels), folder, loaded)
         run.learn_features(run.restore())
     return run
-
-
-def learns_from_labels(rule: str) -> bool:
-    """Whether pre-training sees labels, and so differs from regime to regime."""
-    return rule in LEARNERS and LEARNERS[rule].from_labels
 
 
 def variants(run: Run, saved: dict[str, Any] | None) -> Measured:
