@@ -28,7 +28,7 @@ CATALOGUE = "catalogue.sqlite"
 QUERIES = "queries.npz"
 ORIGINALS = "originals"
 
-MISSING = "is missing; name a folder that build_index.py made"
+MISSING = "is missing; name a folder that hebbsearch build made"
 
 # What catalogues note of their artifacts.
 BUILT = "built"  # the revision with which it was published: what came later, people did

@@ -142,7 +142,7 @@ def _settings_from_environment() -> Settings:
         faults = (
             f"{PREFIX}{str(fault['loc'][0]).upper()}: "
             + (
-                "is not set; name a folder that build_index.py made"
+                "is not set; name a folder that hebbsearch build made"
                 if fault["type"] == "missing"
                 else fault["msg"] + ("" if _is_secret(fault) else f", not {fault['input']!r}")
             )

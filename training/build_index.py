@@ -19,9 +19,10 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from index.artifact import MANIFEST, Artifact
-from training.command_line import OneLineParser, OutputError, run_or_fail
+from training.command_line import OneLineParser, OutputError, hebbsearch, run_or_fail
 from training.config import (
     ABOUT,
     DATASETS,
@@ -44,13 +45,28 @@ from training.run import Run
 
 def build(config: Config, target: Path, work: Path) -> Artifact:
     """Train as `config` says, working in the folder `work`, and publish the artifact at `target`."""
-    (work / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+    (work / "config.json").write_text(json.dumps(dataclasses.asdict(anywhere(config)), indent=2))
     run = Run(config, work)
     method = run.train()
     round_products("fp32")  # codes are to be those that the service computes
     built = export(run, method, work / "artifact", target)
     shutil.rmtree(work)
     return built
+
+
+def anywhere(config: Config) -> Config:
+    """The same configuration for whoever goes on in another folder."""
+    data, labels = config.data, config.labels_file()
+    return dataclasses.replace(
+        config,
+        data=None if data is None else os.path.abspath(data),
+        labels=config.labels if labels is None else os.path.abspath(labels),
+    )
+
+
+def going_on(work: Path) -> str:
+    """The command that goes on with the run in this folder."""
+    return f"{hebbsearch()} build --resume {quote(str(work))}"
 
 
 def report(built: Artifact) -> Iterator[str]:
@@ -76,14 +92,14 @@ def report(built: Artifact) -> Iterator[str]:
         yield "no mAP: no image with a label is held out to ask with"
     else:
         yield "no mAP: without labels nothing can be measured"
-    yield f"serve it with: make run ARTIFACT={built.path}"
+    yield f"serve it with: {hebbsearch()} serve {quote(str(built.path))}"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     settings = "\n".join(f"  {name:22}{what}" for name, what in settings_help().items())
     command = OneLineParser(
-        prog="build_index",
+        prog="hebbsearch build",
         description="Learn features from images, turn the images into binary codes, and index them.",
         epilog=f"names for --set (the values of a run are in its manifest):\n{settings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -177,6 +193,8 @@ def run_command(arguments: list[str] | None = None) -> None:
                 f"only --set {', '.join(sorted(changeable))} may change"
             )
         work = Path(resume)
+        if work.name in {"", ".."}:  # that folder itself, which cannot be removed by such a name
+            work = Path(os.path.abspath(work))
         config, target = resumed(work)
         config = dataclasses.replace(config, **settings)
         check(config)
@@ -189,11 +207,12 @@ def run_command(arguments: list[str] | None = None) -> None:
     try:
         built = build(config, target, work)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped; go on with: python training/build_index.py --resume {work}"
-        ) from None
+        raise KeyboardInterrupt(f"stopped; go on with: {going_on(work)}") from None
     except ArithmeticError as error:
-        raise ArithmeticError(f"{error}; --resume {work} goes on from its last epoch") from error
+        raise ArithmeticError(
+            f"{error}; {going_on(work)} --set NAME=VALUE begins the stage of that learning rate anew, from "
+            "the checkpoint before it"
+        ) from error
     except Exception:
         if resume is None and not any(work.glob("checkpoint.*")):
             shutil.rmtree(work, ignore_errors=True)  # nothing was learned yet
@@ -204,7 +223,7 @@ def run_command(arguments: list[str] | None = None) -> None:
 
 def main() -> None:
     """The command: errors of the user's making end in one line and exit code 2."""
-    run_or_fail(run_command, "build_index", "stopped before it began")
+    run_or_fail(run_command, "hebbsearch build", "stopped before it began")
 
 
 if __name__ == "__main__":

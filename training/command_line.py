@@ -2,8 +2,11 @@
 
 import argparse
 import errno
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from index.artifact import ArtifactError
@@ -36,6 +39,12 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help shows all flags)\n")
+
+
+def hebbsearch() -> str:
+    """How the command `hebbsearch` is called here: by its path where its folder is in no PATH."""
+    found = shutil.which("hebbsearch")
+    return "hebbsearch" if found else shlex.quote(str(Path(sys.executable).with_name("hebbsearch")))
 
 
 def explain(error: OSError, again: str) -> str:

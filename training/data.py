@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,11 @@ class ImageSet:
             return np.zeros(len(self), bool)
         asked = {self.hashes[position] for position in np.flatnonzero(queries)}
         return ~queries & np.fromiter((each in asked for each in self.hashes), bool, len(self))
+
+    def named(self) -> dict[str, str | None]:
+        """The label's name of each path."""
+        names = (*self.classes, None)  # the last: of UNLABELLED, -1
+        return {path: names[label] for path, label in zip(self.paths, self.labels.tolist(), strict=True)}
 
     def fingerprint(self) -> str:
         """What names the images and labels, in their order."""
@@ -227,6 +232,25 @@ def images_of(config: Config) -> ImageSet:
     if labels is not None:
         raise DataError(f"{labels}: a file of labels needs --data DIR, the folder of the images it names")
     return digits()
+
+
+def changes(
+    before: Mapping[str, str | None], now: Mapping[str, str | None], unreadable: Mapping[str, str]
+) -> list[str]:
+    """How images, by path with their labels' names, have changed: what is gone, new or labelled anew, each
+    with the first of them. `unreadable`: why some are not there."""
+    gone, new = (sorted(one.keys() - other.keys()) for one, other in ((before, now), (now, before)))
+    other = sorted(path for path in before.keys() & now.keys() if before[path] != now[path])
+    found = []
+    if gone:
+        reason = unreadable.get(gone[0])
+        found.append(f"{len(gone)} gone, first {gone[0]}" + (f": {reason}" if reason else ""))
+    if new:
+        found.append(f"{len(new)} new, first {new[0]}")
+    if other:
+        was, label = before[other[0]], now[other[0]]
+        found.append(f"{len(other)} with another label, first {other[0]}: {label!r}, was {was!r}")
+    return found
 
 
 # --- their parts -----------------------------------------------------------------------------------

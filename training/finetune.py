@@ -90,7 +90,8 @@ class Descent:
     as `halvings` has it. Who inherits says what the loss is."""
 
     what: str  # diverged, where it does
-    remedy: str  # the setting and a place for a smaller value
+    rate: str  # the setting that has the learning rate
+    otherwise: str = ""  # what else may help
 
     def __init__(
         self, model: nn.Module, config: Config, *, lr: float, epochs: int, weight_decay: float = 0.0
@@ -115,10 +116,11 @@ class Descent:
             total = total.to(loss.device) + loss
         self.model.eval()
         # Here the host waits for the device.
-        if not all(bool(torch.isfinite(each).all()) for each in (total, *self.model.parameters())):
+        learned = (*self.model.parameters(), *self.model.buffers())  # statistics overflow first
+        if not all(bool(torch.isfinite(each).all()) for each in (total, *learned)):
             raise FloatingPointError(
                 f"{self.what} diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
-                f"(--set {self.remedy.format(self.lr / 10)})"
+                f"(--set {self.rate}={self.lr / 10:g}{self.otherwise})"
             )
 
     def gradients(self, batch: Any) -> Tensor:
@@ -138,7 +140,7 @@ class Descent:
 class Supervised(Descent):
     """Descent on the cross-entropy of `model`; keeps the best validation epoch."""
 
-    what, remedy = "fine-tuning", "finetune_lr={:g} or head_lr"
+    what, rate = "fine-tuning", "finetune_lr"
     best_accuracy = -1.0
     best_weights: dict[str, Tensor] | None = None
 

@@ -100,7 +100,7 @@ class HebbianAntiHebbian(Descent):
 
     from_labels: ClassVar = True
     searched: ClassVar[tuple[str, ...]] = ("hah_lr",)
-    what, remedy = "Hebbian/anti-Hebbian training", "hah_lr={:g}"
+    what, rate = "Hebbian/anti-Hebbian training", "hah_lr"
 
     def __init__(
         self,

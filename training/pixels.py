@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -67,7 +68,15 @@ class PixelsOnDemand:
             yield positions, torch.stack(images)
 
     def _one(self, position: int) -> Tensor:
-        return square_pixels(self.images.open(position), self.size)
+        try:
+            return square_pixels(self.images.open(position), self.size)
+        except (ImageError, OSError) as error:
+            path = Path(self.images.where, self.images.paths[position])
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(
+                f"{path}: it changed while the run was reading it ({reason}); put it back as it was, and "
+                "go on with --resume"
+            ) from error
 
 
 def ahead(

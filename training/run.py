@@ -1,9 +1,12 @@
 """One training run: its data, its model, and the stages one after the other, each of them resumable."""
 
+import hashlib
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import protocol
-from training.config import Config
-from training.data import DataError, Positions
+from training.config import ABOUT, Config
+from training.data import DataError, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.learners import LEARNERS, Learner
@@ -31,7 +34,10 @@ Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups
 
 STAGES = ("pre-training", "fine-tuning", "hashing head")
 REMEMBERED_BYTES = 2 << 30
+SPOILT = ", or, if the fine-tuning has spoilt the features, finetune_lr={:g}"
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
+IMAGES = "images.json"  # beside the checkpoint: what the run was started with
+END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of what torch writes
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
 
 
@@ -89,7 +95,13 @@ class Model(nn.Module):
         encoder.head.load_state_dict(head.state_dict())
         for name, tensor in encoder.state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise FloatingPointError(f"{name} is not finite after training with rule {config.rule}")
+                smaller = " ".join(
+                    f"--set {key}={rate / 10:g}" for key, rate in rates(config)[STAGES[0]].items()
+                )
+                raise FloatingPointError(
+                    f"{name} is not finite after training with rule {config.rule}: use a smaller learning "
+                    f"rate ({smaller})"
+                )
         return encoder.eval()
 
 
@@ -188,10 +200,14 @@ class Run:
         """The hashing head: on the network's features, which stay as they are, or together with its own."""
         config, head = self.config, self.model.head
         if isinstance(head, JointHead):
-            return self.supervise(STAGES[2], self.end_to_end(head), self.remembered_inputs(), saved)
+            learning = self.end_to_end(head)
+            learning.what = STAGES[2]
+            return self.supervise(STAGES[2], learning, self.remembered_inputs(), saved)
         self.model.network.eval()
         lr, epochs = config.head_lr, config.head_epochs
         learning = Supervised(head, config, lr=lr, epochs=epochs, weight_decay=config.head_weight_decay)
+        learning.what, learning.rate = STAGES[2], "head_lr"
+        learning.otherwise = SPOILT.format(config.finetune_lr / 10)
         return self.supervise(STAGES[2], learning, self.remembered_features(), saved)
 
     def end_to_end(self, model: nn.Module) -> Supervised:
@@ -306,33 +322,23 @@ class Run:
                     log.info("%s, about %.0f min left", shown, left)
 
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
-        """Write the checkpoint, if there is a place for one."""
+        """Write the checkpoint, if there is a place for one. Those from before the later stages stay, to go
+        back to."""
         if self.checkpoint is not None:
             state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
             state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
+            state["rates"] = rates(self.config)
             write_checkpoint(self.checkpoint, state)
+            if epoch == 0 and stage != STAGES[0]:
+                write_checkpoint(before(self.checkpoint, stage), state)
 
     def restore(self) -> Saved:
-        """Read the checkpoint, if there is one, into the model; returns the rest of it."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return None
-        try:
-            saved: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            same_images = saved["images"] == self.fingerprint
-            if same_images:
+        """Read the checkpoint to go on from, if there is one, into the model; returns the rest of it."""
+        saved = checkpoint_of(self)
+        if self.checkpoint is not None and saved is not None:
+            with readable(self.checkpoint):
                 self.model.load_state_dict(saved["model"])
                 self.seconds, self.validation = saved["seconds"], saved["validation"]
-        except Exception as error:  # a damaged file can raise anything from within torch's reader
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise CheckpointError(
-                f"{self.checkpoint}: the checkpoint cannot be read ({reason}); "
-                "remove it and the same command begins anew"
-            ) from error
-        if not same_images:
-            raise CheckpointError(
-                f"{self.images.where}: the images or labels are not those that the run was started with, so "
-                "that queries could have been learned from; put them back or start a new run"
-            )
         return saved
 
     def encoder(self) -> Encoder:
@@ -340,8 +346,44 @@ class Run:
         return self.model.encoder(self.config).to(self.device)
 
 
+def checkpoint_of(run: Run) -> Saved:
+    """The checkpoint to go on from: the last, or, where a stage has another learning rate since, that from
+    before it. None for a run that begins; its images are noted."""
+    path = run.checkpoint
+    if path is None:
+        return None
+    listing = path.with_name(IMAGES)
+    if not path.exists():
+        listing.write_text(json.dumps(run.images.named()))
+        return None
+    saved = read_checkpoint(path, run.device)
+    if saved["images"] != run.fingerprint:
+        raise CheckpointError(other_images(run, listing))
+    if (changed := first_changed(saved, run.config)) is None:
+        return saved
+    log.info("%s begins anew, since its learning rate is another one", changed)
+    return None if changed == STAGES[0] else read_checkpoint(before(path, changed), run.device)
+
+
+def other_images(run: Run, listing: Path) -> str:
+    """Why a run does not go on: its images are not those of the file `listing`."""
+    found = ""
+    if listing.exists():  # an earlier version wrote none
+        reasons = {each["path"]: each["reason"] for each in run.skipped}
+        found = f" ({'; '.join(changes(json.loads(listing.read_text()), run.images.named(), reasons))})"
+    return (
+        f"{run.images.where}: the images or labels are not those that the run was started with{found}, so "
+        "that queries could have been learned from; put them back or start a new run"
+    )
+
+
+def before(checkpoint: Path, stage: str) -> Path:
+    """Where the checkpoint from before this stage lies."""
+    return checkpoint.with_name(f"before-{stage.replace(' ', '-')}.pt")
+
+
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a whole checkpoint; the old one stays until the new one is complete."""
+    """Write a whole checkpoint and its SHA-256; the old one stays until the new one is complete."""
     temporary = path.with_suffix(".tmp")
     # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
     buffer = BytesIO()
@@ -349,12 +391,60 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(buffer.getbuffer())
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
             file.flush()
             os.fsync(file.fileno())
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
     os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `write_checkpoint` wrote. CheckpointError for any other byte: torch reads past flipped ones."""
+    with readable(path):
+        content = path.read_bytes()
+        if content[-22:-18] != END_OF_ZIP:  # else an earlier version wrote it, without a hash
+            content, wanted = content[:-32], content[-32:]
+            if hashlib.sha256(content).digest() != wanted:
+                raise ValueError("it is not what was written: its SHA-256 differs")
+        saved: dict[str, Any] = torch.load(BytesIO(content), map_location=device, weights_only=True)
+        return saved
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """All that reading a damaged checkpoint raises, as CheckpointError with the way out."""
+    try:
+        yield
+    except Exception as error:  # a damaged file can raise anything from within torch's reader
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        kept = [name for stage in reversed(STAGES) if (name := before(path, stage)) != path and name.exists()]
+        instead = f", or put {kept[0].name} in its place to go on from there" if kept else ""
+        raise CheckpointError(
+            f"{path}: the checkpoint cannot be read ({reason}); "
+            f"remove it and the same command begins anew{instead}"
+        ) from error
+
+
+def rates(config: Config) -> dict[str, dict[str, float]]:
+    """The learning rates that each stage goes by."""
+    own = LEARNERS[config.rule].searched if config.rule in LEARNERS else ()
+    names = {
+        STAGES[0]: [name for name in own if ABOUT[name].changeable],
+        STAGES[1]: ["finetune_lr"],
+        STAGES[2]: ["finetune_lr" if config.head == "joint" else "head_lr"],
+    }
+    return {stage: {name: getattr(config, name) for name in each} for stage, each in names.items()}
+
+
+def first_changed(saved: dict[str, Any], config: Config) -> str | None:
+    """The first stage, up to that of the checkpoint, that began with other learning rates than it is to
+    have: what they have spoilt is not to be learned on from."""
+    now = rates(config)
+    known = saved.get("rates", now)  # an earlier version did not keep them
+    begun = STAGES[: STAGES.index(saved["stage"]) + 1]
+    return next((stage for stage in begun if known[stage] != now[stage]), None)
 
 
 def positions_of(run: Run, learner: Learner) -> Positions:

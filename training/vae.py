@@ -109,7 +109,7 @@ class Autoencoding(Descent):
 
     from_labels: ClassVar = False
     searched: ClassVar[tuple[str, ...]] = ("vae_lr", "beta")
-    what, remedy = "the autoencoder", "vae_lr={:g}"
+    what, rate = "the autoencoder", "vae_lr"
     model: Autoencoder
 
     def __init__(self, network: Network, config: Config) -> None:

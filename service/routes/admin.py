@@ -25,7 +25,7 @@ router = guarded_router(Access.ADMIN, prefix="/admin", responses=problems({401: 
         {
             **UNREADABLE_JSON,
             409: "on the 180 images that both hold out run-002 reaches a mAP of 0.8100, run-001 0.9620; …",
-            422: "/artifacts/run-002/manifest.json: is missing; name a folder that build_index.py made",
+            422: "/artifacts/run-002/manifest.json: is missing; name a folder that hebbsearch build made",
             507: FULL,
         }
     ),

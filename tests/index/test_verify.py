@@ -119,6 +119,6 @@ def test_what_no_image_needs_is_swept_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
-    assert found(tmp_path) == [f"{tmp_path / MANIFEST}: is missing; name a folder that build_index.py made"]
+    assert found(tmp_path) == [f"{tmp_path / MANIFEST}: is missing; name a folder that hebbsearch build made"]
     with pytest.raises(ArtifactError, match="is missing"):
         sweep(tmp_path)

@@ -320,7 +320,8 @@ def test_interrupted_run_goes_on_to_the_same_codes(interrupted):
     (folder / "fewer" / "down" / "0.png").unlink()
     config = folder / "changed.partial" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"data": str(folder / "fewer")}))
-    assert "not those that the run was started with" in refused(folder, "--resume", "changed.partial")
+    says = refused(folder, "--resume", "changed.partial")
+    assert "not those that the run was started with (1 gone, first down/0.png), so that" in says
     build(folder, "--resume", "stopped.partial")
     build(folder, *arguments, "--out", "straight")
     build(folder, "--resume", "other.partial", "--set", "head_lr=0.5")

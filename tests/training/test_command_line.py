@@ -1,9 +1,12 @@
 """What the commands say where something is wrong: one line, and how to go on."""
 
 import errno
+import shlex
+from pathlib import Path
 
 import pytest
 
+from tests.training.test_build_index import QUICK, striped_folder
 from training.command_line import USER_ERRORS, OneLineParser, OutputError, explain, fail
 from training.config import ConfigError
 from training.data import DataError
@@ -40,3 +43,24 @@ def test_errors_of_the_users_making_are_told_from_the_programs_own():
         assert issubclass(error, USER_ERRORS)
     for error in (TypeError, KeyError, AssertionError):
         assert not issubclass(error, USER_ERRORS)
+
+
+@pytest.mark.long
+def test_advice_names_commands_that_are_there(here, tmp_path, monkeypatch, before_the_head):
+    """Also where the folder of the command is in no PATH, and for names with a space."""
+    striped_folder(tmp_path / "pictures", 20)
+    with before_the_head():
+        advice = here("--data", "pictures", *QUICK, "--out", "my run", code=130)
+        diverging = ["--set", "hebbian_lr=1e30", "--epochs", "4"]
+        diverged = here("--data", "pictures", *QUICK, *diverging, "--out", "wild", code=2)
+    go_on = shlex.split(advice.split("go on with: ")[1])
+    assert go_on[1:] == ["build", "--resume", "my run.partial"]
+    again = shlex.split(diverged.split("; ")[-1])
+    assert again[1:6] == ["build", "--resume", "wild.partial", "--set", "NAME=VALUE"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    serve = shlex.split(here("--resume", "my run.partial").splitlines()[-1].split("serve it with: ")[1])
+    assert serve[1:] == ["serve", "my run"]
+    assert Path(serve[0]).is_absolute()
+    for command in (go_on[0], again[0], serve[0]):
+        assert Path(command).name == "hebbsearch"
+        assert command == "hebbsearch" or Path(command).is_file()

@@ -115,6 +115,17 @@ def test_labels_from_a_file_replace_the_folders_names(tmp_path):
     assert images.classes == ("eel", "owl")
 
 
+def test_how_images_have_changed_is_said():
+    before = {"a.png": "cat", "b.png": "cat", "c.png": None, "d.png": "dog"}
+    now = {"a.png": "cat", "c.png": "cat", "d.png": None, "e.png": None}
+    assert data.changes(before, now, {"b.png": "damaged"}) == [
+        "1 gone, first b.png: damaged",
+        "1 new, first e.png",
+        "2 with another label, first c.png: 'cat', was None",
+    ]
+    assert data.changes(now, now, {}) == []
+
+
 def test_labels_of_what_is_not_there(tmp_path):
     put(tmp_path / "x.png")
     (tmp_path / "labels.csv").write_text("path,label\nx.png,owl\ngone.png,owl\n")

@@ -1,16 +1,21 @@
 """The stages inside one process: what each changes, and which images it may see."""
 
+import re
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from index import artifact
 from tests.training.encoding import encode
-from tests.training.test_build_index import striped_folder
+from tests.training.test_build_index import QUICK, striped_folder
 from training.config import configure
 from training.finetune import Supervised
 from training.hebbian import HebbianConv2d
 from training.nets.backbones import Network
-from training.run import Run, xavier
+from training.run import CheckpointError, Run, xavier
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -233,6 +238,122 @@ def test_run_stopped_in_a_supervised_stage_goes_on_to_the_same_model(run, monkey
     assert resumed.validation == straight.validation
 
 
+@pytest.fixture
+def stopped(run, monkeypatch):
+    """Start a run that is stopped after so many epochs of fine-tuning and head."""
+
+    def start(epochs, **chosen):
+        learn, left = Supervised.epoch, iter(range(epochs))
+
+        def learn_and_stop(self, number, batches):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            learn(self, number, batches)
+
+        made = run(**chosen)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Supervised, "epoch", learn_and_stop)
+            made.train()
+        return made
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"hebbian_lr": 1e-2}, {"finetune_lr": 1e-2}, {"head_lr": 0.3}, {"head_lr": 0.3, "hebbian_lr": 1e-2}],
+)
+@pytest.mark.parametrize("epochs", [1, 3])  # in the fine-tuning, in the head
+def test_another_learning_rate_holds_from_the_beginning_of_its_stage(run, stopped, other, epochs):
+    """Whatever was learned with the old one, also where the run is stopped again before it got far."""
+    straight = run(**other)
+    straight.train()
+    straight.checkpoint.unlink()
+    stopped(epochs)
+    stopped(0, **other)
+    resumed = run(**other)
+    resumed.train()
+    assert changed(resumed.model, weights(straight.model)) == set()
+    assert resumed.validation == straight.validation
+
+
+def test_what_another_rule_goes_by_begins_nothing_anew(run, stopped, monkeypatch):
+    stopped(3)
+    made = run(vae_lr=0.5, hah_lr=0.5)
+    monkeypatch.setattr(made, "finetune", None)
+    monkeypatch.setattr(made, "fit_preprocessing", None)
+    made.train()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (
+            {"head_lr": 1e30},
+            r"^hashing head diverged in epoch 1 with learning rate 1e\+30: use a smaller one \(--set "
+            r"head_lr=1e\+29, or, if the fine-tuning has spoilt the features, finetune_lr=0\.0001\)$",
+        ),
+        ({"finetune_lr": 1e30}, r"^fine-tuning diverged in epoch 1 .*\(--set finetune_lr=1e\+29\)$"),
+    ],
+)
+def test_divergence_names_its_stage_and_setting(run, chosen, says):
+    made = run(**chosen)
+    with pytest.raises(FloatingPointError, match=says):
+        made.train()
+
+
+def test_divergence_of_a_joint_head_is_the_heads(run, monkeypatch):
+    made = run(head="joint")
+    made.learn_features()
+    made.finetune(None).finish()
+    made.config = replace(made.config, finetune_lr=1e30)
+    with pytest.raises(FloatingPointError, match=r"^hashing head diverged .*\(--set finetune_lr=1e\+29\)$"):
+        made.train_head(None)
+
+
+def test_statistics_that_overflow_are_divergence(run):
+    """Of the stage where they do, and not of the one that finds them."""
+    made = run()
+    made.learn_features()
+    made.model.network.features[0][-1].running_var.fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match="fine-tuning diverged"):
+        made.finetune(None)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(run, stopped):
+    made = stopped(3)
+    content = made.checkpoint.read_bytes()
+    assert made.restore()["stage"] == "hashing head"
+    for at in [*range(0, len(content), len(content) // 97), len(content) - 1]:
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        made.checkpoint.write_bytes(flipped)
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint cannot be read .*put before-hashing-head\.pt in"
+        ):
+            made.restore()
+    kept = made.checkpoint.with_name("before-hashing-head.pt")
+    shutil.copyfile(kept, made.checkpoint)  # as it is advised
+    assert (made.restore()["stage"], made.restore()["epoch"]) == ("hashing head", 0)
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match=r"before-hashing-head\.pt: the checkpoint cannot be read"):
+        run(head_lr=0.1).restore()
+
+
+def test_checkpoint_of_an_earlier_version_is_gone_on_from(run, stopped):
+    made = stopped(3)
+    saved = made.restore()
+    del saved["rates"]
+    torch.save(saved, made.checkpoint)
+    made.checkpoint.with_name("images.json").unlink()
+    assert run(head_lr=0.1).restore()["epoch"] == 1
+    saved["images"] = "others"
+    torch.save(saved, made.checkpoint)
+    with pytest.raises(CheckpointError, match="those that the run was started with, so that"):
+        made.restore()
+
+
 def test_same_seed_same_model_and_another_seed_another(run):
     models = []
     for seed in (0, 0, 1):
@@ -289,3 +410,58 @@ def test_without_labels_everything_is_indexed(run):
     assert made.train().startswith("random rotation")
     assert np.array_equal(made.split.database, np.arange(240))
     assert made.classes == ()
+
+
+@pytest.mark.parametrize("broken", ["truncated", "gone", "a folder"])
+def test_file_that_breaks_in_a_run_that_reads_on_demand_is_named(
+    here, pictures, tmp_path, monkeypatch, before_the_head, broken
+):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    spoilt = {}
+
+    def spoil(run):
+        name = run.images.paths[run.split.training[7]]
+        file = tmp_path / "pictures" / name
+        spoilt.update(name=name, file=file, content=file.read_bytes())
+        file.unlink()
+        if broken == "truncated":
+            file.write_bytes(spoilt["content"][:100])
+        elif broken == "a folder":
+            file.mkdir()
+
+    monkeypatch.setattr("training.pixels.MEMORY_LIMIT", 0)
+    with before_the_head(spoil):
+        line = here("--data", "pictures", *QUICK, "--out", "here", code=2)
+    name, file = re.escape(spoilt["name"]), spoilt["file"]
+    changed = rf"pictures/{name}: it changed while the run was reading it \(.+\); put it back"
+    assert re.search(changed, line)
+    line = here("--resume", "here.partial", code=2)
+    reason = r": the image is truncated or damaged.*" if broken == "truncated" else ""
+    assert re.search(rf"not those that the run was started with \(1 gone, first {name}{reason}\)", line)
+    if broken == "a folder":
+        file.rmdir()
+    file.write_bytes(spoilt["content"])
+    here("--resume", "here.partial")
+    here("--data", "pictures", *QUICK, "--out", "straight")
+    resumed, straight = (artifact.open_artifact(tmp_path / name).manifest for name in ("here", "straight"))
+    assert resumed.encoder_id == straight.encoder_id
+
+
+@pytest.mark.parametrize("layout", ["classes", "labels"])
+def test_run_goes_on_from_another_folder(here, pictures, tmp_path, monkeypatch, before_the_head, layout):
+    shutil.copytree(pictures, tmp_path / "my pictures")
+    rows = [f"{name}/{at}.png,{name}" for at in range(20) for name in [("down", "across")[at % 2]]]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    given = ["--data", "my pictures", *(["--labels", "labels.csv"] if layout == "labels" else [])]
+    with before_the_head():
+        here(*given, *QUICK, "--out", "far/here", code=130)
+        here(*given, *QUICK, "--out", "far/within", code=130)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    here("--resume", "../far/here.partial")
+    monkeypatch.chdir(tmp_path / "far" / "within.partial")
+    here("--resume", ".")
+    built = [artifact.open_artifact(tmp_path / "far" / name).manifest for name in ("here", "within")]
+    assert built[0].encoder_id == built[1].encoder_id
+    assert built[0].data["labelled"] + built[0].data["queries"] == (20 if layout == "labels" else 240)
+    assert [path.name for path in (tmp_path / "far").iterdir() if path.suffix] == []
