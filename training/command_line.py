@@ -42,9 +42,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def hebbsearch() -> str:
-    """How the command `hebbsearch` is called here: by its path where its folder is in no PATH."""
-    found = shutil.which("hebbsearch")
-    return "hebbsearch" if found else shlex.quote(str(Path(sys.executable).with_name("hebbsearch")))
+    """How the command `hebbsearch` is called here: by its path where its folder is in no PATH, and as a
+    module where it is not beside Python either."""
+    if shutil.which("hebbsearch"):
+        return "hebbsearch"
+    beside = Path(sys.executable).with_name("hebbsearch")
+    return shlex.join([str(beside)] if beside.is_file() else [sys.executable, "-P", "-m", "service.command"])
 
 
 def explain(error: OSError, again: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ STAGES = ("pre-training", "fine-tuning", "hashing head")
 REMEMBERED_BYTES = 2 << 30
 SPOILT = ", or, if the fine-tuning has spoilt the features, finetune_lr={:g}"
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
+CHECKPOINT = "checkpoint.pt"
 IMAGES = "images.json"  # beside the checkpoint: what the run was started with
 END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of what torch writes
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
@@ -114,7 +115,7 @@ class Run:
 
     def __init__(self, config: Config, work: Path | None, loaded: Loaded | None = None) -> None:
         self.config = config
-        self.checkpoint = None if work is None else work / "checkpoint.pt"
+        self.checkpoint = None if work is None else work / CHECKPOINT
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
         self.dtype = activation_type(self.precision)
@@ -368,7 +369,7 @@ def checkpoint_of(run: Run) -> Saved:
 def other_images(run: Run, listing: Path) -> str:
     """Why a run does not go on: its images are not those of the file `listing`."""
     found = ""
-    if listing.exists():  # an earlier version wrote none
+    with suppress(OSError, ValueError):  # an earlier version wrote none
         reasons = {each["path"]: each["reason"] for each in run.skipped}
         found = f" ({'; '.join(changes(json.loads(listing.read_text()), run.images.named(), reasons))})"
     return (
@@ -419,12 +420,18 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # a damaged file can raise anything from within torch's reader
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        kept = [name for stage in reversed(STAGES) if (name := before(path, stage)) != path and name.exists()]
-        instead = f", or put {kept[0].name} in its place to go on from there" if kept else ""
         raise CheckpointError(
-            f"{path}: the checkpoint cannot be read ({reason}); "
-            f"remove it and the same command begins anew{instead}"
+            f"{path}: the checkpoint cannot be read ({reason}); remove {path.with_name(CHECKPOINT)} and the "
+            f"same command begins anew{another(path)}"
         ) from error
+
+
+def another(path: Path) -> str:
+    """What there is to go on from without the checkpoint at `path`."""
+    if path.name != CHECKPOINT:
+        return ""
+    kept = [before(path, stage) for stage in reversed(STAGES) if before(path, stage).exists()]
+    return f", or put {kept[0].name} in its place to go on from there" if kept else ""
 
 
 def rates(config: Config) -> dict[str, dict[str, float]]:

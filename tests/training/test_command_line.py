@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.test_build_index import QUICK, striped_folder
+from training import command_line
 from training.command_line import USER_ERRORS, OneLineParser, OutputError, explain, fail
 from training.config import ConfigError
 from training.data import DataError
@@ -43,6 +44,24 @@ def test_errors_of_the_users_making_are_told_from_the_programs_own():
         assert issubclass(error, USER_ERRORS)
     for error in (TypeError, KeyError, AssertionError):
         assert not issubclass(error, USER_ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("on_path", "beside", "called"),
+    [
+        (True, True, "hebbsearch"),
+        (False, True, "'{}/my bin/hebbsearch'"),
+        (False, False, "'{}/my bin/python' -P -m service.command"),
+    ],
+)
+def test_the_command_is_called_as_it_can_be_called(tmp_path, monkeypatch, on_path, beside, called):
+    for folder, there in (("path", on_path), ("my bin", beside)):
+        (tmp_path / folder).mkdir()
+        if there:
+            (tmp_path / folder / "hebbsearch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "my bin" / "python"))
+    assert command_line.hebbsearch() == called.format(tmp_path)
 
 
 @pytest.mark.long
