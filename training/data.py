@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from training.nets.images import open_image
 CIFAR_VALIDATION = 0.2  # 10,000 of the 50,000 training images, as in the paper
 
 Positions = NDArray[np.int64]  # of images in a set
+Listing = Mapping[str, Sequence[str | None]]  # path -> label's name or None, SHA-256 in hexadecimal or ""
 
 log = logging.getLogger("hebbsearch")
 
@@ -79,10 +80,12 @@ class ImageSet:
         asked = {self.hashes[position] for position in np.flatnonzero(queries)}
         return ~queries & np.fromiter((each in asked for each in self.hashes), bool, len(self))
 
-    def named(self) -> dict[str, str | None]:
-        """The label's name of each path."""
+    def listed(self) -> Listing:
+        """Each path with its label's name and the SHA-256 of its file."""
         names = (*self.classes, None)  # the last: of UNLABELLED, -1
-        return {path: names[label] for path, label in zip(self.paths, self.labels.tolist(), strict=True)}
+        hashes = self.hashes or (b"",) * len(self)
+        each = zip(self.paths, self.labels.tolist(), hashes, strict=True)
+        return {path: (names[label], sha256.hex()) for path, label, sha256 in each}
 
     def fingerprint(self) -> str:
         """What names the images and labels, in their order."""
@@ -234,22 +237,24 @@ def images_of(config: Config) -> ImageSet:
     return digits()
 
 
-def changes(
-    before: Mapping[str, str | None], now: Mapping[str, str | None], unreadable: Mapping[str, str]
-) -> list[str]:
-    """How images, by path with their labels' names, have changed: what is gone, new or labelled anew, each
-    with the first of them. `unreadable`: why some are not there."""
+def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> list[str]:
+    """How images have changed: what is gone, new, labelled anew or of another content, each with the first of
+    them. `unreadable`: why some are not there."""
     gone, new = (sorted(one.keys() - other.keys()) for one, other in ((before, now), (now, before)))
-    other = sorted(path for path in before.keys() & now.keys() if before[path] != now[path])
+    both = sorted(before.keys() & now.keys())
+    labelled = [path for path in both if before[path][0] != now[path][0]]
+    written = [path for path in both if before[path][1] != now[path][1]]
     found = []
     if gone:
         reason = unreadable.get(gone[0])
         found.append(f"{len(gone)} gone, first {gone[0]}" + (f": {reason}" if reason else ""))
     if new:
         found.append(f"{len(new)} new, first {new[0]}")
-    if other:
-        was, label = before[other[0]], now[other[0]]
-        found.append(f"{len(other)} with another label, first {other[0]}: {label!r}, was {was!r}")
+    if labelled:
+        (was, _), (label, _) = before[labelled[0]], now[labelled[0]]
+        found.append(f"{len(labelled)} with another label, first {labelled[0]}: {label!r}, was {was!r}")
+    if written:
+        found.append(f"{len(written)} with other content, first {written[0]}")
     return found
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -355,27 +355,32 @@ def checkpoint_of(run: Run) -> Saved:
         return None
     listing = path.with_name(IMAGES)
     if not path.exists():
-        listing.write_text(json.dumps(run.images.named()))
+        listing.write_text(json.dumps(run.images.listed()))
         return None
     saved = read_checkpoint(path, run.device)
+    found = differences(run, listing)
     if saved["images"] != run.fingerprint:
-        raise CheckpointError(other_images(run, listing))
+        raise CheckpointError(
+            f"{run.images.where}: the images or labels are not those that the run was started with"
+            f"{found and f' ({found})'}, so that queries could have been learned from; put them back or "
+            "start a new run"
+        )
+    if found:
+        log.warning("%s: changed since the run began: %s", run.images.where, found)
     if (changed := first_changed(saved, run.config)) is None:
         return saved
     log.info("%s begins anew, since its learning rate is another one", changed)
     return None if changed == STAGES[0] else read_checkpoint(before(path, changed), run.device)
 
 
-def other_images(run: Run, listing: Path) -> str:
-    """Why a run does not go on: its images are not those of the file `listing`."""
-    found = ""
-    with suppress(OSError, ValueError):  # an earlier version wrote none
-        reasons = {each["path"]: each["reason"] for each in run.skipped}
-        found = f" ({'; '.join(changes(json.loads(listing.read_text()), run.images.named(), reasons))})"
-    return (
-        f"{run.images.where}: the images or labels are not those that the run was started with{found}, so "
-        "that queries could have been learned from; put them back or start a new run"
-    )
+def differences(run: Run, listing: Path) -> str:
+    """How the images of a run differ from those of the file `listing`."""
+    try:
+        before = json.loads(listing.read_text())
+    except (OSError, ValueError):  # an earlier version wrote none
+        return ""
+    reasons = {each["path"]: each["reason"] for each in run.skipped}
+    return "; ".join(changes(before, run.images.listed(), reasons))
 
 
 def before(checkpoint: Path, stage: str) -> Path:

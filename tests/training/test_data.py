@@ -116,12 +116,13 @@ def test_labels_from_a_file_replace_the_folders_names(tmp_path):
 
 
 def test_how_images_have_changed_is_said():
-    before = {"a.png": "cat", "b.png": "cat", "c.png": None, "d.png": "dog"}
-    now = {"a.png": "cat", "c.png": "cat", "d.png": None, "e.png": None}
+    before = {"a.png": ["cat", "1"], "b.png": ["cat", "2"], "c.png": [None, "3"], "d.png": ["dog", "4"]}
+    now = {"a.png": ("cat", "9"), "c.png": ("cat", "3"), "d.png": (None, "4"), "e.png": (None, "5")}
     assert data.changes(before, now, {"b.png": "damaged"}) == [
         "1 gone, first b.png: damaged",
         "1 new, first e.png",
         "2 with another label, first c.png: 'cat', was None",
+        "1 with other content, first a.png",
     ]
     assert data.changes(now, now, {}) == []
 
