@@ -8,6 +8,7 @@ PostgreSQL.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from sqlalchemy import delete, insert
@@ -85,14 +86,17 @@ class Catalogue(Reader):
         with self._changing() as change:
             return change.add(items)
 
-    def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
+    def add_unknown(
+        self, items: Sequence[NewItem], labels: Mapping[int, str] = MappingProxyType({})
+    ) -> list[tuple[int, bool]]:
         """Store those of `items`, of the database split, whose file is not there yet, all or none.
 
         For each its id and whether it is new; one whose file is there already, with the same SHA-256, has
-        the id that the file has, the lowest of several.
+        the id that the file has, the lowest of several, and its label if that has none. So have the items
+        with the ids in `labels`.
         """
         with self._changing() as change:
-            return change.add_unknown(items)
+            return change.add_unknown(items, labels)
 
     def remove(self, ids: Iterable[int]) -> list[int]:
         """Forget the items of the database split among `ids`, with their thumbnails; which they were."""

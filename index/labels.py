@@ -1,53 +1,159 @@
-"""The one reader of label files, and the one rule of what a label is."""
+"""The one rule of what a label is, and the one reader of label files.
+
+The page has the rule again in service/static/labels.js, to say what is wrong before anything is sent.
+"""
 
 import csv
-from collections import Counter
-from collections.abc import Collection
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from index.walking import DataError
 
+LONGEST = 200  # characters of a label
+DECOMPOSED = 4 * LONGEST  # no character has more than four parts; to compose many more would take long
+# Unicode's property White_Space. What Python's own str.strip takes has four control characters more.
+WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+# By Unicode's general category. Not format characters (Cf): Persian and joined emoji are written with them.
+NO_TEXT = {
+    "Cc": "a control character",
+    "Zl": "a line break",
+    "Zp": "a line break",
+    "Cs": "half of a surrogate pair",
+}
+
+
+class LabelError(DataError):
+    """A text that is no label; the message names it, the place in it, and the way out."""
+
+
+def normal_form(text: str) -> str:
+    """What labels are compared by: composed (Unicode's NFC, UAX #15), without the white space around it."""
+    text = text.strip(WHITE_SPACE)
+    return unicodedata.normalize("NFC", text) if len(text) <= DECOMPOSED else text
+
+
+def label_of(text: str, what: str = "label") -> str:
+    """A text as a label, or as a key of metadata: its normal form; an empty one is none.
+
+    LabelError for a control character, a line break or half of a surrogate pair within it, whose position is
+    counted from 1 in the text as it was given, and for more than LONGEST characters.
+    """
+    label, before = normal_form(text), len(text) - len(text.lstrip(WHITE_SPACE))
+    if len(label) > LONGEST:
+        raise LabelError(
+            f"{what} {label[:40] + '…'!r}: it has {len(label):,} characters, at most {LONGEST} are kept; "
+            "shorten it"
+        )
+    for position, character in enumerate(text.strip(WHITE_SPACE), before + 1):
+        if kind := NO_TEXT.get(unicodedata.category(character)):
+            raise LabelError(
+                f"{what} {label!r}: there is {kind} (U+{ord(character):04X}) at position {position}; "
+                "leave it out"
+            )
+    return label
+
+
+def label_of_folder(name: str) -> str | None:
+    """The label that a folder's name gives, if any; what is no UTF-8 in it reads �. Raises as `label_of`."""
+    return label_of(name.encode(errors="surrogateescape").decode(errors="replace")) or None
+
+
+def known_as(text: str, labels: Iterable[str]) -> str | None:
+    """Which of the `labels` a text means: itself, else the first with its normal form.
+
+    Those that came before there was this rule may break it: they stay as they are, and mean what they meant.
+    """
+    form = normal_form(text)
+    alike = [label for label in labels if normal_form(label) == form]
+    return text if text in alike else alike[0] if alike else None
+
+
+# --- files of labels -------------------------------------------------------------------------------
+
 
 def read_labels(file: Path, root: Path, files: Collection[Path]) -> dict[Path, str]:
-    """The labels by path of a CSV file in UTF-8 that has columns `path` and `label`.
-
-    Paths are relative to the folder `root` and must be among its `files`. The first line names the columns,
-    in any order and in capitals or not; what else a line holds is ignored. Spaces around a cell are no part
-    of it, and lines without text do not count. Raises DataError for a path that is there twice or names no
-    file, for a label that is empty, and where no line is left.
-    """
-    rows = _rows(file)
-    labels = {path: label_of(cell) for path, cell in rows}
-    if len(labels) < len(rows):
-        twice = Counter(path for path, _ in rows).most_common(1)[0][0]
-        raise DataError(f"{file}: {twice} is labelled more than once; keep one line for each image")
-    empty = [path for path, label in labels.items() if not label]
-    if empty:
-        raise DataError(f"{file}: {empty[0]} has an empty label; write one, or leave the line out")
-    unknown = sorted(labels.keys() - set(files))
-    if unknown:
+    """`labels_and_strays`, and DataError for a path that names no file."""
+    labels, strays = labels_and_strays(file, root, files)
+    if strays:
         raise DataError(
-            f"{file}: {len(unknown)} labels name no file below {root} (first: {unknown[0]}); "
+            f"{file}: {len(strays)} labels name no file below {root} (first: {strays[0]}); "
             "paths are relative to that folder"
         )
     return labels
 
 
-def label_of(cell: str) -> str:
-    """A label is a text without the spaces around it; an empty one is none."""
-    return cell.strip()
+def labels_and_strays(file: Path, root: Path, files: Collection[Path]) -> tuple[dict[Path, str], list[str]]:
+    """The labels by path of a CSV file in UTF-8 that has columns `path` and `label`; and the paths in it, in
+    order, that name none of the `files`.
+
+    Paths are relative to the folder `root`. One names a file as it is written, else without white space
+    around it, composed or not, with slashes either way, or by way of a link. The first line names the
+    columns, in any order and in capitals or not; what else a line holds is ignored, and lines without text do
+    not count. Raises DataError for a file that is labelled twice, for a label that is empty or none, and
+    where no line is left.
+    """
+    rows = _rows(file)
+    named = _named([path for path, _ in rows], root, files)
+    labels, strays = dict[Path, str](), set[str]()
+    for path, cell in rows:
+        place = named.get(path, Path(path.strip()))
+        try:
+            label = label_of(cell)
+        except LabelError as error:
+            raise DataError(f"{file}: {place}: {error}") from None
+        if place in labels or str(place) in strays:
+            raise DataError(f"{file}: {place} is labelled more than once; keep one line for each image")
+        if not label:
+            raise DataError(f"{file}: {place} has an empty label; write one, or leave the line out")
+        if path in named:
+            labels[place] = label
+        else:
+            strays.add(str(place))
+    return labels, sorted(strays)
 
 
-def _rows(file: Path) -> list[tuple[Path, str]]:
-    """The path and the label's cell of each line that holds anything, at least one."""
+def _named(paths: Collection[str], root: Path, files: Collection[Path]) -> dict[str, Path]:
+    """The file that each path names; what names none, or could be several, is left out."""
+    found = _alike(paths, files, lambda path: str(Path(path)))
+    found |= _alike(set(paths) - found.keys(), files, _loosely)
+    # Only what is there can be a link or have a name that the root's folder has too.
+    there = [path for path in set(paths) - found.keys() if os.path.exists(root / path.strip())]
+    return found | _alike(there, files, lambda path: os.path.realpath(root / path.strip()))
+
+
+def _alike(paths: Collection[str], files: Iterable[Path], key: Callable[[str], str]) -> dict[str, Path]:
+    """The one file that has the key of each path."""
+    by_key = defaultdict[str, list[Path]](list)
+    for file in files if paths else ():
+        by_key[key(str(file))].append(file)
+    keyed = {path: by_key.get(key(path), []) for path in paths}
+    return {path: found[0] for path, found in keyed.items() if len(found) == 1}
+
+
+def _loosely(path: str) -> str:
+    """Without what spreadsheets, Windows and macOS do to a path."""
+    return str(Path(unicodedata.normalize("NFC", path.strip().replace("\\", "/"))))
+
+
+def _rows(file: Path) -> list[tuple[str, str]]:
+    """The cells of path and label of each line that holds anything, at least one."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
-            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+            names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+            columns = dict(zip(names, reader.fieldnames or (), strict=True))
             rows = [row for row in reader if "".join(map(str, filter(None, row.values()))).strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: the labels cannot be read ({error})") from error
     if not {"path", "label"} <= columns.keys() or not rows:
         raise DataError(f"{file}: the first line must be 'path,label', and at least one image must follow")
-    path, label = columns["path"], columns["label"]
-    return [(Path((row[path] or "").strip()), row[label] or "") for row in rows]
+    for name in ("path", "label"):
+        if names.count(name) > 1:
+            raise DataError(f"{file}: the first line has {name!r} more than once; keep one such column")
+    return [(row[columns["path"]] or "", row[columns["label"]] or "") for row in rows]

@@ -10,12 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from index.labels import read_labels
+from index.labels import LabelError, known_as, label_of_folder, labels_and_strays
 from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
@@ -101,16 +102,16 @@ def add(options: argparse.Namespace, client: Client) -> int:
         raise Failed(f"{options.folder}: is no folder")
     name = options.name or root.name
     walked = walk(root, without=options.labels)
-    label_of = labels(options, root, walked.files)
+    label_of, strays = labels(options, client, root, walked.files)
     known = list(client.images(folder=name))
     plan = folders.compare(root, walked, known, label_of)
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
-    refused, count = dict(plan.refused), {"added": 0, "exists": 0, "changed": 0}
+    refused, count = plan.refused | plan.kept | strays, {"added": 0, "exists": 0, "changed": 0}
     for sent in progress(folders.send(client, name, plan.send), len(plan.send)):
-        if sent.status == "refused":
-            refused[sent.source.path] = sent.reason or "refused"
-        else:
+        if sent.reason is not None:
+            refused[sent.source.path] = sent.reason
+        if sent.status != "refused":
             changed = sent.status == "added" and bool(sent.source.instead_of)
             count["changed" if changed else sent.status] += 1
     relabelled = sum(1 for _ in progress(folders.relabel(client, plan.relabel), len(plan.relabel)))
@@ -138,14 +139,33 @@ def add(options: argparse.Namespace, client: Client) -> int:
     return SOME_LEFT_OUT if refused else 0
 
 
-def labels(options: argparse.Namespace, root: Path, files: list[Path]) -> Callable[[str], str | None]:
-    """The label of a path in the folder."""
+def labels(
+    options: argparse.Namespace, client: Client, root: Path, files: list[Path]
+) -> tuple[Callable[[str], str | None], dict[str, str]]:
+    """The label of a path in the folder; and what is wrong with paths that have a label and are not there."""
     if options.labels is not None:
-        given = read_labels(options.labels, root, files)
-        return lambda path: given.get(Path(path))
+        given, strays = labels_and_strays(options.labels, root, files)
+        fault = f"{options.labels} has a label for it, and there is no such file"
+        return lambda path: given.get(Path(path)), dict.fromkeys(strays, fault)
+    there = cache(lambda: [each.label for each in client.stats().classes])
+    accepted = partial(accept, there)
     if options.label_folders:
-        return lambda path: PurePosixPath(path).parts[0] if "/" in path else None
-    return lambda _: options.label
+        return lambda path: accepted(PurePosixPath(path).parts[0]) if "/" in path else None, {}
+    label = None if options.label is None else accepted(options.label)
+    if label is None and options.label is not None:
+        raise Failed("--label is empty; give a label, or leave it out")
+    return lambda _: label, {}
+
+
+def accept(there: Callable[[], list[str]], text: str) -> str | None:
+    """The label that a text gives, if any. LabelError, unless it is `there` since before there was a rule."""
+    try:
+        return label_of_folder(text)
+    except LabelError:
+        label = known_as(text, there())
+        if label is None:
+            raise
+        return label
 
 
 def search(options: argparse.Namespace, client: Client) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from index.labels import LabelError, normal_form
 from index.walking import Walk
 from service.client import Client, Refused
 from service.schemas.images import Image, ImagePath
@@ -53,11 +54,13 @@ class Plan:
     unchanged: int = 0
     gone: list[Image] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # reasons by path
+    kept: dict[str, str] = field(default_factory=dict)  # why a file's label is not given, by path
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a file: added, or there already, or refused for a reason."""
+    """What became of a file: added, or there already, or refused. The reason says why it was refused, or that
+    it is there with another label."""
 
     source: Source
     status: str
@@ -71,8 +74,9 @@ def compare(
 
     An image is known by its bytes, wherever in the folder they lie. What lies at the path of an image and has
     other bytes takes its place and, unless it has a label of its own, its label and metadata. A file that has
-    a label gives it to the image of its bytes; of several the one at the image's path does. Files are read
-    only where anything is known. What cannot be read is refused, and nothing behind it counts as gone.
+    a label gives it to the image of its bytes; of several the one at the image's path does, and what others
+    say is named. Files are read only where anything is known. What cannot be read is refused, and nothing
+    behind it counts as gone.
     """
     plan, named = Plan(), dict[str, Path]()
     plan.refused.update((place.as_posix(), reason) for place, reason in walked.unreadable.items())
@@ -83,7 +87,7 @@ def compare(
         except ValidationError as error:
             plan.refused[path] = error.errors()[0]["msg"]
     images = {image.sha256: image for image in known}
-    seen = dict[str | None, str | None]()  # the label that the files of the same bytes give
+    seen = defaultdict[str | None, dict[str, str]](dict)  # labels by path that files of the same bytes give
     for path, file in named.items():
         try:
             status = file.stat()
@@ -96,18 +100,18 @@ def compare(
         except OSError as error:
             plan.refused[path] = error.strerror or str(error)
             continue
-        label = label_of(path)
+        try:
+            label = label_of(path)
+        except LabelError as error:
+            plan.kept[path], label = str(error), None
         if known and sha256 in images:
-            if seen.get(sha256) is None or (label is not None and images[sha256].path == path):
-                seen[sha256] = label
+            seen[sha256] |= {} if label is None else {path: label}
             plan.unchanged += 1
-        else:
+        elif path not in plan.kept:
             plan.send.append(Source(path, file, size, label))
-    plan.relabel = [
-        Relabel(image, label)
-        for image in known
-        if (label := seen.get(image.sha256)) not in (None, image.label)
-    ]
+    for image in known:
+        if given := seen.get(image.sha256):
+            _relabel(plan, image, given)
     plan.unchanged -= len(plan.relabel)
     lost = [image for image in known if image.sha256 not in seen]
     lost_at = defaultdict[str, list[Image]](list)
@@ -121,6 +125,17 @@ def compare(
         if each.id not in replaced and each.path not in plan.refused and not walked.hides(Path(each.path))
     ]
     return plan
+
+
+def _relabel(plan: Plan, image: Image, given: Mapping[str, str]) -> None:
+    """By the labels that the files of its bytes give, by path."""
+    path = image.path if image.path in given else next(iter(given))
+    label = given[path]
+    if image.label is None or normal_form(image.label) != normal_form(label):
+        plan.relabel.append(Relabel(image, label))
+    for other, its in given.items():
+        if normal_form(its) != normal_form(label):
+            plan.kept[other] = f"it is the same image as {path}, whose label is {label!r}, not {its!r}"
 
 
 def _in_place_of(source: Source, images: Sequence[Image]) -> Source:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.items import UNLABELLED
-from index.labels import read_labels
+from index.labels import LabelError, label_of_folder, read_labels
 from index.walking import DataError as DataError  # what people give the functions here
 from index.walking import walk
 from training.config import Config
@@ -150,7 +150,10 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
         )
     else:
         names = [path.parts[0] if len(path.parts) > 1 else None for path in files]
-    if labels_file is not None:  # the folders still say what is held out, but no longer what is what
+    if labels_file is None:
+        labels_of = {name: _label_of(name, root) for name in set(names)}
+        names = [labels_of[name] for name in names]
+    else:  # the folders still say what is held out, but no longer what is what
         labels = read_labels(labels_file, root, files)
         names = [labels.get(file) for file in files]
     unreadable = tuple((place.as_posix(), reason) for place, reason in walked.unreadable.items())
@@ -264,6 +267,13 @@ def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> lis
 def is_unicode(path: str) -> bool:
     """Whether the name can be stored as text: Linux allows any bytes in it, which come as surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def _label_of(name: str | None, root: Path) -> str | None:
+    try:
+        return None if name is None else label_of_folder(name)
+    except LabelError as error:
+        raise DataError(f"{root}: {error}; rename that folder, or give labels in a file") from None
 
 
 def _from_files(

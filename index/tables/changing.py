@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from index.codes import Codes
 from index.items import UNLABELLED, Identity, NewItem
+from index.labels import normal_form
 from index.tables.digest import digest
 from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
 from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, metadata
@@ -45,7 +47,7 @@ class Change:
             ids += self._insert(batch)
         return ids
 
-    def add_unknown(self, items: Sequence[NewItem]) -> list[tuple[int, bool]]:
+    def add_unknown(self, items: Sequence[NewItem], labels: Mapping[int, str]) -> list[tuple[int, bool]]:
         """As `Catalogue.add_unknown`."""
         keys = [item.file.sha256 if item.file else number for number, item in enumerate(items)]
         known = ids_by_hash(self.connection, [item.file.sha256 for item in items if item.file])
@@ -54,6 +56,11 @@ class Change:
             if key not in known:
                 unknown.setdefault(key, item)
         added = dict(zip(unknown, self.add(unknown.values()), strict=True))
+        for key, item in zip(keys, items, strict=True):
+            if isinstance(key, bytes) and key in known:
+                self._label_unlabelled(known[key], item.label)
+        for id_, label in labels.items():
+            self._label_unlabelled(id_, label)
         answers, told = list[tuple[int, bool]](), set[int]()
         for key in keys:
             id_ = added[key] if key in added else known[key]  # type: ignore[index]  # known: hashes only
@@ -102,17 +109,34 @@ class Change:
         }
 
     def _label(self, what: str, label: int | str) -> int | None:
-        """The index of a label, None for none; a new name is added to the table and to `classes`."""
+        """The index of a label, None for none. A name that is none, not even by its normal form, is added to
+        the table and to `classes`."""
         if isinstance(label, str):
-            if label not in self.classes:
+            if label in self.classes:
+                return self.classes[label]
+            form = normal_form(label)
+            if form not in self._forms:
                 self.connection.execute(insert(CLASSES), {"id": len(self.classes), "name": label})
-                self.classes[label] = len(self.classes)
-            return self.classes[label]
+                self._forms[form] = self.classes[label] = len(self.classes)
+            return self._forms[form]
         if label == UNLABELLED:
             return None
         if not 0 <= label < len(self.classes):
             raise ValueError(f"{what}: label is {label}; wanted {UNLABELLED} or 0 to {len(self.classes) - 1}")
         return int(label)
+
+    @cached_property
+    def _forms(self) -> dict[str, int]:
+        """The index of the first label of each normal form."""
+        return {normal_form(name): index for name, index in reversed(self.classes.items())}
+
+    def _label_unlabelled(self, item_id: int, label: int | str) -> None:
+        """Give an item of the database split a label if it is there and has none."""
+        lacking = select(ITEMS.c.id).where(
+            ITEMS.c.id == item_id, ITEMS.c.split == "database", ITEMS.c.label.is_(None)
+        )
+        if label != UNLABELLED and self.connection.scalar(lacking) is not None:
+            self.update(item_id, label, {})
 
     def update(self, item_id: int, label: int | str | None, values: dict[str, Any]) -> None:
         """As `Catalogue.change`; `values` are of other columns."""

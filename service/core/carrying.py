@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from index.items import UNLABELLED, File, Identity, Item, NewItem
+from index.labels import normal_form
 from service.core.decoding import Decode, decode
 from service.core.library import Library
 from service.core.measuring import NothingToMeasure, scores
@@ -199,10 +200,18 @@ def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
 
 def _change(target: Library, item: Item, twin: Item) -> bool:
     """Whether anything was different in what may be changed."""
-    different = (twin.label, twin.metadata) != (item.label, item.metadata)
+    different = twin.metadata != item.metadata or not _have_one_label(target, item, twin)
     if different:
-        target.change(twin.id, label=item.label, unlabel=item.label is None, metadata=item.metadata)
+        target.carry(twin.id, item.label, item.metadata)
     return different
+
+
+def _have_one_label(target: Library, item: Item, twin: Item) -> bool:
+    """As far as the target has one for both: labels are compared by their normal forms."""
+    if item.label is None or twin.label is None or item.label == twin.label:
+        return item.label == twin.label
+    alike = normal_form(item.label) == normal_form(twin.label)
+    return alike and item.label not in target.searcher.snapshot().classes
 
 
 def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:

@@ -7,12 +7,14 @@ and every search that begins afterwards sees it.
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from index.items import UNLABELLED, File, Item, NewItem
+from index.labels import LabelError, known_as, label_of
 from service.core.decoding import Decode, Decoded, decode
 from service.core.searcher import SENT, Searcher
 from training.nets.images import BrokenImage, ImageError
@@ -66,6 +68,7 @@ class Prepared:
     outcomes: Mapping[int, Outcome]  # by place, of those that are there already or were refused
     items: Mapping[int, NewItem]  # of the others
     files: Mapping[bytes, bytes]  # theirs, by SHA-256
+    labels: Mapping[int, str]  # by id, for images that are there already and have none
 
 
 class Library:
@@ -85,13 +88,20 @@ class Library:
         return self.put(self.prepare(uploads, decode=decode))
 
     def prepare(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> Prepared:
-        """Decode and encode what is not there yet: nearly all of the time that `add` takes."""
+        """Decode and encode what is not there yet: nearly all of the time that `add` takes. Raises as
+        `label`."""
+        named = {text: self.label(text) for text in {upload.label for upload in uploads} if text is not None}
         outcomes: dict[int, Outcome] = {}
         readable: dict[int, _Readable] = {}
+        labels: dict[int, str] = {}
         for number, upload in enumerate(uploads):
+            label = None if upload.label is None else named[upload.label]
+            upload = replace(upload, label=label)
             sha256 = hashlib.sha256(upload.content).digest()
             if (known := self._catalogue.with_hash(sha256)) is not None:
                 outcomes[number] = Outcome(known)
+                if label is not None and self._is_unlabelled(known):
+                    labels[known] = label
                 continue
             try:
                 readable[number] = self._decode(upload, sha256, decode)
@@ -99,11 +109,13 @@ class Library:
                 outcomes[number] = Outcome(None, error=error)
         items = dict(zip(readable, self._items(list(readable.values())), strict=True))
         files = {each.sha256: each.upload.content for each in readable.values()}
-        return Prepared(self, len(uploads), outcomes, items, files)
+        return Prepared(self, len(uploads), outcomes, items, files, labels)
 
     def put(self, prepared: Prepared) -> list[Outcome]:
-        """Add what was prepared by this library, all of it or nothing."""
-        added = self.store(list(prepared.items.values()), prepared.files) if prepared.items else []
+        """Add what was prepared by this library, all of it or nothing. What is there already and has no label
+        gets the one that was given."""
+        items = list(prepared.items.values())
+        added = self.store(items, prepared.files, prepared.labels) if items or prepared.labels else []
         outcomes = dict(prepared.outcomes)
         outcomes |= zip(prepared.items, (Outcome(id_, new) for id_, new in added), strict=True)
         return [outcomes[number] for number in range(prepared.count)]
@@ -117,11 +129,25 @@ class Library:
         metadata: Mapping[str, Any] | None = None,
         sha256: str | None = None,
     ) -> None:
-        """Give an image another label, or none, or other metadata. Raises as `remove`."""
+        """Give an image another label, or none, or other metadata. Raises as `remove` and `label`."""
         self._changeable(item_id, sha256)
+        label = None if label is None else self.label(label)
         if unlabel or label is not None or metadata is not None:
             self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
             self.searcher.snapshot()
+
+    def label(self, text: str) -> str:
+        """The label that a text gives: one that is there, by its normal form, or a new one. LabelError."""
+        label = known_as(text, self.searcher.snapshot().classes) or label_of(text)
+        if not label:
+            raise LabelError("label: there is nothing but white space; give a label, or none")
+        return label
+
+    def carry(self, item_id: int, label: str | None, metadata: Mapping[str, Any]) -> None:
+        """Have an image of the database split be what it was in another artifact, even by another rule of
+        what a label is."""
+        self._catalogue.change(item_id, label=UNLABELLED if label is None else label, metadata=metadata)
+        self.searcher.snapshot()
 
     def remove(self, item_id: int, *, sha256: str | None = None) -> None:
         """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut, and
@@ -146,6 +172,12 @@ class Library:
                         self._originals.forget(sha256)
                     except OSError:
                         log.exception("%s of no item stays", self._originals.path(sha256))
+
+    def _is_unlabelled(self, item_id: int) -> bool:
+        try:
+            return self._catalogue.get(item_id).label is None
+        except KeyError:  # removed at this moment
+            return False
 
     def _changeable(self, item_id: int, sha256: str | None) -> Item:
         """The item, if it may be changed. Raises as `remove`."""
@@ -186,7 +218,12 @@ class Library:
             for each, code in zip(readable, codes, strict=True)
         ]
 
-    def store(self, items: Sequence[NewItem], files: Mapping[bytes, bytes]) -> list[tuple[int, bool]]:
+    def store(
+        self,
+        items: Sequence[NewItem],
+        files: Mapping[bytes, bytes],
+        labels: Mapping[int, str] = MappingProxyType({}),
+    ) -> list[tuple[int, bool]]:
         """Add the items that are not there yet, all of them or nothing, as `Catalogue.add_unknown`.
 
         `files` are theirs, by SHA-256, and kept where they shall be.
@@ -198,7 +235,7 @@ class Library:
                 for sha256, content in files.items() if self._keep else ():
                     if self._originals.keep(sha256, content):
                         kept.append(sha256)
-                added = self._catalogue.add_unknown(items)
+                added = self._catalogue.add_unknown(items, labels)
         except Exception:
             self._forget_unused(kept)
             raise

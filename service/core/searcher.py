@@ -22,6 +22,7 @@ from index.codes import Codes
 from index.engine import Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, Item
+from index.labels import normal_form
 from index.originals import Originals
 from index.snapshot import Snapshot
 from service.core.decoding import Decode, decode
@@ -211,11 +212,15 @@ class Searcher:
             return self._encoder.encode(pixels)
 
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
+        """Of all classes that are one of the labels by their normal form."""
         classes = self.snapshot().classes if labels else ()
+        alike = defaultdict[str, list[int]](list)
+        for index, name in enumerate(classes):
+            alike[normal_form(name)].append(index)
         for label in labels:
-            if label not in classes:
+            if normal_form(label) not in alike:
                 raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(classes)}")
-        return tuple(sorted({classes.index(label) for label in labels}))
+        return tuple(sorted({index for label in labels for index in alike[normal_form(label)]}))
 
     def _code(self, item_id: int) -> Codes:
         """The code (1, bits/8) of an item or of a held-out query. Raises KeyError."""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from index.labels import normal_form
 from index.space import WAY_OUT, no_space
 from index.sqlite import CatalogueBusy, CatalogueError
 from service.core.library import Outcome, Prepared, Upload, too_large
@@ -59,6 +60,7 @@ ABOUT = {
     },
 }
 FORM = forms.form_of(forms.MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
+LABEL: TypeAdapter[str] = TypeAdapter(schemas.LabelText)
 TEXT: TypeAdapter[str] = TypeAdapter(schemas.ImageText)
 PATH: TypeAdapter[str] = TypeAdapter(schemas.ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(schemas.Metadata)
@@ -89,7 +91,7 @@ async def add(
     request: Request,
     response: Response,
     label: Annotated[
-        schemas.ImageText | None, Query(description="Of all of them; may be new.", examples=["cat"])
+        schemas.LabelText | None, Query(description="Of all of them; may be new.", examples=["cat"])
     ] = None,
     metadata: Annotated[
         str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])
@@ -99,8 +101,9 @@ async def add(
     """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
     raw body. `label` and `metadata` are query parameters or form fields.
 
-    The same bytes are the same image: what is there already is said and not added again. Of many, those that
-    cannot be read are left out and named. When the answer comes, all that it says is on the disk.
+    The same bytes are the same image: what is there already is said and not added again. It gets the label if
+    it has none; one that has another keeps it, and `error` says so. Of many, those that cannot be read are
+    left out and named. When the answer comes, all that it says is on the disk.
     """
     forms.each_once(request.query_params, several=())  # elsewhere an address may have several labels
     places = shared(request).places.add if forms.is_form(request) else shared(request).places.change
@@ -124,7 +127,7 @@ async def add(
                 name=upload.name,
                 status=_status(outcome),
                 image=image,
-                error=None if outcome.error is None else str(outcome.error),
+                error=_kept_label(upload, image) if outcome.error is None else str(outcome.error),
             )
             for upload, outcome, image in zip(uploads, outcomes, images, strict=True)
         ]
@@ -215,6 +218,18 @@ def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:
     return "refused" if outcome.error else "added" if outcome.new else "exists"
 
 
+def _kept_label(upload: Upload, image: schemas.Image | None) -> str | None:
+    """What is said where an image that was there already keeps another label."""
+    if upload.label is None or image is None or image.label is None:
+        return None
+    if normal_form(upload.label) == normal_form(image.label):
+        return None
+    return (
+        f"it is there already with the label {image.label!r}, not {upload.label!r}; "
+        f"PATCH /images/{image.id} changes it"
+    )
+
+
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
     """All were refused: why."""
     shown = [f"{up.name}: {out.error}" for up, out in zip(uploads, outcomes, strict=True)][:SHOWN]
@@ -241,8 +256,8 @@ async def _uploads(
         if not files or not all(isinstance(file, UploadFile) for file in files):
             raise HTTPException(422, f"each form field 'image' must be a file; {forms.HOW_TO_SEND}")
         given = {key: _text(form.getlist(key), key) for key in ("label", "metadata", "folder")}
-        in_form = None if given["label"] is None else _valid(TEXT, given["label"], "label")
-        wanted = _one_of("label", label, in_form)
+        in_form = None if given["label"] is None else _valid(LABEL, given["label"], "label")
+        wanted = _one_of("label", label, in_form, alike=normal_form)
         about = _one_of("metadata", metadata, _metadata(given["metadata"])) or {}
         folder = _valid(TEXT, given["folder"], "folder") if given["folder"] is not None else SENT
         named = _name if folder == SENT else _path
@@ -261,9 +276,11 @@ def _text(values: list[Any], name: str) -> str | None:
     return values[0] if values else None
 
 
-def _one_of(name: str, in_address: T | None, in_form: T | None) -> T | None:
-    """What is given, in either place; giving both is fine if they agree."""
-    if None not in (in_address, in_form) and in_address != in_form:
+def _one_of(
+    name: str, in_address: T | None, in_form: T | None, *, alike: Callable[[T], Any] = lambda each: each
+) -> T | None:
+    """What is given, in either place; giving both is fine if they agree, which they do if `alike` is one."""
+    if in_address is not None and in_form is not None and alike(in_address) != alike(in_form):
         raise HTTPException(422, f"{name} is one in the address and another in the form; give one of them")
     return in_address if in_form is None else in_form
 

@@ -2,10 +2,12 @@
 
 import json
 import unicodedata
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from index.labels import LONGEST, label_of
 from service.schemas.example import with_example
 from service.schemas.search import MOST_LABELS
 
@@ -63,10 +65,34 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, inner), default=0)
 
 
+def _named(value: Any) -> Any:
+    """With keys as labels are, at every depth. ValueError where one is none, or two are one."""
+    if isinstance(value, list):
+        return [_named(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    named = [(label_of(key, "key"), _named(inner)) for key, inner in value.items()]
+    keys = Counter(key for key, _ in named)
+    if "" in keys:
+        raise ValueError("a key is empty; give it a name")
+    if len(keys) < len(named):
+        twice = keys.most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:80]!r} is there twice, written in two ways; keep one")
+    return dict(named)
+
+
+LabelText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description=f"In Unicode's NFC, without white space around it, of at most {LONGEST} characters, and "
+        "without control characters; or one that there is.",
+    ),
+]
 ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
 ImagePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_relative)]
-Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_small), AfterValidator(_named)]
 
 
 class Image(BaseModel):
@@ -138,7 +164,9 @@ class AddedImage(BaseModel):
     name: str = Field(description="Of the file; its path where a folder was given.")
     status: Literal["added", "exists", "refused"]
     image: Image | None = Field(description="null: it was refused, or is gone already.")
-    error: str | None = Field(description="Why it was refused.")
+    error: str | None = Field(
+        description="Why it was refused; where it exists: that it keeps another label than the one given."
+    )
 
 
 class AddedImages(BaseModel):
@@ -166,7 +194,7 @@ class Change(BaseModel):
 
     model_config = with_example({"label": "cat", "metadata": {"camera": "left"}}, extra="forbid")
 
-    label: ImageText | None = Field(default=None, description="May be new; null: none.")
+    label: LabelText | None = Field(default=None, description="May be new; null: none.")
     metadata: Metadata | None = Field(
         default=None, description="Takes the place of what there was; null or left out: as it is."
     )

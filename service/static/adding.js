@@ -2,13 +2,14 @@
 
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { isHidden, pathOf } from "./files.js";
+import { checkLabel, labelOf, refusal } from "./labels.js";
 import { askPatiently } from "./service.js";
 
 const AT_ONCE = 2; // requests: the service decodes one while it writes the other
 const TOGETHER = 16; // images of a request; halved where the service takes less
 const TOGETHER_BYTES = 8_000_000;
 const LARGEST = 200_000_000; // bytes of a file that is sent at all
-const LONGEST = 200; // characters of a label and of a folder's name
+const LONGEST = 200; // characters of a folder's name
 const ONE_BY_ONE = [undefined, 400, 408, 413, 415, 422, 500]; // statuses that may be the fault of one image alone
 const SHOWN = 4; // folders that are named before anything is sent
 const panel = $("adding");
@@ -52,6 +53,7 @@ function showStaged() {
   $("staged-count").textContent = reading > 0 ? `Reading: ${files} …` : files;
   $("label-of-all").hidden = $("labelling").value !== "one";
   $("label-of-all").required = $("labelling").value === "one";
+  checkLabel($("label-of-all"), $("labelling").value === "one");
   $("staged-labels").textContent = byFolder ? labelsInWords() : "";
   $("add").textContent = `Add ${plural(staged.length, "image")}`;
   $("add").disabled = reading > 0;
@@ -67,10 +69,10 @@ function labelsInWords() {
   return [...words.slice(0, SHOWN), ...more].join(", ");
 }
 
-/** As the service takes labels and names of folders: printable characters, no space around them, not too long. */
+/** As the service takes names of folders: printable characters, no space around them, not too long. */
 const printable = (text) => [...text.replace(/[\p{C}\p{Z}]+/gu, " ").trim()].slice(0, LONGEST).join("").trim();
 
-const foldersOf = (file) => pathOf(file).split("/").slice(0, -1).map(printable);
+const foldersOf = (file) => pathOf(file).split("/").slice(0, -1);
 
 /**
  * The class of each of the files, as `hebbsearch add --label-folders` has it: the folder below the one that was
@@ -85,14 +87,14 @@ function classByFolder(files) {
   );
   return (file) => {
     const [chosen = "", below = ""] = foldersOf(file);
-    return parents.has(chosen) ? below : chosen;
+    return labelOf(parents.has(chosen) ? below : chosen);
   };
 }
 
 /** The label of each of the files, as was chosen. */
 function labelsOf(files) {
   const kind = $("labelling").value;
-  const label = kind === "one" ? printable($("label-of-all").value) : "";
+  const label = kind === "one" ? labelOf($("label-of-all").value) : "";
   return kind === "folder" ? classByFolder(files) : () => label;
 }
 
@@ -102,9 +104,9 @@ function labelsOf(files) {
 function* batches(files) {
   let batch = null;
   let bytes = 0;
-  const labelOf = labelsOf(files);
+  const labelFor = labelsOf(files);
   for (const file of files) {
-    const [label, folder] = [labelOf(file), foldersOf(file)[0] ?? ""];
+    const [label, folder] = [labelFor(file), printable(foldersOf(file)[0] ?? "")];
     bytes += file.size;
     const full = batch?.files.length === TOGETHER || bytes > TOGETHER_BYTES;
     if (batch === null || full || batch.label !== label || batch.folder !== folder) {
@@ -119,7 +121,7 @@ function* batches(files) {
 
 function begin(files) {
   if (job === null || (!job.running && job.queue.length === 0)) {
-    job = { queue: [], total: 0, added: 0, exists: 0, refused: 0, first: null, running: false };
+    job = { queue: [], total: 0, added: 0, exists: 0, refused: 0, keeping: 0, first: null, running: false };
     $("refusals").replaceChildren();
   }
   job.total += files.length;
@@ -155,7 +157,8 @@ async function work() {
 
 /** In one request, or in halves where that is too much or all of it is refused; `left` loses what was answered. */
 async function send({ files, label, folder }, left) {
-  const faults = await Promise.all(files.map(faultOf));
+  const ofLabel = label && refusal(label);
+  const faults = await Promise.all(files.map((file) => ofLabel || faultOf(file)));
   for (const [at, file] of files.entries()) if (faults[at]) settle(file, left, "refused", faults[at]);
   files = files.filter((_, at) => !faults[at]);
   if (files.length === 0) return;
@@ -197,7 +200,8 @@ function settle(file, left, status, error, image) {
   job[status] += 1;
   job.waiting = "";
   if (status === "added" && image !== null) job.first = Math.min(job.first ?? image.id, image.id);
-  if (status === "refused") {
+  if (status === "exists" && error) job.keeping += 1;
+  if (error) {
     const name = element("strong", { textContent: pathOf(file) || file.name });
     $("refusals").append(element("li", {}, name, ` ${sentence(error)}`));
   }
@@ -212,7 +216,7 @@ function wait(message) {
 // --- how far it is ------------------------------------------------------------------------------
 
 function showProgress() {
-  const { total, added, exists, refused, queue, running, stopped, waiting } = job;
+  const { total, added, exists, refused, keeping, queue, running, stopped, waiting } = job;
   const settled = added + exists + refused;
   const done = settled === total;
   const counts = [
@@ -225,8 +229,12 @@ function showProgress() {
   $("progress-bar").max = total;
   $("progress-bar").value = settled;
   $("progress-counts").textContent = `${counts}, of ${plural(total, "image")}`;
-  $("refused").hidden = refused === 0;
-  $("refused-count").textContent = `${number.format(refused)} refused`;
+  const named = [
+    ...(refused > 0 ? [`${number.format(refused)} refused`] : []),
+    ...(keeping > 0 ? [`${number.format(keeping)} already there with another label`] : []),
+  ];
+  $("refused").hidden = named.length === 0;
+  $("refused-count").textContent = named.join(", ");
   // The tenths only: whoever listens need not hear each image.
   $("adding-status").textContent = running
     ? stopped.signal.aborted
@@ -254,6 +262,7 @@ for (const input of [$("add-files"), $("add-folder")]) {
   });
 }
 
+$("label-of-all").addEventListener("input", ({ target }) => checkLabel(target));
 $("adding-form").addEventListener("change", () => staged.length > 0 && showStaged());
 $("adding-form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -3,6 +3,7 @@
 import { stage } from "./adding.js";
 import { imageLink } from "./cards.js";
 import { $, alertIn, element, fact, markPixels, number, percent, plural, sentence } from "./dom.js";
+import { checkLabel, labelOf } from "./labels.js";
 import { guess } from "./predict.js";
 import { refreshQuality } from "./quality.js";
 import { ask, askPatiently, blobAddress, hasKey, showPicture } from "./service.js";
@@ -292,8 +293,9 @@ async function labelSelected() {
   const ids = [...selected];
   $("labelling-title").textContent = `Label of ${plural(ids.length, "image")}`;
   $("new-label").value = "";
+  checkLabel($("new-label"));
   const answer = await closed($("labelling-dialog"));
-  if (answer === "set") label(ids, $("new-label").value.trim());
+  if (answer === "set") label(ids, labelOf($("new-label").value));
   if (answer === "remove") label(ids, null);
 }
 
@@ -306,6 +308,7 @@ function openDetails(id, opener) {
   showPicture($("details-picture"), image.thumbnail);
   $("details-facts").replaceChildren(...facts(image).map(fact));
   $("details-label").value = image.label ?? "";
+  checkLabel($("details-label"));
   showGuess(null);
   offerGuess(image);
   $("details-similar").href = `#search/${id}`;
@@ -399,13 +402,14 @@ $("dismiss-failures").addEventListener("click", () => {
 for (const dialog of dialogs) {
   dialog.addEventListener("click", ({ target: { dataset } }) => "close" in dataset && dialog.close(dataset.close));
 }
+for (const field of [$("new-label"), $("details-label")]) field.addEventListener("input", () => checkLabel(field));
 $("labelling-form").addEventListener("submit", (event) => {
   event.preventDefault();
   $("labelling-dialog").close("set");
 });
 $("details-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  saveLabel($("details-label").value.trim() || null);
+  saveLabel(labelOf($("details-label").value) || null);
 });
 $("details-accept").addEventListener("click", ({ target }) => saveLabel(target.value));
 addEventListener("measured", () => $("details").open && offerGuess(detailed));

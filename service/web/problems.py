@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from index.artifact import ArtifactError
+from index.labels import LabelError
 from index.space import no_space
 from service.core.carrying import CannotCarry
 from service.core.library import HeldOut, OtherBytes
@@ -20,6 +21,7 @@ from service.schemas.problem import PROBLEM_MEDIA_TYPE, problem
 # What the searcher and the library refuse wherever it is asked; their messages say what to do.
 REFUSALS: dict[type[Exception], int] = {
     UnknownLabel: 422,
+    LabelError: 422,
     NothingToMeasure: 409,
     HeldOut: 409,
     OtherBytes: 409,

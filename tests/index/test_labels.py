@@ -6,6 +6,7 @@ import pytest
 
 from index.labels import label_of, read_labels
 from index.walking import DataError
+from tests.labels import REFUSED, TAKEN
 
 
 def read(tmp_path: Path, content: str | bytes, *files: str) -> dict[str, str]:
@@ -43,11 +44,66 @@ def test_all_these_say_the_same(tmp_path: Path, content: str | bytes) -> None:
 
 
 def test_cells_may_hold_commas_quotes_lines_and_any_letter(tmp_path: Path) -> None:
-    content = 'path,label\n"y, z.png",première\n"a ""b"".png","two\nlines"\nsub/日本.png,"owl, tawny"\n'
+    content = 'path,label\n"y, z.png",première\n"a ""b"".png","two ""words"""\nsub/日本.png,"owl, tawny"\n'
     files = ("y, z.png", 'a "b".png', "sub/日本.png")
     assert read(tmp_path, content, *files) == dict(
-        zip(files, ("première", "two\nlines", "owl, tawny"), strict=True)
+        zip(files, ("première", 'two "words"', "owl, tawny"), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ("rome/cafe\u0301.png", "rome/caf\u00e9.png"),
+        ("rome/caf\u00e9.png", "rome/cafe\u0301.png"),  # macOS unpacks it so
+        ("rome\\17.jpg", "rome/17.jpg"),  # Windows
+        (".\\rome\\17.jpg", "rome/17.jpg"),
+        ("x.png", "x.png "),
+        ("x.png ", "x.png"),
+        ("x.png ", "x.png "),
+        ("back\\slash.png", "back\\slash.png"),
+    ],
+)
+def test_a_path_names_the_file_that_it_can_only_mean(tmp_path: Path, given: str, file: str) -> None:
+    assert read(tmp_path, f"path,label\n{given},owl\n", file, "other.png") == {file: "owl"}
+
+
+def test_of_names_that_differ_only_so_each_has_its_own_label(tmp_path: Path) -> None:
+    files = ("caf\u00e9.png", "cafe\u0301.png", "x.png", "x.png ")
+    content = "path,label\n" + "".join(f'"{file}",{number}\n' for number, file in enumerate(files))
+    assert read(tmp_path, content, *files) == {file: str(number) for number, file in enumerate(files)}
+
+
+def test_a_path_may_lead_to_the_file_by_a_link_or_from_the_root(tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    (album / "real").mkdir(parents=True)
+    (album / "alias").symlink_to("real")
+    for name in ("x.png", "y.png"):
+        (album / "real" / name).touch()
+    content = f"path,label\nalias/x.png,owl\n{album}/real/y.png,eel\n"
+    files = ("real/x.png", "real/y.png")
+    assert read(tmp_path, content, *files) == dict(zip(files, ("owl", "eel"), strict=True))
+    with pytest.raises(DataError, match=r"real/x\.png is labelled more than once"):
+        read(tmp_path, "path,label\nalias/x.png,owl\nreal/x.png,eel\n", *files)
+
+
+@pytest.mark.parametrize(("text", "label"), TAKEN)
+def test_labels_in_a_file_are_labels_as_everywhere(tmp_path: Path, text: str, label: str) -> None:
+    assert label_of(text) == label_of(label) == label
+    assert read(tmp_path, f'path,label\nx.png,"{text}"\n') == {"x.png": label}
+
+
+@pytest.mark.parametrize(("text", "what", "where"), REFUSED)
+def test_what_is_no_label_is_refused_with_its_place(tmp_path: Path, text: str, what: str, where: str) -> None:
+    with pytest.raises(DataError, match=rf"^label '.*: .*{what}.*{where}"):
+        label_of(text)
+    with pytest.raises(DataError, match=rf"labels\.csv: x\.png: label '.*{what}.*{where}"):
+        read(tmp_path, f'path,label\nx.png,"{text}"\n')
+
+
+def test_half_of_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(DataError, match=r"half of a surrogate pair \(U\+DCE9\) at position 4"):
+        label_of("caf\udce9")
 
 
 def test_files_without_a_line_have_no_label(tmp_path: Path) -> None:
@@ -74,6 +130,8 @@ def test_files_without_a_line_have_no_label(tmp_path: Path) -> None:
         ("file;label\n", "the first line must be 'path,label'"),
         ("x.png,owl\n", "the first line must be 'path,label'"),
         ("path,label\n", "at least one image must follow"),
+        ("path,label,Label\nx.png,owl,eel\n", "the first line has 'label' more than once"),
+        ("path, PATH,label\nx.png,y.png,eel\n", "the first line has 'path' more than once"),
         ("path,label\n\n ,\n", "at least one image must follow"),
         ("", "the first line must be"),
         (b"\xef\xbb\xbf", "the first line must be"),

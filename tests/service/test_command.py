@@ -14,12 +14,16 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from index.artifact import Artifact
+from index.walking import DataError
+from service import command
+from service.client import Client
 from service.command import parser, show
 from service.settings import PREFIX, Settings
 from tests import forking
@@ -168,11 +172,88 @@ def test_labels_from_a_file_and_names_for_people(hebbsearch: Run, folder: Path, 
     for lines, fault in (
         ("file;label", "the first line must be 'path,label'"),
         ("path,label\ntwo words/1.png,", "two words/1.png has an empty label"),
-        ("path,label\none/1.png,owl", "1 labels name no file below"),
+        (
+            "path,label\ntwo words/1.png,o\x07l",
+            "two words/1.png: label 'o\\x07l': there is a control character",
+        ),
     ):
         labels.write_text(lines)
         refused = hebbsearch("add", str(folder), "--labels", str(labels), code=1).stderr
         assert refused.startswith(f"hebbsearch: {labels}: ") and fault in refused
+
+
+def test_labels_of_files_that_are_not_there_are_said_and_the_others_given(
+    hebbsearch: Run, folder: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    lines = [
+        *("Path,Label,who", "./one/0.png,cafe\u0301,me", " one/2.png , owl ,", "two words\\1.png,eel,"),
+        *("ONE/4.png,owl,", "gone.png,owl,"),
+    ]
+    table.write_text("\n".join(lines))
+    first = added(hebbsearch, folder, "--labels", str(table))
+    assert set(first["refused"]) == {"notes.txt", "one/half.png", "ONE/4.png", "gone.png"}
+    assert "has a label for it, and there is no such file" in first["refused"]["gone.png"]
+    for name in ("notes.txt", "one/half.png"):
+        (folder / name).unlink()
+    (folder / "one" / "6.png").unlink()
+    again = added(hebbsearch, folder, "--labels", str(table), "--remove-gone", code=3)
+    assert (again["relabelled"], again["removed"], len(again["refused"])) == (0, 1, 2)
+    listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+    assert {each["path"]: each["label"] for each in listed if each["label"]} == {
+        "one/0.png": "café",
+        "one/2.png": "owl",
+        "two words/1.png": "eel",
+    }
+
+
+def test_labels_of_images_that_are_there_under_another_name_are_given_or_refused_aloud(
+    hebbsearch: Run, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("notes.txt", "one/half.png"):
+        (folder / name).unlink()
+    shutil.copytree(folder, tmp_path / "copy")
+    hebbsearch("add", str(folder))
+    assert added(hebbsearch, tmp_path / "copy", "--label-folders", code=0)["exists"] == 20
+    (tmp_path / "copy" / "one").rename(tmp_path / "copy" / "three")
+    other = added(hebbsearch, tmp_path / "copy", "--label-folders")
+    assert other["exists"] == 20 and len(other["refused"]) == 10
+    assert "there already with the label 'one', not 'three'" in other["refused"]["three/0.png"]
+    listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+    assert [each["label"] for each in listed] == [Path(each["path"]).parts[0] for each in listed]
+
+    shutil.copyfile(folder / "one" / "0.png", folder / "two words" / "0.png")
+    twice = added(hebbsearch, folder, "--label-folders")
+    assert twice["refused"] == {
+        "two words/0.png": "it is the same image as one/0.png, whose label is 'one', not 'two words'"
+    }
+    (folder / "one" / "2.png").unlink()  # what a label is refused for is there: it hides nothing that is gone
+    assert added(hebbsearch, folder, "--label-folders", "--remove-gone")["removed"] == 1
+
+
+def test_folders_are_labels_as_everywhere(hebbsearch: Run, folder: Path) -> None:
+    for name in ("notes.txt", "one/half.png"):
+        (folder / name).unlink()
+    (folder / "one").rename(folder / "می\u200cخواهم ")
+    (folder / "two words").rename(folder / ("o" * 210))
+    said = added(hebbsearch, folder, "--label-folders")
+    assert (said["added"], len(said["refused"])) == (10, 10)
+    assert "it has 210 characters, at most 200" in said["refused"]["o" * 210 + "/1.png"]
+    listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+    assert {each["label"] for each in listed} == {"می\u200cخواهم"}
+    for wrong, says in (("o\x07l", "control character (U+0007) at position 2"), (" ", "--label is empty")):
+        assert says in hebbsearch("add", str(folder), "--label", wrong, code=1).stderr
+
+
+def test_a_label_that_the_service_has_is_taken_whatever_it_is(tmp_path: Path) -> None:
+    odd = "o" * 210
+    client = SimpleNamespace(stats=lambda: SimpleNamespace(classes=[SimpleNamespace(label=odd)]))
+    for given in (["--label", odd], ["--label-folders"]):
+        options = parser().parse_args(["add", str(tmp_path), *given])
+        label_of, strays = command.labels(options, cast(Client, client), tmp_path, [])
+        assert (label_of(f"{odd} /1.png"), strays) == (odd, {})
+    with pytest.raises(DataError, match="at most 200"):
+        label_of("i" * 210 + "/1.png")
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:

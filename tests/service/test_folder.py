@@ -30,6 +30,22 @@ def test_what_links_lead_to_is_sent_and_what_is_no_file_refused(tmp_path: Path) 
         assert plan.gone == known
 
 
+def test_labels_are_compared_by_their_normal_form_and_those_that_contradict_are_named(tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    for name, seed in (("a", 1), ("b", 2), ("c", 2), ("d", 2), ("e", 3)):
+        (album / name).mkdir(parents=True)
+        (album / name / "x.png").write_bytes(png(seed))
+    known = [
+        SimpleNamespace(id=seed, path=path, label=label, metadata={}, sha256=sha256(png(seed)).hexdigest())
+        for seed, path, label in ((1, "a/x.png", "cafe\u0301 "), (2, "gone.png", None), (3, "e/x.png", "eel"))
+    ]
+    given = {"a/x.png": "café", "b/x.png": None, "c/x.png": "owl", "d/x.png": "eel", "e/x.png": None}
+    plan = folders.compare(album, walk(album), known, given.__getitem__)
+    assert [(each.image.id, each.label) for each in plan.relabel] == [(2, "owl")]
+    assert plan.kept == {"d/x.png": "it is the same image as c/x.png, whose label is 'owl', not 'eel'"}
+    assert (plan.send, plan.refused, plan.gone) == ([], {}, [])
+
+
 @pytest.mark.parametrize("away", ["disk", "unreadable"])
 def test_what_lies_where_nobody_can_look_is_not_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str

@@ -47,6 +47,29 @@ def test_class_folders(tmp_path):
     assert images.root == tmp_path
 
 
+def test_folders_are_labels_as_everywhere(tmp_path):
+    folders = ("caf\u00e9", "cafe\u0301", "می\u200cخواهم", " two words ", " ", "\udcff")
+    for folder in folders:
+        put(tmp_path / folder / "1.png")
+    images = data.folder(tmp_path)
+    assert [names(images)[f"{folder}/1.png"] for folder in folders] == [
+        "café", "café", "می\u200cخواهم", "two words", "-", "�"]  # fmt: skip
+    (tmp_path / "two\nlines").mkdir()
+    assert len(data.folder(tmp_path)) == len(folders)  # an empty folder is no label
+    put(tmp_path / "two\nlines" / "1.png")
+    with pytest.raises(DataError, match=r"'two\\nlines': .*\(U\+000A\) at position 4.*rename that folder"):
+        data.folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("path,label\n cafe\u0301/1.png,owl\n")
+    assert data.folder(tmp_path, tmp_path / "labels.csv").classes == ("owl",)
+
+
+def test_a_label_is_one_on_both_sides_of_the_split(tmp_path):
+    put(tmp_path / "train" / "caf\u00e9 " / "1.png")
+    put(tmp_path / "test" / "cafe\u0301" / "1.png")
+    images = data.folder(tmp_path)
+    assert (images.classes, images.labels.tolist()) == (("café",), [0, 0])
+
+
 def test_train_and_test_folders(tmp_path):
     for part in ("train", "test"):
         for name in ("cat", "dog"):

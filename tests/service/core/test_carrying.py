@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.labels import rename_labels
 from tests.service.reloading import add, answer, images, png, reload, served
 
 pytestmark = pytest.mark.process
@@ -114,3 +115,23 @@ def test_an_image_that_the_next_artifact_holds_out_can_still_be_found(both: Path
         add(http, held_out, "mine.png", label="mine")
         assert reload(http, force=True)["carried_over"]["added"] == 1
         assert images(http)["mine.png"]["label"] == "mine"
+
+
+def test_labels_are_carried_to_those_of_the_same_normal_form_and_stay_as_they_are(both: Path) -> None:
+    old, odd = "cafe\u0301 ", "o" * 300
+    rename_labels(both / "first", {"circle": old, "square": odd})
+    rename_labels(both / "second", {"circle": "caf\u00e9"})
+    with served(both / "first") as http:
+        add(http, png(63), "new.png", label="café")
+        add(http, png(64), "odd.png", label=odd)
+        before = images(http)
+        (one, other), square = (
+            [path for path, image in before.items() if image["label"] == label][:2] for label in (old, odd)
+        )
+        answer(http.patch(f"/images/{before[one]['id']}", json={"label": "café"}))  # which it has
+        answer(http.patch(f"/images/{before[other]['id']}", json={"metadata": {"seen": 1}}))
+        answer(http.patch(f"/images/{before[square[0]]['id']}", json={"label": "café"}))
+        assert reload(http, force=True)["carried_over"] == {"added": 2, "changed": 2, "removed": 0}
+        after = images(http)
+        assert {after[path]["label"] for path in ("new.png", one, other, square[0])} == {"caf\u00e9"}
+        assert (after["odd.png"]["label"], after[square[1]]["label"]) == (odd, "square")

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from service.app import create_app
 from service.core.decoding import Decoded, Pool
 from service.settings import Settings
+from tests.labels import FAMILY, REFUSED, TAKEN
 from tests.samples import serve_here
 from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
@@ -195,6 +196,61 @@ def test_a_folder_of_one_class_is_added_with_its_own_name_as_label(
     my_view.get_by_role("button", name="Add 1 image").click()
     expect(my_view.locator("#adding-status")).to_have_text("Done: 1 added.")
     assert [(image["path"], image["label"]) for image in listed(http, folder="small")] == [("1.png", "small")]
+
+
+def test_the_page_knows_what_a_label_is(page: Page) -> None:
+    texts = [text for text, _ in TAKEN] + [text for text, *_ in REFUSED]
+    said = page.evaluate(
+        """async (texts) => {
+            const {labelOf, labelFault} = await import("/static/labels.js");
+            return texts.map((text) => [labelOf(text), labelFault(text)]);
+        }""",
+        texts,
+    )
+    assert said[: len(TAKEN)] == [[label, None] for _, label in TAKEN]
+    for (text, what, where), (_, fault) in zip(REFUSED, said[len(TAKEN) :], strict=True):
+        assert what in fault and where in fault, (text, fault)
+
+
+def test_a_folder_of_any_name_is_its_label_and_one_that_is_none_is_refused(
+    my_view: Page, http: httpx.Client, tmp_path: Path
+) -> None:
+    names = ("caf\u00e9", "cafe\u0301", FAMILY, "می\u200cخواهم", "o" * 201)
+    for seed, name in enumerate(names):
+        (tmp_path / "album" / name).mkdir(parents=True)
+        (tmp_path / "album" / name / "x.png").write_bytes(png(seed))
+    drop(my_view, tmp_path / "album")
+    my_view.select_option("#labelling", "folder")
+    expect(my_view.locator("#staged-labels")).to_contain_text("café (2)")
+    my_view.get_by_role("button", name="Add 5 images").click()
+    expect(my_view.locator("#adding-status")).to_have_text("Done: 4 added, 1 refused.")
+    expect(my_view.locator("#refusals li")).to_contain_text("The label has 201 characters, at most 200")
+    labels = [image["label"] for image in listed(http, folder="album")]
+    assert sorted(labels) == sorted(["café", "café", FAMILY, "می\u200cخواهم"])
+
+
+def test_a_label_for_all_is_checked_before_anything_is_sent(my_view: Page, http: httpx.Client) -> None:
+    http.post("/images", content=png(0), params={"label": "tea"}).raise_for_status()
+    my_view.set_input_files("#add-files", files(2))
+    my_view.select_option("#labelling", "one")
+    field = my_view.get_by_label("Label for all")
+    for wrong, says in (
+        ("o\x07l", "character at position 2"),
+        ("\U0001f989" * 201, "201 characters"),
+    ):
+        field.fill(wrong)
+        my_view.get_by_role("button", name="Add 2 images").click()
+        assert says in field.evaluate("field => field.validationMessage")
+        expect(my_view.locator("#staged-count")).to_have_text("2 files")
+    owls = "\U0001f989" * 200
+    field.fill("")
+    field.press_sequentially(" ")
+    my_view.keyboard.insert_text(owls)
+    my_view.get_by_role("button", name="Add 2 images").click()
+    expect(my_view.locator("#adding-status")).to_have_text("Done: 1 added, 1 already there.")
+    expect(my_view.locator("#refused-count")).to_have_text("1 already there with another label")
+    expect(my_view.locator("#refusals li")).to_contain_text("0.png It is there already with the label 'tea'")
+    assert [image["label"] for image in listed(http)][-2:] == ["tea", owls]
 
 
 def test_of_a_folder_one_image_is_searched_with(page: Page, tmp_path: Path) -> None:
