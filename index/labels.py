@@ -59,9 +59,9 @@ def label_of(text: str, what: str = "label") -> str:
     return label
 
 
-def label_of_folder(name: str) -> str | None:
-    """The label that a folder's name gives, if any; what is no UTF-8 in it reads �. Raises as `label_of`."""
-    return label_of(name.encode(errors="surrogateescape").decode(errors="replace")) or None
+def shown(name: str) -> str:
+    """The name of a folder as text: what is no UTF-8 in it reads �."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def known_as(text: str, labels: Iterable[str]) -> str | None:
@@ -88,9 +88,11 @@ def read_labels(file: Path, root: Path, files: Collection[Path]) -> dict[Path, s
     return labels
 
 
-def labels_and_strays(file: Path, root: Path, files: Collection[Path]) -> tuple[dict[Path, str], list[str]]:
+def labels_and_strays(
+    file: Path, root: Path, files: Collection[Path], take: Callable[[str], str] = label_of
+) -> tuple[dict[Path, str], list[str]]:
     """The labels by path of a CSV file in UTF-8 that has columns `path` and `label`; and the paths in it, in
-    order, that name none of the `files`.
+    order, that name none of the `files`. `take` makes of a cell a label.
 
     Paths are relative to the folder `root`. One names a file as it is written, else without white space
     around it, composed or not, with slashes either way, or by way of a link. The first line names the
@@ -104,7 +106,7 @@ def labels_and_strays(file: Path, root: Path, files: Collection[Path]) -> tuple[
     for path, cell in rows:
         place = named.get(path, Path(path.strip()))
         try:
-            label = label_of(cell)
+            label = take(cell)
         except LabelError as error:
             raise DataError(f"{file}: {place}: {error}") from None
         if place in labels or str(place) in strays:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from index.labels import LabelError, known_as, label_of_folder, labels_and_strays
+from index.labels import LabelError, known_as, label_of, labels_and_strays, shown
 from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
@@ -143,24 +143,24 @@ def labels(
     options: argparse.Namespace, client: Client, root: Path, files: list[Path]
 ) -> tuple[Callable[[str], str | None], dict[str, str]]:
     """The label of a path in the folder; and what is wrong with paths that have a label and are not there."""
+    there = cache(lambda: [each.label for each in client.stats().classes])
+    taken = partial(accept, there)
     if options.labels is not None:
-        given, strays = labels_and_strays(options.labels, root, files)
+        given, strays = labels_and_strays(options.labels, root, files, taken)
         fault = f"{options.labels} has a label for it, and there is no such file"
         return lambda path: given.get(Path(path)), dict.fromkeys(strays, fault)
-    there = cache(lambda: [each.label for each in client.stats().classes])
-    accepted = partial(accept, there)
     if options.label_folders:
-        return lambda path: accepted(PurePosixPath(path).parts[0]) if "/" in path else None, {}
-    label = None if options.label is None else accepted(options.label)
-    if label is None and options.label is not None:
+        return lambda path: (taken(shown(PurePosixPath(path).parts[0])) or None) if "/" in path else None, {}
+    label = None if options.label is None else taken(options.label)
+    if label == "":
         raise Failed("--label is empty; give a label, or leave it out")
     return lambda _: label, {}
 
 
-def accept(there: Callable[[], list[str]], text: str) -> str | None:
-    """The label that a text gives, if any. LabelError, unless it is `there` since before there was a rule."""
+def accept(there: Callable[[], list[str]], text: str) -> str:
+    """The label that a text gives. LabelError, unless it is `there` since before there was a rule."""
     try:
-        return label_of_folder(text)
+        return label_of(text)
     except LabelError:
         label = known_as(text, there())
         if label is None:

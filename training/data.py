@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.items import UNLABELLED
-from index.labels import LabelError, label_of_folder, read_labels
+from index.labels import LabelError, label_of, read_labels, shown
 from index.walking import DataError as DataError  # what people give the functions here
 from index.walking import walk
 from training.config import Config
@@ -271,7 +271,7 @@ def is_unicode(path: str) -> bool:
 
 def _label_of(name: str | None, root: Path) -> str | None:
     try:
-        return None if name is None else label_of_folder(name)
+        return None if name is None else label_of(shown(name)) or None
     except LabelError as error:
         raise DataError(f"{root}: {error}; rename that folder, or give labels in a file") from None
 

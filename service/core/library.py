@@ -230,7 +230,7 @@ class Library:
         """
         kept: list[bytes] = []
         try:
-            with self._originals.alone(make=self._keep):
+            with self._originals.alone(make=self._keep and bool(files)):
                 # Before the items: an item whose file is lost is worse than a file of no item.
                 for sha256, content in files.items() if self._keep else ():
                     if self._originals.keep(sha256, content):

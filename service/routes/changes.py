@@ -102,8 +102,8 @@ async def add(
     raw body. `label` and `metadata` are query parameters or form fields.
 
     The same bytes are the same image: what is there already is said and not added again. It gets the label if
-    it has none; one that has another keeps it, and `error` says so. Of many, those that cannot be read are
-    left out and named. When the answer comes, all that it says is on the disk.
+    it has none; one that has another, or other metadata, keeps it, and `error` says so. Of many, those that
+    cannot be read are left out and named. When the answer comes, all that it says is on the disk.
     """
     forms.each_once(request.query_params, several=())  # elsewhere an address may have several labels
     places = shared(request).places.add if forms.is_form(request) else shared(request).places.change
@@ -127,7 +127,7 @@ async def add(
                 name=upload.name,
                 status=_status(outcome),
                 image=image,
-                error=_kept_label(upload, image) if outcome.error is None else str(outcome.error),
+                error=_kept(upload, image) if outcome.error is None else str(outcome.error),
             )
             for upload, outcome, image in zip(uploads, outcomes, images, strict=True)
         ]
@@ -218,16 +218,18 @@ def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:
     return "refused" if outcome.error else "added" if outcome.new else "exists"
 
 
-def _kept_label(upload: Upload, image: schemas.Image | None) -> str | None:
-    """What is said where an image that was there already keeps another label."""
-    if upload.label is None or image is None or image.label is None:
+def _kept(upload: Upload, image: schemas.Image | None) -> str | None:
+    """What is said where an image that was there already keeps what differs from what was given."""
+    if image is None:
         return None
-    if normal_form(upload.label) == normal_form(image.label):
+    kept = []
+    if upload.label is not None and normal_form(upload.label) != normal_form(image.label or ""):
+        kept.append(f"the label {image.label!r}, not {upload.label!r}")
+    if upload.metadata and upload.metadata != image.metadata:
+        kept.append("other metadata")
+    if not kept:
         return None
-    return (
-        f"it is there already with the label {image.label!r}, not {upload.label!r}; "
-        f"PATCH /images/{image.id} changes it"
-    )
+    return f"it is there already with {' and '.join(kept)}; PATCH /images/{image.id} changes that"
 
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:

@@ -165,7 +165,7 @@ class AddedImage(BaseModel):
     status: Literal["added", "exists", "refused"]
     image: Image | None = Field(description="null: it was refused, or is gone already.")
     error: str | None = Field(
-        description="Why it was refused; where it exists: that it keeps another label than the one given."
+        description="Why it was refused; where it exists: what it keeps that differs from what was given."
     )
 
 

@@ -265,6 +265,33 @@ def test_a_file_is_stored_once(catalogue: Catalogue) -> None:
     assert catalogue.add_unknown([]) == []
 
 
+def test_a_label_that_is_given_for_a_file_that_is_there_is_its_label_if_it_has_none(filled: Path) -> None:
+    with Catalogue.open(filled) as catalogue:
+        items = [new_item(n, label=n - 31, file=File(bytes([n]) * 32)) for n in (30, 31, 32)]
+        bare, cat, dog = catalogue.add(items)
+        again = [replace(item, label="fox") for item in items]
+        assert catalogue.add_unknown(again) == [(bare, False), (cat, False), (dog, False)]
+        assert [item.label for item in catalogue.get_many([bare, cat, dog])] == ["fox", "cat", "dog"]
+        query = catalogue.add([new_query(33, label=UNLABELLED)])[0]
+        catalogue.add_unknown([], {1: "owl", 2: "owl", query: "owl", 99: "owl"})
+        assert [item.label for item in catalogue.get_many([1, 2, query])] == ["owl", "dog", None]
+    with Catalogue.open(filled) as catalogue:  # the digest took it in
+        assert catalogue.get(bare).label == "fox"
+
+
+def test_labels_are_one_by_their_normal_form(filled: Path) -> None:
+    with Catalogue.open(filled) as one, Catalogue.open(filled) as other:
+        for catalogue, name in (
+            (one, "cafe\u0301 "),
+            (other, "caf\u00e9"),
+            (one, "cafe\u0301"),
+            (one, "dog "),
+        ):
+            catalogue.change(1, label=name)
+        assert one.classes == ("cat", "dog", "cafe\u0301 ")  # it stays as it came
+        assert one.get(1).label == "dog"
+
+
 def test_labels_may_be_new(filled: Path) -> None:
     with Catalogue.open(filled) as one, Catalogue.open(filled) as other:
         for catalogue, name in ((one, "dog"), (one, "fox"), (other, "owl"), (other, "fox"), (other, "owl")):

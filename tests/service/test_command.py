@@ -227,6 +227,12 @@ def test_labels_of_images_that_are_there_under_another_name_are_given_or_refused
     assert twice["refused"] == {
         "two words/0.png": "it is the same image as one/0.png, whose label is 'one', not 'two words'"
     }
+    (folder / "two words" / "0.png").unlink()
+    for name in ("one", "two words"):
+        (folder / name / "new.png").write_bytes(png(hash_seed("new")))
+    both = added(hebbsearch, folder, "--label-folders")
+    assert (both["added"], both["exists"], len(both["refused"])) == (1, 1, 1)  # whichever came first
+    assert set(both["refused"]) < {"one/new.png", "two words/new.png"}
     (folder / "one" / "2.png").unlink()  # what a label is refused for is there: it hides nothing that is gone
     assert added(hebbsearch, folder, "--label-folders", "--remove-gone")["removed"] == 1
 
@@ -254,6 +260,13 @@ def test_a_label_that_the_service_has_is_taken_whatever_it_is(tmp_path: Path) ->
         assert (label_of(f"{odd} /1.png"), strays) == (odd, {})
     with pytest.raises(DataError, match="at most 200"):
         label_of("i" * 210 + "/1.png")
+    (tmp_path / "labels.csv").write_text(f"path,label\nx.png,{odd}\n")
+    options = parser().parse_args(["add", str(tmp_path), "--labels", str(tmp_path / "labels.csv")])
+    label_of, _ = command.labels(options, cast(Client, client), tmp_path, [Path("x.png")])
+    assert label_of("x.png") == odd
+    options = parser().parse_args(["add", str(tmp_path), "--label", "caf\udce9"])
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        command.labels(options, cast(Client, client), tmp_path, [])
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:
