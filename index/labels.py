@@ -104,7 +104,7 @@ def labels_and_strays(
     named = _named([path for path, _ in rows], root, files)
     labels, strays = dict[Path, str](), set[str]()
     for path, cell in rows:
-        place = named.get(path, Path(path.strip()))
+        place = named[path] if path in named else Path(path.strip())
         try:
             label = take(cell)
         except LabelError as error:
@@ -122,7 +122,8 @@ def labels_and_strays(
 
 def _named(paths: Collection[str], root: Path, files: Collection[Path]) -> dict[str, Path]:
     """The file that each path names; what names none, or could be several, is left out."""
-    found = _alike(paths, files, lambda path: str(Path(path)))
+    exactly = {str(file): file for file in files}
+    found = {path: exactly[name] for path in paths if (name := str(Path(path))) in exactly}
     found |= _alike(set(paths) - found.keys(), files, _loosely)
     # Only what is there can be a link or have a name that the root's folder has too.
     there = [path for path in set(paths) - found.keys() if os.path.exists(root / path.strip())]
