@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from index.codes import Codes
 from index.items import UNLABELLED, NewItem
 from tests import forking
 from training.nets.encoder import Encoder
-from training.nets.images import open_image, thumbnail
+from training.nets.images import AS_SHOWN, Reading, open_image, thumbnail
 
 CLASSES = ("circle", "square", "<b>cross</b>")  # the last would break a page that does not escape
 PER_CLASS = 20
@@ -131,12 +131,13 @@ def _built(labels: bool, seed: int) -> Path:
     return draw_artifact(folder, labels=labels, seed=seed).path
 
 
-def draw_artifact(folder: Path, *, labels: bool, seed: int) -> Artifact:
+def draw_artifact(folder: Path, *, labels: bool, seed: int, reading: Reading = AS_SHOWN) -> Artifact:
     """Draw, encode with an untrained encoder, catalogue, publish: what build_index.py does after training."""
     root, staging = folder / "images", folder / "staging"
     staging.mkdir(parents=True)
     database, queries = draw_all(root)
     encoder = Encoder.initial("conv6", seed=seed)
+    encoder.description = replace(encoder.description, reading=reading)
     encoder.save(staging / ENCODER)
     identity = encoder_id(staging / ENCODER)
     classes = CLASSES if labels else ()

@@ -19,6 +19,7 @@ HALVINGS = {"text": 5, "code": 10}
 UNRULED = ("vae", "hah", "none")  # what may stand in a rule's place
 
 MOST_BITS = 4096
+GREY_BITS = (0, *range(8, 33))
 HIDDEN_LIMIT = 4 << 30  # bytes of the fully connected layer's weights
 
 
@@ -79,6 +80,9 @@ class Config:
         bool, About("the last batch norms keep the channels' relative variance", "method", "early")
     ] = False
     bits: Annotated[int, About("length of a code", "table", "early", lowest=8)] = 256
+    grey_bits: Annotated[
+        int, About("depth of grey pictures of 16 bits that state none (0: 16)", "table", "early", lowest=0)
+    ] = 0
     head: Annotated[
         str,
         About(
@@ -279,6 +283,8 @@ def check(config: Config) -> None:
         raise ConfigError(f"labels {config.labels}: for a share write {config.labels}%")
     if config.bits % 8 or config.bits > MOST_BITS:
         raise ConfigError(f"bits {config.bits}: use a multiple of 8 up to {MOST_BITS}")
+    if config.grey_bits not in GREY_BITS:
+        raise ConfigError(f"grey_bits {config.grey_bits}: use 8 to 32, or 0 for all bits of a file")
     if config.seed >= 2**31:
         raise ConfigError(f"seed {config.seed}: use a number below {2**31}")
     if not config.dropout < 1:

@@ -17,7 +17,7 @@ from index.labels import LabelError, label_of, read_labels, shown
 from index.walking import DataError as DataError  # what people give the functions here
 from index.walking import walk
 from training.config import Config
-from training.nets.images import open_image
+from training.nets.images import AS_SHOWN, Reading, open_image
 
 CIFAR_VALIDATION = 0.2  # 10,000 of the 50,000 training images, as in the paper
 
@@ -47,6 +47,7 @@ class ImageSet:
     validation_share: float | None = None
     unreadable: tuple[tuple[str, str], ...] = ()  # places in the folder, and why nobody knows what is there
     hashes: tuple[bytes, ...] | None = None  # SHA-256 of each file, once all have been read
+    reading: Reading = AS_SHOWN  # of files
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -224,6 +225,13 @@ NAMED: dict[str, Callable[[Path], ImageSet]] = {
 
 def images_of(config: Config) -> ImageSet:
     """The images that the configuration names. Raises DataError."""
+    images, reading = _named(config), Reading(grey_bits=config.grey_bits)
+    if images.root is None:
+        return images
+    return replace(images, reading=reading, open=partial(_open_file, images.root, images.paths, reading))
+
+
+def _named(config: Config) -> ImageSet:
     labels = config.labels_file()
     if config.dataset in NAMED:
         if labels is not None:
@@ -284,21 +292,22 @@ def _from_files(
     queries: NDArray[np.bool_] | None,
 ) -> ImageSet:
     classes = tuple(sorted({label for label in names if label is not None}))
+    paths = tuple(path.as_posix() for path in files)
     index_of = {label: number for number, label in enumerate(classes)}
     return ImageSet(
         name=name,
         where=str(root),
         root=root.resolve(),
         classes=classes,
-        paths=tuple(path.as_posix() for path in files),
+        paths=paths,
         labels=np.array([UNLABELLED if label is None else index_of[label] for label in names], np.int64),
         queries=queries,
-        open=partial(_open_file, root, files),
+        open=partial(_open_file, root, paths, AS_SHOWN),
     )
 
 
-def _open_file(root: Path, files: list[Path], position: int) -> Image.Image:
-    return open_image(root / files[position])
+def _open_file(root: Path, paths: tuple[str, ...], reading: Reading, position: int) -> Image.Image:
+    return open_image(root / paths[position], reading=reading)
 
 
 def _cifar(name: str, dataset: Callable[..., Any], root: Path, needed: str) -> ImageSet:

@@ -137,7 +137,7 @@ def opened(images: ImageSet, position: int) -> tuple[Image.Image, File | None]:
     with (images.root / images.paths[position]).open("rb") as stream:
         about, content = os.fstat(stream.fileno()), stream.read()
     file = File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
-    return open_image(content), file
+    return open_image(content, reading=images.reading), file
 
 
 def read(images: ImageSet, size: int) -> Loaded:

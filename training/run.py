@@ -25,6 +25,7 @@ from training.learners import LEARNERS, Learner
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Description, Encoder, Normalise
 from training.nets.head import Head
+from training.nets.images import Reading
 from training.pixels import Loaded, batches, each_batch, load, stream
 
 log = logging.getLogger("hebbsearch")
@@ -89,6 +90,7 @@ class Model(nn.Module):
             bits=config.bits,
             classes=0 if head.classifier is None else head.classifier.out_features,
             norm_rescale=config.norm_rescale,
+            reading=Reading(grey_bits=config.grey_bits),
         )
         encoder = Encoder(description)
         encoder.normalise.load_state_dict(self.normalise.state_dict())

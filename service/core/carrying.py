@@ -267,6 +267,6 @@ def _file(source: Searcher, item: Item) -> bytes | None:
 
 def _pixels(target: Library, item: Item, content: bytes, decode: Decode) -> Tensor:
     try:
-        return decode(content, size=target.searcher.image_size, max_pixels=MAX_PIXELS).pixels
+        return target.searcher.decoded(content, decode, max_pixels=MAX_PIXELS).pixels
     except ImageError as error:
         raise CannotCarry(f"image {item.id}, {item.path}: its kept file cannot be read ({error})") from None

@@ -32,10 +32,12 @@ from PIL import AvifImagePlugin, Image
 from torch import Tensor
 
 from training.nets.images import (
+    AS_SHOWN,
     OUT_OF_MEMORY,
     BrokenImage,
     ImageError,
     NotAnImage,
+    Reading,
     TooManyPixels,
     TooMuchMemory,
     open_image,
@@ -51,8 +53,8 @@ ORPHANED = 2.0  # seconds beyond its time after which a worker that nobody stops
 ORDER = Struct("<iqd")
 # From it: the new worker's process id, or the status with which one ended.
 DONE = Struct("<i")
-# To a worker: bytes of the file, pixels allowed, pixels of a side, whether a thumbnail.
-TASK = Struct("<QQH?")
+# To a worker: bytes of the file, pixels allowed, pixels of a side, whether a thumbnail, the two of Reading.
+TASK = Struct("<QQH??B")
 # From it: 0 or which error, width, height; bytes of pixels and thumbnail, or of text.
 RESULT = Struct("<BIII")
 ERRORS: tuple[type[ImageError], ...] = (NotAnImage, BrokenImage, TooManyPixels, TooMuchMemory)
@@ -90,12 +92,22 @@ class Decoded:
 class Decode(Protocol):
     """From the bytes of a file to what is needed of it. Raises ImageError."""
 
-    def __call__(self, content: bytes, *, size: int, max_pixels: int, thumbnail: bool = False) -> Decoded: ...
+    def __call__(
+        self,
+        content: bytes,
+        *,
+        size: int,
+        max_pixels: int,
+        reading: Reading = AS_SHOWN,
+        thumbnail: bool = False,
+    ) -> Decoded: ...
 
 
-def decode(content: bytes, *, size: int, max_pixels: int, thumbnail: bool = False) -> Decoded:
+def decode(
+    content: bytes, *, size: int, max_pixels: int, reading: Reading = AS_SHOWN, thumbnail: bool = False
+) -> Decoded:
     """Within this process, as the workers do it."""
-    image = open_image(content, max_pixels=max_pixels)
+    image = open_image(content, max_pixels=max_pixels, reading=reading)
     try:
         pixels = square_pixels(image, size)
         small = thumbnail_of(image) if thumbnail else b""
@@ -123,7 +135,15 @@ class Pool:
         for _ in range(workers):
             self._idle.put(None)
 
-    def decode(self, content: bytes, *, size: int, max_pixels: int, thumbnail: bool = False) -> Decoded:
+    def decode(
+        self,
+        content: bytes,
+        *,
+        size: int,
+        max_pixels: int,
+        reading: Reading = AS_SHOWN,
+        thumbnail: bool = False,
+    ) -> Decoded:
         """`decode` in a worker. Raises also TooSlow and Crashed, after which the worker is another, and
         RuntimeError where none can be started."""
         worker = self._idle.get()
@@ -134,7 +154,10 @@ class Pool:
             if worker is None:
                 worker = self._started()
             try:
-                kind, width, height, body = worker.ask(content, size, max_pixels, thumbnail)
+                task = TASK.pack(
+                    len(content), max_pixels, size, thumbnail, reading.as_shown, reading.grey_bits
+                )
+                kind, width, height, body = worker.ask(task, content, size)
             except BaseException as error:  # whatever it was, the worker may still be at it
                 status, worker = worker.end(), None
                 if isinstance(error, (OSError, EOFError)):
@@ -188,14 +211,12 @@ class _Worker:
                 self._socket.close()
                 raise
 
-    def ask(
-        self, content: bytes, size: int, max_pixels: int, thumbnail: bool
-    ) -> tuple[int, int, int, bytearray]:
+    def ask(self, task: bytes, content: bytes, size: int) -> tuple[int, int, int, bytearray]:
         """The kind of the result, width, height, and what follows. TimeoutError, OSError or EOFError where
         there is none."""
         deadline = time.monotonic() + self._seconds
         self._socket.settimeout(self._seconds)
-        self._socket.sendall(TASK.pack(len(content), max_pixels, size, thumbnail))
+        self._socket.sendall(task)
         self._socket.sendall(content)
         kind, width, height, length = RESULT.unpack(_exactly(self._socket, RESULT.size, deadline))
         pixels = 3 * size**2
@@ -391,10 +412,10 @@ def _work(descriptor: int, *, seconds: float, memory: int) -> NoReturn:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         server = socket.socket(fileno=descriptor)
         while True:
-            length, max_pixels, size, thumbnail = TASK.unpack(_exactly(server, TASK.size))
+            length, max_pixels, size, thumbnail, *rule = TASK.unpack(_exactly(server, TASK.size))
             content = bytes(_exactly(server, length))
             signal.setitimer(signal.ITIMER_REAL, seconds + ORPHANED)
-            answer = _answer(content, size, max_pixels, thumbnail)
+            answer = _answer(content, size, max_pixels, Reading(*rule), thumbnail)
             signal.setitimer(signal.ITIMER_REAL, 0)
             server.sendall(answer)
             gc.collect()  # Pillow's images may hold each other; sees only what is new, while nobody waits
@@ -404,9 +425,9 @@ def _work(descriptor: int, *, seconds: float, memory: int) -> NoReturn:
         os._exit(1)
 
 
-def _answer(content: bytes, size: int, max_pixels: int, thumbnail: bool) -> bytes:
+def _answer(content: bytes, size: int, max_pixels: int, reading: Reading, thumbnail: bool) -> bytes:
     try:
-        made = decode(content, size=size, max_pixels=max_pixels, thumbnail=thumbnail)
+        made = decode(content, size=size, max_pixels=max_pixels, reading=reading, thumbnail=thumbnail)
     except ImageError as error:
         text = str(error).encode()[:LONGEST_TEXT]
         return RESULT.pack(1 + ERRORS.index(type(error)), 0, 0, len(text)) + text

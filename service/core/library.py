@@ -195,8 +195,7 @@ class Library:
             raise BrokenImage("the file is empty")
         if len(upload.content) > self._max_bytes:
             raise BrokenImage(too_large(self._max_bytes))
-        size = self.searcher.image_size
-        made = decode(upload.content, size=size, max_pixels=self._max_pixels, thumbnail=True)
+        made = self.searcher.decoded(upload.content, decode, max_pixels=self._max_pixels, thumbnail=True)
         return _Readable(upload, sha256, made)
 
     def _items(self, readable: Sequence[_Readable]) -> list[NewItem]:

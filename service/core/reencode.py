@@ -106,7 +106,8 @@ def _codes(source: Searcher, encoder: Encoder, items: Iterable[Item]) -> Iterato
 
     for item in items:
         try:
-            waiting.append((item.id, encoder.prepare(open_image(source.original_of(item)))))
+            image = open_image(source.original_of(item), reading=encoder.description.reading)
+            waiting.append((item.id, encoder.prepare(image)))
         except (ImageError, NoOriginal, OSError) as error:
             raise ArtifactError(f"{item.path}: {error}; put it back as it was") from None
         if len(waiting) == TOGETHER:

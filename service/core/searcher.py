@@ -25,7 +25,7 @@ from index.items import UNLABELLED, Changes, Item
 from index.labels import normal_form
 from index.originals import Originals
 from index.snapshot import Snapshot
-from service.core.decoding import Decode, decode
+from service.core.decoding import Decode, Decoded, decode
 from service.core.originals import original_of
 from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Encoder
@@ -128,7 +128,7 @@ class Searcher:
         (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit.
         The image is decoded in this process unless `decode` says otherwise."""
         limit = self._max_pixels if max_pixels is None else min(max_pixels, self._max_pixels)
-        made = decode(image, size=self.image_size, max_pixels=limit)
+        made = self.decoded(image, decode, max_pixels=limit)
         return Question(made.pixels, self.wanted(k, max_distance, labels))
 
     def wanted(self, k: int, max_distance: int | None = None, labels: Sequence[str] = ()) -> Wanted:
@@ -198,10 +198,16 @@ class Searcher:
                     self._latest = self._latest.after(changes)
         return self._latest
 
-    @property
-    def image_size(self) -> int:
-        """Pixels of a side of what `encode` takes."""
-        return self._encoder.description.image_size
+    def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: bool = False) -> Decoded:
+        """What `encode` takes of an image, read as those that are there were. Raises ImageError."""
+        rule = self._encoder.description
+        return decode(
+            content,
+            size=rule.image_size,
+            max_pixels=max_pixels,
+            reading=rule.reading,
+            thumbnail=thumbnail,
+        )
 
     def encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""

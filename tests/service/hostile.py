@@ -294,6 +294,33 @@ def interlaced() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def samples_tiff(width: int, height: int, bits: int, bands: int) -> bytes:
+    """Of zeros, compressed in one strip."""
+    data = zlib.compress(bytes(-(-width * bits * bands // 8) * height), 9)
+    entries: list[Entry] = [
+        (256, LONG, 1, width),
+        (257, LONG, 1, height),
+        (258, SHORT, 1, bits),
+        (259, SHORT, 1, 8),
+        (262, SHORT, 1, 2 if bands >= 3 else 1),
+        (273, LONG, 1, data_at(9)),
+        (277, SHORT, 1, bands),
+        (278, LONG, 1, height),
+        (279, LONG, 1, len(data)),
+    ]
+    return tiff(*entries, data=data)
+
+
+def deep_tiff() -> bytes:
+    """Within the limit of pixels, but each is 32 bytes, 256 MB together."""
+    return samples_tiff(4_000, 2_000, 32, 8)
+
+
+def packed_column() -> bytes:
+    """A million rows of one number of 12 bits."""
+    return samples_tiff(1, 1_000_000, 12, 1)
+
+
 def odd_compression() -> bytes:
     entry = struct.pack("<HHII", 259, SHORT, 1, 1)
     return grey_tiff(32, 32, data=GREY).replace(entry, struct.pack("<HHII", 259, SHORT, 1, 60_000))
@@ -427,7 +454,9 @@ KIT: dict[str, Hostile] = {
         lambda: saved(noise())[:33] + chunk(b"IDAT", b"not compressed") + chunk(b"IEND", b""),
         "damaged",
     ),
-    "TIFF with unknown compression": Hostile(422, odd_compression),
+    "TIFF with unknown compression": Hostile(422, odd_compression, "compression 60000 is not read"),
+    "TIFF of deep samples that take much memory": Hostile(422, deep_tiff, "memory"),
+    "TIFF of one column of packed numbers": Hostile(200, packed_column),
     "JPEG of 100 scans": Hostile(200, lambda: jpeg_of_scans(64, 100)),
     "JPEG of 101 scans": Hostile(422, lambda: jpeg_of_scans(64, 101), "more than 100 scans"),
     "JPEG of 100,000 scans": Hostile(422, lambda: jpeg_of_scans(512, 100_000), "more than 100 scans"),
@@ -456,7 +485,34 @@ KIT: dict[str, Hostile] = {
     "100 texts that unpack to 1 MB each": Hostile(422, many_texts, "damaged"),
     "colour profile that unpacks to 40 MB": Hostile(422, lambda: compressed_text(b"iCCP"), "damaged"),
     "colour profile": Hostile(200, own_profile, same_as="PNG, still"),
-    "colour profile that is none": Hostile(200, lambda: saved(noise(), icc_profile=b"x" * 999)),
+    "colour profile that is none": Hostile(
+        200, lambda: saved(noise(), icc_profile=b"x" * 999), same_as="PNG, still"
+    ),
+    "colour profile of 5 MB that is none": Hostile(
+        200, lambda: saved(noise(), icc_profile=b"x" * 5_000_000), same_as="PNG, still"
+    ),
+    "PNG with a damaged text": Hostile(
+        200, lambda: with_chunks(chunk(b"tEXt", b"Comment\0x", crc=1)), same_as="PNG, still"
+    ),
+    "8 MB of packed text": Hostile(
+        200,
+        lambda: with_chunks(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b" " * 8_000_000))),
+        same_as="PNG, still",
+    ),
+    "10,000 damaged texts": Hostile(
+        200,
+        lambda: with_chunks(*[chunk(b"tEXt", b"Comment\0x", crc=1)] * 10_000),
+        same_as="PNG, still",
+    ),
+    "JPEG without an end": Hostile(200, lambda: saved(noise(), "JPEG")[:-2], same_as="JPEG, once"),
+    "JPEG of 101 scans without an end": Hostile(
+        422, lambda: jpeg_of_scans(64, 101)[:-2], "more than 100 scans"
+    ),
+    "JPEG with an odd segment": Hostile(
+        200,
+        lambda: saved(noise(), "JPEG").replace(b"\xff\xd8", b"\xff\xd8\xff\xee\0\x07Adobe", 1),
+        same_as="JPEG, once",
+    ),
     "PNG with unknown chunks": Hostile(
         200, lambda: with_chunks(*[chunk(b"eVIl", b"x")] * 10_000), same_as="PNG, still"
     ),

@@ -86,6 +86,8 @@ def test_chosen_values_win():
         ({"epochs": -1}, "epochs -1: at least 0"),
         ({"bits": 100}, "bits 100: use a multiple of 8"),
         ({"dropout": 1.0}, "dropout 1.0"),
+        ({"grey_bits": 7}, "grey_bits 7: use 8 to 32, or 0"),
+        ({"grey_bits": 33}, "grey_bits 33: use 8 to 32, or 0"),
         ({"hebbian_lr": float("nan")}, "hebbian_lr nan"),
         ({"image_size": 10}, "image size 10: conv6 needs at least"),
     ],

@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.training.test_data import put
 from training import data
+from training.config import configure
 from training.data import DataError
-from training.pixels import PixelsOnDemand, batches, read, stream
+from training.pixels import PixelsOnDemand, batches, load, opened, read, stream
 
 
 @pytest.fixture
@@ -61,6 +62,19 @@ def test_class_of_which_nothing_can_be_read_is_left_out(tmp_path, divided, caplo
     expected = {f"{train}a/1.png": 0, f"{test}a/2.png": 0, f"{train}c/1.png": 1, f"{test}c/2.png": 1}
     assert labels == expected | ({"test/b/2.png": -1} if divided else {})
     assert "no image to learn from can be read of 'b': left out" in caplog.text
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_deep_grey_is_read_at_the_depth_that_is_set(tmp_path, limit, monkeypatch):
+    """In memory, on demand and where it is indexed."""
+    monkeypatch.setattr("training.pixels.MEMORY_LIMIT", limit)
+    for name in ("a", "b"):
+        Image.fromarray(np.full((8, 8), 2048, np.uint16)).save(tmp_path / f"{name}.png")
+    for bits, expected in ((0, 8), (12, 128), (14, 32)):
+        chosen = {"data": str(tmp_path), "grey_bits": bits, "image_size": 32}
+        images, pixels, _ = load(configure(chosen))
+        assert pixels[torch.tensor([1])].unique().tolist() == [expected]
+        assert opened(images, 0)[0].getpixel((0, 0)) == (expected,) * 3
 
 
 class Opened:

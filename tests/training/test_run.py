@@ -15,7 +15,8 @@ from training.config import configure
 from training.finetune import Supervised
 from training.hebbian import HebbianConv2d
 from training.nets.backbones import Network
-from training.run import CheckpointError, Run, xavier
+from training.nets.images import Reading
+from training.run import CheckpointError, Model, Run, xavier
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -59,6 +60,12 @@ def weights(module):
 
 def changed(module, before):
     return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_the_depth_of_grey_is_kept_with_the_encoder():
+    for bits in (0, 12):
+        config = configure({"grey_bits": bits})
+        assert Model(config, 2).encoder(config).description.reading == Reading(grey_bits=bits)
 
 
 @pytest.mark.usefixtures("real")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from index.codes import Codes, pack
 from training.nets import backbones
 from training.nets.head import Head
-from training.nets.images import square_pixels
+from training.nets.images import AS_SHOWN, BEFORE, Reading, square_pixels
 
 TILE = 32  # whitening works on TILE × TILE × 3 pixels: a 3,072² matrix
 
@@ -30,13 +30,23 @@ class Description:
     bits: int
     classes: int
     norm_rescale: bool = False
+    reading: Reading = AS_SHOWN
 
     def as_json(self) -> str:
         """Without what is as it always was, so that such encoders have the same bytes as ever."""
         values = asdict(self)
         if not self.norm_rescale:
             del values["norm_rescale"]
+        if self.reading == BEFORE:
+            del values["reading"]
         return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse. Raises KeyError, TypeError or ValueError for another text."""
+        values = json.loads(text)
+        reading = Reading(**values["reading"]) if "reading" in values else BEFORE
+        return cls(**values | {"reading": reading})
 
 
 class Normalise(nn.Module):
@@ -104,6 +114,13 @@ class Normalise(nn.Module):
         self.tile_filter.copy_((vectors * scale) @ vectors.T)
 
 
+def _depth(reading: Reading) -> str:
+    """What is white in grey files of more than 8 bits."""
+    if not reading.as_shown:
+        return "by the brightest pixel"
+    return f"as stated, else {reading.grey_bits or 'all'} bits"
+
+
 def pack_signs(projections: Tensor) -> Codes:
     """Projections (n, bits) -> packed codes (n, bits / 8): a bit is set where its unit is positive."""
     return pack((projections > 0).cpu().numpy())
@@ -168,8 +185,11 @@ class Encoder(nn.Module):
 
     def preprocessing(self) -> dict[str, Any]:
         """The preprocessing in plain values, for people to read."""
+        reading = self.description.reading
+        space = "sRGB by the colour profile" if reading.as_shown else "RGB without the colour profile"
         return {
-            "colour": "RGB, transparency on white, EXIF orientation applied, first frame",
+            "colour": f"{space}, transparency on white, EXIF orientation applied, first frame",
+            "deep_grey": _depth(reading),
             "image_size": self.description.image_size,
             "resize": "centre square, bicubic",
             "mean": self.normalise.mean.tolist(),
@@ -188,9 +208,9 @@ class Encoder(nn.Module):
         """Read what `save` wrote, on the CPU, ready to encode. Raises ValueError naming the file."""
         try:
             with safe_open(path, framework="pt") as file:
-                description = json.loads((file.metadata() or {})["hebbsearch"])
+                description = Description.from_json((file.metadata() or {})["hebbsearch"])
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            encoder = cls(Description(**description))
+            encoder = cls(description)
             encoder.load_state_dict(weights)
         except (KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is not an encoder of this version: {error}") from error

@@ -5,22 +5,38 @@ same pixels everywhere, and so that untrusted bytes meet one guard.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from training.nets import grey
+from training.nets.colour import KINDS, to_srgb
+from training.nets.mending import (
+    JPEG,
+    PNG,
+    depth_of_png,
+    jpeg_without_oddities,
+    png_without_damage,
+    two_ends,
+)
+from training.nets.tiff import Page
+
 MAX_PIXELS = 200_000_000
 # Our own limit is checked first; this one also holds where Pillow opens an image inside an image.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Of a text or profile in a PNG, unpacked; for all texts together Pillow has a limit of 64 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = 32 << 20
 
 # Formats whose readers decode pixels and nothing else. Left out on purpose: EPS starts Ghostscript; IPTC,
 # ICNS, FPX, MIC and DCX hold other images, EPS among them; ICO decodes before its size is known.
@@ -39,6 +55,9 @@ OTHERS = {
     "PSD": rb"8BPS",
 }
 OUT_OF_MEMORY = "decoding the image takes more memory than there is; send it smaller"
+TGA_DEPTH = 16  # where it stands, and what the bits are behind it
+OFTEN_WITHOUT_ALPHA = {"TGA", "BMP", "DIB"}  # programs leave it 0 everywhere, and mean nothing by it
+DEPTH = "hebbsearch_depth"  # in an image's info: the bits of its grey
 HEADER = 1024  # bytes in which they are looked for
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 
@@ -68,38 +87,80 @@ class TooMuchMemory(ImageError):
     """Decoding took more memory than there is."""
 
 
-def open_image(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+@dataclass(frozen=True)
+class Reading:
+    """By which rule a file becomes pixels. An encoder keeps it: the codes of one index are made by one rule.
+
+    `as_shown`: as a viewer shows it, by its colour profile and the depth that it states. False: as all was
+    read before there was a choice, without the profile, 16-bit grey by its brightest pixel.
+    `grey_bits`: the depth of grey files of more than 8 bits that state none, such as a camera's; 0: all that
+    their numbers can hold.
+    """
+
+    as_shown: bool = True
+    grey_bits: int = 0
+
+
+AS_SHOWN = Reading()
+BEFORE = Reading(as_shown=False)
+
+
+def open_image(
+    source: bytes | Path, *, max_pixels: int = MAX_PIXELS, reading: Reading = AS_SHOWN
+) -> Image.Image:
     """Decode the first frame of an image in one of FORMATS as upright RGB.
 
     Raises NotAnImage, TooManyPixels (before decoding), TooMuchMemory or BrokenImage; OSError if a file cannot
     be read.
     """
     if isinstance(source, bytes):
-        return _decode(BytesIO(source), max_pixels)
+        return _decode(BytesIO(source), max_pixels, reading)
     if source.exists() and not source.is_file():  # a pipe or a device would never end
         raise NotAnImage("not a regular file")
     with source.open("rb") as stream:
-        return _decode(stream, max_pixels)
+        return _decode(stream, max_pixels, reading)
 
 
 def looks_like_an_image(path: Path) -> bool:
     """Whether the file begins like one of FORMATS; nothing is decoded."""
     with path.open("rb") as stream, suppress(ImageError):
+        if stream.read(len(PNG)).startswith((PNG, JPEG)) or Page.of(stream) is not None:
+            return True  # also where Pillow takes it only mended
+        stream.seek(0)
         _identify(stream)
         return True
     return False
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any Pillow mode: 16 bits scaled to 8, transparency laid on white."""
+def to_rgb(image: Image.Image, reading: Reading = AS_SHOWN) -> Image.Image:
+    """sRGB of any Pillow mode: more than 8 bits scaled to 8, transparency laid on white."""
+    profile = image.info.get("icc_profile") if reading.as_shown else None
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return to_srgb(_eight_bits(image, reading), profile)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
-        white.paste(rgba, mask=rgba)
+        white.paste(to_srgb(_without_alpha(image, rgba), profile), mask=rgba.getchannel("A"))
         return white
-    return image.convert("RGB")
+    return to_srgb(image if image.mode in KINDS else image.convert("RGB"), profile)
+
+
+def _without_alpha(image: Image.Image, rgba: Image.Image) -> Image.Image:
+    """Grey stays grey: its profile is one of grey."""
+    return rgba.getchannel("R") if image.mode in {"1", "L", "LA", "La"} else rgba.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, reading: Reading) -> Image.Image:
+    values = np.asarray(image)
+    if not reading.as_shown:
+        return Image.fromarray(grey.by_the_brightest(values))
+    if image.mode == "F":
+        return Image.fromarray(grey.fractions(values))
+    shown = Image.fromarray(grey.scaled(values, image.info.get(DEPTH, 16)))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        shown.paste(255, mask=Image.fromarray(values == transparent))
+    return shown
 
 
 def square_pixels(image: Image.Image, size: int) -> Tensor:
@@ -123,20 +184,84 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
     return out.getvalue()
 
 
-def _decode(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    image = _identify(stream, max_pixels)
-    for width, height in (image.size, _tile_size(image)):
-        if width * height > max_pixels:
-            raise TooManyPixels(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
-    if isinstance(image, JpegImageFile):
-        _refuse_many_scans(stream)
+def _decode(stream: BinaryIO, max_pixels: int, reading: Reading) -> Image.Image:
+    page = Page.of(stream) if reading.as_shown else None
     try:
-        image.load()
-        return to_rgb(_upright(image))
+        if page is not None:
+            _check_sizes(page.sizes, max_pixels)
+            stream.seek(0)
+            content = page.alone(stream.read())
+            if not page.is_pillows:
+                if page.unknown:
+                    raise BrokenImage(page.unknown)
+                return to_rgb(page.image(content, reading.grey_bits), reading)
+            stream = BytesIO(content)
+        return to_rgb(_loaded_or_mended(stream, max_pixels, reading), reading)
+    except ImageError:
+        raise
     except MemoryError:
         raise TooMuchMemory(OUT_OF_MEMORY) from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error …
         raise BrokenImage(f"the image is truncated or damaged ({_reason(error)})") from None
+
+
+def _loaded(stream: BinaryIO, max_pixels: int, reading: Reading) -> Image.Image:
+    """Decoded by Pillow, upright."""
+    image = _identify(stream, max_pixels)
+    _check_sizes((image.size, _tile_size(image)), max_pixels)
+    if isinstance(image, JpegImageFile):
+        _refuse_many_scans(stream)
+    image.load()
+    if image.format == "PNG" and image.mode.startswith("I"):
+        stream.seek(0)
+        image.info[DEPTH] = depth_of_png(stream.read(), np.asarray(image)) or reading.grey_bits or 16
+    if reading.as_shown and image.format in OFTEN_WITHOUT_ALPHA and image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        if not rgba.getchannel("A").getbbox() or _is_tga_without_alpha(image, stream):
+            image = rgba.convert("RGB")
+    return _upright(image)
+
+
+def _is_tga_without_alpha(image: Image.Image, stream: BinaryIO) -> bool:
+    """Whether it is a TGA of 16 bits a pixel whose header says that none of them is alpha."""
+    stream.seek(TGA_DEPTH)
+    depth, described = stream.read(2)
+    return image.format == "TGA" and depth == 16 and not described & 0x0F
+
+
+def _loaded_or_mended(stream: BinaryIO, max_pixels: int, reading: Reading) -> Image.Image:
+    try:
+        return _loaded(stream, max_pixels, reading)
+    except (MemoryError, NotAnImage, TooManyPixels, TooMuchMemory):
+        raise
+    except Exception:
+        mended = _mended(stream, max_pixels, reading)
+        if mended is None:
+            raise
+        return mended
+
+
+def _mended(stream: BinaryIO, max_pixels: int, reading: Reading) -> Image.Image | None:
+    """What `_loaded` gives for the file without what it does not take; None where there is no such thing."""
+    stream.seek(0)
+    content = stream.read()
+    load = partial(_loaded, max_pixels=max_pixels, reading=reading)
+    with suppress(Exception):
+        if content.startswith(PNG):
+            return load(BytesIO(png_without_damage(content)))
+        if content.startswith(JPEG):
+            plain = jpeg_without_oddities(content)
+            if 0xD9 in _markers(plain):
+                return load(BytesIO(plain))
+            one, other = (load(BytesIO(each)) for each in two_ends(plain))
+            return one if one == other else None
+    return None
+
+
+def _check_sizes(sizes: Iterable[tuple[int, int]], max_pixels: int) -> None:
+    for width, height in sizes:
+        if width * height > max_pixels:
+            raise TooManyPixels(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
 
 
 def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -154,6 +279,8 @@ def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise NotAnImage(
                     f"{name} is not an image format that is read; save the picture as JPEG or PNG"
                 ) from None
+        if (page := Page.of(stream)) is not None and (unknown := page.unknown):
+            raise BrokenImage(unknown) from None
         if _begins_like_an_image(header[:16]):
             raise BrokenImage("the image is truncated or damaged (its header is not complete)") from None
         known = ", ".join(name for name in FORMATS if name not in {"DIB", "QOI", "SGI"})
@@ -179,21 +306,23 @@ def _refuse_many_scans(stream: BinaryIO) -> None:
     """Raises BrokenImage for a JPEG of more scans than any that is made to be seen."""
     stream.seek(0)
     content = stream.read()
-    if content.count(START_OF_SCAN) > MOST_SCANS and _scans(content) > MOST_SCANS:
+    if (
+        content.count(START_OF_SCAN) > MOST_SCANS
+        and sum(each == 0xDA for each in _markers(content)) > MOST_SCANS
+    ):
         raise BrokenImage(f"the JPEG has more than {MOST_SCANS} scans; save the image anew as JPEG or PNG")
 
 
-def _scans(jpeg: bytes) -> int:
-    """How many scans a decoder comes to: what stands in a segment's data or after the end is none."""
-    scans, at = 0, 0
+def _markers(jpeg: bytes) -> Iterator[int]:
+    """Those that a decoder comes to, up to the end: not what stands in a segment's data or after the end."""
+    at = 0
     while (found := JPEG_MARKER.search(jpeg, at)) is not None:
         marker, at = jpeg[found.end() - 1], found.end()
+        yield marker
         if marker == 0xD9:  # the end
             break
-        scans += marker == 0xDA
         if marker not in (0x01, 0xD8):  # these stand alone, the others begin with their length
             at += max(int.from_bytes(jpeg[at : at + 2]), 2)
-    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -203,23 +332,6 @@ def _upright(image: Image.Image) -> Image.Image:
         raise
     except Exception:  # unreadable EXIF says nothing of the orientation; the pixels are good
         return image
-
-
-# Of a camera or scanner; files of 16 bits hold all of them, few say which.
-DEPTHS = (8, 10, 12, 14, 16)
-
-
-def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey values (H, W) of at most 16 bits, or floating point 0 … 1; any other range is stretched."""
-    if values.dtype.kind in "ui" and values.min() >= 0 and values.max() <= 65535:
-        depth = next(bits for bits in DEPTHS if values.max() < 1 << bits)
-        return (values >> (depth - 8)).astype(np.uint8)
-    scaled = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-    if values.dtype.kind != "f" or scaled.min() < 0 or scaled.max() > 1:
-        scaled -= scaled.min()
-        scaled /= max(float(scaled.max()), 1e-30)  # a constant image is black
-    scaled *= 255
-    return scaled.round(out=scaled).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:

@@ -17,9 +17,18 @@ from index.artifact import Artifact
 from service.core.decoding import Crashed, Pool, TooSlow, decode
 from tests import forking
 from tests.samples import build_artifact, command, environment, free_port, wait_until_ready
-from tests.service.hostile import KIT, jpeg_of_scans, noise, saved
+from tests.service.hostile import KIT, jpeg_of_scans, noise, saved, wide
+from tests.training.nets.profiles import rgb_profile
 from training.nets.encoder import Encoder
-from training.nets.images import ImageError, TooMuchMemory, open_image, thumbnail
+from training.nets.images import (
+    BEFORE,
+    ImageError,
+    Reading,
+    TooMuchMemory,
+    open_image,
+    square_pixels,
+    thumbnail,
+)
 
 GIGABYTE = 2**30
 PIXELS = 50_000_000
@@ -134,6 +143,15 @@ def test_a_worker_makes_what_the_encoder_would_be_given(pool: Pool, size: int) -
         assert (made.width, made.height) == image.size
         assert made.thumbnail == thumbnail(image)
         assert pool.decode(content, size=size, max_pixels=PIXELS).thumbnail == b""
+
+
+@pytest.mark.parametrize("reading", [BEFORE, Reading(grey_bits=12)])
+def test_a_worker_reads_by_the_rule_that_it_is_told(pool: Pool, reading: Reading) -> None:
+    for content in (saved(noise(), icc_profile=rgb_profile("ProPhoto")), saved(wide("I;16"))):
+        made = pool.decode(content, size=32, max_pixels=PIXELS, reading=reading, thumbnail=True)
+        image = open_image(content, reading=reading)
+        assert torch.equal(made.pixels, square_pixels(image, 32))
+        assert made.thumbnail == thumbnail(image)
 
 
 @pytest.mark.parametrize(

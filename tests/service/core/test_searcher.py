@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
@@ -29,8 +30,10 @@ from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import Evaluation, EvaluationParameters
 from tests.remote_engine import RemoteEngine
-from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS
-from training.nets.images import TooManyPixels
+from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, draw_artifact
+from tests.service.hostile import noise, saved
+from tests.training.nets.profiles import rgb_profile
+from training.nets.images import AS_SHOWN, BEFORE, Reading, TooManyPixels
 
 LIMIT = 1_000_000
 
@@ -417,3 +420,20 @@ def test_wrong_encoder_is_refused(own: Artifact) -> None:
     (own.path / "encoder.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ArtifactError, match=r"encoder\.safetensors"):
         Searcher.open(own.path, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("reading", [AS_SHOWN, BEFORE, Reading(grey_bits=12)])
+def test_images_are_read_by_the_rule_of_the_artifact(tmp_path: Path, reading: Reading) -> None:
+    """Its codes were made by it, so that those of new images compare with them."""
+    picture = noise(32, 32)
+    wide = saved(picture, icc_profile=rgb_profile("ProPhoto"))
+    values = np.random.default_rng(0).integers(0, 2**10, (32, 32), np.uint16)
+    deep = saved(Image.fromarray(values), "TIFF")
+    with closing(
+        Searcher(draw_artifact(tmp_path, labels=False, seed=0, reading=reading), max_pixels=LIMIT)
+    ) as searcher:
+        pixels = searcher.prepare(wide, k=1).pixels.permute(1, 2, 0).numpy()
+        grey = searcher.prepare(deep, k=1).pixels[0].numpy()
+    assert np.array_equal(pixels, np.asarray(picture)) == (reading == BEFORE)
+    white = {AS_SHOWN: 65535, BEFORE: 1023, Reading(grey_bits=12): 4095}[reading]
+    np.testing.assert_allclose(grey, values * (255 / white), atol=1)

@@ -286,10 +286,10 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """While it is shut no image that is added gets decoded."""
     opened, decode = threading.Event(), Pool.decode
 
-    def wait(self: Pool, content: bytes, *, size: int, max_pixels: int, thumbnail: bool = False) -> Decoded:
-        if thumbnail:
+    def wait(self: Pool, content: bytes, **asked: Any) -> Decoded:
+        if asked.get("thumbnail"):
             opened.wait()
-        return decode(self, content, size=size, max_pixels=max_pixels, thumbnail=thumbnail)
+        return decode(self, content, **asked)
 
     monkeypatch.setattr(Pool, "decode", wait)
     yield opened

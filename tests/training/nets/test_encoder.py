@@ -9,6 +9,7 @@ from PIL import Image
 
 from index.codes import unpack
 from training.nets.encoder import Description, Encoder, Normalise, from_tiles, to_tiles
+from training.nets.images import AS_SHOWN, BEFORE, Reading
 
 
 def pixels(count=8, size=32, seed=0):
@@ -107,6 +108,27 @@ def test_rescaling_is_part_of_the_code_and_absent_from_files_without_it(tmp_path
     assert Encoder.load(tmp_path / "rescaled.safetensors").description.norm_rescale
     assert b"norm_rescale" not in (tmp_path / "plain.safetensors").read_bytes()
     assert not Encoder.load(tmp_path / "plain.safetensors").description.norm_rescale
+
+
+def test_an_encoder_of_before_reads_images_as_before_and_keeps_its_bytes(tmp_path):
+    encoder = Encoder.initial()
+    assert encoder.description.reading == AS_SHOWN
+    encoder.description = dataclasses.replace(encoder.description, reading=BEFORE)
+    encoder.save(tmp_path / "before.safetensors")
+    assert b"reading" not in (tmp_path / "before.safetensors").read_bytes()
+    loaded = Encoder.load(tmp_path / "before.safetensors")
+    assert loaded.description.reading == BEFORE
+    assert "without the colour profile" in loaded.preprocessing()["colour"]
+    assert loaded.preprocessing()["deep_grey"] == "by the brightest pixel"
+
+
+def test_the_rule_of_reading_is_kept(tmp_path):
+    encoder = Encoder.initial()
+    encoder.description = dataclasses.replace(encoder.description, reading=Reading(grey_bits=12))
+    encoder.save(tmp_path / "encoder.safetensors")
+    loaded = Encoder.load(tmp_path / "encoder.safetensors")
+    assert loaded.description == encoder.description
+    assert loaded.preprocessing()["deep_grey"] == "as stated, else 12 bits"
 
 
 def test_another_file_is_refused_by_name(tmp_path):

@@ -9,14 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.nets.images import (
-    BrokenImage,
-    NotAnImage,
-    TooManyPixels,
-    open_image,
-    square_pixels,
-    thumbnail,
-)
+from training.nets import images
+from training.nets.images import BrokenImage, NotAnImage, TooManyPixels, open_image, square_pixels, thumbnail
 
 
 def encoded(image, format="PNG", **options):
@@ -63,11 +57,17 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_a_sensor_of_fewer_bits_is_scaled_from_them(bits):
+def test_grey_of_a_depth_that_nobody_states_is_of_the_depth_that_is_set(bits, format):
     values = np.array([[0, 1 << (bits - 1), (1 << bits) - 1]], np.uint16)
-    image = open_image(encoded(Image.fromarray(values), "TIFF"))
+    data = encoded(Image.fromarray(values), format)
+    image = open_image(data, reading=images.Reading(grey_bits=bits))
     assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    whole = open_image(data)
+    np.testing.assert_allclose([whole.getpixel((x, 0))[0] for x in range(3)], values[0] / 257, atol=1)
+    before = open_image(data, reading=images.BEFORE)
+    assert [before.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
 
 
 def test_floating_point():
