@@ -1,5 +1,6 @@
 """Colours as the image's profile means them, in sRGB."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 from itertools import chain, product
@@ -47,3 +48,26 @@ def _probe(mode: str) -> Image.Image:
     bands = Image.getmodebands(mode)
     colours = bytes(chain.from_iterable(product(range(0, 256, 15), repeat=bands)))
     return Image.frombytes(mode, (len(colours) // bands, 1), colours)
+
+
+def profile_of_jpeg2000(file: bytes) -> bytes | None:
+    """The ICC profile in a JP2's box `colr` (ISO/IEC 15444-1, I.5.3.3), which Pillow passes over."""
+    for kind, header in _boxes(file):
+        if kind == b"jp2h":
+            colours = (data for inner, data in _boxes(header) if inner == b"colr")
+            return next((data[3:] for data in colours if data[:1] in (b"\2", b"\3")), None)
+    return None
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content, as far as they go on."""
+    at = 0
+    while at + 8 <= len(data):
+        length, kind, start = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+        if length == 1:  # a longer length follows
+            length, start = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+        end = at + length if length else len(data)
+        if end < start:
+            return
+        yield kind, data[start:end]
+        at = end

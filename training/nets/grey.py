@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 # Of a camera or scanner; files of 16 bits hold all of them, few say which.
 DEPTHS = (8, 10, 12, 14, 16)
+AT_ONCE = 1 << 20  # numbers, for the sake of memory
 
 
 def scaled(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Whole numbers of so many bits, of any shape; what is beyond is white, below 0 black."""
-    white = (1 << bits) - 1
-    if bits > 16:  # the upper 16 bits tell more than can be seen
-        values, white = values >> (bits - 16), 65535
-    clipped = values.clip(0, white).astype(np.uint32)
-    clipped *= 255
-    clipped += white // 2
-    clipped //= white
-    return clipped.astype(np.uint8)
+    """Whole numbers of so many bits, (H, …); what is beyond is white, below 0 black."""
+    white, shift = (1 << min(bits, 16)) - 1, max(bits - 16, 0)  # the upper 16 bits tell more than can be seen
+    shown = np.empty(values.shape, np.uint8)
+    step = max(1, AT_ONCE // max(values[:1].size, 1))
+    for start in range(0, len(values), step):
+        part = (values[start : start + step] >> shift).clip(0, white).astype(np.uint32)
+        shown[start : start + step] = (part * 255 + white // 2) // white
+    return shown
 
 
 def fractions(values: NDArray[Any], white: float = 0) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from training.nets import grey
-from training.nets.colour import KINDS, to_srgb
+from training.nets.colour import KINDS, profile_of_jpeg2000, to_srgb
 from training.nets.mending import (
     JPEG,
     PNG,
@@ -215,6 +215,9 @@ def _loaded(stream: BinaryIO, max_pixels: int, reading: Reading) -> Image.Image:
     if image.format == "PNG" and image.mode.startswith("I"):
         stream.seek(0)
         image.info[DEPTH] = depth_of_png(stream.read(), np.asarray(image)) or reading.grey_bits or 16
+    if image.format == "JPEG2000":
+        stream.seek(0)
+        image.info["icc_profile"] = profile_of_jpeg2000(stream.read())
     if reading.as_shown and image.format in OFTEN_WITHOUT_ALPHA and image.has_transparency_data:
         rgba = image.convert("RGBA")
         if not rgba.getchannel("A").getbbox() or _is_tga_without_alpha(image, stream):
