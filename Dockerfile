@@ -36,4 +36,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health/ready', timeout=9)"]
 # Requests under way have so many seconds to be answered; the grace period of an engine must be longer.
-CMD ["uvicorn", "--factory", "service.app:create_app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]
+CMD ["hebbsearch", "serve", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]

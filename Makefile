@@ -14,12 +14,11 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: run test quick bench reproduce-quick lint lint-page house lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
-	@$(BIN)/python -c "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
-		s.bind(('$(HOST)', $(PORT)))" 2>/dev/null || \
+	@$(BIN)/python -c "import socket as s; \
+		s.create_server(('$(HOST)', $(PORT)), family=s.AF_INET6 if ':' in '$(HOST)' else s.AF_INET)" 2>/dev/null || \
 		{ echo "port $(PORT) of $(HOST) is taken; choose another: make run PORT=$$(($(PORT) + 1))"; exit 1; }
 	@echo "hebbsearch: $(ARTIFACT) at http://$(HOST):$(PORT) (Ctrl-C stops it)"
-	@HEBBSEARCH_ARTIFACT="$(ARTIFACT)" HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/uvicorn --factory service.app:create_app \
-		--host $(HOST) --port $(PORT)
+	@HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/hebbsearch serve "$(ARTIFACT)" --host $(HOST) --port $(PORT)
 
 # Two files of tests at a time: a core and about 2 GB of memory each. WITHIN is what .ci/run measures it with.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder

@@ -97,10 +97,10 @@ async def _running(
 ) -> AsyncIterator[dict[str, Shared]]:
     """What all requests share, from the start of the service to its end."""
     small, large = (
-        decoding.Pool(workers, seconds=seconds, memory=settings.decoding_memory)
-        for workers, seconds in (
-            (ANSWERING + 1, min(PATIENCE, settings.decoding_seconds)),  # one for whoever asks how we are
-            (2 * settings.concurrency, settings.decoding_seconds),  # half for images that are added
+        decoding.Pool(workers, seconds=seconds, memory=settings.decoding_memory, least=least)
+        for workers, seconds, least in (
+            (ANSWERING + 1, PATIENCE, PATIENCE / 4),  # one for whoever asks how we are
+            (2 * settings.concurrency, settings.decoding_seconds, None),  # half for images that are added
         )
     )
     live = Live(opened.pop(), settings, counting=metrics.counting, decode=large.decode)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
@@ -52,10 +52,21 @@ def serve(options: argparse.Namespace) -> int:
             os.environ[PREFIX + name.upper()] = value
     import uvicorn
 
-    uvicorn.run(
-        "service.app:create_app", factory=True, host=options.host, port=options.port, log_level="info"
+    config = uvicorn.Config(
+        "service.app:create_app",
+        factory=True,
+        http="service.web.wire:Wire",
+        host=options.host,
+        port=options.port,
+        log_level="info",
+        timeout_graceful_shutdown=options.timeout_graceful_shutdown,
     )
-    return 0
+    # Of its own a server listens at :: for IPv6 alone; a socket takes both, unless the system says otherwise.
+    sockets = [config.bind_socket()] if options.host == "::" else None
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run(sockets)
+    return 0 if server.started else 3  # uvicorn has said why
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -340,8 +351,16 @@ def _add_settings(serving: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "artifact_folder", nargs="?", type=Path, metavar="ARTIFACT", help=f"{PREFIX}ARTIFACT"
     )
-    serving.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
+    serving.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, :: by IPv6 too (127.0.0.1)"
+    )
     serving.add_argument("--port", type=int, default=8000, help="(8000)")
+    serving.add_argument(
+        "--timeout-graceful-shutdown",
+        type=int,
+        metavar="SECONDS",
+        help="for requests under way when it is stopped (no limit)",
+    )
     for name, setting in Settings.model_fields.items():
         if name != "artifact" and name not in SECRET:
             flag, default = f"--{name.replace('_', '-')}", str(setting.get_default(call_default_factory=True))

@@ -50,7 +50,7 @@ CLASSES = ("circle", "square", "<b>cross</b>")  # the last would break a page th
 PER_CLASS = 20
 QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
-APP = "service.app:create_app"
+APP, WIRE = "service.app:create_app", "service.web.wire:Wire"
 
 torch.set_num_threads(1)  # tests run side by side, and their tensors are small
 # Each client of httpx reads all certificates in 0.07 s, unless they lie in a folder. Nothing is encrypted.
@@ -240,7 +240,7 @@ class Server(uvicorn.Server):
 def serve_here(app: FastAPI) -> Iterator[str]:
     """Run an application in a thread of this process, for tests that reach into it; its address."""
     sys.audit("tests.serve_here")
-    server = Server(uvicorn.Config(app, port=0, log_level="critical"))
+    server = Server(uvicorn.Config(app, http=WIRE, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -264,7 +264,7 @@ def free_port() -> int:
 
 def command(port: int, app: str = APP) -> list[str]:
     """What a user would type."""
-    options = ["--port", str(port), "--log-level", "warning"]
+    options = ["--http", WIRE, "--port", str(port), "--log-level", "warning"]
     return [sys.executable, "-m", "uvicorn", "--factory", app, *options]
 
 

@@ -73,6 +73,7 @@ def test_compose_serves_read_only() -> None:
         assert line in text
     grace = re.search(r"stop_grace_period: (\d+)s", text)
     command = json.loads(stages()[1].all("CMD")[0])
+    assert command[:2] == ["hebbsearch", "serve"]  # with the bounds of connections
     assert grace and int(grace[1]) > int(command[command.index("--timeout-graceful-shutdown") + 1])
 
 

@@ -90,6 +90,12 @@ def test_every_route_is_in_the_table_and_no_other(artifact):
     assert named == routes | {"GET /", "GET /docs", "GET /openapi.json"}
 
 
+def test_each_line_of_uvicorn_bounds_its_connections():
+    lines = [line for path in [*WRITTEN, ROOT / "Makefile"] for line in path.read_text().splitlines()]
+    starting = [line for line in lines if "--factory service.app:create_app" in line]
+    assert starting and all("uvicorn --http service.web.wire:Wire " in line for line in starting)
+
+
 def test_every_environment_variable_is_in_the_table_with_its_meaning_and_default():
     (table,) = tables(page("service"), "environment variable", "meaning", "default")
     rows = {names(name).pop(): (meaning.replace("`", ""), default) for name, meaning, default in table}

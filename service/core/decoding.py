@@ -48,6 +48,8 @@ from training.nets.images import thumbnail as thumbnail_of
 LONGEST_TEXT = 2_000  # bytes of an error message
 LARGEST_THUMBNAIL = 1_000_000  # bytes, far more than one has
 ORPHANED = 2.0  # seconds beyond its time after which a worker that nobody stops ends by itself
+LOADING = 60.0  # seconds for the first nursery of a service to load, which a busy machine may need
+NURSING = 3.0  # seconds for a nursery to answer, and to wait for one that takes the place of another
 
 # To the nursery: the worker to end, or 0 to fork one; its memory in bytes, its seconds.
 ORDER = Struct("<iqd")
@@ -68,6 +70,8 @@ MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+NOT_IN_TIME = "the process that starts them does not answer in time"
+
 log = logging.getLogger("hebbsearch")
 
 
@@ -77,6 +81,10 @@ class TooSlow(ImageError):
 
 class Crashed(ImageError):
     """The image ended the process that decoded it."""
+
+
+class NoDecoder(Exception):
+    """No process can decode an image now; that is no fault of the image."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +130,16 @@ def decode(
 class Pool:
     """At most `workers` processes, each started when it is first needed, that take the place of `decode`.
 
-    `seconds` and `memory` (bytes beyond what an idle worker has) are the limits for one image. Blocks, and
-    may be called from many threads at a time; a thread waits for a worker without a limit.
+    `seconds` and `memory` (bytes beyond what an idle worker has) are the limits for one image. While one
+    after the other takes too long, the seconds become fewer, down to `least`: whoever waits for a good image
+    behind many bad ones waits less. Blocks, and may be called from many threads at a time, no more than there
+    are workers: a thread waits until one is idle.
     """
 
-    def __init__(self, workers: int, *, seconds: float, memory: int) -> None:
+    def __init__(self, workers: int, *, seconds: float, memory: int, least: float | None = None) -> None:
         self._workers = workers
-        self._seconds = seconds
+        self._seconds = self._patience = seconds
+        self._least = seconds if least is None else least
         self._memory = memory
         # The last used first: under little load few are started. None: yet to be started, or to be again.
         self._idle: LifoQueue[_Worker | None] = LifoQueue()
@@ -145,7 +156,7 @@ class Pool:
         thumbnail: bool = False,
     ) -> Decoded:
         """`decode` in a worker. Raises also TooSlow and Crashed, after which the worker is another, and
-        RuntimeError where none can be started."""
+        NoDecoder where none can be started."""
         worker = self._idle.get()
         try:
             if worker is not None and worker.ended():  # while it was idle: no fault of this image
@@ -153,16 +164,18 @@ class Pool:
                 worker = None
             if worker is None:
                 worker = self._started()
+            patience = self._patience
             try:
                 task = TASK.pack(
                     len(content), max_pixels, size, thumbnail, reading.as_shown, reading.grey_bits
                 )
-                kind, width, height, body = worker.ask(task, content, size)
+                kind, width, height, body = worker.ask(task, content, size, patience)
             except BaseException as error:  # whatever it was, the worker may still be at it
                 status, worker = worker.end(), None
                 if isinstance(error, (OSError, EOFError)):
-                    raise self._explained(error, status) from None
+                    raise self._explained(error, status, patience) from None
                 raise
+            self._patience = min(2 * patience, self._seconds)
         finally:
             self._idle.put(worker)
         if kind:
@@ -184,13 +197,17 @@ class Pool:
         try:
             return _Worker(seconds=self._seconds, memory=self._memory)
         except OSError as error:
-            raise RuntimeError(f"no process that decodes can be started: {error}") from error
+            log.warning("no process that decodes can be started: %s", error)
+            raise NoDecoder(
+                f"no process that decodes can be started ({error}); try again in a second"
+            ) from None
 
-    def _explained(self, error: OSError | EOFError, status: int) -> ImageError:
+    def _explained(self, error: OSError | EOFError, status: int, patience: float) -> ImageError:
         if isinstance(error, TimeoutError):
-            log.warning("an image took longer than %g seconds; its decoder is stopped", self._seconds)
+            self._patience = max(patience / 2, self._least)
+            log.warning("an image took longer than %g seconds; its decoder is stopped", patience)
             return TooSlow(
-                f"decoding the image took longer than {self._seconds:g} seconds, the limit; save it smaller, "
+                f"decoding the image took longer than {patience:g} seconds, the limit; save it smaller, "
                 "or anew as PNG"
             )
         end = _in_words(status)
@@ -202,7 +219,6 @@ class _Worker:
     """The server's end of one."""
 
     def __init__(self, *, seconds: float, memory: int) -> None:
-        self._seconds = seconds
         self._socket, theirs = socket.socketpair()
         with theirs:
             try:
@@ -211,11 +227,11 @@ class _Worker:
                 self._socket.close()
                 raise
 
-    def ask(self, task: bytes, content: bytes, size: int) -> tuple[int, int, int, bytearray]:
+    def ask(self, task: bytes, content: bytes, size: int, seconds: float) -> tuple[int, int, int, bytearray]:
         """The kind of the result, width, height, and what follows. TimeoutError, OSError or EOFError where
         there is none."""
-        deadline = time.monotonic() + self._seconds
-        self._socket.settimeout(self._seconds)
+        deadline = time.monotonic() + seconds
+        self._socket.settimeout(seconds)
         self._socket.sendall(task)
         self._socket.sendall(content)
         kind, width, height, length = RESULT.unpack(_exactly(self._socket, RESULT.size, deadline))
@@ -242,10 +258,15 @@ class _Worker:
 
 
 class _Nursery:
-    """The process from which the workers are forked."""
+    """The process from which the workers are forked. Who asks it gets a TimeoutError after `loading` seconds
+    while it loads, after NURSING when it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, loading: float) -> None:
         self._asking = threading.Lock()
+        self._loading = loading
+        self._latest = time.monotonic() + LOADING
+        self._loaded = False
+        self._stuck = False
         self._socket, theirs = socket.socketpair()
         start = f"from service.core.decoding import nurse; nurse({theirs.fileno()})"
         code = f"import sys; sys.path = {sys.path!r}; {start}"
@@ -265,10 +286,12 @@ class _Nursery:
 
     def end(self, pid: int) -> int:
         """End a worker; the status with which it ended. It cannot be another process: until here nobody has
-        taken note of its end, so that its id is its own."""
-        with suppress(OSError):  # the nursery is gone: the worker ends with its socket, or in time
-            return self._ask(ORDER.pack(pid, 0, 0.0), [])
-        return 0
+        taken note of its end, so that its id is its own. Raises OSError where the nursery is gone."""
+        return self._ask(ORDER.pack(pid, 0, 0.0), [])
+
+    def is_stuck(self) -> bool:
+        """Whether it has not answered in time, or has not loaded in LOADING seconds."""
+        return self._stuck or not (self._loaded or time.monotonic() < self._latest)
 
     def close(self) -> None:
         """It may still be loading. Workers end with their sockets."""
@@ -277,14 +300,33 @@ class _Nursery:
         self._process.wait()
 
     def _ask(self, order: bytes, ends: list[int]) -> int:
-        with self._asking:
-            socket.send_fds(self._socket, [order], ends)
-            try:
-                (answer,) = DONE.unpack(_exactly(self._socket, DONE.size))
-            except EOFError:
-                raise ConnectionError("the process that starts decoders has ended") from None
+        patience = NURSING if self._loaded else self._loading
+        if not self._asking.acquire(timeout=patience):
+            raise TimeoutError(NOT_IN_TIME)
+        try:
+            answer = self._answer(order, ends, time.monotonic() + patience)
+        except EOFError:
+            raise ConnectionError("the process that starts decoders has ended") from None
+        finally:
+            self._asking.release()
         if answer < 0:
             raise OSError(-answer, os.strerror(-answer))
+        return answer
+
+    def _answer(self, order: bytes, ends: list[int], deadline: float) -> int:
+        if self._stuck:  # what comes from it would be the answer to another order
+            raise TimeoutError(NOT_IN_TIME)
+        try:
+            if not self._loaded:
+                _exactly(self._socket, DONE.size, deadline)
+                self._loaded = True
+                deadline = time.monotonic() + NURSING
+            self._socket.settimeout(NURSING)
+            socket.send_fds(self._socket, [order], ends)
+            (answer,) = DONE.unpack(_exactly(self._socket, DONE.size, deadline))
+        except TimeoutError:
+            self._stuck = self._loaded
+            raise TimeoutError(NOT_IN_TIME) from None
         return int(answer)
 
 
@@ -302,7 +344,7 @@ def _the_nursery(*, instead_of: _Nursery | None = None) -> _Nursery:
     with _starting:
         if _nursery is None or _nursery is instead_of:
             _stop()
-            _nursery = _Nursery()
+            _nursery = _Nursery(LOADING if instead_of is None else NURSING)
         return _nursery
 
 
@@ -319,10 +361,27 @@ def _fork(end: socket.socket, *, seconds: float, memory: int) -> tuple[Callable[
     nursery = _the_nursery()
     try:
         pid = nursery.fork(end, seconds=seconds, memory=memory)
+    except TimeoutError:
+        _replace_if_stuck(nursery)
+        raise
     except (ConnectionError, BrokenPipeError):
         nursery = _the_nursery(instead_of=nursery)
         pid = nursery.fork(end, seconds=seconds, memory=memory)
-    return partial(nursery.end, pid), pid
+    return partial(_end_with, nursery, pid), pid
+
+
+def _end_with(nursery: _Nursery, pid: int) -> int:
+    try:
+        return nursery.end(pid)
+    except OSError:  # the nursery is gone, or stuck: the worker ends with its socket, or in time
+        _replace_if_stuck(nursery)
+        return 0
+
+
+def _replace_if_stuck(nursery: _Nursery) -> None:
+    if nursery.is_stuck():
+        log.warning("the process that starts decoders does not answer; it is replaced")
+        _the_nursery(instead_of=nursery)  # loads while others are told to come again
 
 
 def _decoded(body: bytearray, size: int, width: int, height: int) -> Decoded:
@@ -367,6 +426,7 @@ def nurse(descriptor: int) -> None:
     workers = set[int]()
     with socket.socket(fileno=descriptor) as server:
         with suppress(OSError):
+            server.sendall(DONE.pack(0))  # it has loaded
             while (asked := socket.recv_fds(server, ORDER.size, 1))[0]:
                 pid, memory, seconds = ORDER.unpack(asked[0])
                 if pid:

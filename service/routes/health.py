@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
 from index.sqlite import CatalogueError
+from service.core.decoding import NoDecoder
 from service.schemas.admin import Health, Readiness
 from service.schemas.problem import problems
 from service.web.asking import Service, shared
@@ -37,7 +38,7 @@ async def ready(request: Request, searcher: Service) -> Readiness:
 
     try:
         return Readiness(items=await to_thread.run_sync(work, limiter=shared(request).turns.probe))
-    except (ImageError, CatalogueError) as error:
+    except (ImageError, CatalogueError, NoDecoder) as error:
         reason, _, _ = str(error).partition(";")  # what follows is for whoever sent an image
     except Exception:
         log.exception("the search that tells whether the service is ready failed")

@@ -1,10 +1,12 @@
 """The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-from anyio import create_task_group, to_thread
+from anyio import CapacityLimiter, create_task_group, fail_after, to_thread
 from fastapi import Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -12,13 +14,13 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from index.codes import Codes, from_hex
-from service.core.decoding import TooSlow
+from service.core.decoding import NoDecoder, TooSlow
 from service.core.library import too_large
 from service.core.live import Generation
 from service.core.searcher import Answer
 from service.schemas.problem import problem, problems
 from service.schemas.search import BatchAnswer, CodeSearch, CodeSearchAnswer, SearchAnswer, SearchParameters
-from service.web import forms
+from service.web import forms, limits
 from service.web.access import reading_router
 from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, Service, address, found, lease, shared
 from service.web.limits import TOO_SLOW, too_many
@@ -31,6 +33,7 @@ SMALL = 2**18  # pixels that are decoded in a few milliseconds
 
 BUSY = "{} searches are under way or waiting, as many as the service takes; try again in a second"
 BUSY_WITH_BATCHES = "{} searches of many images are under way or waiting; try again in a second"
+BUSY_WITH_LARGE = "large images before this one take too long; try again in a second, or send it smaller"
 ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
 SEARCH_EXAMPLE = {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]}
@@ -234,14 +237,32 @@ async def _answered(
         try:
             return await batches.ask(partial(prepare, max_pixels=SMALL, decode=small))
         except (TooManyPixels, TooSlow):
-            question = await to_thread.run_sync(
-                partial(prepare, decode=large), limiter=shared(request).places.decode
-            )
+            async with _turn(shared(request).places.decode):
+                question = await to_thread.run_sync(
+                    partial(prepare, decode=large), limiter=CapacityLimiter(1)
+                )
             return await batches.ask(lambda: question)
+    except NoDecoder as error:
+        raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
     except NotAnImage as error:
         raise HTTPException(415, str(error)) from None
     except ImageError as error:
         raise HTTPException(422, str(error)) from None
+
+
+@asynccontextmanager
+async def _turn(places: CapacityLimiter) -> AsyncIterator[None]:
+    """One of the places, when it is free. HTTPException, 503, where that takes too long."""
+    borrower = object()
+    try:
+        with fail_after(limits.WAITING):
+            await places.acquire_on_behalf_of(borrower)
+    except TimeoutError:
+        raise HTTPException(503, BUSY_WITH_LARGE, {"Retry-After": "1"}) from None
+    try:
+        yield
+    finally:
+        places.release_on_behalf_of(borrower)
 
 
 def _checked_parameters(fields: dict[str, Any], place: str) -> SearchParameters:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from index.space import no_space
 from service.core.library import too_large
 from service.web.asking import shared
+from service.web.limits import BOUNDARY, BOUNDARY_TOO_LONG
 
 MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
 NO_SPACE_TO_READ = (
@@ -58,6 +59,8 @@ async def read_image(request: Request) -> tuple[bytes, dict[str, Any]]:
 async def read_form(request: Request, *, max_files: int) -> FormData:
     """The request's form, to be closed. Raises HTTPException for one that cannot be read."""
     _, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if len(parameters.get(b"boundary", b"")) > BOUNDARY:
+        raise HTTPException(*BOUNDARY_TOO_LONG)
     charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8"):  # others are rare, some take time that grows with the square
         raise HTTPException(

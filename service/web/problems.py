@@ -12,6 +12,7 @@ from index.artifact import ArtifactError
 from index.labels import LabelError
 from index.space import no_space
 from service.core.carrying import CannotCarry
+from service.core.decoding import NoDecoder
 from service.core.library import HeldOut, OtherBytes
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
@@ -28,6 +29,7 @@ REFUSALS: dict[type[Exception], int] = {
     CannotCarry: 409,
     NotReplaced: 409,
     ArtifactError: 422,
+    NoDecoder: 503,
 }
 EXPLAINED = 5  # faults that one refusal explains
 
@@ -64,11 +66,12 @@ def explained(fault: dict[str, Any]) -> str:
 
 
 async def on_refusal(_: Request, error: Exception) -> Response:
-    return as_response(507 if no_space(error) else REFUSALS[type(error)], str(error))
+    status = 507 if no_space(error) else REFUSALS[type(error)]
+    return as_response(status, str(error), {"Retry-After": "1"} if status == 503 else None)
 
 
 async def on_disconnect(_: Request, __: Exception) -> Response:
-    return as_response(400, "the connection ended before the whole image had arrived")
+    return Response(status_code=400)  # which nobody is there to read
 
 
 def failed() -> Response:

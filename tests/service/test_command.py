@@ -362,6 +362,8 @@ def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
             str(own.path),
             "--port",
             str(port),
+            "--host",
+            "::",  # of IPv4 too, then
             "--log",
             "text",
         ],
@@ -371,6 +373,11 @@ def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
     )
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)  # type: ignore[arg-type]
+        long = {f"x-{number}": "a" * 1000 for number in range(70)}
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live", headers=long).status_code == 431
+        assert httpx.get(f"http://[::1]:{port}/health/ready").status_code == 200
+        for name in ("127.0.0.1", "[::1]", "localhost"):  # this machine by each, who may change what there is
+            assert httpx.delete(f"http://{name}:{port}/images/0").status_code == 404
     finally:
         process.terminate()
         _, log = process.communicate(timeout=30)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from index.artifact import Artifact
-from service.core.decoding import Crashed, Pool, TooSlow, decode
+from service.core import decoding
+from service.core.decoding import Crashed, NoDecoder, Pool, TooSlow, decode
 from tests import forking
 from tests.samples import build_artifact, command, environment, free_port, wait_until_ready
 from tests.service.hostile import KIT, jpeg_of_scans, noise, saved, wide
@@ -42,8 +43,10 @@ SIZES = pytest.mark.parametrize("size", [32, 224])
 
 
 @contextmanager
-def pool_of(workers: int, *, seconds: float = 60, memory: int = 2 * GIGABYTE) -> Iterator[Pool]:
-    pool = Pool(workers, seconds=seconds, memory=memory)
+def pool_of(
+    workers: int, *, seconds: float = 60, memory: int = 2 * GIGABYTE, least: float | None = None
+) -> Iterator[Pool]:
+    pool = Pool(workers, seconds=seconds, memory=memory, least=least)
     try:
         yield pool
     finally:
@@ -67,7 +70,7 @@ def recovers(pool: Pool) -> bool:
     """Whether it decodes as ever, once the machine gives it the time: a second may be too little."""
 
     def in_time() -> bool:
-        with suppress(TooSlow):
+        with suppress(TooSlow, NoDecoder):
             return good(pool)
         return False
 
@@ -236,6 +239,40 @@ def test_a_worker_that_is_stopped_is_replaced() -> None:
         assert recovers(pool)
 
 
+def test_a_nursery_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "NURSING", 0.5)
+    with pool_of(1) as pool:
+        until(lambda: comes(pool))
+        (pid,) = pool.pids()
+        parent = processes()[pid][0]
+        os.kill(parent, signal.SIGSTOP)
+        assert good(pool)  # by the worker that there is
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: processes()[pid][1] == "Z")
+        with pytest.raises(NoDecoder, match=r"does not answer in time.*try again"):
+            good(pool)
+        until(lambda: processes()[parent][1] == "Z" if parent in processes() else True)
+        until(lambda: comes(pool))
+
+
+def comes(pool: Pool) -> bool:
+    """Whether it decodes, or somebody has to come again."""
+    with suppress(NoDecoder):
+        return good(pool)
+    return False
+
+
+def test_patience_with_one_slow_image_after_the_other_becomes_less() -> None:
+    with pool_of(1, seconds=0.8, least=0.2) as pool:
+        until(lambda: comes(pool))
+        for seconds in ("0.8", "0.4", "0.2", "0.2"):
+            with pytest.raises(TooSlow, match=f"longer than {seconds} seconds"):
+                pool.decode(SLOW, size=32, max_pixels=PIXELS)
+        until(lambda: recovers(pool))
+        with pytest.raises(TooSlow, match=r"longer than 0\.[48] seconds"):
+            pool.decode(SLOW, size=32, max_pixels=PIXELS)
+
+
 def test_the_nursery_may_end() -> None:
     with pool_of(1, seconds=1) as pool:
         assert recovers(pool)
@@ -245,7 +282,7 @@ def test_the_nursery_may_end() -> None:
         with pytest.raises(TooSlow):
             pool.decode(SLOW, size=32, max_pixels=PIXELS)
         with pool_of(1) as other:
-            assert good(other)
+            assert recovers(other)
         assert recovers(pool)
         until(lambda: pid not in processes())  # its own time ended it
 
@@ -349,6 +386,41 @@ def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artif
             status, detail = asked.result()
         assert status == 503 and ("crashed (SIGKILL)" in detail or "took longer" in detail), detail
         until(lambda: ready() == (200, ""))
+
+
+def test_a_service_whose_parent_of_decoders_is_frozen_says_so_and_comes_back(artifact: Artifact) -> None:
+    def answered(method: str, path: str, content: bytes | None = None) -> int | None:
+        """None if it takes more than half a minute."""
+        try:
+            return httpx.request(method, http.base_url.join(path), content=content, timeout=30).status_code
+        except httpx.TimeoutException:
+            return None
+
+    with running(artifact, concurrency="2") as (process, http):
+        (nursery,) = (pid for pid in descendants(process.pid) if processes()[pid][0] == process.pid)
+        os.kill(nursery, signal.SIGSTOP)
+        for decoder in descendants(nursery):
+            os.kill(decoder, signal.SIGKILL)
+        assert answered("GET", "/health/ready") == 503
+        assert answered("GET", "/health/live") == 200
+        until(lambda: answered("GET", "/health/ready") == 200)
+        assert nursery not in processes() or processes()[nursery][1] == "Z"
+        for path, image in (("/search", GOOD), ("/search", LARGE), ("/images", GOOD)):
+            until(lambda path=path, image=image: answered("POST", path, image) in (200, 201))
+
+        (nursery,) = (
+            pid
+            for pid, (parent, state, _) in processes().items()
+            if (parent, state == "Z") == (process.pid, False)
+        )
+        os.kill(nursery, signal.SIGSTOP)  # while decoders are there, of which some have to be replaced
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda _: answered("POST", "/search", GOOD), range(8)))
+            assert set(found) <= {200, 503}, found
+            for path in ("/search", "/images"):
+                found = list(threads.map(lambda _, path=path: answered("POST", path, LARGE), range(8)))
+                assert set(found) <= {200, 201, 503}, found
+        until(lambda: answered("GET", "/health/ready") == 200)
 
 
 def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:
