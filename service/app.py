@@ -31,7 +31,7 @@ from service.schemas.problem import problems
 from service.settings import PREFIX, Settings, split
 from service.web.asking import Shared
 from service.web.forms import GIVEN_TWICE, parameters_once
-from service.web.headers import DefaultHeaders, OtherOrigins
+from service.web.headers import DefaultHeaders, HeadAsGet, OtherOrigins
 from service.web.limits import BodyLimit
 from service.web.metrics import Metrics
 from service.web.places import Places, Turns
@@ -41,6 +41,15 @@ from service.web.watching import Watching, configure_logging
 log = logging.getLogger("hebbsearch")
 
 STATIC = Path(__file__).parent / "static"
+TAGS = {
+    health: "health",
+    search: "search",
+    images: "images",
+    evaluation: "evaluation",
+    about: "about",
+    changes: "images",
+    admin: "admin",
+}
 # Seconds for a small image, which takes milliseconds; then it is one of the large ones. So long it holds a
 # thread that answers others.
 PATIENCE = 0.25
@@ -68,6 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("hebbsearch"),
         lifespan=lambda _: _running(settings, opened, metrics),
         redoc_url=None,
+        # Stable, for programs that are made from the document: the name of the function, and no path.
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.opened = opened
     app.add_exception_handler(HTTPException, on_http_error)
@@ -75,14 +86,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, on_disconnect)
     for refusal in REFUSALS:
         app.add_exception_handler(refusal, on_refusal)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, image_limit=settings.max_image_bytes, batch_limit=settings.max_batch_bytes)
     app.add_middleware(Watching, metrics=metrics, failed=failed)
     if origins := split(settings.cors_origins):  # outside of all that may fail: a page shall read why
         app.add_middleware(OtherOrigins, origins=origins)
     app.add_middleware(DefaultHeaders)
-    for routes in (health, search, images, evaluation, about, changes, admin):
+    for routes, tag in TAGS.items():
         app.include_router(
             routes.router,
+            tags=[tag],
             dependencies=[Depends(parameters_once)],
             responses=problems({422: GIVEN_TWICE.format("k")}),
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import Query, Request, Response
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -61,6 +61,7 @@ ABOUT = {
 }
 FORM = forms.form_of(forms.MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
 LABEL: TypeAdapter[str] = TypeAdapter(schemas.LabelText)
+EMPTY_IS_NONE = BeforeValidator(lambda text: text or None)  # as of a form
 TEXT: TypeAdapter[str] = TypeAdapter(schemas.ImageText)
 PATH: TypeAdapter[str] = TypeAdapter(schemas.ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(schemas.Metadata)
@@ -91,7 +92,9 @@ async def add(
     request: Request,
     response: Response,
     label: Annotated[
-        schemas.LabelText | None, Query(description="Of all of them; may be new.", examples=["cat"])
+        schemas.LabelText | None,
+        EMPTY_IS_NONE,
+        Query(description="Of all of them; may be new.", examples=["cat"]),
     ] = None,
     metadata: Annotated[
         str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])

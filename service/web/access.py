@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,15 +82,20 @@ def _for_somebody(request: Request) -> bool:
 def asked_host(request: Request) -> str:
     """The name by which the service is asked for, without port; empty for one that cannot be read."""
     try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        return _plain(urlsplit(f"//{request.headers.get('host', '')}").hostname or "")
     except ValueError:
         return ""
+
+
+def _plain(name: str) -> str:
+    """Without the dot of the root, with which a name means the same (RFC 1034, 3.1)."""
+    return name.lower().removesuffix(".")
 
 
 def _refuse_strange_host(request: Request, settings: Settings) -> None:
     """Where no key is needed, a page whose name was made to point here (DNS rebinding) could read, from a
     browser on this machine: it is known by the name that it asks for. It may call itself a proxy."""
-    host, allowed = asked_host(request), [name.lower() for name in split(settings.hosts)]
+    host, allowed = asked_host(request), [_plain(name) for name in split(settings.hosts)]
     if allowed:
         known = host in allowed
     else:
@@ -102,10 +107,14 @@ def _refuse_strange_host(request: Request, settings: Settings) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is this machine's own."""
+    if host == "localhost":
+        return True
     try:
-        return host == "localhost" or ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None  # IPv4, at a socket for both
+    return (mapped or address).is_loopback
 
 
 def guarded_router(level: Access, **more: Any) -> APIRouter:

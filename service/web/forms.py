@@ -67,7 +67,8 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
             400, f"the form cannot be read (its charset is {charset[:40]!r}); send it in UTF-8"
         )
     try:
-        return await request.form(max_files=max_files, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
+        form = await request.form(max_files=max_files, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
+        return FormData(filled_in(form))
     except HTTPException as error:
         if error.status_code != 400:
             raise
@@ -113,6 +114,11 @@ def checked(image: bytes, request: Request) -> bytes:
     return image
 
 
+def filled_in(given: ImmutableMultiDict[str, Any]) -> list[tuple[str, Any]]:
+    """Without what is empty: who leaves a field of a form empty gives nothing, and yet it is sent."""
+    return [(name, value) for name, value in given.multi_items() if value != ""]
+
+
 async def parameters_once(request: Request) -> None:
     """Refuse an address with two values of one parameter: of all routes, or one of the values were lost."""
     each_once(request.query_params, several={"label"})
@@ -126,4 +132,5 @@ def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("
 
 
 def fields(given: ImmutableMultiDict[str, Any]) -> dict[str, Any]:
-    return {name: given.getlist(name) if name == "label" else given.get(name) for name in given}
+    found = ImmutableMultiDict(filled_in(given))
+    return {name: found.getlist(name) if name == "label" else found.get(name) for name in found}

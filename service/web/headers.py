@@ -56,6 +56,22 @@ class DefaultHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+class HeadAsGet:
+    """Answers HEAD as GET, without the body (RFC 9110, 9.3.2), on every route; the server sends none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+        asked = {**scope, "method": "GET"}
+        try:
+            await self.app(asked, receive, send)
+        finally:
+            scope.update({**asked, "method": "HEAD"})  # what became known of the route
+
+
 class OtherOrigins(CORSMiddleware):
     """Lets the pages of the allowed origins ask; that others may not is said as any other error is."""
 

@@ -45,6 +45,13 @@ class Watching:
         name = given if HARMLESS.fullmatch(given) else os.urandom(8).hex()
         request_id.set(name)
         status, sent = 0, 0
+        left = False
+
+        async def heard() -> Message:
+            nonlocal left
+            message = await receive()
+            left = left or (message["type"] == "http.disconnect" and not status)
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status, sent
@@ -57,22 +64,23 @@ class Watching:
 
         error: Exception | None = None
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, heard, watched)
         except Exception as failure:
             error = failure
             if status:  # the answer has begun: all that is left is to break it off
                 raise
-            await self.failed()(scope, receive, watched)
+            await self.failed()(scope, heard, watched)
         finally:
             seconds = time.perf_counter() - begin
             route = route_of(scope)
-            self.metrics.answered(scope["method"], route, status or ENDED, seconds)
+            status = ENDED if left or not status else status
+            self.metrics.answered(scope["method"], route, status, seconds)
             level = logging.ERROR if error else logging.INFO
             if requests.isEnabledFor(level):
                 facts = {
                     "method": scope["method"],
                     "route": route,
-                    "status": status or ENDED,
+                    "status": status,
                     "ms": round(1e3 * seconds, 2),
                     "bytes": sent,
                     "client": str((scope.get("client") or ("",))[0])[:LONGEST],

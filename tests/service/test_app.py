@@ -27,6 +27,14 @@ from tests.samples import build_artifact, command, environment, serve_here
 from training.nets.encoder import Encoder
 
 LIMIT = 10_000_000
+OPERATIONS = {  # by their tags; whoever made a program of the document needs them as they are
+    "health": ["live", "ready"],
+    "search": ["search", "search_batch", "search_codes", "similar"],
+    "images": ["add", "change", "image", "images", "original", "remove", "thumbnail"],
+    "evaluation": ["eval_codes", "eval_confusion", "eval_curve", "eval_map", "eval_queries"],
+    "about": ["duplicates", "export", "metrics", "stats"],
+    "admin": ["reload", "rollback", "snapshot"],
+}
 MEGABYTE = 2**20
 
 
@@ -377,6 +385,33 @@ def test_headers(http: httpx.Client) -> None:
     assert "unsafe" not in page["content-security-policy"]
     for path in ("/", "/static/app.js", "/images/1", "/images/1/thumbnail", "/nowhere"):
         assert http.get(path).headers["x-content-type-options"] == "nosniff"
+
+
+def test_head_is_get_without_the_body_on_every_route(http: httpx.Client) -> None:
+    """RFC 9110, 9.1: a server answers both."""
+    paths = http.get("/openapi.json").json()["paths"]
+    asked = [path.replace("{item_id}", "1") for path, methods in paths.items() if "get" in methods]
+    assert {"/health/ready", "/metrics", "/images/1/thumbnail", "/images/1/original"} <= set(asked)
+    changing = ("date", "x-request-id", "content-length")  # of /metrics the length too
+    for path in [*asked, "/", "/docs", "/static/app.js", "/nowhere", "/images/0", "/images/x"]:
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b""), path
+        assert [pair for pair in head.headers.items() if pair[0] not in changing] == [
+            pair for pair in whole.headers.items() if pair[0] not in changing
+        ], path
+        assert ("content-length" in head.headers) == ("content-length" in whole.headers), path
+    for path in ("/search", "/admin/reload"):
+        assert http.head(path).status_code == 405
+
+
+def test_programs_find_each_operation_by_a_stable_name(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"].values()
+    operations = [operation for methods in paths for operation in methods.values()]
+    named: dict[str, list[str]] = {}
+    for operation in operations:
+        (tag,) = operation["tags"]
+        named.setdefault(tag, []).append(operation["operationId"])
+    assert {tag: sorted(names) for tag, names in named.items()} == OPERATIONS
 
 
 def test_the_page_asks_no_other_host() -> None:

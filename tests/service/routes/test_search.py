@@ -164,6 +164,21 @@ def test_parameters_that_contradict(http: httpx.Client, picture: bytes) -> None:
         assert f"{name} is " in refusal(response, 422)
 
 
+def test_what_is_left_empty_is_not_given(http: httpx.Client, picture: bytes) -> None:
+    plain = answer(http.post("/search", files={"image": picture}))
+    empty = {"k": "", "max_distance": "", "label": ""}
+    for given in ({"data": empty}, {"params": empty}, {"data": empty, "params": empty}):
+        assert answer(http.post("/search", files={"image": picture}, **given)) == plain
+    assert answer(http.post("/search", content=picture, params=empty)) == plain
+    batch = answer(http.post("/search/batch", files=[("image", picture)], data=empty))
+    assert batch["answers"][0]["answer"] == plain
+    two = answer(http.post("/search", files={"image": picture}, data={"label": ["", "circle"], "k": "2"}))
+    assert [result["label"] for result in two["results"]] == ["circle", "circle"]
+    both = http.post("/search", files={"image": picture}, data={"k": ""}, params={"k": "3"})
+    assert len(answer(both)["results"]) == 3
+    assert "k: " in refusal(http.post("/search", files={"image": picture}, data={"k": " "}), 422)
+
+
 def test_similar_images(http: httpx.Client, picture: bytes) -> None:
     """What the image itself finds, without itself."""
     for parameters in (

@@ -167,8 +167,10 @@ def test_others_are_not_this_machine() -> None:
     assert from_this_machine(request_from("::1", host="[::1]:8000"))
     for client in ("10.0.0.7", "testclient", None):
         assert not from_this_machine(request_from(client, host="localhost"))
-    assert [is_loopback(host) for host in ("127.9.9.9", "localhost", "::1")] == [True] * 3
-    assert not any(map(is_loopback, ("", "localhost.evil.example", "8.8.8.8", "127.0.0.1.nip.io")))
+    assert from_this_machine(request_from("::ffff:127.0.0.1", host="localhost."))
+    assert all(map(is_loopback, ("127.9.9.9", "localhost", "::1", "::ffff:127.0.0.1")))
+    others = ("", ".", "localhost.evil.example", "8.8.8.8", "127.0.0.1.nip.io", "::ffff:8.8.8.8", "::")
+    assert not any(map(is_loopback, others))
 
 
 def test_the_highest_level_of_a_key_counts_and_each_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +208,9 @@ def test_a_name_that_was_made_to_point_here_cannot_read(own: Artifact) -> None:
         refused = http.get("/images", headers={"host": "evil.example"})
         assert refused.status_code == 403
         assert "not asked for as 'evil.example'; HEBBSEARCH_HOSTS names" in refused.json()["detail"]
-        for host in ("", "[", "localhost.evil.example"):
+        for host in ("", ".", "[", "localhost.evil.example", "localhost..", ".localhost"):
             assert http.get("/images", headers={"host": host}).status_code == 403
-        for host in ("localhost", "localhost:1", "127.0.0.1", "[::1]:8000"):
+        for host in ("localhost", "localhost:1", "localhost.", "LocalHost.:1", "127.0.0.1", "[::1]:8000"):
             assert http.get("/images", headers={"host": host}).status_code == 200
         proxied = {"host": "search.example", "x-forwarded-for": "192.0.2.7"}  # anybody can say so
         assert http.get("/images", headers=proxied).status_code == 403
@@ -217,10 +219,12 @@ def test_a_name_that_was_made_to_point_here_cannot_read(own: Artifact) -> None:
 
 @pytest.mark.process
 def test_where_names_are_given_others_are_refused(own: Artifact) -> None:
-    settings = Settings(artifact=own.path, hosts="Search.example, 127.0.0.1")
+    settings = Settings(artifact=own.path, hosts="Search.example, 127.0.0.1, photos.example.")
     with serve_here(create_app(settings)) as address, httpx.Client(base_url=address) as http:
         for host, status in (
             ("search.example:443", 200),
+            ("search.example.", 200),
+            ("photos.example", 200),
             ("127.0.0.1", 200),
             ("localhost", 403),
             ("x.y", 403),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -114,6 +115,37 @@ def test_what_happens_is_counted(http: httpx.Client) -> None:
     assert [labels for name, labels in after if name == "build_info"]
 
 
+def test_who_leaves_in_mid_upload_is_counted_as_gone(http: httpx.Client) -> None:
+    form = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    asked = [
+        (b"POST /search", b""),
+        (b"POST /search", form),
+        (b"POST /search/batch", form),
+        (b"POST /images", b""),
+        (b"POST /images", form),
+        (b"POST /search/codes", b"Content-Type: application/json\r\n"),
+        (b"PATCH /images/1", b"Content-Type: application/json\r\n"),
+    ]
+    address = (http.base_url.host, http.base_url.port)
+    for begin, kind in asked:
+        with socket.create_connection(address, timeout=60) as connection:
+            head = b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n" + kind
+            connection.sendall(begin + head + b"\r\n--b\r\n")
+    found = settled(http, len(asked))
+    statuses = {
+        dict(labels)["status"]
+        for name, labels in found
+        if name == "requests_total" and ("route", "/metrics") not in labels
+    }
+    assert statuses == {"499"}
+
+
+def test_head_is_counted_as_what_it_is(http: httpx.Client) -> None:
+    assert http.head("/images/1").status_code == 200
+    counted = key("requests_total", method="HEAD", route="/images/{item_id}", status="200")
+    assert settled(http, 1)[counted] == 1
+
+
 def test_no_address_makes_a_series_of_its_own(http: httpx.Client) -> None:
     http.get("/images/1").raise_for_status()
     paths = ["/nowhere", "/nowhere/else", "/images/1/2/3", "/static/none.js", "/static/app.js", "/images/x"]
@@ -124,7 +156,7 @@ def test_no_address_makes_a_series_of_its_own(http: httpx.Client) -> None:
     http.request("BREW", "/images/2")
     http.request("PROPFIND", "/images/2")
     http.put("/search")
-    found = settled(http, 12)
+    found = settled(http, 13)
     series = Counter(
         (labels["method"], labels["route"])
         for name, pairs in found
