@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from index.catalogue import Catalogue
 from index.codes import Codes, check_codes
+from index.items import SUCCESSOR as SUCCESSOR
 from index.items import Changes
 from index.sqlite import CatalogueError, CatalogueUnavailable
 
@@ -30,10 +31,9 @@ ORIGINALS = "originals"
 
 MISSING = "is missing; name a folder that hebbsearch build made"
 
-# What catalogues note of their artifacts.
+# What catalogues note of their artifacts, beside SUCCESSOR.
 BUILT = "built"  # the revision with which it was published: what came later, people did
-SUCCESSOR = "successor"  # the folder beside this one that took its place
-PREDECESSOR = "predecessor"  # and the one whose place this one took
+PREDECESSOR = "predecessor"  # the folder beside this one whose place it took
 TAKEN_OVER = "taken over"  # at this revision
 
 

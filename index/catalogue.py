@@ -11,19 +11,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from sqlalchemy import delete, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
-from index.items import Changes, Identity, NewItem
+from index.items import SUCCESSOR, Changes, Identity, NewItem
 from index.sqlite import NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
-from index.tables.changing import Change, create, in_json
+from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.connections import Connections
 from index.tables.reading import Reader
 from index.tables.rows import check_id, class_indices, noted
-from index.tables.schema import META, items_of_folder
+from index.tables.schema import items_of_folder
 
 
 class Catalogue(Reader):
@@ -133,10 +132,38 @@ class Catalogue(Reader):
 
     def note(self, key: str, value: str | None) -> None:
         """Write down something beside the items, on the disk when this returns; None: nothing any more."""
+        self.note_all({key: value})
+
+    def note_all(self, notes: Mapping[str, str | None]) -> None:
+        """Several at once, all or none."""
         with self._connections.noting() as connection:
-            connection.execute(delete(META).where(META.c.key == key))
-            if value is not None:
-                connection.execute(insert(META), {"key": key, "value": value})
+            write_notes(connection, notes)
+
+    def check_in_place(self) -> None:
+        """Superseded where another artifact took this one's place."""
+        with self._connections.reading() as connection:
+            self._connections.refuse_superseded(connection)
+
+    def come_back(self) -> None:
+        """Let it be changed though another took its place: it is to take over from that one again."""
+        self._connections.returns_from = self.noted(SUCCESSOR)
+
+    @contextmanager
+    def handing_over(self, successor: str) -> Iterator[None]:
+        """Nobody, in no process, changes it within; at the end, unless that raises, `successor` has its place
+        and nobody can any more. Superseded where another one has it."""
+        with self._connections.writing() as (connection, _):
+            yield
+            write_notes(connection, {SUCCESSOR: successor})
+
+    def take_over(self, predecessor: str, *, since: str, before: str) -> dict[str, str | None]:
+        """Have no successor any more, and note the predecessor under the key `before` and under `since` the
+        revision from which on what is done here, is done here alone. What these keys had."""
+        with self._connections.writing() as (connection, revision):
+            had = {key: noted(connection, key) for key in (since, before, SUCCESSOR)}
+            write_notes(connection, {since: str(revision), before: predecessor, SUCCESSOR: None})
+        self._connections.returns_from = None
+        return had
 
     @contextmanager
     def _changing(self) -> Iterator[Change]:

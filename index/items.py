@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from index.codes import Codes
 
+SUCCESSOR = "successor"  # note of a catalogue: the folder beside its artifact that took that one's place
 UNLABELLED = -1
 
 

@@ -37,6 +37,10 @@ class CatalogueBusy(CatalogueUnavailable):
     """Others use the catalogue at this moment; the same may succeed later."""
 
 
+class Superseded(CatalogueError):
+    """Another artifact took the place of this one: what were changed here, nobody would see again."""
+
+
 def open_mode(path: Path) -> str:
     """Read and write, or, where nothing can be written, the file as it is (SQLite's immutable). That leaves
     out what its log holds, such as a crash leaves: CatalogueUnavailable where there is one."""

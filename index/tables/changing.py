@@ -28,6 +28,13 @@ def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence
         connection.execute(insert(CLASSES), [{"id": i, "name": name} for i, name in enumerate(classes)])
 
 
+def write_notes(connection: Connection, notes: Mapping[str, str | None]) -> None:
+    """Set what `meta` has under these keys; None: nothing any more."""
+    connection.execute(delete(META).where(META.c.key.in_(notes)))
+    if new := [{"key": key, "value": value} for key, value in notes.items() if value is not None]:
+        connection.execute(insert(META), new)
+
+
 @dataclass
 class Change:
     """A transaction that makes one revision of the catalogue, all of it or nothing.

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, Integer, Text, cast, update
 
-from index.sqlite import PATIENCE, CatalogueBusy, CatalogueError, CatalogueUnavailable, naming
-from index.tables.rows import Unavailable, Unusable, value
+from index.items import SUCCESSOR
+from index.sqlite import (
+    PATIENCE,
+    CatalogueBusy,
+    CatalogueError,
+    CatalogueUnavailable,
+    Superseded,
+    naming,
+)
+from index.tables.rows import Unavailable, Unusable, noted, value
 from index.tables.schema import META
 
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
@@ -19,6 +27,7 @@ class Connections:
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
+        self.returns_from: str | None = None  # the successor that may take its place, as it is to come back
         self._engine = engine
         # Who waits to write holds no connection: otherwise they would take all that readers need.
         self._turn = threading.Lock()
@@ -38,7 +47,7 @@ class Connections:
     @contextmanager
     def writing(self) -> Iterator[tuple[Connection, int]]:
         """One transaction, alone, and its revision: growing that takes the write lock before anything is
-        read."""
+        read. Superseded where another artifact took this one's place before."""
         grown = cast(cast(META.c.value, Integer) + 1, Text)
         if not self._turn.acquire(timeout=PATIENCE):
             raise CatalogueBusy(
@@ -47,9 +56,19 @@ class Connections:
         try:
             with self.noting() as connection:
                 connection.execute(update(META).where(META.c.key == "revision").values(value=grown))
+                self.refuse_superseded(connection)
                 yield connection, int(value(connection, "revision"))
         finally:
             self._turn.release()
+
+    def refuse_superseded(self, connection: Connection) -> None:
+        """Superseded where another artifact took this one's place, unless this is to come back from it."""
+        successor = noted(connection, SUCCESSOR)
+        if successor not in (None, self.returns_from):
+            raise Superseded(
+                f"{self.path}: {successor} took the place of this artifact; restart this service, which "
+                "then serves that one"
+            )
 
     def revision(self) -> int:
         """Of this moment."""

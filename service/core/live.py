@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from index.artifact import BUILT, PREDECESSOR, SUCCESSOR, TAKEN_OVER, Artifact
+from index.artifact import BUILT, PREDECESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
-from index.sqlite import CatalogueError
+from index.sqlite import CatalogueError, Superseded
 from service.core.batching import Batcher
 from service.core.carrying import Carried, Comparison, carry, compare
 from service.core.decoding import Decode
@@ -112,8 +112,14 @@ class Live:
     async def write(self, work: Callable[[Generation], T], *, ids_of: Generation | None = None) -> T:
         """Do `work` in a thread, alone, with the generation that is current when its turn comes.
 
-        NotReplaced where ids of another one were meant: here they are those of other images.
+        NotReplaced where ids of another one were meant: here they are those of other images. Superseded where
+        another process has served a successor since: also what would change nothing would be acknowledged.
         """
+
+        def in_place(generation: Generation) -> T:
+            generation.searcher.catalogue.check_in_place()
+            return work(generation)
+
         async with self.writing:
             with self.lease() as generation:
                 if ids_of not in (None, generation):
@@ -121,7 +127,7 @@ class Live:
                         f"{generation.searcher.name} has just taken the place of another artifact and has "
                         "other ids; look for the image again"
                     )
-                return await to_thread.run_sync(work, generation)
+                return await to_thread.run_sync(in_place, generation)
 
     async def close(self) -> None:
         """Close what is served and what was."""
@@ -158,10 +164,15 @@ class Live:
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Only whoever is within may replace what is served. NotReplaced while another is."""
+        """Only whoever is within may replace or copy what is served. NotReplaced while another is, and where
+        another process has served a successor since: a copy would lack what came later."""
         if self._replacing.locked():
             raise NotReplaced(BUSY)
         async with self._replacing:
+            try:
+                await to_thread.run_sync(self._current.searcher.catalogue.check_in_place)
+            except Superseded as error:
+                raise NotReplaced(str(error)) from error
             yield
 
     async def _replace(self, path: Path, *, force: bool, as_it_is: bool, since: str) -> Replaced:
@@ -177,16 +188,14 @@ class Live:
             _refuse_fixed(after.searcher, path)
             begin = int(before.searcher.catalogue.noted(since) or 0)
             await to_thread.run_sync(after.searcher.check)
-            carried, comparison = Carried(), None
+            await to_thread.run_sync(after.searcher.catalogue.come_back)
+            until, carried, comparison = None, Carried(), None
             if not as_it_is:
                 until, carried = await to_thread.run_sync(self._carry, before, after, begin)
                 comparison = await to_thread.run_sync(self._compared, before, after, force)
             async with self.writing:
-                if not as_it_is:
-                    _, rest = await to_thread.run_sync(self._carry, before, after, until)
-                    carried += rest
                 with CancelScope(shield=True):  # what a restart serves is what is served
-                    await to_thread.run_sync(_record, before.searcher, after.searcher)
+                    carried += await to_thread.run_sync(self._hand_over, before, after, until)
                     self._current = after
         self._retire(before)
         return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
@@ -204,6 +213,26 @@ class Live:
 
     def _carry(self, before: Generation, after: Generation, since: int) -> tuple[int, Carried]:
         return carry(before.searcher, after.library, since, decode=self._decode)
+
+    def _hand_over(self, before: Generation, after: Generation, until: int | None) -> Carried:
+        """Let a restart serve `after`, once it was given what was done since `until`, if anything shall be.
+
+        No process changes the one before meanwhile, nor afterwards: all that was acknowledged is in the one
+        that a restart finds.
+        """
+        left, new = before.searcher, after.searcher
+        had, rest = dict[str, str | None](), Carried()
+        try:
+            with left.catalogue.handing_over(new.name):
+                if until is not None:
+                    _, rest = self._carry(before, after, until)
+                had = new.catalogue.take_over(left.name, since=TAKEN_OVER, before=PREDECESSOR)
+        except CatalogueError as error:
+            with suppress(CatalogueError):
+                new.catalogue.note_all(had)  # as it was: a restart must find what goes on being served
+            raise NotReplaced(f"{error}; what was served is still served") from error
+        log.info("%s takes the place of %s", new.name, left.name)
+        return rest
 
     def _compared(self, before: Generation, after: Generation, force: bool) -> Comparison | None:
         try:
@@ -255,20 +284,3 @@ def _refuse_fixed(searcher: Searcher, path: Path) -> None:
             f"serves; make it writable, or restart the service with HEBBSEARCH_ARTIFACT={path}, which takes "
             "nothing along"
         )
-
-
-def _record(before: Searcher, after: Searcher) -> None:
-    """Let a restart serve `after`. In this order: at each moment they lead to one that has everything."""
-    notes = {TAKEN_OVER: str(after.catalogue.revision), PREDECESSOR: before.name, SUCCESSOR: None}
-    noted = {key: after.catalogue.noted(key) for key in notes}
-    try:
-        for key, value in notes.items():
-            after.catalogue.note(key, value)
-        before.catalogue.note(SUCCESSOR, after.name)
-    except CatalogueError as error:
-        with suppress(CatalogueError):
-            # As it was, the last first: a restart must find what goes on being served.
-            for key, value in reversed(noted.items()):
-                after.catalogue.note(key, value)
-        raise NotReplaced(f"{error}; a restart would not know of the other artifact") from error
-    log.info("%s takes the place of %s", after.name, before.name)

@@ -1,7 +1,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -432,3 +432,47 @@ def test_more_than_fit_a_statement_are_known(filled: Path, monkeypatch: pytest.M
     with Catalogue.open(filled) as catalogue:
         known = catalogue.known_as([Identity(None, f"a/{number}.png") for number in range(20)])
         assert [item.id for items in known.values() for item in items] == list(range(1, 21))
+
+
+def test_what_another_took_the_place_of_is_changed_no_more(filled: Path) -> None:
+    attempts: list[Callable[[Catalogue], object]] = [
+        lambda catalogue: catalogue.add([new_item(50)]),
+        lambda catalogue: catalogue.add_unknown([new_item(50)]),
+        lambda catalogue: catalogue.change(1, label=0),
+        lambda catalogue: catalogue.remove([1]),
+        lambda catalogue: catalogue.bury([Identity(None, "x", "")]),
+    ]
+    with Catalogue.open(filled) as one, Catalogue.open(filled) as other:
+        one.change(2, label=0)
+        other.change(2, label=1)
+        one.note("successor", "run-2")
+        revision, before = other.revision, [item.label for item in other.page(count=100)]
+        for attempt in attempts:
+            with pytest.raises(CatalogueError, match=r"sqlite: run-2 took the place of .* restart this"):
+                attempt(other)
+        assert (other.revision, [item.label for item in other.page(count=100)]) == (revision, before)
+        one.note("successor", None)
+        for attempt in attempts:
+            attempt(other)
+        assert other.revision > revision
+
+
+def test_a_place_is_handed_over_whole_or_not_at_all(filled: Path) -> None:
+    with Catalogue.open(filled) as one, Catalogue.open(filled) as other:
+        with pytest.raises(RuntimeError), one.handing_over("run-2"):
+            raise RuntimeError
+        other.change(1, label=0)
+        with one.handing_over("run-2"):
+            assert other.noted("successor") is None
+        with pytest.raises(CatalogueError, match="took the place"), other.handing_over("run-3"):
+            pass
+        other.come_back()
+        other.change(1, label=1)
+        one.note("successor", "run-3")
+        with pytest.raises(CatalogueError, match="took the place"):
+            other.take_over("run-2", since="then", before="whom")
+        other.come_back()
+        had = other.take_over("run-3", since="then", before="whom")
+        assert had == {"then": None, "whom": None, "successor": "run-3"}
+        assert [one.noted(key) for key in ("then", "whom")] == [str(one.revision), "run-3"]
+        one.change(1, label=0)
