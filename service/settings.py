@@ -63,8 +63,9 @@ class Settings(BaseSettings):
     hosts: str = Field(
         default="",
         description="names by which the service may be asked for, separated by commas; without any, by each, "
-        "but while there are no read keys from this machine and through proxies only as localhost or its "
-        "address, so that no foreign page in a browser here can make its name point to the service and read",
+        "but while there are no read keys from this machine, by any of its addresses, and through proxies "
+        "only as localhost or that address, so that no foreign page in a browser here can make its name "
+        "point to the service and read",
     )
     cors_origins: str = Field(
         default="",

@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -99,22 +99,43 @@ def _refuse_strange_host(request: Request, settings: Settings) -> None:
     if allowed:
         known = host in allowed
     else:
-        far = request.client is None or not is_loopback(request.client.host)
-        known = is_loopback(host) or (far and not _for_somebody(request))
+        near, own = _asks_itself(request), reached_address(request)
+        far = not near and not _for_somebody(request)
+        known = far or is_loopback(host) or (near and own is not None and _address(host) == own)
     if not known:
         raise HTTPException(403, UNKNOWN_HOST.format(repr(host[:80])))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
+def _asks_itself(request: Request) -> bool:
+    """Whether this machine asks: by its loopback, or by the very address that it reaches, as a machine does
+    that asks for an address of its own."""
+    if request.client is None:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None  # IPv4, at a socket for both
-    return (mapped or address).is_loopback
+    address = _address(request.client.host)
+    return address is not None and (address.is_loopback or address == reached_address(request))
+
+
+def reached_address(request: Request) -> IPv4Address | IPv6Address | None:
+    """The address of this machine to which the connection came; None where it is not known, as on a socket of
+    the file system."""
+    host, _ = request.scope.get("server") or ("", None)
+    return _address(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's loopback."""
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    """What an address is, however it is written: without zone, and of IPv4 that a socket of IPv6 names so
+    (RFC 4291, 2.5.5.2). None for a name."""
+    try:
+        address = ip_address(host.partition("%")[0] if ":" in host else host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def guarded_router(level: Access, **more: Any) -> APIRouter:

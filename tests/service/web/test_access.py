@@ -11,6 +11,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from index.artifact import Artifact
 from service.app import create_app
@@ -169,8 +170,58 @@ def test_others_are_not_this_machine() -> None:
         assert not from_this_machine(request_from(client, host="localhost"))
     assert from_this_machine(request_from("::ffff:127.0.0.1", host="localhost."))
     assert all(map(is_loopback, ("127.9.9.9", "localhost", "::1", "::ffff:127.0.0.1")))
-    others = ("", ".", "localhost.evil.example", "8.8.8.8", "127.0.0.1.nip.io", "::ffff:8.8.8.8", "::")
+    others = (
+        "",
+        ".",
+        "localhost.evil.example",
+        "8.8.8.8",
+        "127.0.0.1.nip.io",
+        "127.0.0.1%x",
+        "::ffff:8.8.8.8",
+        "::",
+    )
     assert not any(map(is_loopback, others))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "own_address", ["192.168.1.5", "[2001:db8::5]", "[fe80::5%eth0]", "[::ffff:192.168.1.5]"]
+)
+def test_a_name_that_was_made_to_point_to_an_own_address_cannot_read(own: Artifact, own_address: str) -> None:
+    """A browser of this machine asks by the address that the network knows (HOST=0.0.0.0)."""
+    served = Between(create_app(Settings(artifact=own.path)), own_address.strip("[]"))
+    with serve_here(served) as address, httpx.Client(base_url=address) as http:  # type: ignore[arg-type]
+        for host in ("evil.example", "evil.example:8000", "192.168.1.6", "[2001:db8::6]", "", "0.0.0.0"):
+            assert http.get("/images", headers={"host": host}).status_code == 403
+        own_name = own_address.replace("%eth0", "")
+        for host in (own_name, f"{own_name}:8000", "localhost:8000", "127.0.0.1"):
+            assert http.get("/images", headers={"host": host}).status_code == 200
+            assert http.delete("/images/1", headers={"host": host}).status_code == 403
+        served.client = "192.168.1.77"  # another machine of the network: it may call this one as it likes
+        assert http.get("/images", headers={"host": "search.example"}).status_code == 200
+
+
+@pytest.mark.process
+def test_loopback_is_this_machine_however_it_is_written(own: Artifact) -> None:
+    """A socket of IPv6 that takes IPv4 too names it so."""
+    served = Between(create_app(Settings(artifact=own.path)), "::ffff:127.0.0.1")
+    with serve_here(served) as address, httpx.Client(base_url=address) as http:  # type: ignore[arg-type]
+        assert http.get("/images", headers={"host": "evil.example"}).status_code == 403
+        assert http.delete("/images/1", headers={"host": "evil.example"}).status_code == 403
+        assert http.delete("/images/1", headers={"host": "127.0.0.1"}).status_code == 204
+
+
+class Between:
+    """What a socket would say: who asks, and by which address of this machine."""
+
+    def __init__(self, app: ASGIApp, address: str) -> None:
+        self.app = app
+        self.server = self.client = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope |= {"client": (self.client, 50_000), "server": (self.server, 8000)}
+        await self.app(scope, receive, send)
 
 
 def test_the_highest_level_of_a_key_counts_and_each_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
