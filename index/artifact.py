@@ -72,7 +72,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """ValueError for a number that JSON does not have, such as NaN."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # Names of folders may be no UTF-8: their lone surrogates are written as JSON escapes them.
+        return text.encode(errors="backslashreplace").decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from index.catalogue import Catalogue
 from index.items import UNLABELLED, Item
+from index.names import shown
 
 
 class NoParquet(RuntimeError):
@@ -101,4 +102,5 @@ def _record(item: Item, code: bytes) -> dict[str, object]:
 
 def _shared(item: Item) -> dict[str, object]:
     """What both formats say in the same way."""
-    return {name: getattr(item, name) for name in ("id", "path", "label", "width", "height")}
+    told = {name: getattr(item, name) for name in ("id", "path", "label", "width", "height")}
+    return told | {"path": shown(item.path)}

@@ -59,11 +59,6 @@ def label_of(text: str, what: str = "label") -> str:
     return label
 
 
-def shown(name: str) -> str:
-    """The name of a folder as text: what is no UTF-8 in it reads �."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
 def known_as(text: str, labels: Iterable[str]) -> str | None:
     """Which of the `labels` a text means: itself, else the first with its normal form.
 

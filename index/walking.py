@@ -22,10 +22,6 @@ class Walk:
     files: list[Path] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
 
-    def hides(self, path: Path) -> bool:
-        """Whether the path lies at or behind something that cannot be read."""
-        return any(place in self.unreadable for place in (path, *path.parents))
-
 
 def walk(root: Path, without: Path | None = None) -> Walk:
     """All files below `root` but hidden ones and `without`.

@@ -9,6 +9,7 @@ The clients only send. They load neither torch nor FAISS.
 """
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
+from index.names import shown
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
@@ -410,8 +412,17 @@ def _bytes(image: ImageSource) -> bytes:
 def _named(image: ImageSource | NamedSource) -> tuple[str, bytes]:
     if isinstance(image, tuple):
         name, source = image
-        return name, _bytes(source)
-    return ("image" if isinstance(image, bytes) else Path(image).name), _bytes(image)
+        return _sendable(name), _bytes(source)
+    return ("image" if isinstance(image, bytes) else _sendable(Path(image).name)), _bytes(image)
+
+
+def _sendable(name: str) -> str:
+    """A file's name as a form carries it whole: where that would alter it, as an encoded word (RFC 2047)."""
+    if name.isprintable() and not name.startswith("=?") and not {'"', "%", "\\"} & set(name):
+        return name
+    content = name.encode(errors="surrogateescape")
+    charset = "utf-8" if shown(name) == name else "unknown-8bit"  # RFC 1428
+    return f"=?{charset}?B?{base64.b64encode(content).decode()}?="
 
 
 def _headers(key: str | None) -> dict[str, str]:
@@ -450,6 +461,11 @@ def _explained(url: str) -> Iterator[None]:
         raise Unreachable(f"{url} did not answer in time; is it overloaded?") from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL):
         raise Unreachable(f"{url} is no address of a service; one looks like {URL}") from None
+    except UnicodeEncodeError as error:  # of the command line, where names may be any bytes
+        text = repr(shown(str(error.object)))[:80]
+        raise ServiceError(
+            f"{text} is not in UTF-8 and cannot be sent; write or rename it in UTF-8"
+        ) from None
     except httpx.HTTPError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Unreachable(f"{url} cannot be reached ({reason}); is the service running there?") from None

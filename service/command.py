@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from index.labels import LabelError, known_as, label_of, labels_and_strays, shown
+from index.labels import LabelError, known_as, label_of, labels_and_strays
+from index.names import normal, on_a_line, shown, take_any_letter
 from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
@@ -83,9 +84,9 @@ def verify(options: argparse.Namespace) -> int:
         show({"artifact": str(options.artifact), "faults": found, "swept": swept})
     else:
         for line in [*(f"removed {path}" for path in swept), *found]:
-            print(line)
+            say(line)
         if not found:
-            print(f"{options.artifact}: no fault")
+            say(f"{options.artifact}: no fault")
     return 1 if found else 0
 
 
@@ -99,7 +100,7 @@ def reencode(options: argparse.Namespace) -> int:
     except ArtifactError as error:
         raise Failed(str(error)) from None
     answer = {"artifact": str(made.path), "encoder_id": made.manifest.encoder_id}
-    show(answer) if options.json else print(f"{made.path}: encoder {made.manifest.encoder_id}")
+    show(answer) if options.json else say(f"{made.path}: encoder {made.manifest.encoder_id}")
     return 0
 
 
@@ -111,7 +112,7 @@ def add(options: argparse.Namespace, client: Client) -> int:
     root = options.folder.resolve()
     if not root.is_dir():
         raise Failed(f"{options.folder}: is no folder")
-    name = options.name or root.name
+    name = normal(shown(options.name or root.name))
     walked = walk(root, without=options.labels)
     label_of, strays = labels(options, client, root, walked.files)
     known = list(client.images(folder=name))
@@ -128,7 +129,7 @@ def add(options: argparse.Namespace, client: Client) -> int:
     relabelled = sum(1 for _ in progress(folders.relabel(client, plan.relabel), len(plan.relabel)))
     removed = 0
     if options.remove_gone and plan.refused and plan.gone:
-        print("nothing is removed: what is missing may be a file that could not be read", file=sys.stderr)
+        say("nothing is removed: what is missing may be a file that could not be read", file=sys.stderr)
     elif options.remove_gone:
         removed = sum(1 for _ in progress(folders.remove(client, plan.gone), len(plan.gone)))
     gone = [image.path for image in plan.gone][removed:]
@@ -136,17 +137,17 @@ def add(options: argparse.Namespace, client: Client) -> int:
         counted = {**count, "relabelled": relabelled, "unchanged": plan.unchanged, "removed": removed}
         show({"folder": name, **counted, "gone": gone, "refused": refused})
     else:
-        print(
+        say(
             f"{name}: {count['added']:,} added, {count['changed']:,} changed, {relabelled:,} relabelled, "
             f"{plan.unchanged:,} unchanged, {count['exists']:,} there already under another name, "
             f"{removed:,} removed"
         )
         if gone:
-            print(f"{len(gone):,} are gone from the folder and still indexed; --remove-gone removes them")
+            say(f"{len(gone):,} are gone from the folder and still indexed; --remove-gone removes them")
         for path, reason in list(refused.items())[:SHOWN]:
-            print(f"left out: {path}: {reason}", file=sys.stderr)
+            say(f"left out: {path}: {reason}", file=sys.stderr)
         if len(refused) > SHOWN:
-            print(f"left out: {len(refused) - SHOWN:,} more; --json names all", file=sys.stderr)
+            say(f"left out: {len(refused) - SHOWN:,} more; --json names all", file=sys.stderr)
     return SOME_LEFT_OUT if refused else 0
 
 
@@ -191,7 +192,7 @@ def search(options: argparse.Namespace, client: Client) -> int:
         show(answer.model_dump())
     else:
         for result in answer.results:
-            print(f"{result.distance:4d}  {result.id:8d}  {'–' if result.label is None else result.label}")
+            say(f"{result.distance:4d}  {result.id:8d}  {'–' if result.label is None else result.label}")
     return 0
 
 
@@ -201,9 +202,10 @@ def evaluate(options: argparse.Namespace, client: Client) -> int:
     if options.json:
         show(evaluation.model_dump())
     else:
-        print(f"mAP {evaluation.map:.4f}\n{evaluation.definition.text}")
+        say(f"mAP {evaluation.map:.4f}")
+        say(evaluation.definition.text)
         for each in evaluation.per_class:
-            print(f"  {each.label}: {'–' if each.aps is None else f'{each.aps:.4f}'}, {each.items:,} images")
+            say(f"  {each.label}: {'–' if each.aps is None else f'{each.aps:.4f}'}, {each.items:,} images")
     return 0
 
 
@@ -215,7 +217,7 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
     else:
         for image in found:
             where = image.path if image.folder is None else f"{image.folder}/{image.path}"
-            print(f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}")
+            say(f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}")
     return 0
 
 
@@ -223,7 +225,7 @@ def remove(options: argparse.Namespace, client: Client) -> int:
     """Remove images by their ids."""
     for item_id in options.id:
         client.remove(item_id)
-    show({"removed": options.id}) if options.json else print(f"{len(options.id):,} removed")
+    show({"removed": options.id}) if options.json else say(f"{len(options.id):,} removed")
     return 0
 
 
@@ -235,7 +237,7 @@ def stats(options: argparse.Namespace, client: Client) -> int:
     else:
         for name, value in answer.items():
             if not isinstance(value, (list, dict)):
-                print(f"{name}: {value}")
+                say(f"{name}: {value}")
     return 0
 
 
@@ -255,20 +257,18 @@ def replaced(options: argparse.Namespace, told: dict[str, Any]) -> int:
         show(told)
         return 0
     carried, compared = told["carried_over"], told["compared"]
-    print(f"{told['after']} takes the place of {told['before']}")
-    print(", ".join(f"{count:,} {what}" for what, count in carried.items()))
+    say(f"{told['after']} takes the place of {told['before']}")
+    say(", ".join(f"{count:,} {what}" for what, count in carried.items()))
     if compared:
         before, after = compared["map_before"], compared["map_after"]
-        print(
-            f"mAP {before:.4f} before, {after:.4f} now, on {compared['queries']:,} images that both hold out"
-        )
+        say(f"mAP {before:.4f} before, {after:.4f} now, on {compared['queries']:,} images that both hold out")
     return 0
 
 
 def snapshot(options: argparse.Namespace, client: Client) -> int:
     """Copy the artifact that is served."""
     made = client.snapshot(options.name)
-    show(made.model_dump()) if options.json else print(f"{made.name}: {made.items:,} images")
+    show(made.model_dump()) if options.json else say(f"{made.name}: {made.items:,} images")
     return 0
 
 
@@ -371,6 +371,7 @@ def _add_settings(serving: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code."""
+    take_any_letter()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["build"]:
         build(arguments[1:])
@@ -381,18 +382,25 @@ def main(arguments: list[str] | None = None) -> int:
         with closing(Client(options.url, os.environ.get(PREFIX + "KEY"))) as client:
             return int(options.run(options, client))
     except (ServiceError, Failed, DataError) as error:
-        print(f"hebbsearch: {error}", file=sys.stderr)
+        say(f"hebbsearch: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"hebbsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        say(f"hebbsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("hebbsearch: stopped", file=sys.stderr)
+        say("hebbsearch: stopped", file=sys.stderr)
         return 130
     return 1
 
 
 def show(value: Any) -> None:
-    """As JSON; for what is no Unicode, as a file's name may hold, with a question mark."""
-    print(json.dumps(value, ensure_ascii=False).encode(errors="replace").decode())
+    """As JSON, and what is no Unicode, as a file's name may hold, as �."""
+    text = shown(json.dumps(value, ensure_ascii=False))
+    # Escapes say the same, where the terminal does not know each letter.
+    print(text if (sys.stdout.encoding or "utf-8").lower() == "utf-8" else json.dumps(json.loads(text)))
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """A line for people; whatever is in it, a name too, stays within it."""
+    print(on_a_line(text), file=file)
 
 
 def progress(each: Iterable[T], total: int) -> Iterator[T]:

@@ -3,17 +3,18 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from index.labels import LabelError, normal_form
+from index.names import normal, shown
 from index.walking import Walk
 from service.client import Client, Refused
 from service.schemas.images import Image, ImagePath
@@ -83,7 +84,8 @@ def compare(
     for file in walked.files:
         path = file.as_posix()
         try:
-            named[PATH.validate_python(path)] = folder / file
+            PATH.validate_python(shown(path))
+            named[path] = folder / file
         except ValidationError as error:
             plan.refused[path] = error.errors()[0]["msg"]
     images = {image.sha256: image for image in known}
@@ -114,16 +116,11 @@ def compare(
             _relabel(plan, image, given)
     plan.unchanged -= len(plan.relabel)
     lost = [image for image in known if image.sha256 not in seen]
-    lost_at = defaultdict[str, list[Image]](list)
-    for image in lost:
-        lost_at[image.path].append(image)
-    plan.send = [_in_place_of(source, lost_at.get(source.path, [])) for source in plan.send]
+    places = _places(plan.send, lost)
+    plan.send = [_in_place_of(source, places[source.path]) for source in plan.send]
     replaced = {image.id for source in plan.send for image in source.instead_of}
-    plan.gone = [
-        each
-        for each in lost
-        if each.id not in replaced and each.path not in plan.refused and not walked.hides(Path(each.path))
-    ]
+    unknown = {_name(path) for path in plan.refused}
+    plan.gone = [each for each in lost if each.id not in replaced and not _is_behind(each.path, unknown)]
     return plan
 
 
@@ -136,6 +133,32 @@ def _relabel(plan: Plan, image: Image, given: Mapping[str, str]) -> None:
     for other, its in given.items():
         if normal_form(its) != normal_form(label):
             plan.kept[other] = f"it is the same image as {path}, whose label is {label!r}, not {its!r}"
+
+
+def _name(path: str) -> str:
+    """What a path here and one of the service are compared by."""
+    return normal(shown(path))
+
+
+def _places(sources: Sequence[Source], lost: Sequence[Image]) -> Mapping[str, list[Image]]:
+    """The images whose place each source takes, by its path: of names that are written in the same way, else
+    of those that read alike, as many do that are no UTF-8, each source its own."""
+    alike = defaultdict[str, list[Source]](list)
+    for source in sources:
+        alike[_name(source.path)].append(source)
+    places: dict[str, list[Image]] = {source.path: [] for source in sources}
+    for image in lost:
+        if candidates := alike.get(_name(image.path)):
+            same = [source for source in candidates if source.path == image.path]
+            chosen = min(same or candidates, key=lambda source: len(places[source.path]))
+            places[chosen.path].append(image)
+    return places
+
+
+def _is_behind(path: str, places: Collection[str]) -> bool:
+    """Whether a path is one of the places or lies below one."""
+    place = PurePosixPath(_name(path))
+    return any(each.as_posix() in places for each in (place, *place.parents))
 
 
 def _in_place_of(source: Source, images: Sequence[Image]) -> Source:
@@ -210,7 +233,7 @@ def _send(client: Client, folder: str, batch: list[Source]) -> list[Sent]:
         if refused.status not in (400, 413, 415, 422):
             raise
         if len(batch) == 1:
-            return [Sent(batch[0], "refused", refused.detail.removeprefix(f"{batch[0].path}: "))]
+            return [Sent(batch[0], "refused", refused.detail.removeprefix(f"{shown(batch[0].path)}: "))]
     else:
         sent = [
             Sent(source, each.status, each.error) for source, each in zip(batch, added.images, strict=True)

@@ -95,8 +95,14 @@ class Settings(BaseSettings):
 
     @field_validator("read_keys", "write_keys", "admin_keys")
     @classmethod
-    def _long_enough(cls, text: SecretStr) -> SecretStr:
-        if any(len(key) < SHORTEST_KEY for key in split(text.get_secret_value())):
+    def _long_enough_and_sendable(cls, text: SecretStr) -> SecretStr:
+        keys = split(text.get_secret_value())
+        if not all(key.isascii() and key.isprintable() for key in keys):  # RFC 9110, 5.5: of others few agree
+            raise ValueError(
+                "a key has a character that is not sent in a header; use English letters and digits, or make "
+                "one with openssl rand -hex 16"
+            )
+        if any(len(key) < SHORTEST_KEY for key in keys):
             raise ValueError(
                 f"a key has fewer than {SHORTEST_KEY} characters; make one with openssl rand -hex 16"
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from index.artifact import ArtifactError
+from index.names import on_a_line, take_any_letter
 from index.sqlite import CatalogueError
 from training.config import ConfigError
 from training.data import DataError
@@ -62,6 +63,7 @@ def run_or_fail(
 ) -> None:
     """Run a command; errors of the user's making, `more` among them, end in one line and exit code 2."""
     errors: tuple[type[Exception], ...] = (*USER_ERRORS, *more)
+    take_any_letter()
     try:
         command()
     except KeyboardInterrupt as stop:
@@ -74,5 +76,5 @@ def run_or_fail(
 
 def fail(message: str, command: str, code: int = 2) -> NoReturn:
     """End with one line and an exit code."""
-    print(f"{command}: {message}", file=sys.stderr)
+    print(on_a_line(f"{command}: {message}"), file=sys.stderr)
     sys.exit(code)

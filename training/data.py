@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.items import UNLABELLED
-from index.labels import LabelError, label_of, read_labels, shown
+from index.labels import LabelError, label_of, read_labels
+from index.names import shown
 from index.walking import DataError as DataError  # what people give the functions here
 from index.walking import walk
 from training.config import Config
@@ -90,7 +91,7 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """What names the images and labels, in their order."""
-        names = "\0".join(self.paths).encode()
+        names = "\0".join(self.paths).encode(errors="surrogateescape")
         return hashlib.sha256(names + self.labels.tobytes()).hexdigest()
 
 
@@ -122,9 +123,6 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data names the folder that holds your images")
-    if not is_unicode(str(root)):
-        shown = str(root).encode(errors="replace").decode()
-        raise DataError(f"{shown}: the folder's name is not valid Unicode; rename it")
     walked = walk(root, without=labels_file)
     files = walked.files
     for place, reason in walked.unreadable.items():
@@ -158,7 +156,9 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
         labels = read_labels(labels_file, root, files)
         names = [labels.get(file) for file in files]
     unreadable = tuple((place.as_posix(), reason) for place, reason in walked.unreadable.items())
-    return replace(_from_files(root.name or str(root), root, files, names, queries), unreadable=unreadable)
+    return replace(
+        _from_files(shown(root.name or str(root)), root, files, names, queries), unreadable=unreadable
+    )
 
 
 def cifar10(root: Path) -> ImageSet:
@@ -270,11 +270,6 @@ def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> lis
 
 
 # --- their parts -----------------------------------------------------------------------------------
-
-
-def is_unicode(path: str) -> bool:
-    """Whether the name can be stored as text: Linux allows any bytes in it, which come as surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _label_of(name: str | None, root: Path) -> str | None:

@@ -21,6 +21,7 @@ from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED, NewItem
+from index.names import shown
 from training.data import DataError, Positions
 from training.device import describe
 from training.finetune import accuracy
@@ -106,10 +107,10 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
     try:
         image, file = opened(images, position)
     except (ImageError, OSError) as error:
-        return {"path": path, "reason": f"it changed while the run was reading it ({error})"}
+        return {"path": shown(path), "reason": f"it changed while the run was reading it ({error})"}
     label = int(images.labels[position]) if run.classes else UNLABELLED
-    shown = thumbnail(image)
-    item = NewItem(path, label, split, image.width, image.height, shown, code=None, file=file)
+    small = thumbnail(image)
+    item = NewItem(path, label, split, image.width, image.height, small, code=None, file=file)
     return Row(position, item, square_pixels(image, run.config.image_size))
 
 

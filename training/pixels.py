@@ -17,9 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from index.items import File
+from index.names import shown
 from training import protocol
 from training.config import Config
-from training.data import DataError, ImageSet, Positions, images_of, is_unicode
+from training.data import DataError, ImageSet, Positions, images_of
 from training.device import choose_device
 from training.nets.images import ImageError, open_image, square_pixels
 
@@ -147,8 +148,6 @@ def read(images: ImageSet, size: int) -> Loaded:
     hashes = [b""] * len(images)
 
     def decode(position: int) -> str | None:
-        if not is_unicode(images.paths[position]):
-            return "its name is not valid Unicode; rename it"
         try:
             image, file = opened(images, position)
             square = square_pixels(image, size)
@@ -164,8 +163,7 @@ def read(images: ImageSet, size: int) -> Loaded:
         faults = list(progress("reading images", outcomes, len(images)))
     broken = [(path, fault) for path, fault in zip(images.paths, faults, strict=True) if fault]
     skipped = [
-        {"path": path.encode(errors="replace").decode(), "reason": reason}
-        for path, reason in (*images.unreadable, *broken)
+        {"path": shown(path), "reason": shown(reason)} for path, reason in (*images.unreadable, *broken)
     ]
     if len(broken) == len(images):
         raise DataError(

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from index.codes import Codes
 from index.items import UNLABELLED, Identity, NewItem
 from index.labels import normal_form
+from index.names import from_stored, stored
 from index.tables.digest import digest
 from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
 from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, metadata
@@ -31,7 +32,7 @@ def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence
 def write_notes(connection: Connection, notes: Mapping[str, str | None]) -> None:
     """Set what `meta` has under these keys; None: nothing any more."""
     connection.execute(delete(META).where(META.c.key.in_(notes)))
-    if new := [{"key": key, "value": value} for key, value in notes.items() if value is not None]:
+    if new := [{"key": key, "value": stored(text)} for key, text in notes.items() if text is not None]:
         connection.execute(insert(META), new)
 
 
@@ -102,7 +103,7 @@ class Change:
         if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != self.bits):
             raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {self.bits} bits")
         return {
-            "path": item.path,
+            "path": stored(item.path),
             "label": self._label(item.path, item.label),
             "split": item.split,
             "width": item.width,
@@ -181,10 +182,16 @@ class Change:
         """As `Catalogue.bury`."""
         lowest = self.connection.scalar(select(func.min(REMOVED.c.item_id))) or 0
         noted = select(REMOVED.c.sha256, REMOVED.c.path, REMOVED.c.folder)
-        known = {Identity(*row) for row in self.connection.execute(noted)}
+        known = {
+            Identity(sha256, from_stored(path or "", folder), folder)
+            for sha256, path, folder in self.connection.execute(noted)
+        }
         new = [each for each in dict.fromkeys(identities) if each not in known]
         rows = [
-            {"item_id": min(lowest, 0) - at, "revision": self.revision, **asdict(each)}
+            {
+                **asdict(each),
+                **{"item_id": min(lowest, 0) - at, "revision": self.revision, "path": stored(each.path)},
+            }
             for at, each in enumerate(new, 1)
         ]
         for start in range(0, len(rows), BATCH):

@@ -12,6 +12,7 @@ from sqlalchemy import Row, and_, func, or_, select
 
 from index.codes import Codes
 from index.items import UNLABELLED, Changes, CodeTable, Identity, Item
+from index.names import from_stored, normal, spellings, stored
 from index.tables import rows
 from index.tables.connections import Connections
 from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, THUMBNAILS
@@ -114,7 +115,7 @@ class Reader:
         if labels is not None:
             query = query.where(func.coalesce(ITEMS.c.label, UNLABELLED).in_(labels))
         if folder is not None:
-            query = query.where(ITEMS.c.folder == folder)
+            query = query.where(ITEMS.c.folder.in_(spellings(folder)))
         if sha256 is not None:
             query = query.where(ITEMS.c.sha256 == sha256)
         with self._connections.reading() as connection:
@@ -197,7 +198,10 @@ class Reader:
             REMOVED.c.revision > since, REMOVED.c.path.is_not(None), ~back.exists()
         )
         with self._connections.reading() as connection:
-            return [Identity(*row) for row in connection.execute(query.distinct())]
+            return [
+                Identity(sha256, from_stored(path, folder), folder)
+                for sha256, path, folder in connection.execute(query.distinct())
+            ]
 
     def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
         """The items of both splits that are known by each of these: those of the same bytes, else, where its
@@ -207,7 +211,9 @@ class Reader:
             for start in range(0, len(identities), rows.BATCH // 2):
                 some = identities[start : start + rows.BATCH // 2]
                 hashes = {each.sha256 for each in some if each.sha256 is not None}
-                paths = {each.path for each in some if each.folder is None}
+                paths = {
+                    stored(path) for each in some if each.folder is None for path in spellings(each.path)
+                }
                 which = or_(
                     ITEMS.c.sha256.in_(hashes), and_(ITEMS.c.folder.is_(None), ITEMS.c.path.in_(paths))
                 )
@@ -216,10 +222,11 @@ class Reader:
                 for row in connection.execute(KNOWN.where(which).order_by(ITEMS.c.id)):
                     by_bytes[row.sha256].append(_item(row))
                     if row.folder is None:
-                        by_path[row.path].append(_item(row))
+                        by_path[normal(_item(row).path)].append(_item(row))
                 for each in some:
                     same = by_bytes[each.sha256] if each.sha256 else []
-                    there = by_path[each.path] if each.folder is None else []
+                    there = by_path[normal(each.path)] if each.folder is None else []
+                    there = [item for item in there if item.path == each.path] or there
                     found[each] = same or [item for item in there if not (each.sha256 and item.sha256)]
         return found
 
@@ -234,7 +241,7 @@ class Reader:
 def _item(row: Row[Any]) -> Item:
     return Item(
         id=row.id,
-        path=row.path,
+        path=from_stored(row.path, row.folder),
         label=row.label_name,
         split=row.split,
         width=row.width,

@@ -6,6 +6,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from index.items import UNLABELLED, Changes, CodeTable
+from index.names import from_stored
 from index.tables.schema import CLASSES, CODES, ITEMS, META
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
@@ -29,7 +30,7 @@ def value(connection: Connection, key: str) -> str:
 def noted(connection: Connection, key: str) -> str | None:
     """What `meta` has under a key, if anything."""
     found: str | None = connection.scalar(select(META.c.value).where(META.c.key == key))
-    return found
+    return None if found is None else from_stored(found)
 
 
 def class_indices(connection: Connection) -> dict[str, int]:

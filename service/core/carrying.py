@@ -16,6 +16,7 @@ from torch import Tensor
 
 from index.items import UNLABELLED, File, Identity, Item, NewItem
 from index.labels import normal_form
+from index.names import normal, shown
 from service.core.decoding import Decode, decode
 from service.core.library import Library
 from service.core.measuring import NothingToMeasure, scores
@@ -134,7 +135,7 @@ def _paired(ours: Sequence[Item], theirs: Sequence[Item]) -> dict[int, Item]:
     """The item of `theirs` that each of `ours` is, by its id, and none twice: of equal bytes the one at the
     same path, else any; where one was not hashed, the one at the same path."""
     pairs: dict[int, Item] = {}
-    for key in (_bytes_and_path, _bytes, _path):
+    for key in (_bytes_and_path, _bytes_and_name, _bytes, _path, _name):
         taken = {twin.id for twin in pairs.values()}
         free: defaultdict[Hashable, deque[Item]] = defaultdict(deque)
         for item in theirs:
@@ -142,7 +143,7 @@ def _paired(ours: Sequence[Item], theirs: Sequence[Item]) -> dict[int, Item]:
                 free[key(item)].append(item)
         for item in ours:
             left = free.get(key(item))
-            if item.id in pairs or not left or (key is _path and item.sha256 and left[0].sha256):
+            if item.id in pairs or not left or (key in (_path, _name) and item.sha256 and left[0].sha256):
                 continue
             pairs[item.id] = left.popleft()
     return pairs
@@ -152,12 +153,20 @@ def _bytes_and_path(item: Item) -> Hashable:
     return None if item.sha256 is None else (item.sha256, item.path)
 
 
+def _bytes_and_name(item: Item) -> Hashable:
+    return None if item.sha256 is None else (item.sha256, normal(item.path))
+
+
 def _bytes(item: Item) -> Hashable:
     return item.sha256
 
 
 def _path(item: Item) -> Hashable:
     return item.path if item.folder is None else None
+
+
+def _name(item: Item) -> Hashable:
+    return normal(item.path) if item.folder is None else None
 
 
 def _is_lost(source: Searcher, target: Library, item: Item) -> bool:
@@ -189,11 +198,12 @@ def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
     theirs = _found_as(target.searcher, gone)
     kept = {item.id for item in _twins(source, theirs).values()}
     there = {item.sha256 for item in _found_as(source, gone)} - {None}
-    places = {(each.sha256, each.path) for each in gone}
+    places = {(each.sha256, normal(each.path)) for each in gone}
     leaving = [
         item
         for item in theirs
-        if item.id not in kept and (item.sha256 not in there or (item.identity.sha256, item.path) in places)
+        if item.id not in kept
+        and (item.sha256 not in there or (item.identity.sha256, normal(item.path)) in places)
     ]
     return sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))
 
@@ -269,4 +279,6 @@ def _pixels(target: Library, item: Item, content: bytes, decode: Decode) -> Tens
     try:
         return target.searcher.decoded(content, decode, max_pixels=MAX_PIXELS).pixels
     except ImageError as error:
-        raise CannotCarry(f"image {item.id}, {item.path}: its kept file cannot be read ({error})") from None
+        raise CannotCarry(
+            f"image {item.id}, {shown(item.path)}: its kept file cannot be read ({error})"
+        ) from None

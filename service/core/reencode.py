@@ -27,6 +27,7 @@ from index.backup import copy_artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.items import Item
+from index.names import shown
 from service.core.originals import NoOriginal
 from service.core.searcher import Searcher, load_encoder
 from training.nets.encoder import Encoder
@@ -79,7 +80,7 @@ def _items(catalogue: Catalogue) -> Iterator[Item]:
 def _refuse_lost(source: Searcher, items: Iterable[Item]) -> None:
     lost = [item for item in items if not _is_there(source, item)]
     if lost:
-        named = ", ".join(item.path for item in lost[:SHOWN])
+        named = ", ".join(shown(item.path) for item in lost[:SHOWN])
         raise ArtifactError(
             f"{source.artifact.path}: the files of {len(lost):,} images are not there, such as {named}; "
             "put them back or remove these images"
@@ -109,7 +110,7 @@ def _codes(source: Searcher, encoder: Encoder, items: Iterable[Item]) -> Iterato
             image = open_image(source.original_of(item), reading=encoder.description.reading)
             waiting.append((item.id, encoder.prepare(image)))
         except (ImageError, NoOriginal, OSError) as error:
-            raise ArtifactError(f"{item.path}: {error}; put it back as it was") from None
+            raise ArtifactError(f"{shown(item.path)}: {error}; put it back as it was") from None
         if len(waiting) == TOGETHER:
             yield from encoded()
     yield from encoded()

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from index.duplicates import TooManyPairs, groups_within
 from index.export import WRITERS, NoParquet
 from index.items import UNLABELLED, Changes
+from index.names import shown
 from index.snapshot import Snapshot
 from service.core.searcher import Searcher
 from service.schemas import about as schemas
@@ -230,7 +231,7 @@ def metrics(request: Request, searcher: Service) -> Response:
     artifact = searcher.artifact
     text = shared(request).metrics.text(
         items=len(searcher.snapshot().ids),
-        artifact={"artifact": searcher.name, "encoder_id": artifact.manifest.encoder_id},
+        artifact={"artifact": shown(searcher.name), "encoder_id": artifact.manifest.encoder_id},
         places=vars(shared(request).places),
     )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -263,7 +264,7 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
             originals=originals,
             per_image=(size + originals) / images if images else None,
         ),
-        artifact=searcher.name,
+        artifact=shown(searcher.name),
         created=manifest.created,
         encoder_id=manifest.encoder_id,
         bits=manifest.bits,

@@ -7,6 +7,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from index.artifact import Artifact
+from index.names import shown
 from service.core.live import Replaced
 from service.schemas.admin import CarriedOver, Compared, Reload, Reloaded, SnapshotMade, SnapshotRequest
 from service.schemas.problem import problems
@@ -95,8 +96,8 @@ def _folder(request: Request, name: str | None) -> Path:
 def _reloaded(replaced: Replaced) -> Reloaded:
     carried, compared = replaced.carried, replaced.comparison
     return Reloaded(
-        before=replaced.before,
-        after=replaced.after,
+        before=shown(replaced.before),
+        after=shown(replaced.after),
         carried_over=CarriedOver(added=carried.added, changed=carried.changed, removed=carried.removed),
         compared=None
         if compared is None

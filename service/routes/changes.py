@@ -1,9 +1,10 @@
 """The routes that change the index."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import PurePath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
@@ -13,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from index.labels import normal_form
+from index.names import shown
 from index.space import WAY_OUT, no_space
 from index.sqlite import CatalogueBusy, CatalogueError
 from service.core.library import Outcome, Prepared, Upload, too_large
@@ -34,6 +36,8 @@ router = guarded_router(Access.WRITE)
 
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
 SHOWN = 5  # reasons that one message gives
+WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")  # how a path begins there: old browsers send all of it
+LONGEST_NAME = 255  # characters; Linux's NAME_MAX
 
 UNWRITABLE = {
     401: NO_KEY,
@@ -63,6 +67,7 @@ FORM = forms.form_of(forms.MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png
 LABEL: TypeAdapter[str] = TypeAdapter(schemas.LabelText)
 EMPTY_IS_NONE = BeforeValidator(lambda text: text or None)  # as of a form
 TEXT: TypeAdapter[str] = TypeAdapter(schemas.ImageText)
+FOLDER: TypeAdapter[str] = TypeAdapter(schemas.FolderName)
 PATH: TypeAdapter[str] = TypeAdapter(schemas.ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(schemas.Metadata)
 
@@ -99,7 +104,7 @@ async def add(
     metadata: Annotated[
         str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])
     ] = None,
-    name: Annotated[schemas.ImageText, Query(description="For a raw body: what to call it.")] = "image",
+    name: Annotated[schemas.FileName, Query(description="For a raw body: what to call it.")] = "image",
 ) -> schemas.AddedImages:
     """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
     raw body. `label` and `metadata` are query parameters or form fields.
@@ -127,7 +132,7 @@ async def add(
     return schemas.AddedImages(
         images=[
             schemas.AddedImage(
-                name=upload.name,
+                name=shown(upload.name),
                 status=_status(outcome),
                 image=image,
                 error=_kept(upload, image) if outcome.error is None else str(outcome.error),
@@ -237,10 +242,10 @@ def _kept(upload: Upload, image: schemas.Image | None) -> str | None:
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:
     """All were refused: why."""
-    shown = [f"{up.name}: {out.error}" for up, out in zip(uploads, outcomes, strict=True)][:SHOWN]
+    faults = [f"{up.name}: {out.error}" for up, out in zip(uploads, outcomes, strict=True)][:SHOWN]
     more = f"; and {len(outcomes) - SHOWN} more" if len(outcomes) > SHOWN else ""
     strange = all(isinstance(outcome.error, NotAnImage) for outcome in outcomes)
-    return HTTPException(415 if strange else 422, "; ".join(shown) + more)
+    return HTTPException(415 if strange else 422, "; ".join(faults) + more)
 
 
 async def _uploads(
@@ -264,7 +269,7 @@ async def _uploads(
         in_form = None if given["label"] is None else _valid(LABEL, given["label"], "label")
         wanted = _one_of("label", label, in_form, alike=normal_form)
         about = _one_of("metadata", metadata, _metadata(given["metadata"])) or {}
-        folder = _valid(TEXT, given["folder"], "folder") if given["folder"] is not None else SENT
+        folder = _valid(FOLDER, given["folder"], "folder") if given["folder"] is not None else SENT
         named = _name if folder == SENT else _path
         return [
             Upload(named(file), await file.read(), wanted, about, folder)
@@ -311,13 +316,13 @@ def _valid(kind: TypeAdapter[Any], value: Any, name: str) -> Any:
 
 def _path(file: UploadFile) -> str:
     """A file's path in its folder. It is kept to be shown and compared, and never opened."""
-    name = (file.filename or "").replace("%22", '"')  # as a form's header writes it
-    path: str = _valid(PATH, name, f"image {name[:80]!r}")
+    path = file.filename or ""
+    _valid(PATH, shown(path), f"image {shown(path)[:80]!r}")
     return path
 
 
 def _name(file: UploadFile) -> str:
     """A file's own name, without folders; whatever it is, it is a name and no path."""
-    name = PurePath((file.filename or "").replace("\\", "/")).name
-    printable = "".join(letter if letter.isprintable() else "?" for letter in name)[:200]
-    return printable or "image"
+    name = shown(file.filename or "")
+    kind = PureWindowsPath if WINDOWS.match(name) else PurePosixPath
+    return kind(name).name[:LONGEST_NAME] or "image"

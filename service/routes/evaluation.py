@@ -14,6 +14,7 @@ from index.code_statistics import bit_statistics, same_code
 from index.codes import to_hex
 from index.distances import precision_by_distance
 from index.items import CodeTable
+from index.names import shown
 from service.core import measuring
 from service.core.measuring import Measurement, NothingToMeasure, measure
 from service.core.searcher import Searcher
@@ -196,7 +197,7 @@ def evaluate(searcher: Searcher, asked: schemas.EvaluationParameters) -> schemas
         ties=asked.ties,
         denominator=asked.denominator,
         encoder_id=manifest.encoder_id,
-        artifact=searcher.name,
+        artifact=shown(searcher.name),
         rule=manifest.config.get("rule"),
         backbone=manifest.config.get("backbone"),
         labels=_regime(data),
@@ -237,7 +238,7 @@ def _class_scores(measured: Measurement) -> list[schemas.ClassScore]:
 def _regime(data: dict[str, Any]) -> str | None:
     """The label regime; of a file of labels only its name, not where it lay."""
     labels = data.get("labels")
-    return None if labels is None else Path(labels).name
+    return None if labels is None else shown(Path(labels).name)
 
 
 def _in_words(definition: schemas.Definition, data: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
 from index.items import UNLABELLED, Item
+from index.names import shown
 from service.core.originals import NoOriginal
 from service.core.searcher import Searcher
 from service.schemas.images import Image, Page, PageParameters
@@ -78,7 +79,7 @@ def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
                 original = address(request, item.id, "original")
         return Image(
             id=item.id,
-            path=item.path,
+            path=shown(item.path),
             folder=item.folder or None,
             label=item.label,
             split=item.split,
@@ -147,7 +148,7 @@ def original(item_id: ItemId, request: Request, searcher: Service) -> FileRespon
         path = searcher.original_of(item)
     except NoOriginal as error:
         raise HTTPException(404, str(error)) from None
-    name = PurePath(item.path)  # one that was sent lies under another
+    name = PurePath(shown(item.path))  # one that was sent lies under another
     kind = SAFE_TYPES.get(name.suffix.lower())
     if kind is not None:
         return FileResponse(path, media_type=kind)

@@ -1,13 +1,13 @@
 """Images over HTTP: what is known of them, what may be changed, what became of those that were sent."""
 
 import json
-import unicodedata
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from index.labels import LONGEST, label_of
+from index.names import normal
 from service.schemas.example import with_example
 from service.schemas.search import MOST_LABELS
 
@@ -36,16 +36,15 @@ def _printable(text: str) -> str:
 
 
 def _relative(path: str) -> str:
-    if path.startswith("/") or "\\" in path or {"", ".", ".."} & set(path.split("/")):
+    if {"", ".", ".."} & set(path.split("/")):
         raise ValueError("use a relative path with / between its parts, none of them empty, '.' or '..'")
-    if not all(map(_can_be_shown, path)):
-        raise ValueError("use a path of printable characters")
-    return path
+    return _name(path)
 
 
-def _can_be_shown(letter: str) -> bool:
-    # Spaces of other widths stand in the names of macOS's screenshots, joiners in emoji and in Persian.
-    return letter.isprintable() or letter in "\u200c\u200d" or unicodedata.category(letter) == "Zs"
+def _name(text: str) -> str:
+    if "\0" in text:  # no file has it, and not every database takes it
+        raise ValueError("leave out the character U+0000")
+    return text
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
@@ -55,14 +54,15 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"it cannot be written as JSON ({str(error)[:80]})") from None
     if size > MOST_METADATA:
         raise ValueError(f"it has {size:,} bytes as JSON, at most {MOST_METADATA:,} are kept")
-    if _depth(value) > DEEPEST_METADATA:
+    if _is_deeper(value, DEEPEST_METADATA):
         raise ValueError(f"it is nested more than {DEEPEST_METADATA} levels deep")
     return value
 
 
-def _depth(value: Any) -> int:
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Looks no deeper than it must: what is nested without end would end Python's stack."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def _named(value: Any) -> Any:
@@ -91,7 +91,9 @@ LabelText = Annotated[
 ]
 ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
-ImagePath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_relative)]
+FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]  # 255: Linux's NAME_MAX
+FolderName = Annotated[FileName, AfterValidator(normal)]
+ImagePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_relative)]  # PATH_MAX
 Metadata = Annotated[dict[str, Any], AfterValidator(_small), AfterValidator(_named)]
 
 
@@ -101,7 +103,7 @@ class Image(BaseModel):
     model_config = with_example(IMAGE)
 
     id: int
-    path: str = Field(description="Relative to its folder.")
+    path: str = Field(description="Relative to its folder; � stands for each byte that is no UTF-8.")
     folder: str | None = Field(
         description="Name of the folder that it was sent from; null: it was indexed when the artifact was "
         "made, or sent alone."
@@ -141,7 +143,7 @@ class PageParameters(BaseModel):
     unlabelled: Annotated[
         bool, Field(description="Only images without a label, beside those with one of `label`.")
     ] = False
-    folder: ImageText | None = Field(
+    folder: FolderName | None = Field(
         default=None, description="Only images that were sent with this folder's name.", examples=["scans"]
     )
     sha256: Sha256 | None = Field(

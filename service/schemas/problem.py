@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from index.names import shown
+
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
@@ -18,8 +20,8 @@ class Problem(BaseModel):
 
 
 def problem(status: int, detail: str) -> Problem:
-    """The error of this status."""
-    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    """The error of this status. What is no Unicode in the detail, as JSON may bring it, reads �."""
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=shown(detail))
 
 
 def problems(details: dict[int, str]) -> dict[int | str, dict[str, Any]]:

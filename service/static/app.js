@@ -14,7 +14,7 @@ let shown = null; // {name, address, state} of what the page shows
 /** Show what the address and its history entry stand for. */
 function route() {
   const [name, rest] = location.hash.slice(1).split("/");
-  const now = { name: name in views ? name : "search", address: location.hash, state: history.state };
+  const now = { name: Object.hasOwn(views, name) ? name : "search", address: location.hash, state: history.state };
   if (shown !== null && shown.address === now.address && shown.state === now.state) return;
   const elsewhere = shown !== null && shown.name !== now.name;
   shown = now;
@@ -29,8 +29,17 @@ function route() {
     scrollTo(0, 0);
     $(`${now.name}-view`).querySelector("h2[tabindex]").focus({ preventScroll: true });
   }
-  views[now.name].open(rest && decodeURIComponent(rest), now.state, elsewhere);
+  views[now.name].open(rest && decoded(rest), now.state, elsewhere);
   Object.assign(shown, { address: location.hash, state: history.state }); // the view may have named itself
+}
+
+/** A part of an address; one that cannot be decoded stands for itself. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** Dropped, pasted and chosen files go to the view that takes some; elsewhere they are searched with. */

@@ -1,14 +1,21 @@
 """Images and their parameters, as forms or raw bodies bring them."""
 
+import re
 from collections.abc import Collection, Mapping
+from contextlib import aclosing
+from email.errors import HeaderParseError
+from email.header import decode_header
 from tempfile import gettempdir
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
+from index.names import UNREADABLE, shown
 from index.space import no_space
 from service.core.library import too_large
 from service.web.asking import shared
@@ -27,6 +34,13 @@ MANY_IMAGES = {"type": "array", "items": ONE_IMAGE}
 RAW_IMAGE = {
     "image/*": {"schema": {"type": "string", "format": "binary"}, "example": "(the bytes of cat.png)"}
 }
+
+# Of Content-Disposition; a header has at most 4 kB in a form.
+PARAMETER = re.compile(rb';\s*([^=;\s]+)\s*=\s*("(?:[^"\\]|\\.)*"(?=\s*(?:;|$))|[^;]*)', re.DOTALL)
+EXTENDED = re.compile(rb"([\w.+-]+)'[^']*'(.*)", re.DOTALL)
+WORD = rb"=\?[\w.+-]+(?:\*[\w-]+)?\?[bBqQ]\?[!->@-~]*\?="
+ENCODED = re.compile(rb"%b(?:\s+%b)*" % (WORD, WORD))
+ESCAPED = re.compile(rb"%22|%0[ADad]")
 
 
 def form_of(
@@ -67,7 +81,7 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
             400, f"the form cannot be read (its charset is {charset[:40]!r}); send it in UTF-8"
         )
     try:
-        form = await request.form(max_files=max_files, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
+        form = await _form(request, max_files=max_files, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
         return FormData(filled_in(form))
     except HTTPException as error:
         if error.status_code != 400:
@@ -80,6 +94,68 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
         if not no_space(error):
             raise
         raise HTTPException(507, NO_SPACE_TO_READ.format(gettempdir())) from None
+
+
+async def _form(request: Request, **limits: int) -> FormData:
+    """As Starlette's `Request.form`, with the names of files as they are."""
+    try:
+        async with aclosing(request.stream()) as stream:
+            return await _Form(request.headers, stream, **limits).parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from None
+
+
+class _Form(MultiPartParser):
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        name = file_name(part.content_disposition or b"")
+        if name is not None:  # what has only a `filename*` is a file too
+            part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
+        super().on_headers_finished()
+        if part.file is not None:
+            part.file.filename = name
+
+
+def file_name(disposition: bytes) -> str | None:
+    """The name of a file in a Content-Disposition header; None: it names none.
+
+    Each byte that is no UTF-8 is a lone surrogate (PEP 383). A name may come as `filename*` (RFC 8187), in
+    encoded words (RFC 2047), or as browsers send it: in plain bytes, with %22, %0A and %0D for what would
+    break the line (WHATWG HTML, multipart form data).
+    """
+    given = {name.lower(): _unquoted(value) for name, value in PARAMETER.findall(disposition)}
+    if extended := EXTENDED.fullmatch(given.get(b"filename*", b"")):
+        name = _decoded(unquote_to_bytes(extended[2]), extended[1].decode())
+    elif (plain := given.get(b"filename")) is None:
+        return None
+    elif ENCODED.fullmatch(plain):
+        name = _of_words(plain)
+    else:
+        name = _decoded(ESCAPED.sub(lambda escape: unquote_to_bytes(escape[0]), plain), "utf-8")
+    return name.replace("\0", UNREADABLE)  # which is in no name, and not every database takes it
+
+
+def _unquoted(value: bytes) -> bytes:
+    value = value.strip()
+    if len(value) < 2 or not value.startswith(b'"') or not value.endswith(b'"'):
+        return value
+    return value[1:-1].replace(b"\\\\", b"\\").replace(b'\\"', b'"')
+
+
+def _of_words(words: bytes) -> str:
+    try:
+        parts = decode_header(words.decode())
+    except HeaderParseError:  # no base64
+        return words.decode()
+    name = (part if isinstance(part, str) else _decoded(part, kind or "utf-8") for part, kind in parts)
+    return "".join(name) or words.decode()
+
+
+def _decoded(name: bytes, charset: str) -> str:
+    try:
+        return shown(name.decode(charset))
+    except (LookupError, UnicodeError):
+        return name.decode(errors="surrogateescape")
 
 
 async def _image_in(form: FormData) -> bytes:

@@ -1,5 +1,6 @@
 """Every error as a problem that says what to do."""
 
+import reprlib
 from http import HTTPStatus
 from typing import Any
 
@@ -62,7 +63,14 @@ def explained(fault: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in fault["loc"][1:])
     if fault["type"] == "extra_forbidden":
         return f"{name[:80]}: there is no such parameter; /docs lists those there are"
-    return f"{name}: {fault['msg']}, not {str(fault['input'])[:80]!r}"
+    return f"{name}: {fault['msg']}, not {_short(fault['input'])!r}"
+
+
+def _short(value: Any) -> str:
+    try:
+        return str(value)[:80]
+    except RecursionError:  # nested too deep to be written out
+        return reprlib.repr(value)[:80]
 
 
 async def on_refusal(_: Request, error: Exception) -> Response:

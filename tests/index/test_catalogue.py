@@ -109,7 +109,7 @@ def test_ids_may_be_numpy_integers(filled: Path) -> None:
         (new_item(5, code=None), "a/5.png: database items"),
         (new_item(5, split="query"), "a/5.png: database items"),
         (new_item(5, split="train"), "split is 'train'"),
-        (new_item(5, path="bad\udcff.png"), "surrogates"),
+        (new_item(5, path="half of a pair \ud83d.png"), "surrogates"),
     ],
 )
 def test_all_items_are_stored_or_none(catalogue: Catalogue, off: NewItem, fault: str) -> None:
@@ -476,3 +476,28 @@ def test_a_place_is_handed_over_whole_or_not_at_all(filled: Path) -> None:
         assert had == {"then": None, "whom": None, "successor": "run-3"}
         assert [one.noted(key) for key in ("then", "whom")] == [str(one.revision), "run-3"]
         one.change(1, label=0)
+
+
+def test_a_name_that_is_no_utf_8_comes_back_as_it_is(catalogue: Catalogue) -> None:
+    path, other = "caf\udce9/\udce8.png", "caf\udce8/\udce8.png"
+    first, second = catalogue.add([new_item(1, path=path), new_item(2, path=other)])
+    assert catalogue.get(first).path == path
+    assert [item.path for item in catalogue.page(count=9)] == [path, other]
+    asked = Identity(None, path)
+    assert catalogue.known_as([asked]) == {asked: [catalogue.get(first)]}
+    before = catalogue.revision
+    catalogue.remove([second])
+    catalogue.bury([Identity(None, "\udcff.png"), Identity(None, other)])
+    assert set(catalogue.gone(before)) == {Identity(None, other), Identity(None, "\udcff.png")}
+    catalogue.note("successor", "caf\udce9")
+    assert catalogue.noted("successor") == "caf\udce9"
+
+
+def test_a_name_is_known_however_its_letters_are_written(catalogue: Catalogue) -> None:
+    composed, decomposed, both = catalogue.add(
+        new_item(number, path=path) for number, path in enumerate(("é.png", "o\u0308.png", "ö.png"))
+    )
+    for path, ids in (("e\u0301.png", [composed]), ("é.png", [composed]), ("ö.png", [both]), ("e.png", [])):
+        (found,) = catalogue.known_as([Identity(None, path)]).values()
+        assert [item.id for item in found] == ids
+    assert catalogue.get(decomposed).path == "o\u0308.png"  # two files of one folder are two images

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index.walking import DataError, Walk, walk
+from index.walking import DataError, walk
 
 
 def put(path: Path, content: str = "") -> Path:
@@ -137,9 +137,6 @@ def test_links_that_lead_nowhere_are_named_and_hide_what_was_there(tmp_path: Pat
         Path("album"): "the link leads nowhere",
         Path("self"): "the link cannot be followed (Too many levels of symbolic links)",
     }
-    for path, hidden in (("album", True), ("album/a/1.png", True), ("x.png", False), ("albums/1.png", False)):
-        assert walked.hides(Path(path)) == hidden
-    assert not Walk().hides(Path("a/b"))
 
 
 def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:

@@ -448,4 +448,106 @@ def test_a_name_that_is_no_unicode_is_shown_as_json(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8", errors="strict"))
     show({"refused": {"caf\udce9.png": "é"}})
     sys.stdout.flush()
-    assert json.loads(output.getvalue()) == {"refused": {"caf?.png": "é"}}
+    assert json.loads(output.getvalue()) == {"refused": {"caf\ufffd.png": "é"}}
+
+
+ODD_NAMES = {
+    b"caf\xe9.png": "caf\ufffd.png",
+    b"caf\xe8.png": "caf\ufffd.png",
+    "soft\u00ad \u200emark \ue000 \U0001fae9.png".encode(): "soft\u00ad \u200emark \ue000 \U0001fae9.png",
+    b'100%22 "a" \\b.png': '100%22 "a" \\b.png',
+    b"line\nbreak \x1b[31m.png": "line\nbreak \x1b[31m.png",
+    "turned \u202e.png".encode(): "turned \u202e.png",
+    b"=?utf-8?q?no_word?=.png": "=?utf-8?q?no_word?=.png",
+    "cafe\u0301.png".encode(): "cafe\u0301.png",
+    "café.png".encode(): "café.png",
+    240 * b"x" + b".png": 240 * "x" + ".png",
+}
+
+
+def test_a_folder_with_names_of_any_kind_is_synchronised(hebbsearch: Run, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/any \xff name"
+    os.mkdir(folder)
+    for number, name in enumerate(ODD_NAMES):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(png(88_000_000 + number))
+    Path(os.fsdecode(folder + b"/no image \xff")).write_bytes(b"no image")
+
+    def add(*more: str) -> dict[str, Any]:
+        return added(hebbsearch, Path(os.fsdecode(folder)), *more)
+
+    first = add("--label", "odd")
+    assert (first["added"], first["folder"]) == (len(ODD_NAMES), "any \ufffd name")
+    assert list(first["refused"]) == ["no image \ufffd"]
+    listed = json.loads(hebbsearch("list", "--folder", "any \ufffd name", "--json").stdout)
+    assert sorted(each["path"] for each in listed) == sorted(ODD_NAMES.values())
+    lines = hebbsearch("list", "--folder", "any \ufffd name").stdout.splitlines()
+    assert len(lines) == len(ODD_NAMES)
+    assert not any(letter in line for line in lines for letter in "\x1b\u202e")
+    assert add()["unchanged"] == len(ODD_NAMES)
+
+    for number, name in enumerate(ODD_NAMES):  # each takes the place of what lay at its own name
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(png(89_000_000 + number))
+    changed = add("--remove-gone")
+    assert (changed["changed"], changed["added"], changed["gone"]) == (len(ODD_NAMES), 0, [])
+    listed = json.loads(hebbsearch("list", "--folder", "any \ufffd name", "--json").stdout)
+    assert sorted(each["path"] for each in listed) == sorted(ODD_NAMES.values())
+    assert {each["label"] for each in listed} == {"odd"}
+
+
+def test_a_folder_that_comes_from_a_mac_is_the_same(hebbsearch: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "été"
+    folder.mkdir()
+    (folder / "é.png").write_bytes(png(90_000_000))
+    assert added(hebbsearch, folder, code=0)["added"] == 1
+    folder = folder.rename(tmp_path / "e\u0301te\u0301")
+    (folder / "é.png").unlink()
+    (folder / "e\u0301.png").write_bytes(png(90_000_001))
+    assert added(hebbsearch, folder, code=0)["changed"] == 1
+    listed = json.loads(hebbsearch("list", "--folder", "été", "--json").stdout)
+    assert [each["path"] for each in listed] == ["e\u0301.png"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "caf\udce9.png"),
+        ("search", "--label", "caf\udce9", __file__),
+        ("list", "--folder", "caf\udce9"),
+        ("list", "--label", "caf\udce9"),
+        ("reload", "caf\udce9"),
+        ("snapshot", "caf\udce9"),
+        ("add", "caf\udce9"),
+        ("stats", "--url", "http://caf\udce9"),
+    ],
+)
+def test_an_argument_that_is_no_utf_8_is_refused_in_a_line(
+    hebbsearch: Run, arguments: tuple[str, ...]
+) -> None:
+    (line,) = hebbsearch(*arguments, code=1).stderr.splitlines()
+    assert line.startswith("hebbsearch: ") and "caf\ufffd" in line
+
+
+def test_an_image_whose_name_is_no_utf_8_is_searched_with(hebbsearch: Run, tmp_path: Path) -> None:
+    Path(tmp_path / "caf\udce9.png").write_bytes(png(91_000_000))
+    assert len(hebbsearch("search", str(tmp_path / "caf\udce9.png"), "-k", "3").stdout.splitlines()) == 3
+
+
+def test_on_a_terminal_that_knows_few_letters_nothing_ends_in_a_traceback(
+    address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "\U0001fae9 é.png").write_bytes(png(92_000_000))
+    environment_ = environment(None) | {f"{PREFIX}URL": address, "PYTHONIOENCODING": "latin-1"}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-P", "-m", "service.command", *arguments]
+        path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command, env=environment_ | path, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode("latin-1")
+
+    run("add", str(tmp_path), "--name", "latin")
+    (line,) = run("list", "--folder", "latin").splitlines()
+    assert line.endswith("latin/? é.png")
+    (image,) = json.loads(run("list", "--folder", "latin", "--json"))
+    assert image["path"] == "\U0001fae9 é.png"
+    assert "--max-pixels" in run("serve", "--help")

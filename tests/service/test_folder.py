@@ -131,3 +131,38 @@ def test_an_image_is_changed_on_condition_of_its_bytes_and_found_by_them(both: P
         answer(http.delete(f"/images/{other}", params={"sha256": digest}), 204)
         assert answer(http.get("/images", params={"sha256": digest})) == {"images": [], "next": None}
         assert answer(http.get(f"/images/{kept}"))
+
+
+def test_names_that_read_alike_take_each_a_place_of_its_own(tmp_path: Path) -> None:
+    """Of the service comes what is shown, where each byte that is no UTF-8 reads �."""
+    album = tmp_path / "album"
+    (album / "a\udcff").mkdir(parents=True)
+    for name in ("a\udce8.png", "a\udce9.png", "é.png", "a\udcff/pipe.png"):
+        (album / name).write_bytes(png(1)) if "pipe" not in name else os.mkfifo(album / name)
+    known = [
+        SimpleNamespace(id=number, path=path, label=None, sha256=f"{number:02}" * 32, metadata={})
+        for number, path in enumerate(("a\ufffd.png", "a\ufffd.png", "e\u0301.png", "a\ufffd/pipe.png"))
+    ]
+    plan = folders.compare(album, walk(album), known, lambda _: None)
+    assert {source.path: [image.id for image in source.instead_of] for source in plan.send} == {
+        "a\udce8.png": [0],
+        "a\udce9.png": [1],  # noqa: F601, ruff reads all surrogates as one
+        "é.png": [2],
+    }
+    assert plan.gone == [] and plan.refused == {"a\udcff/pipe.png": "not a regular file"}
+
+
+def test_names_that_are_written_alike_come_first(tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for name in ("é.png", "e\u0301.png"):
+        (album / name).write_bytes(png(1))
+    known = [
+        SimpleNamespace(id=number, path=path, label=None, sha256=f"{number:02}" * 32, metadata={})
+        for number, path in enumerate(("é.png", "e\u0301.png"))
+    ]
+    plan = folders.compare(album, walk(album), known, lambda _: None)
+    assert {source.path: [image.id for image in source.instead_of] for source in plan.send} == {
+        "é.png": [0],
+        "e\u0301.png": [1],
+    }

@@ -135,13 +135,15 @@ def test_whoever_stops_early_leaves_no_work_behind():
     assert images.seen in ([11, 10], [11, 10, 9])  # at most the one that was being decoded
 
 
-def test_name_that_is_no_text_is_skipped(tmp_path):
-    put(tmp_path / "a" / "1.png")
-    os.rename(tmp_path / "a" / "1.png", os.fsencode(tmp_path) + b"/a/\xff.png")
-    put(tmp_path / "a" / "2.png")
+def test_a_name_that_is_no_text_is_as_good_as_another(tmp_path):
+    for name, byte in (("1", b"\xff"), ("2", b"\xfe")):
+        put(tmp_path / "a" / f"{name}.png")
+        os.rename(tmp_path / "a" / f"{name}.png", os.fsencode(tmp_path) + b"/a/" + byte + b".png")
+    (tmp_path / "a" / "b\udcfd.png").write_bytes(b"no image")
     images, _, skipped = read(data.folder(tmp_path), 8)
-    assert images.paths == ("a/2.png",)
-    assert skipped == [{"path": "a/?.png", "reason": "its name is not valid Unicode; rename it"}]
+    assert images.paths == ("a/\udcfe.png", "a/\udcff.png")
+    assert [each["path"] for each in skipped] == ["a/b\ufffd.png"]
+    assert images.fingerprint() != data.folder(tmp_path).select(np.array([0])).fingerprint()
 
 
 def test_nothing_readable(tmp_path):

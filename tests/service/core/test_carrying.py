@@ -135,3 +135,27 @@ def test_labels_are_carried_to_those_of_the_same_normal_form_and_stay_as_they_ar
         after = images(http)
         assert {after[path]["label"] for path in ("new.png", one, other, square[0])} == {"caf\u00e9"}
         assert (after["odd.png"]["label"], after[square[1]]["label"]) == (odd, "square")
+
+
+def test_an_image_is_known_however_the_letters_of_its_name_are_written(both: Path) -> None:
+    """Its folder was on a Mac for one of the two artifacts; nobody hashed the files."""
+    for name, path in (("first", "café.png"), ("second", "cafe\u0301.png")):
+        with closing(sqlite3.connect(both / name / "catalogue.sqlite")) as connection, connection:
+            connection.execute("UPDATE items SET path = ? WHERE path = 'class0/000.png'", (path,))
+    with served(both / "first") as http:
+        answer(http.patch(f"/images/{images(http)['café.png']['id']}", json={"label": "square"}))
+        assert reload(http, force=True)["carried_over"] == {"added": 0, "changed": 1, "removed": 0}
+        assert images(http)["cafe\u0301.png"]["label"] == "square"
+
+
+def test_an_artifact_whose_name_is_no_utf_8_is_served_and_replaced(both: Path) -> None:
+    odd = both / "caf\udce9"
+    (both / "first").rename(odd)
+    with served(odd) as http:
+        assert answer(http.get("/stats"))["artifact"] == "caf\ufffd"
+        assert answer(http.get("/eval/map"))["definition"]["artifact"] == "caf\ufffd"
+        assert http.get("/metrics").status_code == 200
+        told = reload(http, "second", force=True)
+        assert (told["before"], told["after"]) == ("caf\ufffd", "second")
+        told = answer(http.post("/admin/rollback"))
+        assert (told["before"], told["after"]) == ("second", "caf\ufffd")
