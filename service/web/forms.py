@@ -1,6 +1,7 @@
 """Images and their parameters, as forms or raw bodies bring them."""
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from email.errors import HeaderParseError
@@ -202,8 +203,11 @@ async def parameters_once(request: Request) -> None:
 
 def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("label", "image")) -> None:
     """Raise HTTPException for a parameter with two values that is none of `several`."""
-    for name in given:
-        if name not in several and len(set(given.getlist(name))) > 1:
+    values = defaultdict[str, set[Any]](set)  # in one pass: an address may have thousands
+    for name, value in given.multi_items():
+        values[name].add(value)
+    for name, different in values.items():
+        if name not in several and len(different) > 1:
             raise HTTPException(422, GIVEN_TWICE.format(name[:80]))
 
 

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from index.artifact import Artifact
+from service.app import create_app
 from service.core import decoding
 from service.core.decoding import Crashed, NoDecoder, Pool, TooSlow, decode
+from service.settings import Settings
 from tests import forking
-from tests.samples import build_artifact, command, environment, free_port, wait_until_ready
+from tests.samples import build_artifact, command, environment, free_port, serve_here, wait_until_ready
 from tests.service.hostile import KIT, jpeg_of_scans, noise, saved, wide
 from tests.training.nets.profiles import rgb_profile
 from training.nets.encoder import Encoder
@@ -421,6 +423,26 @@ def test_a_service_whose_parent_of_decoders_is_frozen_says_so_and_comes_back(art
                 found = list(threads.map(lambda _, path=path: answered("POST", path, LARGE), range(8)))
                 assert set(found) <= {200, 201, 503}, found
         until(lambda: answered("GET", "/health/ready") == 200)
+
+
+def test_a_large_image_waits_for_its_turn_no_longer_than_is_said(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.web.limits.WAITING", 0.2)
+    settings = Settings(artifact=artifact.path, concurrency=1)
+    with serve_here(create_app(settings)) as address, ThreadPoolExecutor(1) as thread:
+
+        def search(content: bytes) -> httpx.Response:
+            return httpx.post(f"{address}/search", content=content, timeout=60)
+
+        until(lambda: httpx.get(f"{address}/health/ready").status_code == 200)
+        slow = thread.submit(search, SLOW)
+        until(lambda: 'places_taken{of="decode"} 1' in httpx.get(f"{address}/metrics").text or slow.done())
+        refused = search(LARGE)
+        assert (refused.status_code, refused.headers.get("retry-after")) == (503, "1")
+        assert "large images before this one" in refused.json()["detail"]
+        slow.result()
+        assert search(LARGE).status_code == 200
 
 
 def test_nothing_is_left_of_a_killed_service(artifact: Artifact) -> None:

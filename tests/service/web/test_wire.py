@@ -152,7 +152,7 @@ def test_a_boundary_is_bounded(server: str, picture: bytes) -> None:
     assert search("b" * 70).status_code == 200
     for length in (71, 250, 900):
         answer = search("b" * length)
-        assert (answer.status_code, "boundary" in answer.json()["detail"]) == (431, True)
+        assert (answer.status_code, "boundary" in answer.text) == (431, True)
 
 
 def test_what_follows_a_body_is_bounded_and_no_header(server: str, picture: bytes) -> None:
