@@ -1,18 +1,20 @@
 """A copy of an artifact while it is served and changed."""
 
+import errno
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+import stat
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from index import artifact
 from index.artifact import CATALOGUE, ORIGINALS, Artifact, ArtifactError, sync
 from index.catalogue import Catalogue
 from index.originals import Originals
-from index.sqlite import CatalogueError
+from index.sqlite import WRITABLE, CatalogueError, open_mode
+from index.staging import staging
 
 
 def copy_artifact(source: Path, target: Path) -> Artifact:
@@ -24,38 +26,45 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
     try:
         if target.exists():
             raise ArtifactError(f"{target}: exists already; choose another name")
-        folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True)
-        with folder as name:
-            staging = Path(name)
-            staging.chmod(source.stat().st_mode)
-            _copy(source, staging)
-            made = artifact.open_artifact(staging)
+        with staging(target) as folder:
+            folder.mkdir()
+            _copy(source, folder)
+            made = artifact.open_artifact(folder)
             made.open_catalogue().close()
-            for path in (staging, *staging.rglob("*")):
-                if path.parent.parent != staging / ORIGINALS:  # the kept files are on the disk already
+            folder.chmod(source.stat().st_mode | stat.S_IRWXU)  # nobody may write to that one, perhaps
+            for path in (folder, *folder.rglob("*")):
+                if path.parent.parent != folder / ORIGINALS:  # the kept files are on the disk already
                     sync(path)
-            staging.rename(target)
+            folder.rename(target)
         sync(target.parent)
     except (OSError, sqlite3.Error, CatalogueError) as error:
-        raise ArtifactError(f"{target}: cannot be made ({error})") from error
+        way_out = "; copy its folder to another place" if _is_fixed(error) else ""
+        raise ArtifactError(f"{target}: cannot be made ({error}){way_out}") from error
     return replace(made, path=target)
 
 
-def _copy(source: Path, staging: Path) -> None:
+def _is_fixed(error: Exception) -> bool:
+    """Whether nothing may be written there."""
+    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _copy(source: Path, folder: Path) -> None:
     for name in (artifact.MANIFEST, artifact.ENCODER, artifact.QUERIES):
         if (source / name).exists():
-            shutil.copyfile(source / name, staging / name)
-    originals, kept = Originals(source / ORIGINALS), Originals(staging / ORIGINALS)
+            shutil.copyfile(source / name, folder / name)
+    originals, kept = Originals(source / ORIGINALS), Originals(folder / ORIGINALS)
     _link(originals, kept)  # nearly all, while nobody waits
-    address = f"{(source / CATALOGUE).resolve().as_uri()}?mode=ro"
+    mode = open_mode(source / CATALOGUE)
+    changes = mode == WRITABLE  # else there is nothing to wait for, and no lock can be written
+    address = f"{(source / CATALOGUE).resolve().as_uri()}?{'mode=ro' if changes else mode}"
     with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as catalogue:
-        with originals.alone(make=os.access(source, os.W_OK)):
+        with originals.alone(make=True) if changes else nullcontext():
             _link(originals, kept)
             catalogue.execute("BEGIN")
             catalogue.execute("SELECT value FROM meta").fetchone()  # this state is what it sees from here on
-        with closing(sqlite3.connect(staging / CATALOGUE)) as copy:
+        with closing(sqlite3.connect(folder / CATALOGUE)) as copy:
             catalogue.backup(copy)
-    with Catalogue.open(staging / CATALOGUE) as copied:
+    with Catalogue.open(folder / CATALOGUE) as copied:
         for key in (artifact.SUCCESSOR, artifact.PREDECESSOR):  # they are beside the other one
             copied.note(key, None)
         needed = copied.hashes()

@@ -2,7 +2,6 @@
 
 import datetime
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -28,6 +27,7 @@ from index.catalogue import Catalogue
 from index.codes import Codes
 from index.items import Item
 from index.names import shown
+from index.staging import staging
 from service.core.originals import NoOriginal
 from service.core.searcher import Searcher, load_encoder
 from training.nets.encoder import Encoder
@@ -54,19 +54,16 @@ def reencode(
     with closing(Searcher.open(path, max_pixels=MAX_PIXELS)) as source:
         items = list(_items(source.catalogue))
         _refuse_lost(source, items)
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            staging = copy_artifact(path, folder / "copy").path
+        with staging(target) as folder:
+            copy_artifact(path, folder)
             codes = _codes(source, encoder, progress(items, len(items)))
-            with Catalogue.open(staging / CATALOGUE) as catalogue:
+            with Catalogue.open(folder / CATALOGUE) as catalogue:
                 held_out = catalogue.recode(other.manifest.encoder_id, encoder.bits, codes)
             if (queries := source.artifact.queries()) is not None:
                 made = np.stack([held_out[id_] for id_ in queries.ids.tolist()])
-                save_queries(staging / QUERIES, Queries(made, queries.labels, queries.ids))
-            shutil.copyfile(other.encoder_path, staging / ENCODER)
-            return publish(staging, target, _manifest(source, other, items))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+                save_queries(folder / QUERIES, Queries(made, queries.labels, queries.ids))
+            shutil.copyfile(other.encoder_path, folder / ENCODER)
+            return publish(folder, target, _manifest(source, other, items))
 
 
 def _items(catalogue: Catalogue) -> Iterator[Item]:

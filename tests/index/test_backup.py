@@ -1,5 +1,9 @@
+import errno
 import os
 import shutil
+import stat
+import subprocess
+import sys
 import threading
 from hashlib import sha256
 from pathlib import Path
@@ -49,6 +53,7 @@ def test_a_copy_is_the_same_and_apart(path: Path, tmp_path: Path) -> None:
     with Catalogue.open(path / "catalogue.sqlite") as catalogue:
         catalogue.note(SUCCESSOR, "another")
         copy = copy_artifact(path, tmp_path / "copy")
+        catalogue.note(SUCCESSOR, None)
         send(path, b"three")
         catalogue.remove([1])
         with copy.open_catalogue() as copied:
@@ -118,3 +123,50 @@ def test_what_cannot_be_copied_leaves_nothing(path: Path, tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match="nowhere/third: cannot be made"):
         copy_artifact(path, tmp_path / "nowhere" / "third")
     assert sorted(os.listdir(tmp_path)) == ["artifact", "copy"]
+
+
+FIXED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && echo fixed && shift && exec "$@"'
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("fixed", ["artifact", "."])
+def test_what_lies_on_a_file_system_that_takes_nothing_is_copied(
+    path: Path, tmp_path: Path, fixed: str
+) -> None:
+    """As a mount of the artifact, or of the folder around it, that may only be read."""
+    place = tmp_path if fixed == "artifact" else tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    place.mkdir(exist_ok=True)
+    (path / ORIGINALS / ".lock").touch()
+    code = "import sys; from pathlib import Path; from index.backup import copy_artifact"
+    code += "; copy_artifact(*map(Path, sys.argv[1:]))"
+    copying = [sys.executable, "-c", code, str(path), str(place / "copy")]
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", FIXED, "sh", str(tmp_path / fixed), *copying],
+        capture_output=True,
+        text=True,
+    )
+    if not done.stdout:
+        pytest.skip(f"no file system can be mounted here ({done.stderr.strip()})")
+    assert done.returncode == 0, done.stderr
+    assert files(place / "copy") == ["one", "two"]
+    send(place / "copy", b"three")
+    assert files(place / "copy") == ["one", "three", "two"]
+    assert os.listdir(place).count("copy") == 1 and not [name for name in os.listdir(place) if name[0] == "."]
+
+
+def test_a_copy_of_what_nobody_may_write_to_is_written_to(path: Path, tmp_path: Path) -> None:
+    path.chmod(0o555)
+    copy = copy_artifact(path, tmp_path / "copy").path
+    path.chmod(0o755)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o755
+
+
+def test_where_nothing_can_be_written_beside_it_another_way_is_named(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    with pytest.raises(ArtifactError, match=r"Read-only file system.*; copy its folder to another place"):
+        copy_artifact(path, tmp_path / "copy")
