@@ -213,6 +213,11 @@ def in_service(path: Path) -> Path:
     """
     seen = [path.resolve()]
     while (name := _successor(seen[-1])) is not None:
+        if not name or "\0" in name or Path(name).name != name:
+            raise ArtifactError(
+                f"{seen[-1] / CATALOGUE}: is damaged: its successor {name[:80]!r} is no folder beside it; "
+                "serve another one"
+            )
         path = (seen[-1].parent / name).resolve()
         if path in seen:
             raise ArtifactError(f"{seen[-1] / CATALOGUE}: its successors lead in a circle; serve another one")

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
 from index.items import SUCCESSOR, Changes, Identity, NewItem
-from index.sqlite import NEW, WRITABLE, CatalogueError, engine_of, open_mode
+from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
 from index.tables.changing import Change, create, in_json, write_notes
+from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
 from index.tables.reading import Reader
 from index.tables.rows import check_id, class_indices, noted
@@ -138,6 +138,7 @@ class Catalogue(Reader):
         """Several at once, all or none."""
         with self._connections.noting() as connection:
             write_notes(connection, notes)
+            seal_notes(connection)
 
     def check_in_place(self) -> None:
         """Superseded where another artifact took this one's place."""
@@ -173,10 +174,10 @@ class Catalogue(Reader):
             yield change
         self._learn(change.classes)
 
-    def faults(self) -> Iterator[str]:
+    def faults(self, *, thumbnails: bool = True) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
         with self._connections.reading() as connection:
-            yield from checking.faults(connection)
+            yield from checking.faults(connection, thumbnails=thumbnails)
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, which then stands alone."""
@@ -202,7 +203,7 @@ def _closed_if_unusable(connections: Connections) -> Iterator[None]:
     """Whatever damage makes the database or what is read of it raise, as CatalogueError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, OverflowError, SQLAlchemyError) as error:
+    except DAMAGE as error:
         connections.close()
         if isinstance(error, CatalogueError):
             raise

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, QueuePool, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from index.space import WAY_OUT, no_space
@@ -23,6 +23,13 @@ REFUSED = {
     "SQLITE_IOERR": "look whether its disk is well",
 }
 PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
+
+
+# What reading a damaged database raises, of itself and of what its rows are taken for.
+DAMAGE = (
+    *(SQLAlchemyError, sqlite3.Error),
+    *(AttributeError, KeyError, MemoryError, OverflowError, TypeError, ValueError),
+)
 
 
 class CatalogueError(ValueError):
@@ -76,6 +83,19 @@ def _connect(address: str, new: bool) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     return connection
+
+
+@contextmanager
+def undecoded(connection: Connection) -> Iterator[None]:
+    """Text that is no UTF-8, as damage leaves it, is read with lone surrogates in it, and not refused."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    before = driver.text_factory
+    driver.text_factory = lambda text: text.decode(errors="surrogateescape")
+    try:
+        yield
+    finally:
+        driver.text_factory = before
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What is wrong with an artifact: all of it, by name."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, file_faults, read_manifest, sha256_of
 from index.catalogue import Catalogue
 from index.originals import Originals
+from index.sqlite import DAMAGE
+from index.staging import abandoned
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Fault:
 
     path: Path
     what: str
-    orphan: bool = False  # a file that nothing needs, such as a crash leaves: `sweep` removes it
+    orphan: bool = False  # what nothing needs, such as a crash leaves: `sweep` removes it
 
     def __str__(self) -> str:
         return self.what if self.what.startswith(str(self.path)) else f"{self.path}: {self.what}"
@@ -33,26 +36,46 @@ def faults(path: Path) -> Iterator[Fault]:
         yield from wrong
         artifact = Artifact(path, manifest)
         with artifact.open_catalogue() as catalogue:
-            yield from (Fault(catalogue.path, what) for what in catalogue.faults())
+            parts: list[Iterator[Fault]] = [(Fault(catalogue.path, what) for what in catalogue.faults())]
             if not any(fault.path.name == QUERIES for fault in wrong):
-                yield from _queries(artifact, catalogue)
-            yield from _originals(Originals(path / ORIGINALS), catalogue)
+                parts.append(_queries(artifact, catalogue))
+            parts.append(_originals(Originals(path / ORIGINALS), catalogue))
+            for part in parts:
+                yield from _as_far_as_it_is_read(part, catalogue)
     except ArtifactError as error:
         yield Fault(path, str(error))  # which names the file
     except OSError as error:
         yield Fault(Path(error.filename or path), error.strerror or str(error))
+    for folder in abandoned(path.resolve().parent):
+        yield Fault(folder, "is a copy that was not finished", orphan=True)
 
 
 def sweep(path: Path) -> list[Path]:
-    """Remove the kept files that no image needs, such as a crash leaves; which they were. ArtifactError."""
+    """Remove what a crash leaves: kept files that no image needs, and copies beside the artifact that were
+    not finished; which they were. ArtifactError, before anything is removed, also where the catalogue is
+    damaged and may not know what it needs."""
     originals = Originals(path / ORIGINALS)
     with Artifact(path, read_manifest(path)).open_catalogue() as catalogue, originals.alone():
+        if (fault := next(catalogue.faults(thumbnails=False), None)) is not None:
+            raise ArtifactError(f"{catalogue.path}: {fault}; nothing was removed, as it may still be needed")
         needed = catalogue.hashes()  # within: who adds keeps the file first
         swept = [originals.path(sha256) for sha256 in originals.hashes() if sha256 not in needed]
         swept += originals.strays()
         for file in swept:
             file.unlink()
+    for folder in abandoned(path.resolve().parent):
+        shutil.rmtree(folder)
+        swept.append(folder)
     return swept
+
+
+def _as_far_as_it_is_read(found: Iterator[Fault], catalogue: Catalogue) -> Iterator[Fault]:
+    """What damage keeps from being read is a fault too, and hides no other."""
+    try:
+        yield from found
+    except DAMAGE as error:
+        named = isinstance(error, ArtifactError)  # by itself; CatalogueError by the catalogue's path
+        yield Fault(catalogue.path.parent if named else catalogue.path, str(error))
 
 
 def _queries(artifact: Artifact, catalogue: Catalogue) -> Iterator[Fault]:

@@ -338,7 +338,7 @@ def _add_offline(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The subcommands for an artifact that nobody serves."""
     one = command("verify", verify, remote=False)
     one.add_argument("artifact", type=Path)
-    one.add_argument("--sweep", action="store_true", help="remove files that a crash left and no image needs")
+    one.add_argument("--sweep", action="store_true", help="remove what a crash left and nobody needs")
 
     one = command("reencode", reencode, remote=False)
     one.add_argument("artifact", type=Path)

@@ -9,15 +9,16 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, delete, func, insert, select, update
 
 from index.codes import Codes
 from index.items import UNLABELLED, Identity, NewItem
 from index.labels import normal_form
 from index.names import from_stored, stored
+from index.tables import checksums
 from index.tables.digest import digest
 from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
-from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, metadata
+from index.tables.schema import CHECKSUMS, CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, metadata
 
 
 def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence
     connection.execute(insert(META), [{"key": key, "value": str(value)} for key, value in meta.items()])
     if classes:
         connection.execute(insert(CLASSES), [{"id": i, "name": name} for i, name in enumerate(classes)])
+    checksums.seal_notes(connection)
 
 
 def write_notes(connection: Connection, notes: Mapping[str, str | None]) -> None:
@@ -85,6 +87,9 @@ class Change:
         ids = list(self.connection.scalars(statement, rows))
         thumbnails = [{"item_id": id_, "image": item.thumbnail} for id_, item in zip(ids, batch, strict=True)]
         self.connection.execute(insert(THUMBNAILS), thumbnails)
+        whole = [[id_, *_without_id(ITEMS, row)] for id_, row in zip(ids, rows, strict=True)]
+        images = {id_: item.thumbnail for id_, item in zip(ids, batch, strict=True)}
+        checksums.write(self.connection, whole, images)
         coded = [
             (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
             for id_, item, row in zip(ids, batch, rows, strict=True)
@@ -155,6 +160,7 @@ class Change:
         if label is not None:
             values = {**values, "label": self._label(f"item {item_id}", label)}
         self.connection.execute(update(ITEMS).where(this).values(revision=self.revision, **values))
+        checksums.rewrite(self.connection, item_id)
         self._carry_on(digest(code_table(self.connection, self.bits, this)) - digest(before))
 
     def remove(self, ids: Sequence[int]) -> list[int]:
@@ -166,15 +172,15 @@ class Change:
             if not here:
                 continue
             self._carry_on(-digest(some))
-            for table in (CODES, THUMBNAILS):
-                self.connection.execute(delete(table).where(table.c.item_id.in_(here)))
+            for of_item in (CODES.c.item_id, THUMBNAILS.c.item_id, CHECKSUMS.c.id):
+                self.connection.execute(delete(of_item.table).where(of_item.in_(here)))
             known = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder, ITEMS.c.sha256)
             rows = [
                 {"item_id": id_, "revision": self.revision, "path": path, "folder": folder, "sha256": sha256}
                 for id_, path, folder, sha256 in self.connection.execute(known.where(ITEMS.c.id.in_(here)))
             ]
             self.connection.execute(delete(ITEMS).where(ITEMS.c.id.in_(here)))
-            self.connection.execute(insert(REMOVED), rows)
+            self._bury(rows)
             gone += here
         return gone
 
@@ -195,7 +201,12 @@ class Change:
             for at, each in enumerate(new, 1)
         ]
         for start in range(0, len(rows), BATCH):
-            self.connection.execute(insert(REMOVED), rows[start : start + BATCH])
+            self._bury(rows[start : start + BATCH])
+
+    def _bury(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.connection.execute(insert(REMOVED), rows)
+        whole = [[row["item_id"], *_without_id(REMOVED, row)] for row in rows]
+        checksums.write(self.connection, whole, {})
 
     def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
         """As `Catalogue.recode`."""
@@ -223,6 +234,11 @@ class Change:
         """Have the digest follow a change."""
         total = (int(value(self.connection, "digest")) + difference) % 2**64
         self.connection.execute(update(META).where(META.c.key == "digest").values(value=str(total)))
+
+
+def _without_id(table: Table, row: Mapping[str, Any]) -> list[Any]:
+    """The values of a row of this table in the order of its columns."""
+    return [row[column.name] for column in table.columns if not column.primary_key]
 
 
 def in_json(metadata: Mapping[str, Any]) -> str:

@@ -2,13 +2,26 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, inspect, select, update
 
 from index.items import Changes
+from index.sqlite import DAMAGE, undecoded
+from index.tables import checksums
 from index.tables.connections import Connections
 from index.tables.digest import digest
 from index.tables.rows import Unavailable, Unusable, changes, code_table, value
-from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, SCHEMA, THUMBNAILS, upgrade
+from index.tables.schema import (
+    CHECKSUMS,
+    CLASSES,
+    CODES,
+    ITEMS,
+    META,
+    READABLE,
+    REMOVED,
+    SCHEMA,
+    THUMBNAILS,
+    upgrade,
+)
 
 _coded = select(CODES.c.item_id).where(CODES.c.item_id == ITEMS.c.id).exists()
 _shown = select(THUMBNAILS.c.item_id).where(THUMBNAILS.c.item_id == ITEMS.c.id).exists()
@@ -27,7 +40,7 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
     """Make it a catalogue of this version. CatalogueError for one of a version to come."""
     with connections.reading() as connection:
         found = value(connection, "schema")
-    if found == str(SCHEMA):
+    if found == str(SCHEMA) or (found in READABLE and not writable):
         return
     with connections.reading() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
@@ -39,7 +52,10 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
             )
         # Writing first takes the write lock: of two processes the second finds it done.
         connection.execute(update(META).where(META.c.key == "schema").values(value=META.c.value))
-        upgrade(connection, int(value(connection, "schema")))
+        if (found := value(connection, "schema")) != str(SCHEMA):
+            upgrade(connection, int(found))
+            with undecoded(connection):
+                checksums.write_all(connection)
         connection.commit()
 
 
@@ -55,15 +71,59 @@ def verified(connection: Connection, bits: int) -> Changes:
     return held
 
 
-def faults(connection: Connection) -> Iterator[str]:
-    """What `verified` does not look for: it reads everything, gigabytes of thumbnails too."""
+def faults(connection: Connection, *, thumbnails: bool = True) -> Iterator[str]:
+    """What `verified` does not look for, once each: it reads everything, gigabytes of thumbnails too."""
+    told = set[str]()
+    with undecoded(connection):
+        looked_at = (_contents, _thumbnails) if thumbnails else ()
+        for check in (_structure, _references, _ids, _rows, *looked_at):
+            for what in _as_far_as_it_is_read(check(connection)):
+                if what not in told:
+                    told.add(what)
+                    yield what
+
+
+def _as_far_as_it_is_read(found: Iterator[str]) -> Iterator[str]:
+    """What damage keeps from being read is a fault too."""
+    try:
+        yield from found
+    except DAMAGE as error:
+        yield _damage(getattr(error, "orig", error))
+
+
+def _structure(connection: Connection) -> Iterator[str]:
     for (found,) in connection.exec_driver_sql("PRAGMA integrity_check"):
         if found != "ok":
             yield _damage(found)
+
+
+def _references(connection: Connection) -> Iterator[str]:
     for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         yield f"row {row} of {table} names no row of {parent}"
+
+
+def _contents(connection: Connection) -> Iterator[str]:
     for what, query in FAULTS.items():
         yield from (f"image {id_} {what}" for id_ in connection.scalars(query))
+
+
+def _ids(connection: Connection) -> Iterator[str]:
+    """An id must never be given twice: SQLite notes the last one."""
+    given = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
+    last = connection.exec_driver_sql(given).scalar_one()
+    used = [connection.scalar(select(func.max(column))) or 0 for column in (ITEMS.c.id, REMOVED.c.item_id)]
+    if last < max(used):
+        yield f"would give the ids after {last} again, and {max(used)} was given"
+
+
+def _rows(connection: Connection) -> Iterator[str]:
+    if inspect(connection).has_table(CHECKSUMS.name):  # else an earlier version wrote it, and it stays so
+        yield from checksums.faults(connection)
+
+
+def _thumbnails(connection: Connection) -> Iterator[str]:
+    if inspect(connection).has_table(CHECKSUMS.name):
+        yield from checksums.thumbnail_faults(connection)
 
 
 def _damage(found: object) -> str:

@@ -16,6 +16,7 @@ from index.sqlite import (
     Superseded,
     naming,
 )
+from index.tables.checksums import seal_notes
 from index.tables.rows import Unavailable, Unusable, noted, value
 from index.tables.schema import META
 
@@ -58,6 +59,7 @@ class Connections:
                 connection.execute(update(META).where(META.c.key == "revision").values(value=grown))
                 self.refuse_superseded(connection)
                 yield connection, int(value(connection, "revision"))
+                seal_notes(connection)
         finally:
             self._turn.release()
 

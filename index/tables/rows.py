@@ -23,14 +23,19 @@ class Unavailable(Unusable):
 
 def value(connection: Connection, key: str) -> str:
     """What `meta` must have under a key. NoResultFound where it does not."""
-    found: str = connection.scalars(select(META.c.value).where(META.c.key == key)).one()
-    return found
+    return _text(key, connection.scalars(select(META.c.value).where(META.c.key == key)).one())
 
 
 def noted(connection: Connection, key: str) -> str | None:
     """What `meta` has under a key, if anything."""
-    found: str | None = connection.scalar(select(META.c.value).where(META.c.key == key))
-    return None if found is None else from_stored(found)
+    found = connection.scalar(select(META.c.value).where(META.c.key == key))
+    return None if found is None else from_stored(_text(key, found))
+
+
+def _text(key: str, found: object) -> str:
+    if not isinstance(found, str):  # damage can change the type
+        raise Unusable(f"is damaged (its note {key!r} is no text)")
+    return found
 
 
 def class_indices(connection: Connection) -> dict[str, int]:

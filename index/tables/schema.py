@@ -5,7 +5,8 @@ SQLAlchemy Core, in types that PostgreSQL has too.
 
 import sqlalchemy as sa
 
-SCHEMA = 3
+SCHEMA = 4
+READABLE = ("3", "4")  # as they are, where they cannot be upgraded
 
 metadata = sa.MetaData()
 META = sa.Table(
@@ -63,6 +64,13 @@ REMOVED = sa.Table(
     sa.Column("sha256", sa.LargeBinary),
 )
 sa.Index("removed_revision", REMOVED.c.revision)
+CHECKSUMS = sa.Table(
+    "checksums",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # that of a row of items or removed
+    sa.Column("row", sa.BigInteger, nullable=False),  # of that row
+    sa.Column("thumbnail", sa.BigInteger),  # and of the item's thumbnail
+)
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
 # above must not change what an older one became.
@@ -96,6 +104,11 @@ UPGRADES: dict[int, tuple[str, ...]] = {
             )
         ), value) AS TEXT) FROM meta WHERE key = 'revision'
         """,
+    ),
+    # Checksums are computed after all upgrades, of the columns that there are then.
+    4: (
+        "CREATE TABLE IF NOT EXISTS checksums "
+        '(id INTEGER NOT NULL, "row" BIGINT NOT NULL, thumbnail BIGINT, PRIMARY KEY (id))',
     ),
 }
 

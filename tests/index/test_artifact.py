@@ -356,6 +356,10 @@ def test_an_artifact_leads_to_those_that_took_its_place(tmp_path: Path) -> None:
     note_successor(third, "a")
     with pytest.raises(ArtifactError, match="circle"):
         in_service(first)
+    for damaged in ("../b", "", "b\0"):
+        note_successor(third, damaged)
+        with pytest.raises(ArtifactError, match=r"c/catalogue\.sqlite: is damaged: its successor"):
+            in_service(first)
     note_successor(third, "d")
     with pytest.raises(ArtifactError, match="/d: took the place of c and is missing; put it back"):
         in_service(first)

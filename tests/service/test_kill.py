@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
-from index.verify import faults
+from index.verify import faults, sweep
 from tests import forking
 from tests.samples import command, draw, environment, free_port, wait_until_ready
 
@@ -217,3 +218,31 @@ def test_what_was_acknowledged_survives_kills(own: Artifact, kills: int) -> None
     assert not ledger.faults
     assert ledger.operations > kills
     assert [str(fault) for fault in faults(own.path) if not fault.orphan] == []
+
+
+COPIES = {
+    "a copy": "from index import backup as module; name, make = 'sync', module.copy_artifact",
+    "a new encoder's": "from service.core import reencode as module; name = 'publish'\n"
+    "make = lambda path, target: module.reencode(path, path, target)",
+}
+
+
+@pytest.mark.parametrize("what", COPIES)
+def test_what_a_kill_leaves_of_a_copy_is_named_and_swept(own: Artifact, what: str) -> None:
+    place = own.path.parent
+    before = set(os.listdir(place))
+    code = f"""
+import os, signal
+from pathlib import Path
+{COPIES[what]}
+setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+make(Path({str(own.path)!r}), Path({str(place / "copy")!r}))
+"""
+    process = forking.Popen([sys.executable, "-c", code])
+    assert process.wait() == -signal.SIGKILL
+    left = {place / name for name in set(os.listdir(place)) - before}
+    assert len(left) == 1
+    assert {fault.path for fault in faults(own.path) if fault.orphan} == left
+    assert set(sweep(own.path)) == left
+    assert set(os.listdir(place)) == before
+    assert list(faults(own.path)) == []
