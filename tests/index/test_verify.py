@@ -131,7 +131,7 @@ def contents(path: Path) -> list[object] | None:
     """All rows of all tables; None where they cannot be read."""
     tables = ("meta", "classes", "items", "codes", "thumbnails", "removed")
     address = f"file:{path / CATALOGUE}?mode=ro&immutable=1"
-    with closing(sqlite3.connect(address, uri=True)) as connection, suppress(sqlite3.Error):
+    with closing(sqlite3.connect(address, uri=True)) as connection, suppress(sqlite3.Error, ValueError):
         connection.text_factory = bytes
         return [connection.execute(f"SELECT rowid, * FROM {table}").fetchall() for table in tables]
     return None
