@@ -36,6 +36,7 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
                 if path.parent.parent != folder / ORIGINALS:  # the kept files are on the disk already
                     sync(path)
             folder.rename(target)
+            sync(folder.parent)  # both that a name went from and, below, that it came to
         sync(target.parent)
     except (OSError, sqlite3.Error, CatalogueError) as error:
         way_out = "; copy its folder to another place" if _is_fixed(error) else ""
