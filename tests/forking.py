@@ -182,7 +182,9 @@ def settle(folder: str, environment: Mapping[str, str]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(given)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    # The parent's may be of a file in which one can seek; this one is of what has its number now.
+    buffering = 1 if os.isatty(1) else -1
+    sys.stdout = os.fdopen(1, "w", buffering, sys.stdout.encoding, closefd=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

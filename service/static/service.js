@@ -7,7 +7,6 @@ const NEAR = "400px"; // so far beyond the window pictures are fetched
 const PASSING = [429, 502, 503, 504]; // statuses of a service that will answer later
 const LONGEST_WAIT = 30; // seconds
 const MOST_BROKEN = 3;
-const SENDABLE = /^[ -~]+$/; // what a header can carry, and every key of a service is of
 
 let entering = null; // promise of the key that is being asked for: all who need one wait for the same
 
@@ -104,9 +103,7 @@ function enterKey(detail = "") {
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const key = $("key-text").value.trim();
-  if (!SENDABLE.test(key)) return alertIn($("key"), "Keys are of English letters, digits and signs. Look at it again.");
-  sessionStorage.setItem(KEY, key);
+  sessionStorage.setItem(KEY, $("key-text").value.trim());
   $("key-text").value = "";
   $("key").close("entered");
 });

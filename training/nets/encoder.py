@@ -1,7 +1,8 @@
 """The encoder: an image in, a binary code out. Saved as one safetensors file, weights and description."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -207,7 +208,7 @@ class Encoder(nn.Module):
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote, on the CPU, ready to encode. Raises ValueError naming the file."""
         try:
-            with safe_open(path, framework="pt") as file:
+            with _in_utf_8(path) as name, safe_open(name, framework="pt") as file:
                 description = Description.from_json((file.metadata() or {})["hebbsearch"])
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             encoder = cls(description)
@@ -215,3 +216,13 @@ class Encoder(nn.Module):
         except (KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is not an encoder of this version: {error}") from error
         return encoder.eval()
+
+
+@contextmanager
+def _in_utf_8(path: Path) -> Iterator[str]:
+    """A name of the file for safetensors, which takes no other: its own, or that of its descriptor."""
+    if not any("\ud800" <= letter <= "\udfff" for letter in str(path)):  # PEP 383
+        yield str(path)
+    else:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"

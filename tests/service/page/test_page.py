@@ -276,3 +276,13 @@ def test_nobody_is_kept_out(browser: Browser, server: str, picture: Path, scheme
         assert barriers(page) == []
         page.get_by_role("button", name="Key").click()
         assert barriers(page) == []
+
+
+@pytest.mark.parametrize("address", ["#constructor", "#__proto__/x", "#toString", "#search/%", "#search/%E9"])
+def test_no_address_breaks_the_page(browser: Browser, server: str, address: str) -> None:
+    for page in opened(browser, server, refused=(422, 404)):
+        page.goto(f"{server.rstrip('/')}/{address}")
+        page.reload()
+        expect(page.locator("#search-view")).to_be_visible()
+        page.get_by_role("link", name="Images", exact=True).click()
+        expect(page.locator("#images-list li").first).to_be_visible()

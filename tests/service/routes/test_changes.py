@@ -222,6 +222,8 @@ ONE = {"files": {"image": png(1)}}
         (lambda: {**ONE, "data": {"metadata": '{"a": NaN}'}}, 422, "metadata: .*JSON"),
         (lambda: {**ONE, "data": {"metadata": '{"a": "\\ud800"}'}}, 422, "metadata: .*cannot be written"),
         (lambda: {**ONE, "data": {"metadata": '{"a":' + "[" * 30 + "]" * 30 + "}"}}, 422, "20 levels deep"),
+        (lambda: {**ONE, "data": {"metadata": '{"a":' + "[" * 500 + "]" * 500 + "}"}}, 422, "20 levels deep"),
+        (lambda: {**ONE, "data": {"folder": "a\x00"}}, 422, "folder: .*U.0000"),
         (
             lambda: {**ONE, "data": {"metadata": json.dumps({"a": "x" * 20_000})}},
             422,
@@ -457,3 +459,19 @@ def test_an_image_that_takes_long_holds_up_no_other_writer(
         finally:
             go_on.set()
         assert answer(waiting.result(), 201)
+
+
+@pytest.mark.parametrize("depth", [19, 20, 100, 300, 400, 500, 700, 900, 5_000, 100_000])
+@pytest.mark.parametrize(("opening", "end"), [("[", "]"), ('{"a":', "1}")])
+def test_what_is_nested_without_end_is_refused(
+    http: httpx.Client, depth: int, opening: str, end: str
+) -> None:
+    nested = opening * depth + ("]" * depth if end == "]" else "1" + "}" * depth)
+    kind = {"content-type": "application/json"}
+    for body, fine in (
+        (f'{{"metadata": {{"a": {nested}}}}}', depth == 19 and opening == "["),
+        (f'{{"label": {nested}}}', False),
+        (f'{{"strange": {nested}}}', False),
+    ):
+        response = http.patch("/images/1", content=body, headers=kind)
+        assert response.status_code in ((200,) if fine else (400, 413, 422)), response.text

@@ -233,6 +233,15 @@ def test_codes_are_searched(http: httpx.Client, artifact: Artifact, picture: byt
     ("change", "status", "says"),
     [
         ({"encoder_id": "feedbeef"}, 409, "the codes are of encoder feedbeef, this index is of encoder "),
+        (
+            {"encoder_id": "half \ud800"},
+            409,
+            "the codes are of encoder half \ufffd, this index is of encoder ",
+        ),
+        ({"\udfff": 1}, 422, "valid string"),
+        ({"codes": ["\ud800"]}, 422, "codes.0: "),
+        ({"label": ["\ud800"]}, 422, "unknown"),
+        ({"k": "\ud800"}, 422, "k: "),
         ({"encoder_id": None}, 422, "encoder_id: "),
         ({"codes": ["00"]}, 422, r"codes\.0: a 256-bit code has 64 hexadecimal digits, not 2"),
         ({"codes": ["00" * 32, "zz" * 32]}, 422, r"codes\.1: .* hexadecimal digits; found 'z'"),
@@ -248,7 +257,8 @@ def test_bad_codes(
 ) -> None:
     good = {"encoder_id": artifact.manifest.encoder_id, "codes": ["00" * 32]}
     assert len(answer(http.post("/search/codes", json=good))["answers"]) == 1
-    assert re.search(says, refusal(http.post("/search/codes", json=good | change), status))
+    body = {"content": json.dumps(good | change), "headers": {"content-type": "application/json"}}
+    assert re.search(says, refusal(http.post("/search/codes", **body), status))
 
 
 def test_what_a_request_of_codes_is_not(http: httpx.Client) -> None:

@@ -283,3 +283,14 @@ def test_where_names_are_given_others_are_refused(own: Artifact) -> None:
             proxied = {"host": host, "x-forwarded-for": "192.0.2.7"}
             assert http.get("/images", headers=proxied).status_code == status
             assert http.get("/images", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize("name", ["read_keys", "write_keys", "admin_keys"])
+@pytest.mark.parametrize(
+    "key", ["schlüssel" * 3, "キー" * 10, "a" * 15 + "\u00a0", f"{'a' * 16}, {'b' * 9}\t{'b' * 9}"]
+)
+def test_a_key_that_no_header_carries_is_refused_at_the_start(own: Artifact, name: str, key: str) -> None:
+    with pytest.raises(
+        ValidationError, match="a character that is not sent in a header; use English letters"
+    ):
+        Settings(artifact=own.path, **{name: key + "c"})
