@@ -99,6 +99,8 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
 
 async def _form(request: Request, **limits: int) -> FormData:
     """As Starlette's `Request.form`, with the names of files as they are."""
+    if not is_form(request):
+        return await request.form(**limits)
     try:
         async with aclosing(request.stream()) as stream:
             return await _Form(request.headers, stream, **limits).parse()

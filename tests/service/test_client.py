@@ -202,9 +202,7 @@ def test_a_folder_and_paths_in_it_are_kept(address: str, picture: Path) -> None:
         client.remove(image.id)
 
 
-@pytest.mark.parametrize(
-    "name", ["/etc/x.png", "../x.png", "a/../x.png", "a//x.png", "./x.png", "a\u202ex.png"]
-)
+@pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../x.png", "a//x.png", "./x.png"])
 def test_a_path_that_leads_elsewhere_is_refused(address: str, picture: Path, name: str) -> None:
     with Client(address, KEY) as client:
         with pytest.raises(Refused, match=r"image .*path") as refused:

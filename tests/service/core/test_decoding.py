@@ -390,7 +390,7 @@ def test_a_service_whose_decoders_fail_is_not_ready_and_says_why(artifact: Artif
         until(lambda: ready() == (200, ""))
 
 
-def test_a_service_whose_parent_of_decoders_is_frozen_says_so_and_comes_back(artifact: Artifact) -> None:
+def test_a_service_whose_parent_of_decoders_is_frozen_says_so_and_comes_back(own: Artifact) -> None:
     def answered(method: str, path: str, content: bytes | None = None) -> int | None:
         """None if it takes more than half a minute."""
         try:
@@ -398,7 +398,7 @@ def test_a_service_whose_parent_of_decoders_is_frozen_says_so_and_comes_back(art
         except httpx.TimeoutException:
             return None
 
-    with running(artifact, concurrency="2") as (process, http):
+    with running(own, concurrency="2") as (process, http):
         (nursery,) = (pid for pid in descendants(process.pid) if processes()[pid][0] == process.pid)
         os.kill(nursery, signal.SIGSTOP)
         for decoder in descendants(nursery):
