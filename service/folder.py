@@ -126,7 +126,7 @@ def compare(
 
 def _relabel(plan: Plan, image: Image, given: Mapping[str, str]) -> None:
     """By the labels that the files of its bytes give, by path."""
-    path = image.path if image.path in given else next(iter(given))
+    path = next((each for each in given if _name(each) == _name(image.path)), next(iter(given)))
     label = given[path]
     if image.label is None or normal_form(image.label) != normal_form(label):
         plan.relabel.append(Relabel(image, label))

@@ -66,7 +66,6 @@ ABOUT = {
 FORM = forms.form_of(forms.MANY_IMAGES, ABOUT, {"image": ["(the bytes of cat.png)"], "label": "cat"})
 LABEL: TypeAdapter[str] = TypeAdapter(schemas.LabelText)
 EMPTY_IS_NONE = BeforeValidator(lambda text: text or None)  # as of a form
-TEXT: TypeAdapter[str] = TypeAdapter(schemas.ImageText)
 FOLDER: TypeAdapter[str] = TypeAdapter(schemas.FolderName)
 PATH: TypeAdapter[str] = TypeAdapter(schemas.ImagePath)
 METADATA: TypeAdapter[dict[str, Any]] = TypeAdapter(schemas.Metadata)

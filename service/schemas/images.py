@@ -29,12 +29,6 @@ MOST_METADATA = 16_384  # bytes
 DEEPEST_METADATA = 20
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable() or text != text.strip():
-        raise ValueError("use printable characters, and no space around them")
-    return text
-
-
 def _relative(path: str) -> str:
     if {"", ".", ".."} & set(path.split("/")):
         raise ValueError("use a relative path with / between its parts, none of them empty, '.' or '..'")
@@ -89,7 +83,6 @@ LabelText = Annotated[
         "without control characters; or one that there is.",
     ),
 ]
-ImageText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]  # 255: Linux's NAME_MAX
 FolderName = Annotated[FileName, AfterValidator(normal)]
