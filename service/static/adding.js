@@ -9,7 +9,6 @@ const AT_ONCE = 2; // requests: the service decodes one while it writes the othe
 const TOGETHER = 16; // images of a request; halved where the service takes less
 const TOGETHER_BYTES = 8_000_000;
 const LARGEST = 200_000_000; // bytes of a file that is sent at all
-const LONGEST = 200; // characters of a folder's name
 const ONE_BY_ONE = [undefined, 400, 408, 413, 415, 422, 500]; // statuses that may be the fault of one image alone
 const SHOWN = 4; // folders that are named before anything is sent
 const panel = $("adding");
@@ -69,9 +68,6 @@ function labelsInWords() {
   return [...words.slice(0, SHOWN), ...more].join(", ");
 }
 
-/** As the service takes names of folders: printable characters, no space around them, not too long. */
-const printable = (text) => [...text.replace(/[\p{C}\p{Z}]+/gu, " ").trim()].slice(0, LONGEST).join("").trim();
-
 const foldersOf = (file) => pathOf(file).split("/").slice(0, -1);
 
 /**
@@ -106,7 +102,7 @@ function* batches(files) {
   let bytes = 0;
   const labelFor = labelsOf(files);
   for (const file of files) {
-    const [label, folder] = [labelFor(file), printable(foldersOf(file)[0] ?? "")];
+    const [label, folder] = [labelFor(file), foldersOf(file)[0] ?? ""];
     bytes += file.size;
     const full = batch?.files.length === TOGETHER || bytes > TOGETHER_BYTES;
     if (batch === null || full || batch.label !== label || batch.folder !== folder) {
