@@ -220,7 +220,8 @@ def at(revision: str) -> dict[str, str]:
     """The figures of a commit, from a copy of it in a temporary folder."""
     archive = subprocess.run(["git", "archive", revision], cwd=ROOT, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 brought it
+        tar.extractall(folder)
         return report(Path(folder))
 
 
