@@ -22,7 +22,7 @@ from training import protocol
 from training.config import Config
 from training.data import DataError, ImageSet, Positions, images_of
 from training.device import choose_device
-from training.nets.images import ImageError, open_image, square_pixels
+from training.nets.images import ImageError, open_image, opened_file, square_pixels
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ def opened(images: ImageSet, position: int) -> tuple[Image.Image, File | None]:
     ImageError and OSError."""
     if images.root is None:
         return images.open(position), None
-    with (images.root / images.paths[position]).open("rb") as stream:
+    with opened_file(images.root / images.paths[position]) as stream:
         about, content = os.fstat(stream.fileno()), stream.read()
     file = File(hashlib.sha256(content).digest(), None, about.st_size, about.st_mtime_ns)
     return open_image(content, reading=images.reading), file

@@ -45,6 +45,13 @@ def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
     assert images.open(3).getpixel((0, 0)) == (0, 0, 255)
 
 
+def test_a_pipe_is_skipped_and_nobody_waits_for_it(mixed, tmp_path):
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    images, _, skipped = read(data.folder(tmp_path), 8)
+    assert {"path": "a/pipe.png", "reason": "not a regular file"} in skipped
+    assert images.paths == ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
+
+
 @pytest.mark.parametrize("divided", [False, True])
 def test_class_of_which_nothing_can_be_read_is_left_out(tmp_path, divided, caplog):
     train, test = ("train/", "test/") if divided else ("", "")

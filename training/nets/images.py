@@ -115,10 +115,15 @@ def open_image(
     """
     if isinstance(source, bytes):
         return _decode(BytesIO(source), max_pixels, reading)
-    if source.exists() and not source.is_file():  # a pipe or a device would never end
-        raise NotAnImage("not a regular file")
-    with source.open("rb") as stream:
+    with opened_file(source) as stream:
         return _decode(stream, max_pixels, reading)
+
+
+def opened_file(path: Path) -> BinaryIO:
+    """The file, to be read. Raises NotAnImage for a pipe or a device, which would never end, and OSError."""
+    if path.exists() and not path.is_file():
+        raise NotAnImage("not a regular file")
+    return path.open("rb")
 
 
 def looks_like_an_image(path: Path) -> bool:
