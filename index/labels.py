@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from index.names import normal
 from index.walking import DataError
 
 LONGEST = 200  # characters of a label
@@ -136,7 +137,7 @@ def _alike(paths: Collection[str], files: Iterable[Path], key: Callable[[str], s
 
 def _loosely(path: str) -> str:
     """Without what spreadsheets, Windows and macOS do to a path."""
-    return str(Path(unicodedata.normalize("NFC", path.strip().replace("\\", "/"))))
+    return str(Path(normal(path.strip().replace("\\", "/"))))
 
 
 def _rows(file: Path) -> list[tuple[str, str]]:

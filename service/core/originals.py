@@ -1,11 +1,15 @@
 """The files that indexed images were made from."""
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
 from index.artifact import Artifact, sha256_of
 from index.items import Item
 from index.originals import Originals
 from training.nets.images import looks_like_an_image
+
+HASHES = 10_000  # of files behind links that are remembered
 
 
 class NoOriginal(LookupError):
@@ -33,10 +37,22 @@ def original_of(artifact: Artifact, kept: Originals, item: Item) -> Path:
     # An artifact says itself where its images lie: nothing but an image is ever given out, and through a link
     # that leads out of the folder nothing but the image that was indexed.
     try:
-        if not path.is_relative_to(root) and item.sha256 != sha256_of(path):
+        if not path.is_relative_to(root) and item.sha256 != _hash_of(path, _state(path)):
             raise NoOriginal("what lies outside the indexed folder is not the file that was indexed")
         if looks_like_an_image(path):
             return path
     except OSError:
         raise NoOriginal("the original cannot be read; there is only the thumbnail") from None
     raise NoOriginal("the original is not an image any more; there is only the thumbnail")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What is another one once the file has changed."""
+    about = os.stat(path)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+@lru_cache(HASHES)
+def _hash_of(path: Path, _: tuple[int, ...]) -> str:
+    """The SHA-256 of a file in this state: a page of images asks for that of each, again and again."""
+    return sha256_of(path)

@@ -5,8 +5,9 @@ Everything here blocks and may be called from many threads at a time.
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -220,9 +221,7 @@ class Searcher:
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
         """Of all classes that are one of the labels by their normal form."""
         classes = self.snapshot().classes if labels else ()
-        alike = defaultdict[str, list[int]](list)
-        for index, name in enumerate(classes):
-            alike[normal_form(name)].append(index)
+        alike = _by_normal_form(classes)
         for label in labels:
             if normal_form(label) not in alike:
                 raise UnknownLabel(f"label {label[:80]!r} is unknown; {_known(classes)}")
@@ -301,6 +300,15 @@ def load_encoder(artifact: Artifact) -> Encoder:
 
 def _name(classes: Sequence[str], label: int) -> str | None:
     return None if label == UNLABELLED else classes[label]
+
+
+@lru_cache(4)
+def _by_normal_form(classes: tuple[str, ...]) -> Mapping[str, list[int]]:
+    """The indices of the classes that are one label. Searches ask again and again, of the same classes."""
+    alike = defaultdict[str, list[int]](list)
+    for index, name in enumerate(classes):
+        alike[normal_form(name)].append(index)
+    return dict(alike)
 
 
 def _known(classes: Sequence[str]) -> str:

@@ -37,7 +37,6 @@ router = guarded_router(Access.WRITE)
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
 SHOWN = 5  # reasons that one message gives
 WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")  # how a path begins there: old browsers send all of it
-LONGEST_NAME = 255  # characters; Linux's NAME_MAX
 
 UNWRITABLE = {
     401: NO_KEY,
@@ -324,4 +323,4 @@ def _name(file: UploadFile) -> str:
     """A file's own name, without folders; whatever it is, it is a name and no path."""
     name = shown(file.filename or "")
     kind = PureWindowsPath if WINDOWS.match(name) else PurePosixPath
-    return kind(name).name[:LONGEST_NAME] or "image"
+    return kind(name).name[: schemas.LONGEST_NAME] or "image"

@@ -27,6 +27,7 @@ IMAGE: dict[str, Any] = {
 }
 MOST_METADATA = 16_384  # bytes
 DEEPEST_METADATA = 20
+LONGEST_NAME = 255  # characters; Linux's NAME_MAX
 
 
 def _relative(path: str) -> str:
@@ -84,7 +85,7 @@ LabelText = Annotated[
     ),
 ]
 Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
-FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]  # 255: Linux's NAME_MAX
+FileName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_name)]
 FolderName = Annotated[FileName, AfterValidator(normal)]
 ImagePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_relative)]  # PATH_MAX
 Metadata = Annotated[dict[str, Any], AfterValidator(_small), AfterValidator(_named)]

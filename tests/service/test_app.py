@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import re
-import socket
 import struct
 import subprocess
 import threading
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -24,6 +22,7 @@ from service.settings import Settings
 from service.web.headers import route_path
 from tests import forking
 from tests.samples import build_artifact, command, environment, serve_here
+from tests.service.sockets import connect, until_closed
 from training.nets.encoder import Encoder
 
 LIMIT = 10_000_000
@@ -198,22 +197,6 @@ def test_many_clients_get_the_answers_of_one(http: httpx.Client, artifact: Artif
     with ThreadPoolExecutor(16) as clients:
         together = list(clients.map(lambda file: http.post("/search", content=file).json(), files * 3))
     assert together == alone * 3
-
-
-def connect(server: str) -> socket.socket:
-    address = urlsplit(server)
-    return socket.create_connection((address.hostname, address.port), timeout=20)
-
-
-def until_closed(connection: socket.socket) -> bytes:
-    """What the server sends until it closes; a reset ends it too."""
-    received = b""
-    try:
-        while part := connection.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    return received
 
 
 def test_an_announced_gigabyte_is_refused_unread(server: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,6 +17,7 @@ from service.app import create_app
 from service.settings import Settings
 from service.web import limits
 from tests.samples import serve_here
+from tests.service.sockets import connect, until_closed
 
 pytestmark = pytest.mark.process
 
@@ -28,26 +28,6 @@ HOST = b"Host: localhost\r\n"
 @pytest.fixture
 def picture(artifact: Artifact) -> bytes:
     return (Path(artifact.manifest.data["root"]) / "class1" / "004.png").read_bytes()
-
-
-@contextmanager
-def connect(address: str) -> Iterator[socket.socket]:
-    parts = urlsplit(address)
-    with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
-        yield connection
-
-
-def until_closed(connection: socket.socket) -> bytes:
-    """What the server sends until it closes; a reset ends it too."""
-    received = b""
-    try:
-        while part := connection.recv(65_536):
-            received += part
-    except ConnectionResetError:
-        pass
-    except TimeoutError:
-        pytest.fail(f"the connection is open still, after {received[:99]!r}")
-    return received
 
 
 def asked(address: str, sent: bytes) -> bytes:
