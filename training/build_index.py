@@ -107,6 +107,11 @@ def parser() -> argparse.ArgumentParser:
     add = partial(command.add_argument, default=argparse.SUPPRESS)
     add("--backbone", choices=list(BACKBONES), help="network (default: conv6)")
     add("--rule", choices=[*RULES, *UNRULED], help="learning rule of the pre-training (default: hpca_fh)")
+    add(
+        "--recipe",
+        choices=ABOUT["recipe"].choices,
+        help="how features become codes: as in the paper, or by neighbours and few labels (default: paper)",
+    )
     add("--dataset", choices=DATASETS, help="a named data set (default: digits, which needs no download)")
     add("--data", metavar="DIR", help="your images, or where the named data set lies or shall lie")
     add(

@@ -76,6 +76,8 @@ class Config:
     head_lr: Annotated[float, rate("learning rate of the hashing head", "method", "late")]
     head_epochs: Annotated[int, About("epochs of the hashing head", "table", "late", lowest=1)]
     head_weight_decay: Annotated[float, About("L2 of the hashing head", "method", "late", lowest=0)]
+    recipe: Annotated[str, About(None, "table", "early", choices=("paper", "best"), settled=True)] = "paper"
+    weights: Annotated[str, About(None, "method", "early", settled=True)] = "none"
     norm_rescale: Annotated[
         bool, About("the last batch norms keep the channels' relative variance", "method", "early")
     ] = False

@@ -27,7 +27,7 @@ from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, square_pixels, thumbnail
-from training.pixels import ahead, each_batch, opened
+from training.pixels import ahead, each_batch, opened, stream
 from training.run import Run
 
 Split = Literal["database", "query"]
@@ -122,14 +122,21 @@ def measure(run: Run, database: Indexed, queries: Indexed, copies: NDArray[np.bo
     ranked = (known != UNLABELLED) & ~copies
     codes_and_labels = (queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])
     run.model.eval()
-    # In 32 bits, as the service encodes.
-    batches = run.labelled(run.normalised(run.groups(queries.positions)))
     return {
         "map": mean_average_precision(*codes_and_labels),
         "map_at_100": mean_average_precision(*codes_and_labels, k=100),
         "map_at_100_retrieved": mean_average_precision(*codes_and_labels, k=100, denominator="retrieved"),
-        "top1": accuracy(run.model.classifier, batches),
+        "top1": top1(run, queries.positions),
     }
+
+
+def top1(run: Run, queries: Positions) -> float:
+    """How many of the queries get their own class as the most likely one."""
+    if (encoder := run.coded) is not None:
+        groups = run.labelled(stream(run.pixels, run.groups(queries), run.device))
+        return accuracy(lambda pixels: torch.from_numpy(encoder.posterior(encoder.embed(pixels))), groups)
+    # In 32 bits, as the service encodes.
+    return accuracy(run.model.classifier, run.labelled(run.normalised(run.groups(queries))))
 
 
 def manifest(

@@ -7,13 +7,13 @@ Neurocomputing 2024 (doi 10.1016/j.neucom.2024.127867) has it, or `JointHead`, a
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from training.coding.quantisation import iterative_quantisation
 from training.config import HALVINGS, Config
 from training.nets.backbones import Linear, Network
 from training.nets.head import Head
@@ -210,35 +210,10 @@ def top_accuracies(
 
 
 def head_without_labels(features: NDArray[np.float32], bits: int, seed: int) -> tuple[Head, str]:
-    """A head from features (n, F) alone, and how it was made.
-
-    FAISS's ITQ (Gong & Lazebnik, 2011): PCA to `bits` dimensions, then the rotation whose signs lose least.
-    With no more than `bits` images there is no PCA: a random rotation stands in for both.
-    """
-    length = features.shape[1]
-    mean = features.mean(0)
-    if len(features) > bits and length >= bits:
-        itq = faiss.ITQTransform(length, bits, True)
-        itq.itq.seed = seed
-        itq.train(features)
-        affine: Any = faiss.downcast_VectorTransform(itq.pca_then_itq)
-        weight = faiss.vector_to_array(affine.A).reshape(bits, length)
-        mean = faiss.vector_to_array(itq.mean)
-        method = "ITQ"
-    else:
-        rng = np.random.default_rng(seed)
-        weight = _random_rotation(rng, bits, length)
-        method = f"random rotation (ITQ needs more than {bits} images and features)"
-    head = Head(length, bits, 0)
+    """A head from features (n, F) alone, and how it was made."""
+    weight, mean, method = iterative_quantisation(features, bits, seed)
+    head = Head(features.shape[1], bits, 0)
     with torch.no_grad():
         head.hash.weight.copy_(torch.from_numpy(weight))
         head.hash.bias.copy_(torch.from_numpy(-weight @ mean))
     return head.eval(), method
-
-
-def _random_rotation(rng: np.random.Generator, bits: int, length: int) -> NDArray[np.float32]:
-    """Random directions (bits, length), orthonormal in groups of at most `length`."""
-    groups = [
-        np.linalg.qr(rng.standard_normal((length, min(bits, length))))[0].T for _ in range(-(-bits // length))
-    ]
-    return np.concatenate(groups)[:bits].astype(np.float32)

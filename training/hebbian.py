@@ -133,7 +133,13 @@ class Pretraining:
     @classmethod
     def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
         """Learning of a new network as the configuration has it, whatever the number of classes."""
-        network = Network(config.backbone, config.image_size, layers_of(config), rescale=config.norm_rescale)
+        network = Network(
+            config.backbone,
+            config.image_size,
+            layers_of(config),
+            rescale=config.norm_rescale,
+            hidden=config.recipe == "paper",
+        )
         return cls(network.to(device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:

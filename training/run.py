@@ -16,14 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from index.items import UNLABELLED
 from training import protocol
+from training.coding.learning import EMPHASIS, HIDDEN, SIZE, learn_encoder
 from training.config import ABOUT, Config
 from training.data import DataError, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.learners import LEARNERS, Learner
 from training.nets.backbones import BACKBONES, Network, feature_count, features
-from training.nets.encoder import Description, Encoder, Normalise
+from training.nets.encoder import Coding, Description, Encoder, Normalise
 from training.nets.head import Head
 from training.nets.images import Reading
 from training.pixels import Loaded, batches, each_batch, load, stream
@@ -59,7 +61,13 @@ class Model(nn.Module):
         super().__init__()
         self.normalise = Normalise(whiten=config.whiten)
         latents = config.latents if config.rule == "vae" and config.vae_classifier == "latents" else 0
-        network = Network(config.backbone, config.image_size, rescale=config.norm_rescale, latents=latents)
+        network = Network(
+            config.backbone,
+            config.image_size,
+            rescale=config.norm_rescale,
+            latents=latents,
+            hidden=config.recipe == "paper",
+        )
         width = latents or BACKBONES[config.backbone].hidden
         self.classifier = Classifier(network, width, classes, config.dropout)
         count = feature_count(config.backbone, config.image_size)
@@ -92,20 +100,45 @@ class Model(nn.Module):
             norm_rescale=config.norm_rescale,
             reading=Reading(grey_bits=config.grey_bits),
         )
-        encoder = Encoder(description)
+        encoder = self.filled(Encoder(description), features)
+        encoder.head.load_state_dict(head.state_dict())
+        check_finite(encoder, config)
+        return encoder.eval()
+
+    def filled(self, encoder: Encoder, features: nn.Sequential) -> Encoder:
+        """`encoder` with the normalisation that was learned, and with these features."""
         encoder.normalise.load_state_dict(self.normalise.state_dict())
         encoder.features.load_state_dict(features.state_dict())
-        encoder.head.load_state_dict(head.state_dict())
-        for name, tensor in encoder.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                smaller = " ".join(
-                    f"--set {key}={rate / 10:g}" for key, rate in rates(config)[STAGES[0]].items()
-                )
-                raise FloatingPointError(
-                    f"{name} is not finite after training with rule {config.rule}: use a smaller learning "
-                    f"rate ({smaller})"
-                )
-        return encoder.eval()
+        return encoder
+
+    def embedder(self, config: Config, classes: int, count: int) -> Encoder:
+        """An encoder with the features that were learned, whose embedding and head are yet to learn from
+        `count` images."""
+        length = min(SIZE, feature_count(config.backbone, config.image_size), count - 1)
+        made = Description(
+            backbone=config.backbone,
+            image_size=config.image_size,
+            whiten=config.whiten,
+            bits=config.bits,
+            classes=classes,
+            norm_rescale=config.norm_rescale,
+            reading=Reading(grey_bits=config.grey_bits),
+            coding=Coding(length, HIDDEN, EMPHASIS),
+        )
+        encoder = self.filled(Encoder(made), self.network.features)
+        check_finite(encoder, config)
+        return encoder.to(next(self.parameters()).device).eval()
+
+
+def check_finite(encoder: Encoder, config: Config) -> None:
+    """FloatingPointError for a weight that is not."""
+    for name, tensor in encoder.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            smaller = " ".join(f"--set {key}={rate / 10:g}" for key, rate in rates(config)[STAGES[0]].items())
+            raise FloatingPointError(
+                f"{name} is not finite after training with rule {config.rule}: use a smaller learning "
+                f"rate ({smaller})"
+            )
 
 
 class Run:
@@ -134,13 +167,17 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.validation: dict[str, list[float]] = {}  # accuracy after each epoch, by stage
         torch.manual_seed(protocol.derived_seed(config.seed))
-        self.model = Model(config, len(self.classes)).to(self.device)
+        taught = len(self.classes) if config.recipe == "paper" else 0
+        self.model = Model(config, taught).to(self.device)
+        self.coded: Encoder | None = None  # the encoder that another recipe made
 
     # --- the stages ---
 
     def train(self) -> str:
         """Run what is not done yet; returns how the codes were learned."""
         saved = self.learn_features(self.restore())
+        if self.config.recipe == "best":
+            return self.learn_codes()
         if not self.classes:
             return self.hash_without_labels()
         if saved is None or saved["stage"] == STAGES[1]:
@@ -231,6 +268,25 @@ class Run:
                 learning.consider(score)
                 self.validation.setdefault(stage, []).append(score)
         return learning
+
+    def learn_codes(self) -> str:
+        """An embedding of the images that are learned from, and a head that says what their neighbours and
+        labels taught; returns the codes' method."""
+        images, split = self.images, self.split
+        own = images.validation_share is None  # of a user's own images every label that was given counts
+        given = np.concatenate([split.training, split.validation]) if own else split.training
+        labels = np.full(len(images), UNLABELLED)
+        labels[given] = images.labels[given]
+        encoder = self.model.embedder(self.config, len(self.classes), len(split.pretraining))
+
+        def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
+            groups = each_batch(what, positions, 256, self.home)
+            return (x for _, x in stream(self.pixels, groups, self.device))
+
+        seen = split.pretraining
+        learned = learn_encoder(encoder, pixels, seen, labels[seen], self.config.seed)
+        self.coded, self.seconds = encoder, self.seconds | learned.seconds
+        return learned.method
 
     def hash_without_labels(self) -> str:
         """A head from the features of (a sample of) the images that were learned from."""
@@ -346,6 +402,8 @@ class Run:
 
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""
+        if self.coded is not None:
+            return self.coded
         return self.model.encoder(self.config).to(self.device)
 
 

@@ -155,8 +155,9 @@ def _norm(rescaled: bool, channels: int) -> nn.BatchNorm2d:
 class Network(nn.Module):
     """Convolutional features and the hidden layer: everything that is pre-trained without labels.
 
-    `rescale` keeps the channels' relative variance in the batch norms that the backbone's plan says. With
-    `latents` a linear layer to so many follows: what an autoencoder's encoder puts out.
+    Without `hidden` the features are all there is. `rescale` keeps the channels' relative variance in the
+    batch norms that the backbone's plan says. With `latents` a linear layer to so many follows: what an
+    autoencoder's encoder puts out.
     """
 
     def __init__(
@@ -167,17 +168,24 @@ class Network(nn.Module):
         *,
         rescale: bool = False,
         latents: int = 0,
+        hidden: bool = True,
     ) -> None:
         super().__init__()
         self.features = features(backbone, conv, rescale=rescale)
+        self.features.to(memory_format=torch.channels_last)
+        self.hidden = nn.Sequential()
+        self.latents: nn.Module = nn.Identity()
+        if not hidden:
+            return
         # Fully connected, as a convolution whose kernel is the whole map: (B, hidden, 1, 1).
         plan, side = BACKBONES[backbone], map_size(backbone, image_size)
         filters = conv(plan.convolutions[-1].channels, plan.hidden, side)
         norm = _norm(rescale and plan.rescaled > 0, plan.hidden)
         self.hidden = nn.Sequential(filters, nn.ReLU(inplace=True), norm)
-        self.latents = Linear(plan.hidden, latents) if latents else nn.Identity()
-        self.features.to(memory_format=torch.channels_last)
+        if latents:
+            self.latents = Linear(plan.hidden, latents)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S) -> hidden activations (B, hidden), or latents (B, latents)."""
+        """Normalised images (B, 3, S, S) -> hidden activations (B, hidden), or latents (B, latents), or
+        flattened features (B, F)."""
         return self.latents(self.hidden(self.features(x)).flatten(1))

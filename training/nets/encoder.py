@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,10 +17,28 @@ from torch import Tensor, nn
 
 from index.codes import Codes, pack
 from training.nets import backbones
-from training.nets.head import Head
+from training.nets.head import Embedding, Head, PosteriorHead
 from training.nets.images import AS_SHOWN, BEFORE, Reading, square_pixels
 
+Embeddings = NDArray[np.float16]  # (n, E), each of length 1
+
 TILE = 32  # whitening works on TILE × TILE × 3 pixels: a 3,072² matrix
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What makes a code of features by way of an embedding, which is kept to learn from again."""
+
+    embedding: int  # its length
+    hidden: int  # units of the student
+    emphasis: float  # of the class in the code
+
+
+class Encoded(NamedTuple):
+    """What is kept of images: codes (n, bits / 8), and embeddings, of an encoder that makes any."""
+
+    codes: Codes
+    embeddings: Embeddings | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Description:
     classes: int
     norm_rescale: bool = False
     reading: Reading = AS_SHOWN
+    coding: Coding | None = None
 
     def as_json(self) -> str:
         """Without what is as it always was, so that such encoders have the same bytes as ever."""
@@ -40,6 +61,8 @@ class Description:
             del values["norm_rescale"]
         if self.reading == BEFORE:
             del values["reading"]
+        if self.coding is None:
+            del values["coding"]
         return json.dumps(values)
 
     @classmethod
@@ -47,7 +70,8 @@ class Description:
         """The inverse. Raises KeyError, TypeError or ValueError for another text."""
         values = json.loads(text)
         reading = Reading(**values["reading"]) if "reading" in values else BEFORE
-        return cls(**values | {"reading": reading})
+        coding = Coding(**values["coding"]) if "coding" in values else None
+        return cls(**values | {"reading": reading, "coding": coding})
 
 
 class Normalise(nn.Module):
@@ -147,7 +171,9 @@ def from_tiles(tiles: Tensor, grid: int, size: int) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Preprocessing, convolutional features and hashing head."""
+    """Preprocessing, convolutional features and hashing head, by way of an embedding or without."""
+
+    head: Head | PosteriorHead
 
     def __init__(self, description: Description) -> None:
         super().__init__()
@@ -155,7 +181,12 @@ class Encoder(nn.Module):
         self.normalise = Normalise(whiten=description.whiten)
         self.features = backbones.features(description.backbone, rescale=description.norm_rescale)
         length = backbones.feature_count(description.backbone, description.image_size)
-        self.head = Head(length, description.bits, description.classes)
+        if (coding := description.coding) is None:
+            self.head = Head(length, description.bits, description.classes)
+        else:
+            self.embedding = Embedding(length, coding.embedding)
+            shape = (coding.embedding, description.bits, description.classes)
+            self.head = PosteriorHead(*shape, coding.hidden, coding.emphasis).double()
         self.features.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -175,10 +206,53 @@ class Encoder(nn.Module):
         """An RGB image -> uint8 pixels (3, S, S)."""
         return square_pixels(image, self.description.image_size)
 
+    @property
+    def embedding_size(self) -> int:
+        """Length of an embedding; 0 where codes are made without any."""
+        coding = self.description.coding
+        return 0 if coding is None else coding.embedding
+
     @torch.inference_mode()
     def projections(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (n, 3, S, S) -> the hash units before their tanh (n, bits)."""
+        if self.embedding_size:
+            return self._projected(self.embed(pixels))
         return self.head.hash(self.features(self.normalise(pixels)).flatten(1))
+
+    @torch.inference_mode()
+    def embed(self, pixels: Tensor) -> Embeddings:
+        """uint8 pixels (n, 3, S, S) -> embeddings (n, E)."""
+        return self.embedding(self.mirrored(pixels)).to(torch.float16).cpu().numpy()
+
+    @torch.inference_mode()
+    def mirrored(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (n, 3, S, S) -> features (n, F), the mean of an image's and its mirror image's."""
+        x = self.normalise(pixels)
+        return (self.features(x).flatten(1) + self.features(x.flip(3)).flatten(1)) / 2
+
+    @torch.inference_mode()
+    def _projected(self, embeddings: Embeddings) -> Tensor:
+        """Of what is kept, not of what it was before: so a code can be made anew without the image. In 64
+        bits, as products of a batch are summed in another order than those of one image."""
+        return self.head(torch.from_numpy(embeddings).to(self.head.hash.weight.device).double())
+
+    def code(self, embeddings: Embeddings) -> Codes:
+        """Embeddings (n, E) -> packed codes (n, bits / 8)."""
+        return pack_signs(self._projected(embeddings))
+
+    @torch.inference_mode()
+    def posterior(self, embeddings: Embeddings) -> NDArray[np.float32]:
+        """Embeddings (n, E) -> probabilities (n, classes) of the classes that it learned, rows sum to 1."""
+        assert isinstance(self.head, PosteriorHead)
+        x = torch.from_numpy(embeddings).to(self.head.hash.weight.device).double()
+        return self.head.student(x)[0].softmax(1).float().cpu().numpy()
+
+    def encode_and_embed(self, pixels: Tensor) -> Encoded:
+        """uint8 pixels (n, 3, S, S) -> all that is kept of them."""
+        if not self.embedding_size:
+            return Encoded(self.encode(pixels), None)
+        embeddings = self.embed(pixels)
+        return Encoded(self.code(embeddings), embeddings)
 
     def encode(self, pixels: Tensor) -> Codes:
         """uint8 pixels (n, 3, S, S) -> packed codes (n, bits / 8)."""

@@ -1,4 +1,4 @@
-"""The hashing head: features -> 256 tanh units -> classes."""
+"""The hashing heads: features -> 256 tanh units -> classes; embedding -> a code of class and neighbours."""
 
 import torch
 from torch import Tensor, nn
@@ -26,3 +26,57 @@ class Head(nn.Module):
         if self.classifier is None:
             raise ValueError("this head was made without labels: it has no classifier")
         return self.classifier(self.units(x))
+
+
+class Embedding(nn.Module):
+    """Features -> a short unit vector, a linear map away: what is kept of each image to learn from again."""
+
+    def __init__(self, features: int, size: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, F) -> embeddings (B, E) of length 1, in 64 bits: so that rounded to 16 they are the
+        same for an image alone and in a batch, whose products are summed in another order."""
+        projected = nn.functional.linear(x.double(), self.project.weight.double(), self.project.bias.double())
+        return nn.functional.normalize(projected)
+
+
+class Student(nn.Module):
+    """Says of an embedding alone what a graph of many images and their labels taught: the class, and where
+    the image lies once those that look alike have been drawn together."""
+
+    def __init__(self, size: int, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(size, hidden)
+        self.place = nn.Linear(size + hidden, size)
+        self.classifier = nn.Linear(size + hidden, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, E) -> class logits (B, classes) and places of length 1 (B, E)."""
+        known = torch.cat([x, torch.relu(self.hidden(x))], dim=1)
+        return self.classifier(known), nn.functional.normalize(self.place(known))
+
+
+class PosteriorHead(nn.Module):
+    """Codes of class posterior and place together: signs of a linear map of [λ(p − 1/C); place].
+
+    The larger `emphasis` (λ), the more a code says of the class, and the less of what else an image is like.
+    """
+
+    def __init__(self, size: int, bits: int, classes: int, hidden: int, emphasis: float) -> None:
+        super().__init__()
+        self.classes, self.emphasis = classes, emphasis
+        self.student = Student(size, classes, hidden)
+        self.hash = nn.Linear(classes + size, bits)
+
+    def joint(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E) -> (B, classes + E)."""
+        logits, place = self.student(x)
+        if not self.classes:
+            return place
+        return torch.cat([self.emphasis * (logits.softmax(1) - 1 / self.classes), place], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E) -> units whose signs are the code (B, bits)."""
+        return self.hash(self.joint(x))
