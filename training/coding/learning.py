@@ -130,7 +130,7 @@ def teach(
     generator = torch.Generator().manual_seed(seed)
     student = head.student
     with torch.no_grad():
-        for layer in (student.hidden, student.place, student.classifier):
+        for layer in filter(None, (student.hidden, student.place, student.classifier)):
             bound = 1 / math.sqrt(layer.weight.shape[1])
             layer.weight.uniform_(-bound, bound, generator=generator)
             layer.bias.zero_()

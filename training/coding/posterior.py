@@ -16,7 +16,7 @@ FOLDS = 5
 # one or two points of accuracy.
 DECAYS = (1e-4, 1e-3, 1e-2)
 TO_CHOOSE = 5_000  # labels, drawn at random, by which the decay is chosen: more make it no surer
-STEPS = 200
+STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _fit(x: NDArray[np.float32], y: NDArray[np.int64], classes: int, decay: floa
         # Products this small are faster on one core: beside other work threads wait 30 times as long as they
         # compute.
         with threadpool_limits(1):
-            model = LogisticRegression(C=1 / (decay * len(y)), max_iter=STEPS, tol=1e-3).fit(x, rows)
+            model = LogisticRegression(C=1 / (decay * len(y)), max_iter=STEPS, tol=1e-4).fit(x, rows)
         if len(present) == 2:  # sklearn gives the difference of both alone
             weight[present], bias[present] = (
                 np.concatenate([-model.coef_, model.coef_]) / 2,

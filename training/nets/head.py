@@ -50,12 +50,13 @@ class Student(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(size, hidden)
         self.place = nn.Linear(size + hidden, size)
-        self.classifier = nn.Linear(size + hidden, classes)
+        self.classifier = nn.Linear(size + hidden, classes) if classes else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (B, E) -> class logits (B, classes) and places of length 1 (B, E)."""
         known = torch.cat([x, torch.relu(self.hidden(x))], dim=1)
-        return self.classifier(known), nn.functional.normalize(self.place(known))
+        logits = x.new_empty(len(x), 0) if self.classifier is None else self.classifier(known)
+        return logits, nn.functional.normalize(self.place(known))
 
 
 class PosteriorHead(nn.Module):
