@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from index.items import UNLABELLED
+from training.coding.confidence import Calibration, rough
 from training.coding.embedding import components, embedding
 from training.coding.graph import Vectors, affinity, neighbours
 from training.coding.posterior import logistic
@@ -49,6 +50,7 @@ class Learned:
     head: PosteriorHead
     posteriors: NDArray[np.float32]  # (n, classes) of all images it learned from, by the teachers
     method: str
+    calibration: Calibration
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -95,15 +97,16 @@ def learn_codes(
     with timed(seconds, "smoothing"):
         places = unit(smoothed(graph, vectors, SMOOTHING))
     head = PosteriorHead(vectors.shape[1], bits, classes, HIDDEN, EMPHASIS)
-    posteriors = np.zeros((len(vectors), 0), np.float32)
+    posteriors, calibration = np.zeros((len(vectors), 0), np.float32), Calibration()
     if classes:
         with timed(seconds, "posteriors"):
             posteriors = taught(vectors, places, labels, classes, seed)
+            calibration = rough((vectors, places), labels, classes, seed)
     with timed(seconds, "student"):
         teach(head, vectors, places, posteriors, seed)
     with timed(seconds, "code"):
         method = rotate(head, vectors, seed)
-    return Learned(head.eval(), posteriors, method, seconds)
+    return Learned(head.eval(), posteriors, method, calibration, seconds)
 
 
 def taught(
