@@ -14,7 +14,7 @@ from typing import Any, Self
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
-from index.items import SUCCESSOR, Changes, Identity, NewItem
+from index.items import SUCCESSOR, Changes, Embedding, Identity, NewItem, Source
 from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
 from index.tables.changing import Change, create, in_json, write_notes
@@ -104,14 +104,44 @@ class Catalogue(Reader):
             return change.remove(wanted)
 
     def change(
-        self, item_id: int, *, label: int | str | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        item_id: int,
+        *,
+        label: int | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        source: Source = "given",
     ) -> None:
         """Give an item of the database split another label, as in NewItem, or other metadata; None leaves as
-        it is. KeyError when it is unknown, ValueError for a label that there is not."""
+        it is. A label that is another one has this `source`, and its image is held out no more. KeyError when
+        it is unknown, ValueError for a label that there is not."""
         values: dict[str, Any] = {} if metadata is None else {"metadata": in_json(metadata)}
         item_id = check_id(item_id)
         with self._changing() as change:
-            change.update(item_id, label, values)
+            change.update(item_id, label, values, source)
+
+    def label_all(
+        self, labels: Mapping[int, str], sources: Mapping[int, Source] = MappingProxyType({})
+    ) -> None:
+        """Give many items of the database split their labels, all or none. KeyError when one is unknown."""
+        with self._changing() as change:
+            for item_id, label in labels.items():
+                change.update(item_id, label, {}, sources.get(item_id, "given"))
+
+    def hold_out(self, ids: Iterable[int]) -> None:
+        """Let these labelled items be asked with and not learned from, until their labels change."""
+        with self._connections.writing() as (connection, revision):
+            Change(connection, revision, self.bits, {}).hold_out(ids)
+
+    def embed(self, embeddings: Iterable[tuple[int, Embedding]]) -> None:
+        """Keep embeddings (E,) of items, in place of those there are."""
+        with self._connections.writing() as (connection, revision):
+            Change(connection, revision, self.bits, {}).embed(embeddings)
+
+    def predict(self, predictions: Iterable[tuple[int, int, float]]) -> None:
+        """Ids with a class index and a confidence, in place of all predictions there are. The revision stays:
+        nothing that is searched changes."""
+        with self._connections.noting() as connection:
+            Change(connection, 0, self.bits, {}).predict(predictions)
 
     def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
         """Be a catalogue of another encoder: `codes` has one (bits/8,) for each item and held-out query.

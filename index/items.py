@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,12 @@ from index.codes import Codes
 
 SUCCESSOR = "successor"  # note of a catalogue: the folder beside its artifact that took that one's place
 UNLABELLED = -1
+
+# How a label came: a person chose it, accepted a predicted one, or accepted many predicted ones at once.
+Source = Literal["given", "accepted", "group"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+
+Embedding = NDArray[np.float16]  # (E,)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,9 @@ class NewItem:
     file: File | None = None  # None: there is none
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
     added: int | None = None  # seconds since 1970; None: now
+    embedding: Embedding | None = None  # None: the encoder makes none
+    source: Source = "given"  # of the label
+    held_out: bool = False  # asked with, and not learned from
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,10 @@ class Item:
     sha256: str | None = None  # of the file, in hexadecimal
     folder: str | None = None  # as in File
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None  # of the label
+    held_out: bool = False  # asked with since it has its label, and not learned from
+    predicted: str | None = None  # class name
+    confidence: float | None = None  # of the prediction, 0 to 1
 
     @property
     def identity(self) -> Identity:

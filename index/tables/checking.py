@@ -14,11 +14,13 @@ from index.tables.schema import (
     CHECKSUMS,
     CLASSES,
     CODES,
+    EMBEDDINGS,
     ITEMS,
     META,
     READABLE,
     REMOVED,
     SCHEMA,
+    STAND_INS,
     THUMBNAILS,
     upgrade,
 )
@@ -36,11 +38,17 @@ FAULTS = {
 }
 
 
+WITH_CHECKSUMS = 4  # the schema from which on each row has one
+
+
 def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
     """Make it a catalogue of this version. CatalogueError for one of a version to come."""
     with connections.reading() as connection:
         found = value(connection, "schema")
-    if found == str(SCHEMA) or (found in READABLE and not writable):
+    if found == str(SCHEMA):
+        return
+    if found in READABLE and not writable:
+        connections.stand_in(STAND_INS)
         return
     with connections.reading() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
@@ -55,7 +63,10 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
         if (found := value(connection, "schema")) != str(SCHEMA):
             upgrade(connection, int(found))
             with undecoded(connection):
-                checksums.write_all(connection)
+                if int(found) < WITH_CHECKSUMS:
+                    checksums.write_all(connection)
+                else:
+                    checksums.seal_notes(connection)
         connection.commit()
 
 
@@ -117,8 +128,11 @@ def _ids(connection: Connection) -> Iterator[str]:
 
 
 def _rows(connection: Connection) -> Iterator[str]:
-    if inspect(connection).has_table(CHECKSUMS.name):  # else an earlier version wrote it, and it stays so
+    tables = inspect(connection)
+    if tables.has_table(CHECKSUMS.name):  # else an earlier version wrote it, and it stays so
         yield from checksums.faults(connection)
+    if tables.has_table(EMBEDDINGS.name):
+        yield from checksums.own_faults(connection)
 
 
 def _thumbnails(connection: Connection) -> Iterator[str]:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, delete, insert,
 from sqlalchemy.types import NullType
 
 from index.tables.rows import BATCH, noted
-from index.tables.schema import CHECKSUMS, ITEMS, META, REMOVED, THUMBNAILS
+from index.tables.schema import CHECKSUMS, EMBEDDINGS, ITEMS, META, REMOVED, SOURCES, THUMBNAILS
 
 NOTES = "checksum"  # the note that has that of the others
 
@@ -94,6 +94,18 @@ def faults(connection: Connection) -> Iterator[str]:
 def thumbnail_faults(connection: Connection) -> Iterator[str]:
     """Which thumbnails do not match their checksums: it reads them all."""
     yield from _differing(connection, THUMBNAILS, CHECKSUMS.c.thumbnail, "the thumbnail of image {}")
+
+
+def own_faults(connection: Connection) -> Iterator[str]:
+    """What does not match the checksum in its own row."""
+    for table, what in (
+        (EMBEDDINGS, "the embedding of image {}"),
+        (SOURCES, "the source of the label of {}"),
+    ):
+        for rows in _batches(connection, table):
+            for *row, checksum in rows:
+                if of_row(row) != checksum:
+                    yield f"{what.format(row[0])} does not match its checksum"
 
 
 def _differing(

@@ -1,11 +1,12 @@
 """Connections to the catalogue's database: many that read, one at a time that writes."""
 
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Integer, Text, cast, update
+from sqlalchemy import Connection, Engine, Integer, Text, cast, event, update
 
 from index.items import SUCCESSOR
 from index.sqlite import (
@@ -32,6 +33,16 @@ class Connections:
         self._engine = engine
         # Who waits to write holds no connection: otherwise they would take all that readers need.
         self._turn = threading.Lock()
+
+    def stand_in(self, statements: Iterable[str]) -> None:
+        """Have each connection make tables of its own, where the file has none and cannot be written to."""
+
+        def make(connection: sqlite3.Connection, _: object) -> None:
+            for statement in statements:
+                connection.execute(statement)
+
+        self._engine.dispose()  # those that are there have none
+        event.listen(self._engine, "connect", make)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

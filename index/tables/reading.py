@@ -11,15 +11,39 @@ from numpy.typing import NDArray
 from sqlalchemy import Row, and_, func, or_, select
 
 from index.codes import Codes
-from index.items import UNLABELLED, Changes, CodeTable, Identity, Item
+from index.items import UNLABELLED, Changes, CodeTable, Identity, Item, Source
 from index.names import from_stored, normal, spellings, stored
 from index.tables import rows
 from index.tables.connections import Connections
-from index.tables.schema import CLASSES, CODES, ITEMS, META, REMOVED, THUMBNAILS
+from index.tables.schema import (
+    CLASSES,
+    CODES,
+    EMBEDDINGS,
+    ITEMS,
+    META,
+    PREDICTIONS,
+    REMOVED,
+    SOURCES,
+    THUMBNAILS,
+)
 
 TOGETHER = 4096  # items, with all that is known of them, read at a time
 
-KNOWN = select(ITEMS, CLASSES.c.name.label("label_name")).outerjoin(CLASSES)
+PREDICTED = CLASSES.alias("predicted")
+KNOWN = (
+    select(
+        ITEMS,
+        CLASSES.c.name.label("label_name"),
+        SOURCES.c.source,
+        SOURCES.c.held_out,
+        PREDICTED.c.name.label("predicted"),
+        PREDICTIONS.c.confidence,
+    )
+    .outerjoin(CLASSES, CLASSES.c.id == ITEMS.c.label)
+    .outerjoin(SOURCES, SOURCES.c.item_id == ITEMS.c.id)
+    .outerjoin(PREDICTIONS, and_(PREDICTIONS.c.item_id == ITEMS.c.id, ITEMS.c.label.is_(None)))
+    .outerjoin(PREDICTED, PREDICTED.c.id == PREDICTIONS.c.label)
+)
 
 
 class Reader:
@@ -70,6 +94,24 @@ class Reader:
         if not len(table.ids):
             raise KeyError(item_id)
         return table.codes
+
+    def embeddings(self, split: str = "database") -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+        """Ids (n,), ascending, and embeddings (n, E) of those of a split that have one; (0, 0) for none."""
+        with self._connections.reading() as connection:
+            return rows.embedding_table(connection, ITEMS.c.split == split)
+
+    def without_embedding(self) -> NDArray[np.int64]:
+        """The ids (n,) of the items of both splits that have none."""
+        kept = select(EMBEDDINGS.c.item_id).where(EMBEDDINGS.c.item_id == ITEMS.c.id).exists()
+        with self._connections.reading() as connection:
+            return np.array(list(connection.scalars(select(ITEMS.c.id).where(~kept))), np.int64)
+
+    def sources(self) -> dict[int, tuple[Source, bool]]:
+        """How items came to their labels, and whether they are held out, of those where that is not as usual:
+        given, and learned from."""
+        query = select(SOURCES.c.item_id, SOURCES.c.source, SOURCES.c.held_out)
+        with self._connections.reading() as connection:
+            return {id_: (source, bool(held)) for id_, source, held in connection.execute(query)}
 
     def held_out(self) -> dict[int, int]:
         """The label of each held-out query, a class index or UNLABELLED."""
@@ -250,4 +292,8 @@ def _item(row: Row[Any]) -> Item:
         sha256=None if row.sha256 is None else row.sha256.hex(),
         folder=row.folder,
         metadata={} if row.metadata is None else json.loads(row.metadata),
+        source=None if row.label_name is None else row.source or "given",
+        held_out=bool(row.held_out),
+        predicted=row.predicted,
+        confidence=row.confidence,
     )

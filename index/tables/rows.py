@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from index.items import UNLABELLED, Changes, CodeTable
+from index.items import UNLABELLED, Changes, CodeTable, Embedding
 from index.names import from_stored
-from index.tables.schema import CLASSES, CODES, ITEMS, META
+from index.tables.schema import CLASSES, CODES, EMBEDDINGS, ITEMS, META
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 READ = 512  # rows turned into arrays at a time: bounds what exists as Python objects
@@ -72,6 +73,36 @@ def as_table(rows: Sequence[tuple[int, int, bytes]], bits: int) -> CodeTable:
         np.array(labels, dtype=np.int64),
         np.frombuffer(data, dtype=np.uint8).reshape(-1, bits // 8),
     )
+
+
+def as_bytes(vector: Embedding) -> bytes:
+    """How an embedding (E,) is stored. ValueError for another type or shape."""
+    if vector.dtype != np.float16 or vector.ndim != 1:
+        raise ValueError(f"an embedding of type {vector.dtype} and shape {vector.shape}; wanted float16 (E,)")
+    return vector.astype("<f2").tobytes()
+
+
+def embedding_table(
+    connection: Connection, *which: ColumnElement[bool]
+) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    """Ids (n,) and embeddings (n, E) of the items to which all of `which` apply, by id; (0, 0) where
+    there are none. Unusable where their lengths differ."""
+    query = select(EMBEDDINGS.c.item_id, EMBEDDINGS.c.vector).join(ITEMS).where(*which)
+    count = connection.scalar(select(func.count()).select_from(query.subquery())) or 0
+    ids, vectors = np.empty(count, np.int64), np.empty((0, 0), np.float16)
+    with connection.execute(query.order_by(EMBEDDINGS.c.item_id)) as result:
+        start = 0
+        for part in iter(lambda: result.cursor.fetchmany(READ), []):
+            values = np.frombuffer(b"".join(vector for _, vector in part), "<f2")
+            if not start:  # in place: of 100,000 images a second copy would be 100 MB
+                vectors = np.empty((count, len(values) // len(part)), np.float16)
+            if any(len(vector) != 2 * vectors.shape[1] for _, vector in part):
+                raise Unusable("holds embeddings of different lengths")
+            stop = start + len(part)
+            ids[start:stop] = [id_ for id_, _ in part]
+            vectors[start:stop] = values.reshape(len(part), -1)
+            start = stop
+    return ids, vectors
 
 
 def ids_by_hash(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:

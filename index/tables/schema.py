@@ -5,8 +5,8 @@ SQLAlchemy Core, in types that PostgreSQL has too.
 
 import sqlalchemy as sa
 
-SCHEMA = 4
-READABLE = ("3", "4")  # as they are, where they cannot be upgraded
+SCHEMA = 5
+READABLE = ("3", "4", "5")  # as they are, where they cannot be upgraded
 
 metadata = sa.MetaData()
 META = sa.Table(
@@ -71,6 +71,35 @@ CHECKSUMS = sa.Table(
     sa.Column("row", sa.BigInteger, nullable=False),  # of that row
     sa.Column("thumbnail", sa.BigInteger),  # and of the item's thumbnail
 )
+EMBEDDINGS = sa.Table(
+    "embeddings",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),  # held-out queries have one too
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # 16-bit floats, little-endian
+    sa.Column("checksum", sa.BigInteger, nullable=False),
+)
+# How an image came to its label, where that is not as usual: chosen by a person, and learned from.
+SOURCES = sa.Table(
+    "sources",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("held_out", sa.Boolean, nullable=False),  # asked with, and not learned from
+    sa.Column("checksum", sa.BigInteger, nullable=False),
+)
+PREDICTIONS = sa.Table(  # of images without a label; made anew whenever something is learned
+    "predictions",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("label", sa.ForeignKey("classes.id"), nullable=False),
+    sa.Column("confidence", sa.Float, nullable=False),
+)
+# What stands in for the tables of schema 5 where an older catalogue cannot be upgraded: empty, and forgotten.
+STAND_INS = (
+    "CREATE TEMP TABLE embeddings (item_id INTEGER PRIMARY KEY, vector BLOB, checksum BIGINT)",
+    "CREATE TEMP TABLE sources (item_id INTEGER PRIMARY KEY, source TEXT, held_out BOOLEAN, checksum BIGINT)",
+    "CREATE TEMP TABLE predictions (item_id INTEGER PRIMARY KEY, label INTEGER, confidence FLOAT)",
+)
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
 # above must not change what an older one became.
@@ -109,6 +138,16 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     4: (
         "CREATE TABLE IF NOT EXISTS checksums "
         '(id INTEGER NOT NULL, "row" BIGINT NOT NULL, thumbnail BIGINT, PRIMARY KEY (id))',
+    ),
+    5: (
+        "CREATE TABLE IF NOT EXISTS embeddings (item_id INTEGER NOT NULL, vector BLOB NOT NULL, "
+        "checksum BIGINT NOT NULL, PRIMARY KEY (item_id), FOREIGN KEY(item_id) REFERENCES items (id))",
+        "CREATE TABLE IF NOT EXISTS sources (item_id INTEGER NOT NULL, source TEXT NOT NULL, "
+        "held_out BOOLEAN NOT NULL, checksum BIGINT NOT NULL, PRIMARY KEY (item_id), "
+        "FOREIGN KEY(item_id) REFERENCES items (id))",
+        "CREATE TABLE IF NOT EXISTS predictions (item_id INTEGER NOT NULL, label INTEGER NOT NULL, "
+        "confidence FLOAT NOT NULL, PRIMARY KEY (item_id), FOREIGN KEY(item_id) REFERENCES items (id), "
+        "FOREIGN KEY(label) REFERENCES classes (id))",
     ),
 }
 

@@ -19,9 +19,9 @@ def test_what_was_added_comes_back(catalogue: Catalogue) -> None:
     ids = catalogue.add([new_item(1), new_item(7), new_query(4)])
     assert ids == sorted(set(ids))
     expected = [
-        Item(ids[0], "a/1.png", "dog", "database", 2, 20),
+        Item(ids[0], "a/1.png", "dog", "database", 2, 20, source="given"),
         Item(ids[1], "a/7.png", None, "database", 8, 20),
-        Item(ids[2], "a/4.png", "cat", "query", 5, 20),
+        Item(ids[2], "a/4.png", "cat", "query", 5, 20, source="given"),
     ]
     found = [catalogue.get(item_id) for item_id in ids]
     assert all(item.added is not None and abs(item.added - time.time()) < 100 for item in found)

@@ -87,7 +87,7 @@ def structure(path: Path) -> dict[str, object]:
 
 def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_path: Path) -> None:
     with Catalogue.open(old) as catalogue:
-        assert catalogue.get(1) == Item(1, "a/1.png", "dog", "database", 2, 20)
+        assert catalogue.get(1) == Item(1, "a/1.png", "dog", "database", 2, 20, source="given")
         assert catalogue.thumbnail(2) == b"two"
         assert catalogue.revision == 5
         catalogue.add([new_item(3)])
