@@ -20,6 +20,7 @@ from index.tables import checking
 from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
+from index.tables.learned import embed, hold_out, predict
 from index.tables.reading import Reader
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
@@ -129,28 +130,36 @@ class Catalogue(Reader):
 
     def hold_out(self, ids: Iterable[int]) -> None:
         """Let these labelled items be asked with and not learned from, until their labels change."""
-        with self._connections.writing() as (connection, revision):
-            Change(connection, revision, self.bits, {}).hold_out(ids)
+        with self._connections.writing() as (connection, _):
+            hold_out(connection, ids)
 
     def embed(self, embeddings: Iterable[tuple[int, Embedding]]) -> None:
         """Keep embeddings (E,) of items, in place of those there are."""
-        with self._connections.writing() as (connection, revision):
-            Change(connection, revision, self.bits, {}).embed(embeddings)
+        with self._connections.writing() as (connection, _):
+            embed(connection, embeddings)
 
     def predict(self, predictions: Iterable[tuple[int, int, float]]) -> None:
         """Ids with a class index and a confidence, in place of all predictions there are. The revision stays:
         nothing that is searched changes."""
         with self._connections.noting() as connection:
-            Change(connection, 0, self.bits, {}).predict(predictions)
+            predict(connection, predictions)
 
-    def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
-        """Be a catalogue of another encoder: `codes` has one (bits/8,) for each item and held-out query.
+    def recode(
+        self,
+        encoder_id: str,
+        bits: int,
+        encoded: Iterable[tuple[int, Codes, Embedding | None]],
+        *,
+        same_embeddings: bool = False,
+    ) -> dict[int, Codes]:
+        """Be a catalogue of another encoder: `encoded` has the code (bits/8,) and embedding (E,) of each item
+        and held-out query. Predictions go, and so do embeddings, unless the encoder makes the same ones.
 
         Those of the queries are given back. All or nothing: ValueError where one is missing, KeyError for an
         id that there is not. Nobody may have it open.
         """
         with self._changing() as change:
-            of_queries = change.recode(encoder_id, bits, codes)
+            of_queries = change.recode(encoder_id, bits, encoded, same_embeddings)
         self.bits, self.encoder_id = bits, encoder_id
         return of_queries
 

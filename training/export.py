@@ -78,10 +78,13 @@ def add_images(run: Run, encoder: Encoder, catalogue: Catalogue, split: Split) -
             rows = [row for row in found if isinstance(row, Row)]
             run.skipped += [row for row in found if not isinstance(row, Row)]
             if rows:
-                codes = encoder.encode(torch.stack([row.pixels for row in rows]).to(run.device))
+                pixels = torch.stack([row.pixels for row in rows]).to(run.device)
+                codes, embeddings = encoder.encode_and_embed(pixels)
                 coded = codes if split == "database" else [None] * len(rows)
+                kept = [None] * len(rows) if embeddings is None else embeddings
                 ids = catalogue.add(
-                    replace(row.item, code=code) for row, code in zip(rows, coded, strict=True)
+                    replace(row.item, code=code, embedding=embedding)
+                    for row, code, embedding in zip(rows, coded, kept, strict=True)
                 )
                 at = np.array([row.position for row in rows], np.int64)
                 done.append(Indexed(at, np.array(ids, np.int64), codes))

@@ -17,7 +17,8 @@ from index.labels import normal_form
 from index.names import from_stored, stored
 from index.tables import checksums
 from index.tables.digest import digest
-from index.tables.rows import BATCH, as_bytes, as_table, code_table, held_out, ids_by_hash, value
+from index.tables.learned import forget_learned, keep, set_source
+from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
 from index.tables.schema import (
     CHECKSUMS,
     CLASSES,
@@ -105,10 +106,10 @@ class Change:
         whole = [[id_, *_without_id(ITEMS, row)] for id_, row in zip(ids, rows, strict=True)]
         images = {id_: item.thumbnail for id_, item in zip(ids, batch, strict=True)}
         checksums.write(self.connection, whole, images)
-        self._keep(zip(ids, (item.embedding for item in batch), strict=True))
+        keep(self.connection, zip(ids, (item.embedding for item in batch), strict=True))
         for id_, item in zip(ids, batch, strict=True):
             if item.source != "given" or item.held_out:
-                self._set_source(id_, item.source, item.held_out)
+                set_source(self.connection, id_, item.source, item.held_out)
         coded = [
             (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
             for id_, item, row in zip(ids, batch, rows, strict=True)
@@ -118,47 +119,6 @@ class Change:
             self.connection.execute(insert(CODES), [{"item_id": id_, "code": code} for id_, _, code in coded])
             self._carry_on(digest(as_table(coded, self.bits)))
         return ids
-
-    def _keep(self, embeddings: Iterable[tuple[int, Embedding | None]]) -> None:
-        """Write embeddings (E,) of items that have none."""
-        vectors = [(id_, as_bytes(vector)) for id_, vector in embeddings if vector is not None]
-        rows = [
-            {"item_id": id_, "vector": vector, "checksum": checksums.of_row([id_, vector])}
-            for id_, vector in vectors
-        ]
-        if rows:
-            self.connection.execute(insert(EMBEDDINGS), rows)
-
-    def embed(self, embeddings: Iterable[tuple[int, Embedding]]) -> None:
-        """As `Catalogue.embed`."""
-        drawn = iter(embeddings)
-        while batch := list(islice(drawn, BATCH)):
-            ids = [id_ for id_, _ in batch]
-            self.connection.execute(delete(EMBEDDINGS).where(EMBEDDINGS.c.item_id.in_(ids)))
-            self._keep(batch)
-
-    def predict(self, predictions: Iterable[tuple[int, int, float]]) -> None:
-        """As `Catalogue.predict`."""
-        self.connection.execute(delete(PREDICTIONS))
-        drawn = iter(predictions)
-        while batch := list(islice(drawn, BATCH)):
-            rows = [{"item_id": id_, "label": label, "confidence": sure} for id_, label, sure in batch]
-            self.connection.execute(insert(PREDICTIONS), rows)
-
-    def hold_out(self, ids: Iterable[int]) -> None:
-        """As `Catalogue.hold_out`."""
-        sources = select(SOURCES.c.item_id, SOURCES.c.source)
-        known = {id_: source for id_, source in self.connection.execute(sources)}
-        for id_ in ids:
-            self._set_source(id_, known.get(id_, "given"), True)
-
-    def _set_source(self, item_id: int, source: Source, held_out: bool = False) -> None:
-        """How the item came to its label; nothing is written of what is usual."""
-        self.connection.execute(delete(SOURCES).where(SOURCES.c.item_id == item_id))
-        if source != "given" or held_out:
-            row = [item_id, source, int(held_out)]
-            values = {"item_id": item_id, "source": source, "held_out": held_out}
-            self.connection.execute(insert(SOURCES), values | {"checksum": checksums.of_row(row)})
 
     def _row(self, item: NewItem) -> dict[str, Any]:
         if item.split not in ("database", "query"):
@@ -223,7 +183,7 @@ class Change:
             values = {**values, "label": self._label(f"item {item_id}", label)}
             # Whoever says the same again leaves it as it was: what is asked with is not learned from.
             if (UNLABELLED if values["label"] is None else values["label"]) != before.labels[0]:
-                self._set_source(item_id, "given" if values["label"] is None else source)
+                set_source(self.connection, item_id, "given" if values["label"] is None else source)
         self.connection.execute(update(ITEMS).where(this).values(revision=self.revision, **values))
         checksums.rewrite(self.connection, item_id)
         self._carry_on(digest(code_table(self.connection, self.bits, this)) - digest(before))
@@ -273,11 +233,20 @@ class Change:
         whole = [[row["item_id"], *_without_id(REMOVED, row)] for row in rows]
         checksums.write(self.connection, whole, {})
 
-    def recode(self, encoder_id: str, bits: int, codes: Iterable[tuple[int, Codes]]) -> dict[int, Codes]:
+    def recode(
+        self,
+        encoder_id: str,
+        bits: int,
+        encoded: Iterable[tuple[int, Codes, Embedding | None]],
+        same_embeddings: bool,
+    ) -> dict[int, Codes]:
         """As `Catalogue.recode`."""
+        forget_learned(self.connection, embeddings=not same_embeddings)
         queries, changed = dict.fromkeys(held_out(self.connection)), 0
         count = len(code_table(self.connection, self.bits).ids)
-        for id_, code in codes:
+        for id_, code, embedding in encoded:
+            if embedding is not None and not same_embeddings:
+                keep(self.connection, [(id_, embedding)])
             if id_ in queries:
                 queries[id_] = code
                 continue

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Row, and_, func, or_, select
 
 from index.codes import Codes
-from index.items import UNLABELLED, Changes, CodeTable, Identity, Item, Source
+from index.items import UNLABELLED, Changes, CodeTable, Embedding, Identity, Item, Source
 from index.names import from_stored, normal, spellings, stored
 from index.tables import rows
 from index.tables.connections import Connections
@@ -99,6 +99,12 @@ class Reader:
         """Ids (n,), ascending, and embeddings (n, E) of those of a split that have one; (0, 0) for none."""
         with self._connections.reading() as connection:
             return rows.embedding_table(connection, ITEMS.c.split == split)
+
+    def embeddings_of(self, ids: Sequence[int]) -> dict[int, Embedding]:
+        """The embeddings (E,) of those of at most BATCH items that have one."""
+        with self._connections.reading() as connection:
+            found, vectors = rows.embedding_table(connection, ITEMS.c.id.in_(ids))
+        return dict(zip(found.tolist(), vectors, strict=True))
 
     def without_embedding(self) -> NDArray[np.int64]:
         """The ids (n,) of the items of both splits that have none."""

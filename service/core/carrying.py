@@ -7,18 +7,19 @@ be begun while images still come and go, and be finished when none do.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from index.items import UNLABELLED, File, Identity, Item, NewItem
+from index.codes import Codes
+from index.items import UNLABELLED, Embedding, File, Identity, Item, NewItem
 from index.labels import normal_form
 from index.names import normal, shown
 from service.core.decoding import Decode, decode
-from service.core.library import Library
+from service.core.library import Library, rows
 from service.core.measuring import NothingToMeasure, scores
 from service.core.originals import NoOriginal
 from service.core.searcher import Searcher
@@ -172,6 +173,8 @@ def _name(item: Item) -> Hashable:
 def _is_lost(source: Searcher, target: Library, item: Item) -> bool:
     if item.folder is None or _same_encoder(source, target):
         return False
+    if _same_embedding(source, target) and source.catalogue.embeddings_of([item.id]):
+        return False
     try:
         source.original_of(item)
     except NoOriginal:
@@ -190,6 +193,11 @@ def _is_there(source: Searcher, item: Item) -> bool:
 
 def _same_encoder(source: Searcher, target: Library) -> bool:
     return source.catalogue.encoder_id == target.searcher.catalogue.encoder_id
+
+
+def _same_embedding(source: Searcher, target: Library) -> bool:
+    """Whether embeddings that one keeps are those that the other would make."""
+    return source.embedding_id is not None and source.embedding_id == target.searcher.embedding_id
 
 
 def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
@@ -212,7 +220,7 @@ def _change(target: Library, item: Item, twin: Item) -> bool:
     """Whether anything was different in what may be changed."""
     different = twin.metadata != item.metadata or not _have_one_label(target, item, twin)
     if different:
-        target.carry(twin.id, item.label, item.metadata)
+        target.carry(twin.id, item.label, item.metadata, item.source or "given")
     return different
 
 
@@ -237,11 +245,7 @@ def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decod
 
 def _add_all(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
     files = {item.id: file for item in items if (file := _file(source, item)) is not None}
-    if _same_encoder(source, target):
-        codes = [source.catalogue.code(item.id)[0] for item in items]
-    else:
-        pixels = torch.stack([_pixels(target, item, files[item.id], decode) for item in items])
-        codes = list(target.searcher.encode(pixels))
+    encoded = _encoded(source, target, items, files, decode)
     new = [
         NewItem(
             path=item.path,
@@ -251,16 +255,39 @@ def _add_all(source: Searcher, target: Library, items: Sequence[Item], decode: D
             height=item.height,
             thumbnail=source.catalogue.thumbnail(item.id),
             code=code,
+            embedding=embedding,
             file=_as_file(item),
             metadata=item.metadata,
             added=item.added,
+            source=item.source or "given",
+            held_out=item.held_out,
         )
-        for item, code in zip(items, codes, strict=True)
+        for item in items
+        for code, embedding in [encoded[item.id]]
     ]
     kept = {
         hashed.sha256: files[item.id] for item in items if item.id in files and (hashed := _as_file(item))
     }
     return sum(is_new for _, is_new in target.store(new, kept))
+
+
+def _encoded(
+    source: Searcher, target: Library, items: Sequence[Item], files: Mapping[int, bytes], decode: Decode
+) -> dict[int, tuple[Codes, Embedding | None]]:
+    """Code and embedding of each item as the target has them: those that are there, codes of embeddings that
+    are there, else both of the files."""
+    embeddings = source.catalogue.embeddings_of([item.id for item in items])
+    if _same_encoder(source, target):
+        return {item.id: (source.catalogue.code(item.id)[0], embeddings.get(item.id)) for item in items}
+    known = embeddings if _same_embedding(source, target) else {}
+    encoded: dict[int, tuple[Codes, Embedding | None]] = {
+        id_: (target.searcher.code(embedding[None])[0], embedding) for id_, embedding in known.items()
+    }
+    if unknown := [item for item in items if item.id not in known]:
+        pixels = torch.stack([_pixels(target, item, files[item.id], decode) for item in unknown])
+        made = rows(target.searcher.encode_and_embed(pixels))
+        encoded |= zip((item.id for item in unknown), made, strict=True)
+    return encoded
 
 
 def _as_file(item: Item) -> File | None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
-from index.items import UNLABELLED, File, Item, NewItem
+from index.codes import Codes
+from index.items import UNLABELLED, Embedding, File, Item, NewItem, Source
 from index.labels import LabelError, known_as, label_of
 from service.core.decoding import Decode, Decoded, decode
 from service.core.searcher import SENT, Searcher
+from training.nets.encoder import Encoded
 from training.nets.images import BrokenImage, ImageError
 
 TOGETHER = 64  # images encoded at a time
@@ -143,10 +145,13 @@ class Library:
             raise LabelError("label: there is nothing but white space; give a label, or none")
         return label
 
-    def carry(self, item_id: int, label: str | None, metadata: Mapping[str, Any]) -> None:
+    def carry(
+        self, item_id: int, label: str | None, metadata: Mapping[str, Any], source: Source = "given"
+    ) -> None:
         """Have an image of the database split be what it was in another artifact, even by another rule of
         what a label is."""
-        self._catalogue.change(item_id, label=UNLABELLED if label is None else label, metadata=metadata)
+        given = UNLABELLED if label is None else label
+        self._catalogue.change(item_id, label=given, metadata=metadata, source=source)
         self.searcher.snapshot()
 
     def remove(self, item_id: int, *, sha256: str | None = None) -> None:
@@ -201,7 +206,7 @@ class Library:
     def _items(self, readable: Sequence[_Readable]) -> list[NewItem]:
         starts = range(0, len(readable), TOGETHER)
         stacks = (torch.stack([each.made.pixels for each in readable[at : at + TOGETHER]]) for at in starts)
-        codes = [code for stack in stacks for code in self.searcher.encode(stack)]
+        encoded = [each for stack in stacks for each in rows(self.searcher.encode_and_embed(stack))]
         return [
             NewItem(
                 path=each.upload.name,
@@ -211,10 +216,11 @@ class Library:
                 height=each.made.height,
                 thumbnail=each.made.thumbnail,
                 code=code,
+                embedding=embedding,
                 file=File(each.sha256, folder=each.upload.folder, size=len(each.upload.content)),
                 metadata=each.upload.metadata,
             )
-            for each, code in zip(readable, codes, strict=True)
+            for each, (code, embedding) in zip(readable, encoded, strict=True)
         ]
 
     def store(
@@ -240,6 +246,13 @@ class Library:
             raise
         self.searcher.snapshot()
         return added
+
+
+def rows(encoded: Encoded) -> list[tuple[Codes, Embedding | None]]:
+    """Of each image its code (bits/8,) and its embedding (E,), if there are any."""
+    codes, embeddings = encoded
+    kept = [None] * len(codes) if embeddings is None else list(embeddings)
+    return list(zip(codes, kept, strict=True))
 
 
 def too_large(limit: int) -> str:

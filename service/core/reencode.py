@@ -25,9 +25,10 @@ from index.artifact import (
 from index.backup import copy_artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
-from index.items import Item
+from index.items import Embedding, Item
 from index.names import shown
 from index.staging import staging
+from service.core.library import rows
 from service.core.originals import NoOriginal
 from service.core.searcher import Searcher, load_encoder
 from training.nets.encoder import Encoder
@@ -92,14 +93,16 @@ def _is_there(source: Searcher, item: Item) -> bool:
     return True
 
 
-def _codes(source: Searcher, encoder: Encoder, items: Iterable[Item]) -> Iterator[tuple[int, Codes]]:
-    """Ids with their codes (bits/8,)."""
+def _codes(
+    source: Searcher, encoder: Encoder, items: Iterable[Item]
+) -> Iterator[tuple[int, Codes, Embedding | None]]:
+    """Ids with their codes (bits/8,) and embeddings."""
     waiting: list[tuple[int, torch.Tensor]] = []
 
-    def encoded() -> Iterator[tuple[int, Codes]]:
+    def encoded() -> Iterator[tuple[int, Codes, Embedding | None]]:
         if waiting:
-            codes = encoder.encode(torch.stack([pixels for _, pixels in waiting]))
-            yield from zip((id_ for id_, _ in waiting), codes, strict=True)
+            made = rows(encoder.encode_and_embed(torch.stack([pixels for _, pixels in waiting])))
+            yield from ((id_, *kept) for (id_, _), kept in zip(waiting, made, strict=True))
             waiting.clear()
 
     for item in items:

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -29,7 +29,7 @@ from index.snapshot import Snapshot
 from service.core.decoding import Decode, Decoded, decode
 from service.core.originals import original_of
 from service.core.sharing import CORES, Remembered, Sharing
-from training.nets.encoder import Encoder
+from training.nets.encoder import Embeddings, Encoded, Encoder
 
 T = TypeVar("T")
 
@@ -212,11 +212,24 @@ class Searcher:
 
     def encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""
+        return self.encode_and_embed(pixels).codes
+
+    def encode_and_embed(self, pixels: Tensor) -> Encoded:
+        """All that is kept of uint8 pixels (n, 3, S, S)."""
         with self._encoding.share() as cores:
             torch.set_num_threads(
                 1 if pixels[:, 0].numel() <= FEW_PIXELS else cores
             )  # here, and for threads yet to start
-            return self._encoder.encode(pixels)
+            return self._encoder.encode_and_embed(pixels)
+
+    def code(self, embeddings: Embeddings) -> Codes:
+        """Packed codes (n, bits/8) of embeddings (n, E) that an encoder of the same `embedding_id` made."""
+        return self._encoder.code(embeddings)
+
+    @cached_property
+    def embedding_id(self) -> str | None:
+        """As Encoder's."""
+        return self._encoder.embedding_id
 
     def _indices(self, labels: Sequence[str]) -> tuple[int, ...]:
         """Of all classes that are one of the labels by their normal form."""

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -201,6 +202,17 @@ class Encoder(nn.Module):
     def bits(self) -> int:
         """Length of a code."""
         return self.description.bits
+
+    @property
+    def embedding_id(self) -> str | None:
+        """What names all that an embedding depends on: encoders of one id differ in their heads alone."""
+        if not self.embedding_size:
+            return None
+        digest = sha256(replace(self.description, classes=0, bits=0, coding=None).as_json().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith("head."):
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def prepare(self, image: Image.Image) -> Tensor:
         """An RGB image -> uint8 pixels (3, S, S)."""

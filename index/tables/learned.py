@@ -1,0 +1,60 @@
+"""What learning from labels writes into the catalogue: embeddings, sources of labels, predictions."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from sqlalchemy import Connection, delete, insert, select
+
+from index.items import Embedding, Source
+from index.tables.checksums import of_row
+from index.tables.rows import BATCH, as_bytes
+from index.tables.schema import EMBEDDINGS, PREDICTIONS, SOURCES
+
+
+def keep(connection: Connection, embeddings: Iterable[tuple[int, Embedding | None]]) -> None:
+    """Write the embeddings (E,) of items that have none yet; None is none."""
+    vectors = [(id_, as_bytes(vector)) for id_, vector in embeddings if vector is not None]
+    rows = [{"item_id": id_, "vector": made, "checksum": of_row([id_, made])} for id_, made in vectors]
+    if rows:
+        connection.execute(insert(EMBEDDINGS), rows)
+
+
+def embed(connection: Connection, embeddings: Iterable[tuple[int, Embedding]]) -> None:
+    """As `Catalogue.embed`."""
+    drawn = iter(embeddings)
+    while batch := list(islice(drawn, BATCH)):
+        ids = [id_ for id_, _ in batch]
+        connection.execute(delete(EMBEDDINGS).where(EMBEDDINGS.c.item_id.in_(ids)))
+        keep(connection, batch)
+
+
+def predict(connection: Connection, predictions: Iterable[tuple[int, int, float]]) -> None:
+    """As `Catalogue.predict`."""
+    connection.execute(delete(PREDICTIONS))
+    drawn = iter(predictions)
+    while batch := list(islice(drawn, BATCH)):
+        rows = [{"item_id": id_, "label": label, "confidence": sure} for id_, label, sure in batch]
+        connection.execute(insert(PREDICTIONS), rows)
+
+
+def hold_out(connection: Connection, ids: Iterable[int]) -> None:
+    """As `Catalogue.hold_out`."""
+    sources = {id_: source for id_, source in connection.execute(select(SOURCES.c.item_id, SOURCES.c.source))}
+    for id_ in ids:
+        set_source(connection, id_, sources.get(id_, "given"), held_out=True)
+
+
+def set_source(connection: Connection, item_id: int, source: Source, held_out: bool = False) -> None:
+    """How the item came to its label; nothing is written of what is usual."""
+    connection.execute(delete(SOURCES).where(SOURCES.c.item_id == item_id))
+    if source != "given" or held_out:
+        checksum = of_row([item_id, source, int(held_out)])
+        values = {"item_id": item_id, "source": source, "held_out": held_out, "checksum": checksum}
+        connection.execute(insert(SOURCES), values)
+
+
+def forget_learned(connection: Connection, *, embeddings: bool) -> None:
+    """What another encoder said, and, where it has other ones, the embeddings it made."""
+    connection.execute(delete(PREDICTIONS))
+    if embeddings:
+        connection.execute(delete(EMBEDDINGS))
