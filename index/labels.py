@@ -9,7 +9,9 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from index.items import SOURCES, Item, Source
 from index.names import normal
 from index.walking import DataError
 
@@ -70,6 +72,8 @@ def known_as(text: str, labels: Iterable[str]) -> str | None:
     return text if text in alike else alike[0] if alike else None
 
 
+COLUMNS = ("path", "label", "folder", "sha256", "source")
+
 # --- files of labels -------------------------------------------------------------------------------
 
 
@@ -116,6 +120,68 @@ def labels_and_strays(
     return labels, sorted(strays)
 
 
+class Given(NamedTuple):
+    """A line of a file of labels for images that are indexed."""
+
+    path: str
+    label: str
+    folder: str  # that of `path`, empty where the file does not say
+    sha256: str  # of the image's file, in hexadecimal, likewise
+    source: Source
+
+
+def given_labels(file: Path) -> list[Given]:
+    """The lines of a CSV file with columns `path` and `label`, and perhaps `folder`, `sha256` and `source`.
+    DataError for a label or a source that is none."""
+    given = list[Given]()
+    for row in _lines(file):
+        try:
+            label = label_of(row["label"])
+        except LabelError as error:
+            raise DataError(f"{file}: {row['path']}: {error}") from None
+        source = row.get("source", "").strip() or "given"
+        if not label:
+            raise DataError(f"{file}: {row['path']} has an empty label; write one, or leave the line out")
+        if source not in SOURCES:
+            raise DataError(f"{file}: {row['path']}: source {source!r}: use one of {', '.join(SOURCES)}")
+        sha256 = row.get("sha256", "").strip().lower()
+        given.append(Given(row["path"], label, row.get("folder", "").strip(), sha256, source))
+    return given
+
+
+def match(given: Iterable[Given], items: Iterable[Item]) -> tuple[dict[int, Given], list[str]]:
+    """Which line is of which of the `items`, by id, and the paths of those that are of none, or of several.
+
+    The SHA-256 decides where there is one; then the path, as it is written, or as `_loosely` reads it, within
+    its folder if that is given. Of equal files each gets the label. DataError for two labels of one image.
+    """
+    by_hash, by_path = defaultdict[str, list[int]](list), defaultdict[str, list[Item]](list)
+    for item in items:
+        by_hash[item.sha256 or ""].append(item.id)
+        by_path[_loosely(item.path)].append(item)
+    found, strays = dict[int, Given](), list[str]()
+    for each in given:
+        ids = by_hash.get(each.sha256, []) if each.sha256 else []
+        if not ids:
+            alike = [item for item in by_path.get(_loosely(each.path), []) if _fits(item, each)]
+            exactly = [item for item in alike if item.path == each.path] or alike
+            ids = [item.id for item in exactly] if len(exactly) == 1 else []
+        if not ids:
+            strays.append(each.path.strip())
+        for id_ in ids:
+            if found.setdefault(id_, each).label != each.label:
+                raise DataError(
+                    f"{each.path.strip()} is labelled {found[id_].label!r} and {each.label!r}; keep one line"
+                )
+    return found, strays
+
+
+def _fits(item: Item, given: Given) -> bool:
+    """Whether an item at its path may be the one; not one with other bytes than those that were labelled."""
+    other = bool(given.sha256 and item.sha256 and item.sha256 != given.sha256)
+    return not other and given.folder in ("", item.folder or "")
+
+
 def _named(paths: Collection[str], root: Path, files: Collection[Path]) -> dict[str, Path]:
     """The file that each path names; what names none, or could be several, is left out."""
     exactly = {str(file): file for file in files}
@@ -142,6 +208,11 @@ def _loosely(path: str) -> str:
 
 def _rows(file: Path) -> list[tuple[str, str]]:
     """The cells of path and label of each line that holds anything, at least one."""
+    return [(row["path"], row["label"]) for row in _lines(file)]
+
+
+def _lines(file: Path) -> list[dict[str, str]]:
+    """The cells of each line that holds anything, at least one, by the names of their columns."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
@@ -152,7 +223,8 @@ def _rows(file: Path) -> list[tuple[str, str]]:
         raise DataError(f"{file}: the labels cannot be read ({error})") from error
     if not {"path", "label"} <= columns.keys() or not rows:
         raise DataError(f"{file}: the first line must be 'path,label', and at least one image must follow")
-    for name in ("path", "label"):
+    for name in COLUMNS:
         if names.count(name) > 1:
             raise DataError(f"{file}: the first line has {name!r} more than once; keep one such column")
-    return [(row[columns["path"]] or "", row[columns["label"]] or "") for row in rows]
+    known = [(name, columns[name]) for name in COLUMNS if name in columns]
+    return [{name: row[column] or "" for name, column in known} for row in rows]

@@ -37,10 +37,13 @@ class Failed(Exception):
 # --- without a service -----------------------------------------------------------------------------
 
 
-def build(arguments: list[str]) -> NoReturn:
+TRAINING = {"build": "training.build_index", "label": "training.label"}
+
+
+def train(module: str, arguments: list[str]) -> NoReturn:
     """In place of this process, so that Ctrl-C reaches it and its checkpoint is written. With -P no module is
     taken from the folder in which it is started, as `-m` would."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "training.build_index", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -276,10 +279,11 @@ def snapshot(options: argparse.Namespace, client: Client) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of every subcommand but `build`, whose arguments are those of training/build_index.py."""
+    """Of every subcommand but those of TRAINING, which have parsers of their own."""
     made = argparse.ArgumentParser(prog="hebbsearch", description="Image search that measures itself.")
     subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     subcommands.add_parser("build", help="learn from images and index them: see hebbsearch build --help")
+    subcommands.add_parser("label", help="learn again from labels that grew: see hebbsearch label --help")
 
     def command(name: str, run: Callable[..., int], *, remote: bool = True) -> argparse.ArgumentParser:
         text = (run.__doc__ or "").strip().splitlines()[0]
@@ -373,8 +377,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code."""
     take_any_letter()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["build"]:
-        build(arguments[1:])
+    if arguments and arguments[0] in TRAINING:
+        train(TRAINING[arguments[0]], arguments[1:])
     options = parser().parse_args(arguments)
     try:
         if not options.remote:

@@ -1,0 +1,283 @@
+"""Learning again from labels that grow: the command, in this process and killed in the middle."""
+
+import hashlib
+import json
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index import artifact
+from index.artifact import CATALOGUE, open_artifact
+from index.catalogue import Catalogue
+from index.evaluation import mean_average_precision
+from index.verify import faults
+from tests.training.test_build_index import stripes
+from training.coding import learning
+from training.label import SHARE, hold_out, main
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
+
+BEST = ["--recipe", "best", "--rule", "none", "--image-size", "28", "--set", "bits=32"]
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "LEAST_STEPS", 60)
+
+
+def picture(path: Path, seed: int) -> None:
+    """Horizontal stripes where the seed is even, vertical ones where it is odd."""
+    stripes(path, seed % 2 == 0, seed)
+
+
+def truth(name: str) -> str:
+    return "lying" if int(Path(name).stem) % 2 == 0 else "standing"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 240 pictures without labels."""
+    for seed in range(240):
+        picture(tmp_path / "images" / f"{seed:03d}.png", seed)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def built(images: Path, tmp_path: Path, here) -> Path:
+    """An index of them that knows no label."""
+    here("--data", str(images), "--labels", "none", *BEST, "--out", "built")
+    return tmp_path / "built"
+
+
+@pytest.fixture
+def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command: what it says, and its exit code."""
+
+    def command(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["label", *map(str, arguments)])
+        try:
+            main()
+            found = 0
+        except SystemExit as stop:
+            found = int(stop.code or 0)
+        said = capsys.readouterr()
+        assert found == code, said.err
+        return said.err if code == 2 else said.out
+
+    return command
+
+
+def csv(path: Path, names: list[str], column: str = "") -> Path:
+    lines = [f"{name},{truth(name)}{column}" for name in names]
+    path.write_text("\n".join([f"path,label{',source' if column else ''}", *lines]))
+    return path
+
+
+def names(catalogue: Catalogue) -> list[str]:
+    return [item.path for item in catalogue.page(count=1000)]
+
+
+def test_an_index_without_a_label_learns_and_becomes_measurable(built: Path, tmp_path: Path, label) -> None:
+    before = (built / CATALOGUE).read_bytes()
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(200)])
+    said = label(built, given, "--out", tmp_path / "new")
+    assert "200 labels are new or changed" in said
+    new = open_artifact(tmp_path / "new")
+    assert sorted(new.manifest.classes) == ["lying", "standing"]
+    assert list(faults(tmp_path / "new")) == []
+    with new.open_catalogue() as catalogue:
+        held = [item for item in catalogue.page(count=1000) if item.held_out]
+        wanted = [
+            item.path
+            for item in catalogue.page(count=1000)
+            if item.label is not None and int(item.sha256[:8], 16) % SHARE == 0
+        ]
+        assert [item.path for item in held] == wanted
+        assert 5 < len(held) < 50
+        assert f"learned from {200 - len(held)}" in said
+        assert f"{len(held)} labels are held out: too few to judge by" in said
+        unlabelled = [item for item in catalogue.page(count=1000) if item.label is None]
+        assert len(unlabelled) == 40
+        right = [item.predicted == truth(item.path) for item in unlabelled]
+        assert np.mean(right) > 0.9
+        assert all(item.confidence is not None and 0 < item.confidence <= 1 for item in unlabelled)
+        assert new.manifest.metrics["calibration"]["kind"] == "rough"
+        ids, _ = catalogue.embeddings()
+        assert len(ids) == 240
+    assert (built / CATALOGUE).read_bytes() == before  # the old one stays as it was
+
+
+def test_with_fifty_held_out_both_are_judged(
+    built: Path, tmp_path: Path, label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.label.SHARE", 3)
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(240)])
+    lines = label(built, given, "--out", tmp_path / "new", "--json").strip().splitlines()
+    said = [json.loads(line) for line in lines]
+    assert all(list(line) == ["progress"] for line in said[:-1])
+    assert any(line["progress"].startswith("graph") for line in said[:-1])
+    result = said[-1]
+    assert result["after"]["images"] == result["held_out"] == result["before"]["images"] > 50
+    assert result["artifact"] == str(tmp_path / "new")
+    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+        table = catalogue.codes()
+        held = np.isin(table.ids, [item.id for item in catalogue.page(count=1000) if item.held_out])
+    with open_artifact(built).open_catalogue() as catalogue:
+        before = catalogue.codes().codes
+    labels = table.labels
+    for when, codes in (("before", before), ("after", table.codes)):
+        wanted = mean_average_precision(codes[held], labels[held], codes[~held], labels[~held])
+        assert np.isclose(result[when]["map"], wanted)
+        wanted = mean_average_precision(codes[held], labels[held], codes[~held], labels[~held], k=1)
+        assert np.isclose(result[when]["top1"], wanted)
+
+
+def test_the_same_labels_again_give_the_same_codes(built: Path, tmp_path: Path, label) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(100)])
+    label(built, given, "--out", tmp_path / "one")
+    label(tmp_path / "one", given, "--out", tmp_path / "two")
+    label(tmp_path / "one", "--out", tmp_path / "three")
+    codes = []
+    for name in ("one", "two", "three"):
+        with open_artifact(tmp_path / name).open_catalogue() as catalogue:
+            codes.append(catalogue.codes().codes)
+    assert np.array_equal(codes[0], codes[1])
+    assert np.array_equal(codes[0], codes[2])
+
+
+def test_labels_accepted_in_groups_are_learned_from_and_never_held_out(
+    built: Path, tmp_path: Path, label
+) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(100)], column=",group")
+    said = label(built, given, "--out", tmp_path / "new")
+    assert "learned from 100" in said
+    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+        assert {item.source for item in catalogue.page(count=1000) if item.label} == {"group"}
+        assert not any(item.held_out for item in catalogue.page(count=1000))
+
+
+def test_a_new_class_comes_and_another_loses_its_labels(built: Path, tmp_path: Path, label) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(60)])
+    label(built, given, "--out", tmp_path / "one")
+    with Catalogue.open(tmp_path / "one" / CATALOGUE) as catalogue:
+        for item in catalogue.page(count=1000):
+            if item.label == "lying":
+                catalogue.change(item.id, label="flat" if item.id % 3 else -1)
+    label(tmp_path / "one", "--out", tmp_path / "two")
+    made = open_artifact(tmp_path / "two")
+    assert set(made.manifest.classes) == {"lying", "standing", "flat"}
+    with made.open_catalogue() as catalogue:
+        predicted = {item.predicted for item in catalogue.page(count=1000)} - {None}
+    assert "lying" not in predicted  # nothing speaks for it any more
+    assert predicted <= {"standing", "flat"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_few_labels_or_none_make_an_index_without_confidence(
+    built: Path, tmp_path: Path, label, count: int
+) -> None:
+    arguments = [csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(count)])] if count else []
+    label(built, *arguments, "--out", tmp_path / "new")
+    made = open_artifact(tmp_path / "new")
+    assert made.manifest.metrics["calibration"]["kind"] == "none"
+    with made.open_catalogue() as catalogue:
+        assert all(item.predicted is None for item in catalogue.page(count=1000))
+        assert sum(item.label is not None for item in catalogue.page(count=1000)) == count
+
+
+def test_what_names_no_image_is_said(built: Path, tmp_path: Path, label) -> None:
+    given = csv(tmp_path / "labels.csv", ["000.png", "777.png", " 001.png"])
+    said = label(built, given, "--out", tmp_path / "new", code=3)
+    assert "1 labels name no image of the index (such as 777.png)" in said
+    assert "2 labels are new" in said
+
+
+def test_the_bytes_decide_where_they_are_given(built: Path, images: Path, tmp_path: Path, label) -> None:
+    sha256 = hashlib.sha256((images / "005.png").read_bytes()).hexdigest()
+    rows = ["path,label,sha256", f"elsewhere/x.png,renamed,{sha256}", f"006.png,other,{sha256[::-1]}"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    label(built, tmp_path / "labels.csv", "--out", tmp_path / "new", code=3)
+    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+        labels = {item.path: item.label for item in catalogue.page(count=1000) if item.label}
+    assert labels == {"005.png": "renamed"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["path,label", "000.png,a", "000.png,b"], "is labelled 'a' and 'b'"),
+        (["path,label", "000.png,"], "empty label"),
+        (["path,label,source", "000.png,a,guess"], "source 'guess': use one of given, accepted, group"),
+        (["image,label", "000.png,a"], "the first line must be 'path,label'"),
+    ],
+)
+def test_a_file_that_is_wrong_changes_nothing(
+    built: Path, tmp_path: Path, label, lines: list[str], words: str
+) -> None:
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    said = label(built, tmp_path / "labels.csv", "--out", tmp_path / "new", code=2)
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    assert sorted(os.listdir(tmp_path)) == ["built", "images", "labels.csv"]
+
+
+def test_an_index_of_the_paper_says_what_to_do(images: Path, tmp_path: Path, here, label) -> None:
+    here("--data", str(images), "--labels", "none", "--epochs", "1", "--image-size", "28", "--out", "paper")
+    said = label(tmp_path / "paper", "--out", tmp_path / "new", code=2)
+    assert "keeps no embeddings to learn from again; build it once with --recipe best" in said
+    said = label(tmp_path / "paper", "--out", tmp_path / "paper", code=2)
+    assert "exists already" in said
+
+
+def test_a_sent_image_takes_part(built: Path, tmp_path: Path, label) -> None:
+    """Its embedding was kept when it came."""
+    from service.core.library import Library, Upload
+    from service.core.searcher import Searcher
+
+    picture(tmp_path / "sent.png", 1001)
+    with closing(Searcher.open(built, max_pixels=10**6)) as searcher:
+        library = Library(searcher, keep=True, max_bytes=10**6, max_pixels=10**6)
+        library.add([Upload("sent.png", (tmp_path / "sent.png").read_bytes(), label="sent")])
+    assert list(faults(built)) == []
+    csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(60)])
+    label(built, tmp_path / "labels.csv", "--out", tmp_path / "new")
+    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+        assert len(catalogue.embeddings()[0]) == 241
+    assert "sent" in open_artifact(tmp_path / "new").manifest.classes
+
+
+def test_held_out_images_are_those_that_came_since_the_build(images: Path, tmp_path: Path, here) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(200)])
+    here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
+    with Catalogue.open(tmp_path / "built" / CATALOGUE) as catalogue:
+        assert len(hold_out(catalogue)) == 0
+        catalogue.label_all({item.id: "late" for item in catalogue.page(count=1000) if item.label is None})
+        held = hold_out(catalogue)
+        late = [item for item in catalogue.page(count=1000) if item.label == "late"]
+    assert set(held.tolist()) == {item.id for item in late if int(item.sha256[:8], 16) % SHARE == 0}
+
+
+def test_codes_are_those_that_the_new_encoder_makes_of_the_images(
+    built: Path, images: Path, tmp_path: Path, label
+) -> None:
+    label(built, csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(60)]), "--out", tmp_path / "new")
+    made = open_artifact(tmp_path / "new")
+    import torch
+
+    from training.nets.encoder import Encoder
+
+    encoder = Encoder.load(made.encoder_path)
+    with made.open_catalogue() as catalogue:
+        items = catalogue.page(count=20)
+        pixels = torch.stack(
+            [encoder.prepare(Image.open(images / item.path).convert("RGB")) for item in items]
+        )
+        codes = np.concatenate([catalogue.code(item.id) for item in items])
+    assert np.array_equal(encoder.encode(pixels), codes)
+    assert artifact.encoder_id(made.encoder_path) == made.manifest.encoder_id
