@@ -77,6 +77,13 @@ class Config:
     head_epochs: Annotated[int, About("epochs of the hashing head", "table", "late", lowest=1)]
     head_weight_decay: Annotated[float, About("L2 of the hashing head", "method", "late", lowest=0)]
     recipe: Annotated[str, About(None, "table", "early", choices=("paper", "best"), settled=True)] = "paper"
+    # Of embeddings; of features that were learned from few kinds of images the first components say too much.
+    component_power: Annotated[
+        float,
+        About(
+            "to which the deviations of an embedding's components are divided out", "method", "late", lowest=0
+        ),
+    ] = 0.5
     weights: Annotated[str, About(None, "method", "early", settled=True)] = "none"
     norm_rescale: Annotated[
         bool, About("the last batch norms keep the channels' relative variance", "method", "early")
@@ -216,6 +223,7 @@ def configure(chosen: dict[str, Any]) -> Config:
     size = BACKBONES[backbone].image_size
     defaults = {name: value for name, value in vars(recipe).items() if name != "rules"}
     defaults |= {
+        "batch_size": BACKBONES[backbone].batch_size,
         "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
         "whiten": traits.whiten,
         "hebbian_lr": traits.lr,

@@ -2,15 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from training.config import Config
-from training.nets.backbones import Conv2d, ConvFactory, Network, convolve
+from training.nets.backbones import BACKBONES, Conv2d, ConvFactory, Network, convolve
 from training.rules import TRAITS
 
 
@@ -119,13 +120,13 @@ class Pretraining:
     from_labels: ClassVar = False
     searched: ClassVar[tuple[str, ...]] = ("hebbian_lr", "temperature")
 
-    def __init__(self, network: nn.Module, *, lr: float, adaptive: bool) -> None:
+    def __init__(self, network: nn.Module, *, lr: float, adaptive: bool, rates: Sequence[float] = ()) -> None:
         self.network = network.train()
         self.layers = {n: m for n, m in network.named_modules() if isinstance(m, HebbianConv2d)}
         self.lr = lr
         self.steps = {
-            name: lr / math.sqrt(layer.weight[0].numel()) if adaptive else lr
-            for name, layer in self.layers.items()
+            name: lr * rate / math.sqrt(layer.weight[0].numel()) if adaptive else lr * rate
+            for (name, layer), rate in zip(self.layers.items(), chain(rates, repeat(1.0)), strict=False)
         }
         on_gpu = next(network.parameters()).is_cuda
         self.step: Callable[[Tensor], None] = Replayed(self.learn) if on_gpu else self.learn
@@ -140,7 +141,13 @@ class Pretraining:
             rescale=config.norm_rescale,
             hidden=config.recipe == "paper",
         )
-        return cls(network.to(device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive)
+        rates = []
+        if config.rule == "softhebb" and (soft := BACKBONES[config.backbone].soft):
+            rates = [rate for rate, _ in soft]
+            convolutions = [each for each in network.modules() if isinstance(each, HebbianConv2d)]
+            for layer, (_, softness) in zip(convolutions, soft, strict=False):
+                layer.hyper = {"temperature": config.temperature * softness}
+        return cls(network.to(device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive, rates=rates)
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S), whatever its number. Raises NotFinite."""

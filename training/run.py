@@ -284,7 +284,9 @@ class Run:
             return (x for _, x in stream(self.pixels, groups, self.device))
 
         seen = split.pretraining
-        learned = learn_encoder(encoder, pixels, seen, labels[seen], self.config.seed)
+        learned = learn_encoder(
+            encoder, pixels, seen, labels[seen], power=self.config.component_power, seed=self.config.seed
+        )
         self.coded, self.seconds = encoder, self.seconds | learned.seconds
         return learned.method
 

@@ -69,7 +69,8 @@ def decoder(backbone: str, image_size: int, latents: int) -> nn.Sequential:
     below = (3, *(conv.channels for conv in plan.convolutions))
     for channels, conv in zip(below, plan.convolutions, strict=False):
         side = side + 2 * conv.padding - conv.kernel + 1
-        unpool = nn.Upsample((side, side)) if conv.pool > 1 else nn.Identity()
+        smaller = conv.pool > 1 or (plan.most_side and conv is plan.convolutions[-1])
+        unpool = nn.Upsample((side, side)) if smaller else nn.Identity()
         filters = ConvTranspose2d(conv.channels, channels, conv.kernel, padding=conv.padding)
         mirrored.append(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(conv.channels), unpool, filters))
         side //= conv.pool

@@ -34,7 +34,7 @@ def test_layer_has_the_state_of_a_convolution(rule):
 
 
 @pytest.mark.parametrize("rule", FAST)
-@pytest.mark.parametrize(("backbone", "size"), [("conv6", 32), ("vgg11", 32)])
+@pytest.mark.parametrize(("backbone", "size"), [("conv6", 32), ("vgg11", 32), ("soft3", 48), ("resnet9", 32)])
 def test_plain_network_gives_the_same_output(rule, backbone, size):
     network = hebbian(rule, backbone, size)
     learning = Pretraining(network, lr=0.01, adaptive=False)

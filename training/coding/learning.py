@@ -33,7 +33,6 @@ log = logging.getLogger("hebbsearch")
 SIZE = 512  # of an embedding: numbers of 16 bits, a kilobyte an image
 SAMPLE = 10_000  # images from whose features the embedding is learned
 SMOOTHING = 0.9  # α: 0.8 to 0.95 differ by a point, 0.5 gains half
-WHITENING = 0.0  # power by which the deviations of an embedding's components are divided
 # λ of PosteriorHead. 2 ranks the classes that have labels a point better; 1 those that have none nine better.
 EMPHASIS = 1.5
 HIDDEN = 512
@@ -58,19 +57,30 @@ Batches = Callable[[str, Positions], Iterable[Tensor]]  # what for, positions ->
 
 
 def learn_encoder(
-    encoder: Encoder, pixels: Batches, positions: Positions, labels: NDArray[np.int64], seed: int
+    encoder: Encoder,
+    pixels: Batches,
+    positions: Positions,
+    labels: NDArray[np.int64],
+    *,
+    power: float,
+    seed: int,
 ) -> Learned:
     """The embedding and the head of an encoder whose features are learned, from the images at `positions`
-    and the labels (n,) of some of them."""
+    and the labels (n,) of some of them. `power` is that of `embedding`."""
     seconds: dict[str, float] = {}
-    vectors = learn_embedding(encoder, pixels, positions, seed, seconds)
+    vectors = learn_embedding(encoder, pixels, positions, power, seed, seconds)
     learned = learn_codes(vectors, labels, encoder.description.classes, bits=encoder.bits, seed=seed)
     encoder.head.load_state_dict(learned.head.state_dict())
     return replace(learned, seconds=seconds | learned.seconds)
 
 
 def learn_embedding(
-    encoder: Encoder, pixels: Batches, positions: Positions, seed: int, seconds: dict[str, float]
+    encoder: Encoder,
+    pixels: Batches,
+    positions: Positions,
+    power: float,
+    seed: int,
+    seconds: dict[str, float],
 ) -> Vectors:
     """The embedding of an encoder whose features are learned; returns those (n, E) of the images at
     `positions`, and notes the `seconds` it took."""
@@ -78,7 +88,7 @@ def learn_embedding(
     with timed(seconds, "components"):
         features = torch.cat([encoder.mirrored(batch).cpu() for batch in pixels("components", sample)])
         found = components(features.numpy(), encoder.embedding_size, seed)
-        encoder.embedding.load_state_dict(embedding(found, WHITENING).state_dict())
+        encoder.embedding.load_state_dict(embedding(found, power).state_dict())
     with timed(seconds, "embeddings"):
         kept = [encoder.embed(batch) for batch in pixels("embeddings", positions)]
     return np.concatenate(kept).astype(np.float32)

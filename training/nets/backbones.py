@@ -1,8 +1,10 @@
-"""The convolutional networks, one table row each: the paper's conv6, conv10, vgg11, and VGG's deeper ones.
+"""The convolutional networks, one table row each: the paper's conv6, conv10, vgg11, VGG's deeper ones, three
+wide layers, and a residual network.
 
 Every layer computes in the precision of what comes in: weights are 32 bits wide and cast on the way.
 Layers and their order: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867; vgg13, vgg16 and
-vgg19 have the convolutions of Simonyan and Zisserman, arXiv 1409.1556, in vgg11's order.
+vgg19 have the convolutions of Simonyan and Zisserman, arXiv 1409.1556, in vgg11's order; soft3 is SoftHebb's
+network for CIFAR-10 (Journé et al., arXiv 2209.11883).
 """
 
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear, pad
 
 IntPair = int | tuple[int, ...]
 
@@ -59,13 +61,55 @@ class RescaledBatchNorm2d(nn.BatchNorm2d):
         return normed * (variance / variance.mean()).sqrt().view(-1, 1, 1).to(normed.dtype)
 
 
+class Residual(nn.Sequential):
+    """Layers to whose output their input is added, averaged to its size, and with zeros for new channels.
+
+    Each block's own part leaves its batch norm with variance 1, so that after k blocks there is at most k + 1.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, Q, H', W') with Q ≥ C."""
+        output = super().forward(input)
+        if input.shape[2:] != output.shape[2:]:
+            input = adaptive_avg_pool2d(input, output.shape[2:])
+        return output + pad(input, (0, 0, 0, 0, 0, output.shape[1] - input.shape[1]))
+
+
+class Power(nn.Module):
+    """Raises what is not negative to a power."""
+
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return x.pow(self.power)
+
+
+class AtMost(nn.Module):
+    """Averages a map of more than side × side to that."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, H) -> (B, C, h, h), h = min(H, side)."""
+        return x if x.shape[-1] <= self.side else adaptive_avg_pool2d(x, self.side)
+
+
 class Conv(NamedTuple):
-    """One convolution with its ReLU, batch norm and max pool (pool 1: none)."""
+    """One convolution with its ReLU, batch norm and pool."""
 
     channels: int
     kernel: int
     padding: int = 0
-    pool: int = 1
+    pool: int = 1  # how many times smaller the map becomes; 1: there is no pool
+    window: int = 0  # of the pool, the same on both sides where it overlaps; 0: as `pool`
+    mean: bool = False  # what the pool takes, instead of the maximum
+    skip: bool = False  # whether the block's input is added to its output
+    power: float = 1.0  # to which what the ReLU leaves is raised
 
 
 ConvFactory = Callable[..., Conv2d]  # called with (channels in, channels out, kernel, padding=)
@@ -79,6 +123,11 @@ class Plan:
     convolutions: tuple[Conv, ...]
     norm_before_pool: bool = False
     hidden: int = 4096
+    # Of SoftHebb in each layer, as its authors found them: learning rate and temperature, as multiples of what
+    # the settings say. None: the same in all.
+    soft: tuple[tuple[float, float], ...] | None = None
+    batch_size: int = 64  # in pre-training
+    most_side: int = 0  # of the last map, which is averaged to that, so that features stay few; 0: any
     rescaled: int = 3  # last layers, the hidden one included, whose batch norm may be RescaledBatchNorm2d
 
 
@@ -111,6 +160,36 @@ BACKBONES: dict[str, Plan] = {
     "vgg13": _vgg(64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
     "vgg16": _vgg(64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"),
     "vgg19": _vgg(64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"),
+    # SoftHebb's network; features of 24,576 values are wide enough for a hidden layer of few.
+    "soft3": Plan(
+        32,
+        (
+            Conv(96, 5, padding=2, pool=2, window=4, power=0.7),
+            Conv(384, 3, padding=1, pool=2, window=4, power=1.4),
+            Conv(1536, 3, padding=1, pool=2, mean=True),
+        ),
+        hidden=512,
+        soft=((1, 1), (1 / 16, 1.54), (1 / 8, 4)),
+        batch_size=10,
+        most_side=4,
+        rescaled=0,
+    ),
+    "resnet9": Plan(
+        32,
+        (
+            Conv(96, 5, padding=2, pool=2, window=4),
+            Conv(128, 3, padding=1, skip=True),
+            Conv(128, 3, padding=1, skip=True),
+            Conv(256, 3, padding=1, pool=2, window=4, skip=True),
+            Conv(256, 3, padding=1, skip=True),
+            Conv(256, 3, padding=1, skip=True),
+            Conv(512, 3, padding=1, pool=2, mean=True, skip=True),
+            Conv(512, 3, padding=1, skip=True),
+        ),
+        hidden=512,
+        most_side=4,
+        rescaled=0,
+    ),
 }
 
 
@@ -121,7 +200,7 @@ def map_size(backbone: str, image_size: int) -> int:
         side = (side + 2 * conv.padding - conv.kernel + 1) // conv.pool
         if side < 1:
             return 0
-    return side
+    return min(side, BACKBONES[backbone].most_side or side)
 
 
 def smallest_image(backbone: str) -> int:
@@ -141,11 +220,21 @@ def features(backbone: str, conv: ConvFactory = Conv2d, *, rescale: bool = False
     for number, layer in enumerate(plan.convolutions):
         filters = conv(channels, layer.channels, layer.kernel, padding=layer.padding)
         norm = _norm(rescale and len(plan.convolutions) - number < plan.rescaled, layer.channels)
-        pool = nn.MaxPool2d(layer.pool) if layer.pool > 1 else nn.Identity()
-        after = (norm, pool) if plan.norm_before_pool else (pool, norm)
-        blocks.append(nn.Sequential(filters, nn.ReLU(inplace=True), *after))
+        after = (norm, _pool(layer)) if plan.norm_before_pool else (_pool(layer), norm)
+        block = Residual if layer.skip else nn.Sequential
+        power = [] if layer.power == 1 else [Power(layer.power)]
+        blocks.append(block(filters, nn.ReLU(inplace=True), *power, *after))
         channels = layer.channels
+    if plan.most_side:
+        blocks[-1].append(AtMost(plan.most_side))
     return nn.Sequential(*blocks)
+
+
+def _pool(layer: Conv) -> nn.Module:
+    if layer.pool == 1:
+        return nn.Identity()
+    window = layer.window or layer.pool
+    return (nn.AvgPool2d if layer.mean else nn.MaxPool2d)(window, layer.pool, (window - layer.pool) // 2)
 
 
 def _norm(rescaled: bool, channels: int) -> nn.BatchNorm2d:

@@ -92,7 +92,7 @@ def taught(classes: int) -> Encoder:
         return images[torch.from_numpy(positions)].split(30)
 
     labels = np.where(np.arange(80) < 30, np.arange(80) % max(classes, 1), -1)
-    learn_encoder(encoder, batches, np.arange(80), labels, 0)
+    learn_encoder(encoder, batches, np.arange(80), labels, power=0.5, seed=0)
     return encoder
 
 

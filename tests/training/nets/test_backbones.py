@@ -8,6 +8,7 @@ from training.nets.backbones import (
     Conv2d,
     Network,
     RescaledBatchNorm2d,
+    Residual,
     convolve,
     feature_count,
     features,
@@ -24,6 +25,11 @@ from training.nets.backbones import (
         ("vgg11", 224, (512, 7, 7)),
         ("vgg11", 32, (512, 1, 1)),
         ("vgg16", 64, (512, 2, 2)),
+        ("soft3", 16, (1536, 2, 2)),
+        ("soft3", 32, (1536, 4, 4)),
+        ("soft3", 64, (1536, 4, 4)),
+        ("resnet9", 32, (512, 4, 4)),
+        ("resnet9", 75, (512, 4, 4)),
     ],
 )
 def test_map_of_the_convolutional_part(backbone, size, shape):
@@ -47,6 +53,14 @@ def test_vgg_has_the_convolutions_of_torchvision(backbone, letter, count):
     assert listed == vgg.cfgs[letter]
 
 
+@pytest.mark.parametrize(("backbone", "most"), [(name, plan.most_side) for name, plan in BACKBONES.items()])
+def test_features_are_bounded_where_the_row_says_so(backbone, most):
+    size = 4 * BACKBONES[backbone].image_size
+    assert (map_size(backbone, size) > map_size(backbone, size // 2)) == (most == 0)
+    with torch.device("meta"):  # shapes without numbers
+        assert features(backbone)(torch.empty(2, 3, size, size)).shape[-1] == map_size(backbone, size)
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_smallest_image_is_the_smallest_that_runs(backbone):
     size = smallest_image(backbone)
@@ -61,6 +75,51 @@ def test_norm_follows_the_pool_in_conv6_and_precedes_it_in_vgg11():
         "Conv2d", "ReLU", "MaxPool2d", "BatchNorm2d"]  # fmt: skip
     assert [type(part).__name__ for part in features("vgg11")[0]] == [
         "Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d"]  # fmt: skip
+
+
+def test_overlapping_pool_takes_the_maximum_of_its_windows():
+    pool = features("soft3")[0][2]
+    x = torch.randn(2, 96, 6, 6)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-torch.inf)
+    expected = torch.stack(
+        [
+            torch.stack([padded[:, :, i : i + 4, j : j + 4].amax((2, 3)) for j in (0, 2, 4)], dim=-1)
+            for i in (0, 2, 4)
+        ],
+        dim=-2,
+    )
+    assert torch.equal(pool(x), expected)
+
+
+def test_large_map_is_averaged_to_the_side_that_the_row_allows():
+    last = features("soft3")[-1][-1]
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(last(x), torch.nn.functional.avg_pool2d(x, 2))
+    assert torch.equal(last(x[..., :3, :3]), x[..., :3, :3])
+
+
+@pytest.mark.parametrize("side", [4, 2])
+def test_residual_block_adds_its_input_averaged_and_with_zeros_for_new_channels(side):
+    layers = Conv2d(3, 5, 1), torch.nn.AdaptiveAvgPool2d(side)
+    x = torch.randn(2, 3, 4, 4)
+    expected = layers[1](layers[0](x)).detach()
+    width = 4 // side
+    for row in range(side):
+        for column in range(side):
+            part = x[:, :, width * row : width * (row + 1), width * column : width * (column + 1)]
+            expected[:, :3, row, column] += part.mean((2, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(Residual(*layers)(x), expected)
+
+
+def test_sums_of_a_residual_network_grow_by_one_variance_a_block_at_most():
+    torch.manual_seed(0)
+    x, blocks = torch.randn(16, 3, 32, 32), features("resnet9").train()
+    with torch.no_grad():
+        for number, block in enumerate(blocks, 1):
+            x = block(x)
+            assert isinstance(block, Residual) == (number > 1)
+            assert 0.3 < float(x.var((0, 2, 3)).mean()) < number + 0.1
 
 
 def test_hidden_layer_sees_the_whole_map():
