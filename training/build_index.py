@@ -39,6 +39,7 @@ from training.config import (
 from training.device import choose_device, choose_precision, round_products, set_up_process
 from training.export import export
 from training.nets.backbones import BACKBONES
+from training.nets.pretrained import NONE, PRETRAINED
 from training.rules import RULES
 from training.run import Run
 
@@ -57,8 +58,10 @@ def build(config: Config, target: Path, work: Path) -> Artifact:
 def anywhere(config: Config) -> Config:
     """The same configuration for whoever goes on in another folder."""
     data, labels = config.data, config.labels_file()
+    weights = config.weights if config.weights in (NONE, PRETRAINED) else os.path.abspath(config.weights)
     return dataclasses.replace(
         config,
+        weights=weights,
         data=None if data is None else os.path.abspath(data),
         labels=config.labels if labels is None else os.path.abspath(labels),
     )
@@ -105,7 +108,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = partial(command.add_argument, default=argparse.SUPPRESS)
-    add("--backbone", choices=list(BACKBONES), help="network (default: conv6)")
+    networks = f"{', '.join(BACKBONES)}, or timm/NAME, which others trained"
+    add("--backbone", metavar="NAME", help=f"network: {networks} (default: conv6)")
+    add(
+        "--weights",
+        metavar="pretrained|none|FILE",
+        help="of timm/NAME: timm's own, random ones, or a .safetensors or .pth file (default: pretrained)",
+    )
     add("--rule", choices=[*RULES, *UNRULED], help="learning rule of the pre-training (default: hpca_fh)")
     add(
         "--recipe",

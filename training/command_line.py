@@ -15,6 +15,7 @@ from index.sqlite import CatalogueError
 from training.config import ConfigError
 from training.data import DataError
 from training.nets.images import ImageError
+from training.nets.pretrained import MissingPackage, PretrainedError
 from training.run import CheckpointError
 
 
@@ -29,8 +30,10 @@ USER_ERRORS = (
     CheckpointError,
     ConfigError,
     DataError,
+    MissingPackage,
     ImageError,  # a file that changed while the run was reading it
     OutputError,
+    PretrainedError,
 )
 RESUME = "start again, with --resume if a .partial is left"
 

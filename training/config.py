@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter
 
-from training.nets.backbones import BACKBONES, feature_count, map_size, smallest_image
+from training.nets.backbones import BACKBONES, feature_count, map_size, names, native_size, smallest_image
+from training.nets.pretrained import NONE, PREFIX, PRETRAINED, MissingPackage, PretrainedError, is_pretrained
 from training.rules import HPCA, RULES, TRAITS
 
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
@@ -52,7 +53,7 @@ class Config:
     """One run. Made by `configure`, which knows the values that depend on data set, backbone and rule."""
 
     # What has a flag of its own.
-    backbone: Annotated[str, About(None, "table", "early", choices=tuple(BACKBONES), settled=True)]
+    backbone: Annotated[str, About(None, "table", "early", settled=True)]
     rule: Annotated[str, About(None, "method", "early", choices=(*RULES, *UNRULED), settled=True)]
     dataset: Annotated[str | None, About(None, "table", "early", choices=(*DATASETS, None), settled=True)]
     data: Annotated[str | None, About(None, "cell", "early", settled=True)]
@@ -206,7 +207,7 @@ def configure(chosen: dict[str, Any]) -> Config:
     """The configuration with the values in `chosen` and suitable ones for the rest. Raises ConfigError."""
     values: dict[str, Any] = {
         "backbone": "conv6",
-        "rule": "hpca_fh",
+        "rule": "none" if is_pretrained(chosen.get("backbone", "")) else "hpca_fh",
         "dataset": None if "data" in chosen else "digits",
         "data": None,
         "labels": "100%",
@@ -215,22 +216,31 @@ def configure(chosen: dict[str, Any]) -> Config:
         "precision": "auto",
     } | chosen
     backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
-    for name in ("backbone", "rule", "dataset"):
+    _check_backbone(backbone)
+    for name in ("rule", "dataset"):
         _one_of(name, values[name])
     if dataset == "digits" and values["data"] is not None:
         raise ConfigError(f"dataset digits comes with the program: leave out --data {values['data']}")
     recipe, traits = RECIPES.get(dataset, OWN_IMAGES), TRAITS.get(rule, HPCA)
-    size = BACKBONES[backbone].image_size
+    try:
+        size = native_size(backbone)
+    except (PretrainedError, MissingPackage) as error:
+        raise ConfigError(str(error)) from None
     defaults = {name: value for name, value in vars(recipe).items() if name != "rules"}
     defaults |= {
-        "batch_size": BACKBONES[backbone].batch_size,
-        "image_size": max(32, smallest_image(backbone)) if dataset == "digits" else size,
+        "image_size": size,
         "whiten": traits.whiten,
         "hebbian_lr": traits.lr,
         "hebbian_adaptive": traits.adaptive,
         "temperature": traits.temperature or 0.02,  # where nothing reads it too
         "head_epochs": values.get("finetune_epochs", recipe.head_epochs),
     }
+    if is_pretrained(backbone):
+        defaults |= {"recipe": "best", "weights": PRETRAINED, "component_power": 0.0}
+    else:
+        defaults |= {"batch_size": BACKBONES[backbone].batch_size}
+        if dataset == "digits":
+            defaults |= {"image_size": max(32, smallest_image(backbone))}
     config = Config(**defaults | recipe.rules.get(rule, {}) | values)
     check(config)
     return config
@@ -299,6 +309,14 @@ def check(config: Config) -> None:
         raise ConfigError(f"seed {config.seed}: use a number below {2**31}")
     if not config.dropout < 1:
         raise ConfigError(f"dropout {config.dropout}: use 0 up to (not including) 1")
+    _check_backbone(config.backbone)
+    if is_pretrained(config.backbone):
+        _check_pretrained(config)
+        return
+    if config.weights != NONE:
+        raise ConfigError(
+            f"weights {config.weights}: only for a backbone timm/NAME; {config.backbone} learns its own"
+        )
     if map_size(config.backbone, config.image_size) < 1:
         raise ConfigError(
             f"image size {config.image_size}: {config.backbone} needs at least "
@@ -310,6 +328,26 @@ def check(config: Config) -> None:
             f"image size {config.image_size}: {config.backbone}'s fully connected layer would take "
             f"{hidden / 2**30:.0f} GiB; use smaller images, or a vgg, which reduces them more"
         )
+
+
+def _check_backbone(backbone: str) -> None:
+    if not names(backbone):
+        allowed = ", ".join([*BACKBONES, f"{PREFIX}NAME"])
+        raise ConfigError(f"backbone {backbone!r}: use one of {allowed}")
+
+
+def _check_pretrained(config: Config) -> None:
+    """A network that learned elsewhere: what would have it learn here, or not as it is, is refused."""
+    if config.recipe != "best":
+        raise ConfigError(
+            f"recipe {config.recipe}: is for the paper's networks; {config.backbone} goes with best"
+        )
+    if config.rule != "none":
+        raise ConfigError(f"rule {config.rule}: {config.backbone} learned elsewhere; leave out --rule")
+    try:
+        feature_count(config.backbone, config.image_size)
+    except (PretrainedError, MissingPackage) as error:
+        raise ConfigError(str(error)) from None
 
 
 _TOO_LARGE = 1e38  # for a 32-bit float

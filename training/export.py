@@ -169,7 +169,8 @@ def manifest(
             "training_labels": len(split.training),
             "validation_labels": len(split.validation),
             "codes": method,
-        },
+        }
+        | ({} if run.origin is None else {"weights": asdict(run.origin)}),
         metrics=metrics,
     )
 

@@ -102,7 +102,7 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0) -> 
                     f"{path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
                 )
             learned = learn(table, vectors, held, len(catalogue.classes), encoder.bits, seed)
-            new = with_head(encoder, learned, len(catalogue.classes))
+            new = with_head(encoder, learned)
             codes = coded(new, vectors)
             new.save(folder / ENCODER)
             identity = encoder_id(folder / ENCODER)
@@ -197,12 +197,10 @@ def learn(
     return learn_codes(vectors[seen].astype(np.float32), labels, known, bits=bits, seed=seed)
 
 
-def with_head(encoder: Encoder, learned: Learned, classes: int) -> Encoder:
+def with_head(encoder: Encoder, learned: Learned) -> Encoder:
     """An encoder with the features and embedding of `encoder`, and the head that was learned."""
     head = learned.head
-    assert encoder.description.coding is not None
-    coding = replace(encoder.description.coding, emphasis=head.emphasis)
-    made = Encoder(replace(encoder.description, classes=head.classes, coding=coding))
+    made = Encoder(replace(encoder.description, classes=head.classes))
     kept = {name: value for name, value in encoder.state_dict().items() if not name.startswith("head.")}
     made.load_state_dict(kept | {f"head.{name}": value for name, value in head.state_dict().items()})
     return made.eval()

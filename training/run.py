@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from index.items import UNLABELLED
 from training import protocol
-from training.coding.learning import EMPHASIS, HIDDEN, SIZE, learn_encoder
+from training.coding.learning import HIDDEN, SIZE, learn_encoder
 from training.config import ABOUT, Config
 from training.data import DataError, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
@@ -28,6 +28,7 @@ from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Coding, Description, Encoder, Normalise
 from training.nets.head import Head
 from training.nets.images import Reading
+from training.nets.pretrained import Origin, about, is_pretrained, load_weights
 from training.pixels import Loaded, batches, each_batch, load, stream
 
 log = logging.getLogger("hebbsearch")
@@ -68,7 +69,7 @@ class Model(nn.Module):
             latents=latents,
             hidden=config.recipe == "paper",
         )
-        width = latents or BACKBONES[config.backbone].hidden
+        width = (latents or BACKBONES[config.backbone].hidden) if classes else 0
         self.classifier = Classifier(network, width, classes, config.dropout)
         count = feature_count(config.backbone, config.image_size)
         if config.head == "joint" and classes:
@@ -123,7 +124,7 @@ class Model(nn.Module):
             classes=classes,
             norm_rescale=config.norm_rescale,
             reading=Reading(grey_bits=config.grey_bits),
-            coding=Coding(length, HIDDEN, EMPHASIS),
+            coding=Coding(length, HIDDEN),
         )
         encoder = self.filled(Encoder(made), self.network.features)
         check_finite(encoder, config)
@@ -170,6 +171,7 @@ class Run:
         taught = len(self.classes) if config.recipe == "paper" else 0
         self.model = Model(config, taught).to(self.device)
         self.coded: Encoder | None = None  # the encoder that another recipe made
+        self.origin: Origin | None = None  # of weights that were learned elsewhere
 
     # --- the stages ---
 
@@ -190,7 +192,10 @@ class Run:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
         if saved is None:
             self.fit_preprocessing()
-        if self.config.rule == "none":
+        if is_pretrained(self.config.backbone):
+            (trunk,) = self.model.network.features
+            self.origin = load_weights(trunk, self.config.backbone, self.config.weights)
+        elif self.config.rule == "none":
             if saved is None:
                 xavier(self.model.network)
         elif saved is None or saved["stage"] == STAGES[0]:
@@ -201,6 +206,11 @@ class Run:
     def fit_preprocessing(self) -> None:
         """Mean, deviation and, if asked for, whitening of the pre-training images."""
         normalise = self.model.normalise
+        if is_pretrained(self.config.backbone):
+            known = about(self.config.backbone)
+            normalise.mean.copy_(torch.tensor(known.mean))
+            normalise.std.copy_(torch.tensor(known.std))
+            return
         normalise.fit(self.all_pixels("mean and deviation"))
         if self.config.whiten:
             round_products("fp32")  # the encoder keeps the filter: it is never learned in TF32

@@ -30,6 +30,7 @@ from service.core.decoding import Decode, Decoded, decode
 from service.core.originals import original_of
 from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
+from training.nets.pretrained import MissingPackage
 
 T = TypeVar("T")
 
@@ -303,6 +304,8 @@ def load_encoder(artifact: Artifact) -> Encoder:
         encoder = Encoder.load(artifact.encoder_path)
     except ValueError as error:
         raise ArtifactError(f"{error}; build the index again") from error
+    except MissingPackage as error:
+        raise ArtifactError(f"{artifact.encoder_path}: {error}") from error
     if encoder.bits != artifact.manifest.bits:
         raise ArtifactError(
             f"{artifact.encoder_path}: makes codes of {encoder.bits} bits, the manifest says "

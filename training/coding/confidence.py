@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from index.calibration import best_temperature, calibration_error, tempered
 from index.items import UNLABELLED
-from training.coding.posterior import TO_CHOOSE, best_decay, crossed, fold_of
 
 ENOUGH = 200  # held-out queries from which on they tell the temperature
 FEWEST = 30  # labels below which no confidence is shown
@@ -37,20 +36,10 @@ def of_queries(posteriors: NDArray[np.float32], labels: NDArray[np.int64]) -> Ca
     return _judged(posteriors[known], labels[known], "held out")
 
 
-def rough(
-    spaces: tuple[NDArray[np.float32], ...], labels: NDArray[np.int64], classes: int, seed: int
-) -> Calibration:
-    """By the labels (n,) that were learned from: each has the mean of what regressions say of it in each of
-    the `spaces` (n, E) without its fold. None for fewer than FEWEST, or where nothing can be held out."""
-    given = np.flatnonzero(labels != UNLABELLED)
-    given = np.sort(np.random.default_rng(seed).permutation(given)[:TO_CHOOSE])
-    y = labels[given]
-    folds = fold_of(y, seed) if len(y) >= FEWEST else None
-    if folds is None:
-        return Calibration()
-    said = [crossed(x[given], y, classes, best_decay(x[given], y, classes, seed), folds) for x in spaces]
-    held = folds >= 0
-    return _judged(np.mean(said, axis=0)[held], y[held], "rough")
+def of_labels(posteriors: NDArray[np.float32], labels: NDArray[np.int64]) -> Calibration:
+    """By labels (m,) that were learned from, with what was said of each without it (m, classes). None where
+    there are fewer than FEWEST."""
+    return _judged(posteriors, labels, "rough") if len(labels) >= FEWEST else Calibration()
 
 
 def _judged(

@@ -9,6 +9,8 @@ from sklearn.decomposition import PCA
 
 from training.nets.head import Embedding
 
+LEAST = 1e-4  # of the largest deviation
+
 
 class Components(NamedTuple):
     """Principal components of features (n, F), the largest first."""
@@ -28,7 +30,9 @@ def components(features: NDArray[np.float32], size: int, seed: int) -> Component
 
 def embedding(found: Components, power: float) -> Embedding:
     """Components divided by their deviations to the `power`: 0 leaves them, 1 whitens them."""
-    scale = found.deviations**-power
+    # What hardly varies is rounding: divided by next to nothing it would be all that counts.
+    varies = found.deviations > LEAST * found.deviations[0]
+    scale = np.where(varies, np.where(varies, found.deviations, 1) ** -power, 0)
     weight = found.directions * scale[:, None]
     made = Embedding(len(found.mean), len(weight))
     with torch.no_grad():

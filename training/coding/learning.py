@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from index.items import UNLABELLED
-from training.coding.confidence import Calibration, rough
+from training.coding.confidence import FEWEST, Calibration, of_labels
 from training.coding.embedding import components, embedding
 from training.coding.graph import Vectors, affinity, neighbours
-from training.coding.posterior import logistic
+from training.coding.posterior import logistic, loss, without_each
 from training.coding.propagation import smoothed
 from training.coding.quantisation import iterative_quantisation
 from training.data import Positions
@@ -32,9 +32,12 @@ log = logging.getLogger("hebbsearch")
 
 SIZE = 512  # of an embedding: numbers of 16 bits, a kilobyte an image
 SAMPLE = 10_000  # images from whose features the embedding is learned
+TOGETHER = 1_000  # of them turned into embeddings at a time
 SMOOTHING = 0.9  # α: 0.8 to 0.95 differ by a point, 0.5 gains half
-# λ of PosteriorHead. 2 ranks the classes that have labels a point better; 1 those that have none nine better.
-EMPHASIS = 1.5
+SHARES = (1.0, 0.5, 0.0)  # of the places in the posteriors; of equals the first
+# How far class and place each spread in what a code is made of. A third more ranks classes with labels half a
+# point better, a third less those without five.
+EMPHASIS, MOST = 1.3, 5.0
 HIDDEN = 512
 BATCH, EPOCHS, LEAST_STEPS = 512, 12, 300
 LEARNING_RATE = 2e-3
@@ -84,14 +87,25 @@ def learn_embedding(
 ) -> Vectors:
     """The embedding of an encoder whose features are learned; returns those (n, E) of the images at
     `positions`, and notes the `seconds` it took."""
-    sample = np.sort(np.random.default_rng(seed).permutation(positions)[:SAMPLE])
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(positions))[:SAMPLE])
+    rest = np.setdiff1d(np.arange(len(positions)), drawn)
+    vectors = np.empty((len(positions), encoder.embedding_size), np.float32)
+    with timed(seconds, "features"):
+        sample = torch.cat([encoder.mirrored(batch).cpu() for batch in pixels("features", positions[drawn])])
     with timed(seconds, "components"):
-        features = torch.cat([encoder.mirrored(batch).cpu() for batch in pixels("components", sample)])
-        found = components(features.numpy(), encoder.embedding_size, seed)
+        found = components(sample.numpy(), encoder.embedding_size, seed)
         encoder.embedding.load_state_dict(embedding(found, power).state_dict())
-    with timed(seconds, "embeddings"):
-        kept = [encoder.embed(batch) for batch in pixels("embeddings", positions)]
-    return np.concatenate(kept).astype(np.float32)
+        device = encoder.embedding.project.weight.device
+        parts = [encoder.embedded(part.to(device)) for part in sample.split(TOGETHER)]
+        vectors[drawn] = np.concatenate(parts)
+    if len(rest):
+        del sample
+        with timed(seconds, "embeddings"):
+            start = 0
+            for batch in pixels("embeddings", positions[rest]):
+                vectors[rest[start : start + len(batch)]] = encoder.embed(batch)
+                start += len(batch)
+    return vectors
 
 
 def learn_codes(
@@ -106,12 +120,11 @@ def learn_codes(
         graph = affinity(neighbours(vectors))
     with timed(seconds, "smoothing"):
         places = unit(smoothed(graph, vectors, SMOOTHING))
-    head = PosteriorHead(vectors.shape[1], bits, classes, HIDDEN, EMPHASIS)
     posteriors, calibration = np.zeros((len(vectors), 0), np.float32), Calibration()
     if classes:
         with timed(seconds, "posteriors"):
-            posteriors = taught(vectors, places, labels, classes, seed)
-            calibration = rough((vectors, places), labels, classes, seed)
+            posteriors, calibration = taught((vectors, places), labels, classes, seed)
+    head = PosteriorHead(vectors.shape[1], bits, classes, HIDDEN, emphasis(posteriors, places))
     with timed(seconds, "student"):
         teach(head, vectors, places, posteriors, seed)
     with timed(seconds, "code"):
@@ -120,21 +133,34 @@ def learn_codes(
 
 
 def taught(
-    vectors: NDArray[np.float32],
-    places: NDArray[np.float32],
+    spaces: tuple[NDArray[np.float32], NDArray[np.float32]],
     labels: NDArray[np.int64],
     classes: int,
     seed: int,
-) -> NDArray[np.float32]:
-    """Posteriors (n, classes) of all images: the mean of what the labels say by embeddings, which is best of
-    many labels, and by smoothed ones, which is best of few."""
-    by_vector = logistic(vectors, labels, classes, seed)(vectors)
-    by_place = logistic(places, labels, classes, seed)(places)
-    mean: NDArray[np.float32] = (by_vector + by_place) / np.float32(2)
+) -> tuple[NDArray[np.float32], Calibration]:
+    """Posteriors (n, classes) of all images, and how sure they are: what the labels say by the embeddings,
+    which is best of many labels, by the places, which is best of few, or both, as labels that were not
+    learned from have it."""
+    said, y = without_each(spaces, labels, classes, seed)
+    mixed = {share: share * said[1] + (1 - share) * said[0] for share in SHARES}
+    share = min(SHARES, key=lambda share: loss(mixed[share], y)) if len(y) >= FEWEST else 1.0
+    by_vector, by_place = (logistic(x, labels, classes, seed)(x) for x in spaces)
+    posteriors = (share * by_place + (1 - share) * by_vector).astype(np.float32)
+    log.info("labels are propagated %.0f %% by smoothed embeddings", 100 * share)
     given = np.flatnonzero(labels != UNLABELLED)
-    mean[given] = 0
-    mean[given, labels[given]] = 1
-    return mean
+    posteriors[given] = 0
+    posteriors[given, labels[given]] = 1
+    return posteriors, of_labels(mixed[share], y)
+
+
+def emphasis(posteriors: NDArray[np.float32], places: NDArray[np.float32]) -> float:
+    """λ with which class and place have EMPHASIS to 1 parts in a code, however sure the posteriors are: of
+    few labels they are nearly equal for all classes, and would not count."""
+    if not posteriors.shape[1]:
+        return 0.0
+    sureness = float(np.square(posteriors - 1 / posteriors.shape[1]).sum(1).mean())
+    spread = 1 - float(np.square(places.mean(0)).sum())
+    return min(EMPHASIS * math.sqrt(spread / max(sureness, 1e-6)), MOST)
 
 
 def teach(

@@ -1,6 +1,7 @@
 """What a few labels say of all images: logistic regression on embeddings, its strength chosen by
 cross-validation on the labels alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ def best_decay(x: NDArray[np.float32], y: NDArray[np.int64], classes: int, seed:
     folds = fold_of(y, seed)
     if folds is None:
         return DECAYS[len(DECAYS) // 2]
-    losses = [_loss(crossed(x, y, classes, decay, folds), y) for decay in DECAYS]
+    losses = [loss(crossed(x, y, classes, decay, folds), y) for decay in DECAYS]
     return DECAYS[int(np.argmin(losses))]
 
 
@@ -83,7 +84,23 @@ def crossed(
     return out
 
 
-def _loss(posteriors: NDArray[np.float32], y: NDArray[np.int64]) -> float:
+def without_each(
+    spaces: Sequence[NDArray[np.float32]], labels: NDArray[np.int64], classes: int, seed: int
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """What regression in each of the `spaces` (n, E) says of labels (m,) that it did not learn from:
+    posteriors (m, classes) for each space. Of at most TO_CHOOSE labels, none where none can be held out."""
+    given = np.flatnonzero(labels != UNLABELLED)
+    given = np.sort(np.random.default_rng(seed).permutation(given)[:TO_CHOOSE])
+    folds = fold_of(labels[given], seed)
+    if folds is None:
+        return [np.empty((0, classes), np.float32) for _ in spaces], np.empty(0, np.int64)
+    y, held = labels[given], folds >= 0
+    said = [crossed(x[given], y, classes, best_decay(x[given], y, classes, seed), folds) for x in spaces]
+    return [each[held] for each in said], y[held]
+
+
+def loss(posteriors: NDArray[np.float32], y: NDArray[np.int64]) -> float:
+    """The mean negative logarithm of what posteriors (m, classes) give the labels (m,)."""
     return float(-np.log(np.maximum(posteriors[np.arange(len(y)), y], 1e-6)).mean())
 
 

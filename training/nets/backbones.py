@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear, pad
 
+from training.nets import pretrained
+
 IntPair = int | tuple[int, ...]
 
 
@@ -64,7 +66,7 @@ class RescaledBatchNorm2d(nn.BatchNorm2d):
 class Residual(nn.Sequential):
     """Layers to whose output their input is added, averaged to its size, and with zeros for new channels.
 
-    Each block's own part leaves its batch norm with variance 1, so that after k blocks there is at most k + 1.
+    Each block's own part leaves its batch norm with variance 1: after k blocks there is at most k + 1.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -123,8 +125,8 @@ class Plan:
     convolutions: tuple[Conv, ...]
     norm_before_pool: bool = False
     hidden: int = 4096
-    # Of SoftHebb in each layer, as its authors found them: learning rate and temperature, as multiples of what
-    # the settings say. None: the same in all.
+    # Of SoftHebb in each layer, as its authors found them: learning rate and temperature, as multiples of
+    # what the settings say. None: the same in all.
     soft: tuple[tuple[float, float], ...] | None = None
     batch_size: int = 64  # in pre-training
     most_side: int = 0  # of the last map, which is averaged to that, so that features stay few; 0: any
@@ -193,6 +195,18 @@ BACKBONES: dict[str, Plan] = {
 }
 
 
+def names(backbone: str) -> bool:
+    """Whether there is such a network, or, of timm's, may be one."""
+    return backbone in BACKBONES or pretrained.is_pretrained(backbone)
+
+
+def native_size(backbone: str) -> int:
+    """The image size, in pixels, that the network was made for."""
+    if pretrained.is_pretrained(backbone):
+        return pretrained.about(backbone).image_size
+    return BACKBONES[backbone].image_size
+
+
 def map_size(backbone: str, image_size: int) -> int:
     """Side of the last feature map; below 1 the images are too small for the network."""
     side = image_size
@@ -209,12 +223,17 @@ def smallest_image(backbone: str) -> int:
 
 
 def feature_count(backbone: str, image_size: int) -> int:
-    """Length of the flattened convolutional features."""
+    """Length of the flattened features."""
+    if pretrained.is_pretrained(backbone):
+        return pretrained.feature_count(backbone, image_size)
     return BACKBONES[backbone].convolutions[-1].channels * map_size(backbone, image_size) ** 2
 
 
 def features(backbone: str, conv: ConvFactory = Conv2d, *, rescale: bool = False) -> nn.Sequential:
-    """The convolutional part: images (B, 3, S, S) -> feature maps (B, C, s, s)."""
+    """The convolutional part: images (B, 3, S, S) -> feature maps (B, C, s, s); of timm's networks, which
+    pool by themselves, (B, F)."""
+    if pretrained.is_pretrained(backbone):
+        return nn.Sequential(pretrained.network(backbone))
     plan = BACKBONES[backbone]
     blocks, channels = [], 3
     for number, layer in enumerate(plan.convolutions):

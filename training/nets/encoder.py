@@ -32,7 +32,6 @@ class Coding:
 
     embedding: int  # its length
     hidden: int  # units of the student
-    emphasis: float  # of the class in the code
 
 
 class Encoded(NamedTuple):
@@ -187,7 +186,7 @@ class Encoder(nn.Module):
         else:
             self.embedding = Embedding(length, coding.embedding)
             shape = (coding.embedding, description.bits, description.classes)
-            self.head = PosteriorHead(*shape, coding.hidden, coding.emphasis).double()
+            self.head = PosteriorHead(*shape, coding.hidden).double()
         self.features.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -195,7 +194,7 @@ class Encoder(nn.Module):
         """An untrained encoder with seeded random weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            size = backbones.BACKBONES[backbone].image_size
+            size = backbones.native_size(backbone)
             return cls(Description(backbone, size, whiten=False, bits=bits, classes=classes)).eval()
 
     @property
@@ -234,7 +233,12 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Embeddings:
         """uint8 pixels (n, 3, S, S) -> embeddings (n, E)."""
-        return self.embedding(self.mirrored(pixels)).to(torch.float16).cpu().numpy()
+        return self.embedded(self.mirrored(pixels))
+
+    @torch.inference_mode()
+    def embedded(self, features: Tensor) -> Embeddings:
+        """Features (n, F) as `mirrored` gives them -> embeddings (n, E)."""
+        return self.embedding(features).to(torch.float16).cpu().numpy()
 
     @torch.inference_mode()
     def mirrored(self, pixels: Tensor) -> Tensor:

@@ -62,12 +62,16 @@ class Student(nn.Module):
 class PosteriorHead(nn.Module):
     """Codes of class posterior and place together: signs of a linear map of [λ(p − 1/C); place].
 
-    The larger `emphasis` (λ), the more a code says of the class, and the less of what else an image is like.
+    The larger the `emphasis` λ, the more a code says of the class and the less of what else an image is
+    like.
     """
 
-    def __init__(self, size: int, bits: int, classes: int, hidden: int, emphasis: float) -> None:
+    emphasis: Tensor
+
+    def __init__(self, size: int, bits: int, classes: int, hidden: int, emphasis: float = 1.0) -> None:
         super().__init__()
-        self.classes, self.emphasis = classes, emphasis
+        self.classes = classes
+        self.register_buffer("emphasis", torch.tensor(emphasis))
         self.student = Student(size, classes, hidden)
         self.hash = nn.Linear(classes + size, bits)
 

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from index.calibration import calibration_error, tempered
-from training.coding.confidence import Calibration, of_queries, rough
+from training.coding.confidence import Calibration, of_labels, of_queries
+from training.coding.posterior import without_each
 
 
 def overconfident(n: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -52,15 +53,23 @@ def blobs(n: int, noise: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]
 @pytest.mark.parametrize("noise", [0.5, 1.5])
 def test_labels_that_are_learned_from_tell_it_roughly(noise: float) -> None:
     x, y = blobs(2000, noise)
-    found = rough((x, x), np.where(np.arange(2000) < 200, y, -1), 4, 0)
+    (said,), given = without_each([x], np.where(np.arange(2000) < 200, y, -1), 4, 0)
+    found = of_labels(said, given)
     assert found.kind == "rough"
     assert found.labels == 200
     assert found.error is not None
     assert found.error < 0.12
 
 
-def test_of_fewer_than_thirty_labels_nothing_is_said() -> None:
+@pytest.mark.parametrize("labels", [29, 0])
+def test_of_fewer_than_thirty_labels_nothing_is_said(labels: int) -> None:
     x, y = blobs(100, 0.5)
-    assert rough((x,), np.where(np.arange(100) < 29, y, -1), 4, 0).kind == "none"
-    assert rough((x,), np.where(y == 0, 0, -1), 4, 0).kind == "none"  # one class: nothing to be unsure of
-    assert rough((x,), np.full(100, -1), 4, 0).kind == "none"
+    (said,), given = without_each([x], np.where(np.arange(100) < labels, y, -1), 4, 0)
+    assert of_labels(said, given).kind == "none"
+
+
+def test_of_one_class_there_is_nothing_to_be_unsure_of() -> None:
+    x, y = blobs(100, 0.5)
+    (said,), given = without_each([x], np.where(y == 0, 0, -1), 4, 0)
+    assert said.shape == (0, 4)
+    assert of_labels(said, given).kind == "none"

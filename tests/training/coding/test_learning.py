@@ -85,7 +85,7 @@ def taught(classes: int) -> Encoder:
     torch.manual_seed(0)
     images = pixels(80)
     encoder = Encoder(
-        Description("conv6", 32, whiten=False, bits=64, classes=classes, coding=Coding(40, 512, 2.0))
+        Description("conv6", 32, whiten=False, bits=64, classes=classes, coding=Coding(40, 512))
     ).eval()
 
     def batches(what: str, positions: Positions) -> Iterable[Tensor]:
