@@ -26,7 +26,7 @@ from index.artifact import ArtifactError, in_service
 from service.core import decoding
 from service.core.live import ANSWERING, Live
 from service.core.searcher import Searcher
-from service.routes import about, admin, changes, evaluation, health, images, search
+from service.routes import about, admin, changes, evaluation, health, images, labels, search
 from service.schemas.problem import problems
 from service.settings import PREFIX, Settings, split
 from service.web.asking import Shared
@@ -47,6 +47,7 @@ TAGS = {
     images: "images",
     evaluation: "evaluation",
     about: "about",
+    labels: "labels",
     changes: "images",
     admin: "admin",
 }

@@ -23,11 +23,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
+from index.items import Source
 from index.names import shown
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
 from service.schemas.images import AddedImages, Image, Page
+from service.schemas.labels import Doubts, Suggestions
 from service.schemas.problem import Problem
 from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
 
@@ -169,11 +171,13 @@ def _change(
     label: str | None = None,
     unlabel: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    source: Source | None = None,
     sha256: str | None = None,
 ) -> Call[Image]:
-    """Give an image another label, or none, or other metadata; what is left out stays as it is. `sha256` as
-    in `remove`."""
-    body: dict[str, Any] = _given(label=label, metadata=None if metadata is None else dict(metadata))
+    """Give an image another label, or none, or other metadata; what is left out stays as it is. `source`: how
+    the label came; `sha256` as in `remove`."""
+    other = None if metadata is None else dict(metadata)
+    body: dict[str, Any] = _given(label=label, source=source, metadata=other)
     body |= {"label": None} if unlabel else {}
     sent = {"json": body, "params": _given(sha256=sha256)}
     return Call("PATCH", f"/images/{item_id}", _model(Image), sent)
@@ -224,6 +228,16 @@ def _duplicates(
     before, `members`: at most so many images of each group."""
     params = _given(radius=radius, after=after, limit=limit, members=members)
     return Call("GET", "/duplicates", _model(DuplicatePage), {"params": params})
+
+
+def _suggestions(*, limit: int | None = None) -> Call[Suggestions]:
+    """Images whose labels would teach most, the most telling first."""
+    return Call("GET", "/labels/suggestions", _model(Suggestions), {"params": _given(limit=limit)})
+
+
+def _doubtful(*, limit: int | None = None) -> Call[Doubts]:
+    """The most doubtful labels, the worst first."""
+    return Call("GET", "/labels/doubtful", _model(Doubts), {"params": _given(limit=limit)})
 
 
 def _export(*, format: Literal["npz", "parquet"] = "npz") -> Call[bytes]:
@@ -314,6 +328,8 @@ class Routes:
     confusion = Route(_confusion)
     codes = Route(_codes)
     duplicates = Route(_duplicates)
+    suggestions = Route(_suggestions)
+    doubtful = Route(_doubtful)
     export = Route(_export)
     metrics = Route(_metrics)
     stats = Route(_stats)

@@ -112,6 +112,12 @@ class Reader:
         with self._connections.reading() as connection:
             return np.array(list(connection.scalars(select(ITEMS.c.id).where(~kept))), np.int64)
 
+    def predictions(self) -> dict[int, float]:
+        """The confidence of the predicted label of each image that has one."""
+        with self._connections.reading() as connection:
+            found = connection.execute(select(PREDICTIONS.c.item_id, PREDICTIONS.c.confidence))
+            return {id_: confidence for id_, confidence in found}
+
     def sources(self) -> dict[int, tuple[Source, bool]]:
         """How items came to their labels, and whether they are held out, of those where that is not as usual:
         given, and learned from."""

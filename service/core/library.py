@@ -127,6 +127,7 @@ class Library:
         item_id: int,
         *,
         label: str | None = None,
+        source: Source = "given",
         unlabel: bool = False,
         metadata: Mapping[str, Any] | None = None,
         sha256: str | None = None,
@@ -135,7 +136,8 @@ class Library:
         self._changeable(item_id, sha256)
         label = None if label is None else self.label(label)
         if unlabel or label is not None or metadata is not None:
-            self._catalogue.change(item_id, label=UNLABELLED if unlabel else label, metadata=metadata)
+            given = UNLABELLED if unlabel else label
+            self._catalogue.change(item_id, label=given, metadata=metadata, source=source)
             self.searcher.snapshot()
 
     def label(self, text: str) -> str:

@@ -173,6 +173,7 @@ async def change(
         generation.library.change(
             item_id,
             label=asked.label,
+            source=asked.source,
             unlabel="label" in asked.model_fields_set and asked.label is None,
             metadata=asked.metadata,
             sha256=sha256,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from index.items import Source
 from index.labels import LONGEST, label_of
 from index.names import normal
 from service.schemas.example import with_example
@@ -16,6 +17,10 @@ IMAGE: dict[str, Any] = {
     "path": "three/0017.png",
     "folder": "scans",
     "label": "3",
+    "source": "given",
+    "held_out": False,
+    "predicted": None,
+    "confidence": None,
     "split": "database",
     "width": 8,
     "height": 8,
@@ -103,6 +108,15 @@ class Image(BaseModel):
         "made, or sent alone."
     )
     label: str | None
+    source: Source | None = Field(
+        description="How the label came: chosen by a person, a predicted one that a person accepted, or one "
+        "of a group that was accepted at once; null: there is none."
+    )
+    held_out: bool = Field(
+        description="Its label came after the index was made, and measures the answers instead of teaching."
+    )
+    predicted: str | None = Field(description="The likeliest label, where none was given.")
+    confidence: float | None = Field(description="How likely that is, from 0 to 1.")
     split: str = Field(description="database: it can be found; query: held out to measure the answers.")
     width: int
     height: int
@@ -191,6 +205,9 @@ class Change(BaseModel):
     model_config = with_example({"label": "cat", "metadata": {"camera": "left"}}, extra="forbid")
 
     label: LabelText | None = Field(default=None, description="May be new; null: none.")
+    source: Source = Field(
+        default="given", description="How the label came; of one that is there already it stays."
+    )
     metadata: Metadata | None = Field(
         default=None, description="Takes the place of what there was; null or left out: as it is."
     )

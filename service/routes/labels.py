@@ -1,0 +1,111 @@
+"""The routes that advise who gives labels."""
+
+from typing import Annotated
+
+import numpy as np
+from anyio import to_thread
+from fastapi import Query, Request
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+
+from index.advice import JUDGED, doubts, suggestions
+from index.items import UNLABELLED, Item
+from service.core.searcher import Searcher
+from service.routes.about import BUSY_GROUPING
+from service.routes.images import describing
+from service.schemas import labels as schemas
+from service.schemas.problem import problems
+from service.web.access import reading_router
+from service.web.asking import Service, shared
+from service.web.places import GROUPING, place
+
+router = reading_router()
+
+NO_EMBEDDINGS = (
+    "this index keeps no embeddings, by which images are compared for this; build it again with: hebbsearch "
+    "build --recipe best"
+)
+ANSWERS = problems({409: NO_EMBEDDINGS, 503: BUSY_GROUPING.format(GROUPING)})
+
+
+@router.get("/labels/suggestions", summary="Which images to label next", responses=ANSWERS)
+async def suggested(
+    request: Request, searcher: Service, asked: Annotated[schemas.AdviceParameters, Query()]
+) -> schemas.Suggestions:
+    """Images without a label that are typical of many and whose predicted label is unsure, each from another
+    group of images that are alike. Remembered until the index changes."""
+
+    def work() -> schemas.Suggestions:
+        ids = searcher.once(("suggestions", asked.limit), lambda: _suggested(searcher, asked.limit))
+        described = describing(request, searcher)
+        return schemas.Suggestions(images=[described(item) for item in there(searcher, ids)])
+
+    with place(shared(request).places.duplicates, BUSY_GROUPING):
+        return await to_thread.run_sync(work, limiter=shared(request).turns.group)
+
+
+@router.get("/labels/doubtful", summary="Which labels to look at again", responses=ANSWERS)
+async def doubtful(
+    request: Request, searcher: Service, asked: Annotated[schemas.AdviceParameters, Query()]
+) -> schemas.Doubts:
+    """Labelled images whose nearest labelled neighbours mostly have another label. Of more than 20,000 labels
+    as many are looked at, drawn at random. Remembered until the index changes."""
+
+    def work() -> schemas.Doubts:
+        found = searcher.once("doubtful", lambda: _doubtful(searcher))[: asked.limit]
+        described = describing(request, searcher)
+        items = {item.id: item for item in there(searcher, [id_ for id_, _, _ in found])}
+        return schemas.Doubts(
+            found=[
+                schemas.Doubtful(image=described(items[id_]), rival=rival, doubt=doubt)
+                for id_, rival, doubt in found
+                if id_ in items
+            ]
+        )
+
+    with place(shared(request).places.duplicates, BUSY_GROUPING):
+        return await to_thread.run_sync(work, limiter=shared(request).turns.group)
+
+
+def there(searcher: Searcher, ids: list[int]) -> list[Item]:
+    """Those of the items that were not removed since."""
+    found = list[Item]()
+    for id_ in ids:
+        try:
+            found.append(searcher.catalogue.get(id_))
+        except KeyError:
+            continue
+    return found
+
+
+def _embedded(searcher: Searcher) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.int64]]:
+    """Ids (n,), embeddings (n, E) and labels (n,) of what can be found. 409 where none are kept."""
+    ids, vectors = searcher.catalogue.embeddings()
+    if not len(ids):
+        raise HTTPException(409, NO_EMBEDDINGS)
+    table = searcher.contents().table
+    rows = np.isin(ids, table.ids)
+    return ids[rows], vectors[rows], table.labels[np.searchsorted(table.ids, ids[rows])]
+
+
+def _suggested(searcher: Searcher, limit: int) -> list[int]:
+    ids, vectors, labels = _embedded(searcher)
+    known = searcher.catalogue.predictions()
+    rows = np.flatnonzero(labels == UNLABELLED)
+    confidences = np.array([known.get(id_, 0.0) for id_ in ids[rows].tolist()], np.float32)
+    chosen: list[int] = ids[rows[suggestions(vectors[rows].astype(np.float32), confidences, limit)]].tolist()
+    return chosen
+
+
+def _doubtful(searcher: Searcher) -> list[tuple[int, str, float]]:
+    """Ids, rivals and doubts of all that is doubtful, the worst first."""
+    ids, vectors, labels = _embedded(searcher)
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(labels != UNLABELLED))[:JUDGED]
+    found = doubts(vectors[rows].astype(np.float32), labels[rows])
+    classes = searcher.contents().classes
+    order = np.argsort(-found.doubt, kind="stable")
+    return [
+        (int(ids[rows[at]]), classes[found.rival[at]], round(float(found.doubt[at]), 4))
+        for at in order
+        if found.doubt[at] > 0
+    ]

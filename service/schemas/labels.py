@@ -1,0 +1,40 @@
+"""Advice on labels over HTTP: which to give next, and which to look at again."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.schemas.example import with_example
+from service.schemas.images import IMAGE, Image
+
+
+class AdviceParameters(BaseModel):
+    """How much advice."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=200, description="At most so many images.")] = 20
+
+
+class Suggestions(BaseModel):
+    """Images whose labels would teach most, the most telling first."""
+
+    model_config = with_example({"images": [IMAGE | {"label": None, "source": None}]})
+
+    images: list[Image]
+
+
+class Doubtful(BaseModel):
+    """A labelled image whose neighbours have another label."""
+
+    image: Image
+    rival: str = Field(description="The label that most of its neighbours have.")
+    doubt: float = Field(description="0: as much speaks for the one as for the other; 1: all for the rival.")
+
+
+class Doubts(BaseModel):
+    """The most doubtful labels, the worst first."""
+
+    model_config = with_example({"found": [{"image": IMAGE, "rival": "8", "doubt": 0.7}]})
+
+    found: list[Doubtful]

@@ -1,0 +1,107 @@
+"""Which labels to give, and which to look at again, over real HTTP on a graph made by hand."""
+
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+
+from index.artifact import CATALOGUE, Artifact
+from index.catalogue import Catalogue
+from service.app import create_app
+from service.client import Client
+from service.settings import Settings
+from tests.samples import serve_here
+
+
+def axis(number: int, seed: int) -> np.ndarray:
+    """A unit vector (8,) near an axis."""
+    vector = np.eye(8)[number] + 0.05 * np.random.default_rng(seed).standard_normal(8)
+    return (vector / np.linalg.norm(vector)).astype(np.float16)
+
+
+@pytest.fixture
+def by_hand(own: Artifact) -> Artifact:
+    """Circles lie by axis 0, squares by 1, all others by 2; of what has no label one lies by 5, two by 6."""
+    with Catalogue.open(own.path / CATALOGUE) as catalogue:
+        items = catalogue.page(count=1000)
+        places = {"circle": 0, "square": 1, "<b>cross</b>": 2}
+        lonely = iter((5, 6, 6))
+        vectors = {
+            item.id: axis(next(lonely) if item.label is None else places[item.label], item.id)
+            for item in items
+        }
+        catalogue.embed(vectors.items())
+        unlabelled = [item.id for item in items if item.label is None]
+        catalogue.predict([(id_, 0, 0.3) for id_ in unlabelled])
+    return own
+
+
+@pytest.fixture
+def http(by_hand: Artifact) -> Iterator[httpx.Client]:
+    with (
+        serve_here(create_app(Settings(artifact=by_hand.path))) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        yield client
+
+
+def of_kind(http: httpx.Client, **which: object) -> list[dict]:
+    return http.get("/images", params={"limit": 1000, **which}).json()["images"]
+
+
+def test_suggestions_are_of_images_without_a_label_one_of_each_kind(http: httpx.Client) -> None:
+    unlabelled = [image["id"] for image in of_kind(http, unlabelled=True)]
+    assert len(unlabelled) == 3
+    images = http.get("/labels/suggestions", params={"limit": 2}).json()["images"]
+    assert len(images) == 2
+    assert images[0]["id"] in unlabelled[1:], "two are alike: a label of one of them teaches more"
+    assert images[1]["id"] == unlabelled[0]
+    assert images[0]["predicted"] == "circle"
+    assert images[0]["confidence"] == 0.3
+    assert images[0]["label"] is images[0]["source"] is None
+    everything = http.get("/labels/suggestions").json()["images"]
+    assert sorted(image["id"] for image in everything) == unlabelled
+
+
+def test_a_label_that_was_given_is_suggested_no_more(http: httpx.Client) -> None:
+    first = http.get("/labels/suggestions").json()["images"][0]["id"]
+    changed = http.patch(f"/images/{first}", json={"label": "square", "source": "accepted"}).json()
+    assert (changed["label"], changed["source"], changed["predicted"]) == ("square", "accepted", None)
+    left = [image["id"] for image in http.get("/labels/suggestions").json()["images"]]
+    assert len(left) == 2
+    assert first not in left
+
+
+def test_doubtful_is_what_neighbours_contradict(http: httpx.Client) -> None:
+    assert http.get("/labels/doubtful").json() == {"found": []}
+    circles = [image["id"] for image in of_kind(http, label="circle")]
+    http.patch(f"/images/{circles[3]}", json={"label": "square"})
+    (doubt,) = http.get("/labels/doubtful").json()["found"]
+    assert doubt["image"]["id"] == circles[3]
+    assert doubt["image"]["label"] == "square"
+    assert doubt["rival"] == "circle"
+    assert 0.2 < doubt["doubt"] <= 1
+
+
+def test_the_client_asks_for_both(http: httpx.Client) -> None:
+    with Client(str(http.base_url)) as client:
+        assert len(client.suggestions(limit=2).images) == 2
+        assert client.doubtful().found == []
+
+
+@pytest.mark.parametrize("route", ["/labels/suggestions", "/labels/doubtful"])
+def test_an_index_without_embeddings_says_what_to_do(server: str, route: str) -> None:
+    answer = httpx.get(server + route)
+    assert answer.status_code == 409
+    assert "hebbsearch build --recipe best" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("limit", [0, 201, "x"])
+def test_limits_are_checked(server: str, limit: object) -> None:
+    assert httpx.get(server + "/labels/suggestions", params={"limit": limit}).status_code == 422
+
+
+def test_a_source_that_is_none_is_refused(http: httpx.Client) -> None:
+    answer = http.patch("/images/1", json={"label": "square", "source": "guess"})
+    assert answer.status_code == 422
