@@ -14,7 +14,8 @@ from typing import Any, Self
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
-from index.items import SUCCESSOR, Changes, Embedding, Identity, NewItem, Source
+from index.items import SUCCESSOR, Changes, Embedding, Identity, NewItem
+from index.sources import Source
 from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
 from index.tables.changing import Change, create, in_json, write_notes

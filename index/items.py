@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes
+from index.sources import Source
 
 SUCCESSOR = "successor"  # note of a catalogue: the folder beside its artifact that took that one's place
 UNLABELLED = -1
-
-# How a label came: a person chose it, accepted a predicted one, or accepted many predicted ones at once.
-Source = Literal["given", "accepted", "group"]
-SOURCES: tuple[Source, ...] = get_args(Source)
 
 Embedding = NDArray[np.float16]  # (E,)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from index.items import SOURCES, Item, Source
+from index.items import Item
 from index.names import normal
+from index.sources import SOURCES, Source
 from index.walking import DataError
 
 LONGEST = 200  # characters of a label

@@ -23,8 +23,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
-from index.items import Source
 from index.names import shown
+from index.sources import Source
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage

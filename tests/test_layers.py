@@ -14,7 +14,13 @@ ALLOWED = {
     "training.nets": ("index.codes", "training.nets"),
     "training": ("index", "training"),
     "service.core": ("index", "training.nets", "service.core", "service.settings"),
-    "service.schemas": ("index.conventions", "index.labels", "index.names", "service.schemas"),
+    "service.schemas": (
+        "index.conventions",
+        "index.labels",
+        "index.names",
+        "index.sources",
+        "service.schemas",
+    ),
     "service": ("index", "training.nets", "service"),
 }
 HTTP = ("fastapi", "starlette", "httpx", "uvicorn", "pydantic")

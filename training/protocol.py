@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from index.items import UNLABELLED
 from training.config import Config, ConfigError
 from training.data import DataError, ImageSet, Positions
-from training.learners import learns_from_labels
+from training.learning.by_rule import learns_from_labels
 
 log = logging.getLogger("hebbsearch")
 

@@ -23,7 +23,7 @@ from training.config import ABOUT, Config
 from training.data import DataError, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
-from training.learners import LEARNERS, Learner
+from training.learning.by_rule import LEARNERS, Learner
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Coding, Description, Encoder, Normalise
 from training.nets.head import Head
@@ -179,7 +179,7 @@ class Run:
         """Run what is not done yet; returns how the codes were learned."""
         saved = self.learn_features(self.restore())
         if self.config.recipe == "best":
-            return self.learn_codes()
+            return learn_codes(self)
         if not self.classes:
             return self.hash_without_labels()
         if saved is None or saved["stage"] == STAGES[1]:
@@ -190,12 +190,12 @@ class Run:
 
     def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
+        if is_pretrained(self.config.backbone):
+            self.origin = take_pretrained(self.model, self.config)
+            return saved
         if saved is None:
             self.fit_preprocessing()
-        if is_pretrained(self.config.backbone):
-            (trunk,) = self.model.network.features
-            self.origin = load_weights(trunk, self.config.backbone, self.config.weights)
-        elif self.config.rule == "none":
+        if self.config.rule == "none":
             if saved is None:
                 xavier(self.model.network)
         elif saved is None or saved["stage"] == STAGES[0]:
@@ -206,11 +206,6 @@ class Run:
     def fit_preprocessing(self) -> None:
         """Mean, deviation and, if asked for, whitening of the pre-training images."""
         normalise = self.model.normalise
-        if is_pretrained(self.config.backbone):
-            known = about(self.config.backbone)
-            normalise.mean.copy_(torch.tensor(known.mean))
-            normalise.std.copy_(torch.tensor(known.std))
-            return
         normalise.fit(self.all_pixels("mean and deviation"))
         if self.config.whiten:
             round_products("fp32")  # the encoder keeps the filter: it is never learned in TF32
@@ -278,27 +273,6 @@ class Run:
                 learning.consider(score)
                 self.validation.setdefault(stage, []).append(score)
         return learning
-
-    def learn_codes(self) -> str:
-        """An embedding of the images that are learned from, and a head that says what their neighbours and
-        labels taught; returns the codes' method."""
-        images, split = self.images, self.split
-        own = images.validation_share is None  # of a user's own images every label that was given counts
-        given = np.concatenate([split.training, split.validation]) if own else split.training
-        labels = np.full(len(images), UNLABELLED)
-        labels[given] = images.labels[given]
-        encoder = self.model.embedder(self.config, len(self.classes), len(split.pretraining))
-
-        def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
-            groups = each_batch(what, positions, 256, self.home)
-            return (x for _, x in stream(self.pixels, groups, self.device))
-
-        seen = split.pretraining
-        learned = learn_encoder(
-            encoder, pixels, seen, labels[seen], power=self.config.component_power, seed=self.config.seed
-        )
-        self.coded, self.seconds = encoder, self.seconds | learned.seconds
-        return learned.method
 
     def hash_without_labels(self) -> str:
         """A head from the features of (a sample of) the images that were learned from."""
@@ -540,6 +514,37 @@ def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> N
     """Pre-training on the images of `groups`."""
     inputs = run.inputs(groups)
     learner.epoch(epoch, run.labelled(inputs) if learner.from_labels else (images for _, images in inputs))
+
+
+def learn_codes(run: Run) -> str:
+    """An embedding of the images that are learned from, and a head that says what their neighbours and
+    labels taught; returns the codes' method."""
+    images, split = run.images, run.split
+    own = images.validation_share is None  # of a user's own images every label that was given counts
+    given = np.concatenate([split.training, split.validation]) if own else split.training
+    labels = np.full(len(images), UNLABELLED)
+    labels[given] = images.labels[given]
+    encoder = run.model.embedder(run.config, len(run.classes), len(split.pretraining))
+
+    def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
+        groups = each_batch(what, positions, 256, run.home)
+        return (x for _, x in stream(run.pixels, groups, run.device))
+
+    seen = split.pretraining
+    learned = learn_encoder(
+        encoder, pixels, seen, labels[seen], power=run.config.component_power, seed=run.config.seed
+    )
+    run.coded, run.seconds = encoder, run.seconds | learned.seconds
+    return learned.method
+
+
+def take_pretrained(model: Model, config: Config) -> Origin:
+    """The weights and the normalisation of a network that learned elsewhere."""
+    known = about(config.backbone)
+    model.normalise.mean.copy_(torch.tensor(known.mean))
+    model.normalise.std.copy_(torch.tensor(known.std))
+    (trunk,) = model.network.features
+    return load_weights(trunk, config.backbone, config.weights)
 
 
 def xavier(network: Network) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 from sqlalchemy import Connection, Table, delete, func, insert, select, update
 
 from index.codes import Codes
-from index.items import UNLABELLED, Embedding, Identity, NewItem, Source
+from index.items import UNLABELLED, Embedding, Identity, NewItem
 from index.labels import normal_form
 from index.names import from_stored, stored
+from index.sources import Source
 from index.tables import checksums
 from index.tables.digest import digest
 from index.tables.learned import forget_learned, keep, set_source

@@ -5,7 +5,8 @@ from itertools import islice
 
 from sqlalchemy import Connection, delete, insert, select
 
-from index.items import Embedding, Source
+from index.items import Embedding
+from index.sources import Source
 from index.tables.checksums import of_row
 from index.tables.rows import BATCH, as_bytes
 from index.tables.schema import EMBEDDINGS, PREDICTIONS, SOURCES

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Row, and_, func, or_, select
 
 from index.codes import Codes
-from index.items import UNLABELLED, Changes, CodeTable, Embedding, Identity, Item, Source
+from index.items import UNLABELLED, Changes, CodeTable, Embedding, Identity, Item
 from index.names import from_stored, normal, spellings, stored
+from index.sources import Source
 from index.tables import rows
 from index.tables.connections import Connections
 from index.tables.schema import (

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from index.codes import Codes
-from index.items import UNLABELLED, Embedding, File, Item, NewItem, Source
+from index.items import UNLABELLED, Embedding, File, Item, NewItem
 from index.labels import LabelError, known_as, label_of
+from index.sources import Source
 from service.core.decoding import Decode, Decoded, decode
 from service.core.searcher import SENT, Searcher
 from training.nets.encoder import Encoded

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from index.items import Source
 from index.labels import LONGEST, label_of
 from index.names import normal
+from index.sources import Source
 from service.schemas.example import with_example
 from service.schemas.search import MOST_LABELS
 

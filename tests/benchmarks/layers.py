@@ -11,7 +11,7 @@ from tests.benchmarks import unfolded
 from tests.benchmarks.harness import Report, Row, at_least, interleaved, main
 from tests.benchmarks.unfolded import by_unfold, in_one_copy
 from training.device import keep_freed_memory, multiplies_bf16
-from training.hebbian import HebbianConv2d
+from training.learning.hebbian import HebbianConv2d
 from training.nets.backbones import BACKBONES, map_size
 
 STEPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {

@@ -16,7 +16,7 @@ from tests.benchmarks.harness import Report, Row, Spread, main
 from tests.benchmarks.layers import STEPS, Shape, shapes
 from tests.benchmarks.unfolded import in_one_copy
 from training.device import choose_device
-from training.hebbian import HebbianConv2d
+from training.learning.hebbian import HebbianConv2d
 
 MEGABYTE = 2**20
 

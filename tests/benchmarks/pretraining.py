@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.benchmarks.harness import Report, Row, Spread, interleaved, main
 from tests.benchmarks.layers import shapes
 from training.device import activation_type, choose_device, choose_precision, set_up_process
-from training.hebbian import HebbianConv2d, Pretraining
+from training.learning.hebbian import HebbianConv2d, Pretraining
 from training.nets.backbones import BACKBONES, Network, feature_count
 from training.nets.encoder import Normalise
 from training.pixels import batches, stream

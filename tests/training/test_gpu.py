@@ -8,7 +8,7 @@ import torch
 
 from tests.training.test_build_index import QUICK, build, striped_folder
 from training.config import configure
-from training.hebbian import HebbianConv2d, Pretraining, Replayed
+from training.learning.hebbian import HebbianConv2d, Pretraining, Replayed
 from training.nets.backbones import Network
 from training.rules import RULES, TRAITS
 from training.run import Run

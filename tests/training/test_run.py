@@ -13,7 +13,7 @@ from tests.training.encoding import encode
 from tests.training.test_build_index import QUICK, striped_folder
 from training.config import configure
 from training.finetune import Supervised
-from training.hebbian import HebbianConv2d
+from training.learning.hebbian import HebbianConv2d
 from training.nets.backbones import Network
 from training.nets.images import Reading
 from training.run import CheckpointError, Model, Run, xavier

@@ -13,7 +13,7 @@ import torch
 
 from training.config import Config
 from training.device import describe
-from training.learners import Learner
+from training.learning.by_rule import Learner
 from training.paper.cells import Cell, Cells
 from training.paper.significance import mean_and_deviation
 from training.paper.work import Countdown

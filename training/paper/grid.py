@@ -11,7 +11,7 @@ from training.config import Config, earlier
 from training.data import DataError
 from training.device import describe, round_products
 from training.finetune import JointHead, copied_state
-from training.learners import learns_from_labels
+from training.learning.by_rule import learns_from_labels
 from training.paper import plots
 from training.paper.baselines import CHANCE, NO_LABELS, PIXELS, untrained
 from training.paper.cells import Cell, Cells

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from training.config import Config
 from training.data import DataError
-from training.hah import HaHConv2d, HebbianAntiHebbian
-from training.hebbian import Pretraining, layers_of
-from training.learners import Learner
+from training.learning.by_rule import Learner
+from training.learning.hah import HaHConv2d, HebbianAntiHebbian
+from training.learning.hebbian import Pretraining, layers_of
 from training.nets.backbones import BACKBONES, Linear, convolve
 from training.paper.convergence import linear_accuracy
 from training.pixels import batches

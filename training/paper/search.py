@@ -17,7 +17,7 @@ from torch import Tensor
 from training.config import Config, ConfigError, check, earlier
 from training.device import describe
 from training.finetune import copied_state
-from training.learners import LEARNERS
+from training.learning.by_rule import LEARNERS
 from training.paper.cells import Cell, Cells
 from training.pixels import Loaded
 from training.protocol import split

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from training.config import Config
 from training.device import describe, set_up_process
-from training.learners import Learner
+from training.learning.by_rule import Learner
 from training.paper import plots, tables
 from training.paper.cells import Cell, Cells
 from training.paper.convergence import Images, Trajectories, converge, converged

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.hebbian import HebbianConv2d, NotFinite, Pretraining
+from training.learning.hebbian import HebbianConv2d, NotFinite, Pretraining
 from training.nets.backbones import BACKBONES, Network
 from training.rules import RULES, TRAITS
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.config import ABOUT, UNRULED, configure
-from training.learners import LEARNERS
+from training.learning.by_rule import LEARNERS
 from training.nets.backbones import Network
 from training.pixels import load
 from training.rules import RULES

@@ -8,8 +8,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions import kl_divergence as exact_divergence
 
 from training.config import configure
-from training.nets.backbones import BACKBONES, Network, smallest_image
-from training.vae import (
+from training.learning.vae import (
     Autoencoder,
     Autoencoding,
     ConvTranspose2d,
@@ -17,6 +16,7 @@ from training.vae import (
     kl_divergence,
     reconstruction_error,
 )
+from training.nets.backbones import BACKBONES, Network, smallest_image
 
 SIZE = smallest_image("conv6")
 

@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, cross_entropy
 from tests import reference
 from training.config import configure
 from training.finetune import Classifier
-from training.hah import (
+from training.learning.hah import (
     COST_WEIGHTS,
     HaHConv2d,
     HebbianAntiHebbian,

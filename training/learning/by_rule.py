@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from training.config import Config
-from training.hah import HebbianAntiHebbian
-from training.hebbian import Pretraining
+from training.learning.hah import HebbianAntiHebbian
+from training.learning.hebbian import Pretraining
+from training.learning.vae import Autoencoding
 from training.rules import RULES
-from training.vae import Autoencoding
 
 
 class Learner(Protocol):
