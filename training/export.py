@@ -22,13 +22,15 @@ from index.codes import Codes
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED, NewItem
 from index.names import shown
+from training.coding.confidence import Calibration, of_queries
+from training.coding.predictions import Predicted, predictions
 from training.data import DataError, Positions
 from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, square_pixels, thumbnail
 from training.pixels import ahead, each_batch, opened, stream
-from training.run import Run
+from training.run import Coded, Run
 
 Split = Literal["database", "query"]
 
@@ -57,6 +59,8 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
             copies = np.isin(indexed[0].ids, catalogue.copies_of_queries())
             metrics |= measure(run, indexed[0], queries, copies) | {"copies_of_queries": int(copies.sum())}
             indexed.append(queries)
+        if run.coded is not None:
+            metrics["calibration"] = asdict(predict(run, run.coded, catalogue, indexed))
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
 
 
@@ -133,9 +137,26 @@ def measure(run: Run, database: Indexed, queries: Indexed, copies: NDArray[np.bo
     }
 
 
+def predict(run: Run, coded: Coded, catalogue: Catalogue, indexed: list[Indexed]) -> Calibration:
+    """Write the predicted labels of all that has none; how sure they are, as the held-out queries have it,
+    or, where these are too few, the labels that were learned from."""
+    calibration = coded.learned.calibration
+    if len(indexed) > 1 and run.classes:
+        ids, vectors = catalogue.embeddings("query")
+        at = np.argsort(indexed[1].ids)
+        assert np.array_equal(indexed[1].ids[at], ids)
+        labels = run.images.labels[indexed[1].positions[at]]
+        by_queries = of_queries(coded.encoder.posterior(vectors), labels)
+        calibration = calibration if by_queries.kind == "none" else by_queries
+    _, vectors = catalogue.embeddings()
+    catalogue.predict(predictions(Predicted.of(coded.encoder, vectors, catalogue.codes(), calibration)))
+    return calibration
+
+
 def top1(run: Run, queries: Positions) -> float:
     """How many of the queries get their own class as the most likely one."""
-    if (encoder := run.coded) is not None:
+    if run.coded is not None:
+        encoder = run.coded.encoder
         groups = run.labelled(stream(run.pixels, run.groups(queries), run.device))
         return accuracy(lambda pixels: torch.from_numpy(encoder.posterior(encoder.embed(pixels))), groups)
     # In 32 bits, as the service encodes.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from index.items import UNLABELLED
 from training import protocol
-from training.coding.learning import HIDDEN, SIZE, learn_encoder
+from training.coding.learning import HIDDEN, SIZE, Learned, learn_encoder
 from training.config import ABOUT, Config
 from training.data import DataError, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
@@ -142,6 +142,13 @@ def check_finite(encoder: Encoder, config: Config) -> None:
             )
 
 
+class Coded(NamedTuple):
+    """An encoder that another recipe than the paper's made, and how."""
+
+    encoder: Encoder
+    learned: Learned
+
+
 class Run:
     """Reads the images, divides them, and trains.
 
@@ -170,7 +177,7 @@ class Run:
         torch.manual_seed(protocol.derived_seed(config.seed))
         taught = len(self.classes) if config.recipe == "paper" else 0
         self.model = Model(config, taught).to(self.device)
-        self.coded: Encoder | None = None  # the encoder that another recipe made
+        self.coded: Coded | None = None  # what another recipe made
         self.origin: Origin | None = None  # of weights that were learned elsewhere
 
     # --- the stages ---
@@ -389,7 +396,7 @@ class Run:
     def encoder(self) -> Encoder:
         """The encoder with what was learned, on the run's device."""
         if self.coded is not None:
-            return self.coded
+            return self.coded.encoder
         return self.model.encoder(self.config).to(self.device)
 
 
@@ -534,7 +541,7 @@ def learn_codes(run: Run) -> str:
     learned = learn_encoder(
         encoder, pixels, seen, labels[seen], power=run.config.component_power, seed=run.config.seed
     )
-    run.coded, run.seconds = encoder, run.seconds | learned.seconds
+    run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
     return learned.method
 
 

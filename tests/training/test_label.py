@@ -281,3 +281,34 @@ def test_codes_are_those_that_the_new_encoder_makes_of_the_images(
         codes = np.concatenate([catalogue.code(item.id) for item in items])
     assert np.array_equal(encoder.encode(pixels), codes)
     assert artifact.encoder_id(made.encoder_path) == made.manifest.encoder_id
+
+
+def test_a_build_predicts_what_has_no_label(images: Path, tmp_path: Path, here) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(120)])
+    said = here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
+    assert "codes of 32 bits (ITQ)" in said
+    made = open_artifact(tmp_path / "built")
+    assert made.manifest.config["recipe"] == "best"
+    assert made.manifest.metrics["calibration"]["kind"] == "rough"  # a tenth of 120 are asked with
+    assert made.manifest.metrics["top1"] > 0.9
+    assert made.manifest.metrics["map"] > 0.9
+    assert list(faults(tmp_path / "built")) == []
+    with made.open_catalogue() as catalogue:
+        unlabelled = [item for item in catalogue.page(count=1000) if item.label is None]
+        assert len(unlabelled) == 120
+        assert np.mean([item.predicted == truth(item.path) for item in unlabelled]) > 0.9
+        assert len(catalogue.without_embedding()) == 0
+        queries = catalogue.page(count=1000, split="query")
+        assert len(catalogue.embeddings("query")[0]) == len(queries) > 5
+
+
+def test_many_held_out_queries_calibrate_a_build(
+    images: Path, tmp_path: Path, here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.coding.confidence.ENOUGH", 20)
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(240)])
+    here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
+    calibration = open_artifact(tmp_path / "built").manifest.metrics["calibration"]
+    assert calibration["kind"] == "held out"
+    assert calibration["labels"] == 24
+    assert calibration["error"] is not None
