@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 1000
 # What is compiled once need not be compiled again: for tests that is ten seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test quick bench reproduce-quick lint lint-page house lock clean
+.PHONY: run test quick bench reproduce-quick few-labels-quick lint lint-page house lock clean
 
 run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@$(BIN)/python -c "import socket as s; \
@@ -67,6 +67,10 @@ bench: .venv/developing
 reproduce-quick: .venv/developing
 	$(BIN)/python training/reproduce.py --table 2 --dataset digits --quick
 	$(BIN)/python training/reproduce.py --table 3 --dataset digits --quick
+
+# What few labels are worth, in a minute, on the embedded digits.
+few-labels-quick: .venv/developing
+	$(BIN)/python -m tests.benchmarks.few_labels --labels none,1%,10% --out $(or $(OUT),results)
 
 # How large the code is, how its modules lie on each other, and how both were before the layout of today.
 house:

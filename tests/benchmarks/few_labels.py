@@ -1,0 +1,236 @@
+"""What few labels are worth: mAP and top-1 of the recipe `best`, step by step, for shares of the labels.
+
+`python -m tests.benchmarks.few_labels --data DIR --labels none,1%` adds rows to results/few-labels.csv and
+writes results/few-labels.md anew. Features are made once for all shares. With train/test in DIR the
+queries are those of `test`, else a tenth that is held out; no query takes part in anything that is chosen.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index.codes import Codes, pack
+from index.evaluation import mean_average_precision
+from index.items import UNLABELLED
+from training import protocol
+from training.coding.confidence import of_queries
+from training.coding.learning import learn_codes, learn_embedding
+from training.coding.quantisation import iterative_quantisation
+from training.config import configure, parse_setting
+from training.data import Positions
+from training.device import describe, set_up_process
+from training.pixels import each_batch, stream
+from training.run import Run
+
+RESULTS = Path(__file__).parents[2] / "results"
+UNSEEN = 5  # one of so many classes is left without labels
+
+
+@dataclass(frozen=True)
+class Row:
+    """One share of the labels, after one step of the recipe."""
+
+    data: str
+    images: int
+    queries: int
+    labels: int
+    regime: str
+    seed: int
+    features: str
+    recipe: str
+    step: str
+    top1: float | None
+    map: float
+    map100_retrieved: float
+    map_unseen: float | None
+    itq_unseen: float | None
+    ece: float | None
+    seconds: float
+    machine: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """All that the shares of the labels have in common."""
+
+    run: Run
+    vectors: NDArray[np.float32]  # (n, E) of what is learned from
+    queries: NDArray[np.float32]  # (q, E)
+    known: NDArray[np.int64]  # (n,) all labels, to measure with
+    asked: NDArray[np.int64]  # (q,)
+    seconds: float  # that features and embeddings took
+
+
+def embedded(run: Run) -> Embedded:
+    """Features of the run's own learning, and embeddings of all its images."""
+    start = time.monotonic()
+    run.learn_features()
+    seen, queries = run.split.pretraining, run.split.queries
+    encoder = run.model.embedder(run.config, 0, len(seen))
+
+    def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
+        return (x for _, x in stream(run.pixels, each_batch(what, positions, 256, run.home), run.device))
+
+    vectors = learn_embedding(encoder, pixels, seen, run.config.component_power, run.config.seed, {})
+    seconds = time.monotonic() - start
+    asked = np.concatenate([encoder.embed(batch) for batch in pixels("queries", queries)])
+    labels = run.images.labels
+    return Embedded(run, vectors, asked.astype(np.float32), labels[seen], labels[queries], seconds)
+
+
+def rows(given: Embedded, regime: str, commit: str) -> Iterator[Row]:
+    """Plain ITQ and smoothed codes where there are no labels, else the recipe with a share of them, and again
+    with a fifth of the classes without any."""
+    run, config = given.run, given.run.config
+    learned_by = config.rule if config.weights == "none" else Path(config.weights).stem
+    about = {
+        "data": Path(config.data).name if config.data else config.dataset,
+        "images": len(given.vectors),
+        "queries": len(given.queries),
+        "regime": regime,
+        "seed": config.seed,
+        "features": f"{config.backbone} {learned_by}",
+        "recipe": "best",
+        "machine": describe(run.device),
+        "commit": commit,
+    }
+    labels = np.full(len(given.known), UNLABELLED)
+    plain = itq(given)
+    if regime == "none":
+        scores = quality(given, *plain)
+        yield Row(**about, labels=0, step="itq", **scores, **NOT_MEASURED, seconds=given.seconds)
+        scores, seconds, *_ = learned(given, labels, 0)
+        total = round(given.seconds + seconds, 1)
+        yield Row(**about, labels=0, step="final", **scores, **NOT_MEASURED, seconds=total)
+        return
+    share = protocol.split(run.images, float(regime[:-1]) / 100, config.seed)
+    positions = np.concatenate([share.training, share.validation])
+    if run.images.validation_share is not None:
+        positions = share.training
+    chosen = np.isin(run.split.pretraining, positions)
+    labels[chosen] = given.known[chosen]
+    classes = len(run.images.classes)
+    scores, seconds, ece = learned(given, labels, classes)
+    hidden = np.random.default_rng(config.seed).permutation(classes)[: max(1, classes // UNSEEN)]
+    unseen = np.isin(given.asked, hidden)
+    without, _, _ = learned(given, np.where(np.isin(labels, hidden), UNLABELLED, labels), classes, unseen)
+    yield Row(
+        **about,
+        labels=int(chosen.sum()),
+        step="final",
+        **scores,
+        map_unseen=without["map"],
+        itq_unseen=quality(given, *plain, unseen)["map"],
+        ece=ece,
+        seconds=round(given.seconds + seconds, 1),
+    )
+
+
+NOT_MEASURED = {"map_unseen": None, "itq_unseen": None, "ece": None}
+
+
+def itq(given: Embedded) -> tuple[Codes, Codes]:
+    """Codes of the queries and the database by the embeddings alone."""
+    bits, seed = given.run.config.bits, given.run.config.seed
+    weight, mean, _ = iterative_quantisation(given.vectors, bits, seed)
+    return tuple(pack((x - mean) @ weight.T > 0) for x in (given.queries, given.vectors))  # type: ignore[return-value]
+
+
+def learned(
+    given: Embedded, labels: NDArray[np.int64], classes: int, which: NDArray[np.bool_] | None = None
+) -> tuple[dict[str, float | None], float, float | None]:
+    """Quality of the recipe's codes, the seconds it took, and the calibration error on the queries."""
+    start = time.monotonic()
+    config = given.run.config
+    made = learn_codes(given.vectors, labels, classes, bits=config.bits, seed=config.seed)
+    seconds = time.monotonic() - start
+    with torch.inference_mode():
+        database = pack((made.head(torch.from_numpy(given.vectors)) > 0).numpy())
+        asked = torch.from_numpy(given.queries)
+        queries = pack((made.head(asked) > 0).numpy())
+        posteriors = made.head.student(asked)[0].softmax(1).numpy()
+    scores = quality(given, queries, database, which)
+    if not classes:
+        return scores, seconds, None
+    right = posteriors.argmax(1) == given.asked
+    scores["top1"] = float(right[which].mean() if which is not None else right.mean())
+    return scores, seconds, of_queries(posteriors, given.asked).error
+
+
+def quality(
+    given: Embedded, queries: Codes, database: Codes, which: NDArray[np.bool_] | None = None
+) -> dict[str, float | None]:
+    """mAP of all queries, or of some."""
+    which = np.ones(len(queries), bool) if which is None else which
+    shown = (queries[which], given.asked[which], database, given.known)
+    return {
+        "top1": None,
+        "map": mean_average_precision(*shown),
+        "map100_retrieved": mean_average_precision(*shown, k=100, denominator="retrieved"),
+    }
+
+
+def write(found: Sequence[Row], folder: Path) -> None:
+    """Add rows to the table; what was measured again takes the place of what was."""
+    path = folder / "few-labels.csv"
+    names = [each.name for each in fields(Row)]
+    before = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    new = [{name: _text(value) for name, value in asdict(row).items()} for row in found]
+    key = ("data", "images", "regime", "seed", "features", "recipe", "step")
+    table = {tuple(row[name] for name in key): row for row in [*before, *new]}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table.values())
+    shown = ["data", "images", "features", "regime", "labels", "step", "top1", "map", "map100_retrieved"]
+    shown += ["map_unseen", "itq_unseen", "ece", "seconds", "seed"]
+    lines = [f"| {' | '.join(shown)} |", "|" + "---|" * len(shown)]
+    lines += [f"| {' | '.join(row[name] for name in shown)} |" for row in table.values()]
+    about = "Made by `python -m tests.benchmarks.few_labels`; machine and commit of each row: few-labels.csv."
+    (folder / "few-labels.md").write_text("\n".join(["# Few labels", "", about, "", *lines, ""]))
+
+
+def _text(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Measure all shares of the labels that are asked for."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    command.add_argument("--data", help="folder of images; the embedded digits without it")
+    command.add_argument("--labels", default="none,1%,5%,10%,100%", help="shares, with commas between")
+    for flag in ("--backbone", "--rule", "--weights"):
+        command.add_argument(flag, default=argparse.SUPPRESS)
+    for flag in ("--epochs", "--image-size", "--seed"):
+        command.add_argument(flag, type=int, default=argparse.SUPPRESS)
+    command.add_argument("--set", action="append", default=[])
+    command.add_argument("--out", type=Path, default=RESULTS)
+    options = vars(command.parse_args())
+    shares, folder = options.pop("labels").split(","), options.pop("out")
+    settings = dict(parse_setting(text) for text in options.pop("set"))
+    chosen = {name: value for name, value in options.items() if value is not None}
+    config = configure(chosen | settings | {"recipe": "best"})
+    set_up_process(config.precision if config.precision != "auto" else "fp32")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS, check=True
+    ).stdout.strip()
+    given = embedded(Run(config, None))
+    for share in shares:
+        for row in rows(given, share, commit):
+            write([row], folder)
+            print(row, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
