@@ -15,7 +15,7 @@ from index.bootstrap import bootstrap_interval
 from index.codes import Codes
 from index.conventions import Denominator, Ties
 from index.evaluation import average_precision, average_precision_at_random
-from index.items import UNLABELLED
+from index.items import UNLABELLED, CodeTable
 from index.rankings import Labels
 from service.core.searcher import Searcher
 
@@ -29,6 +29,9 @@ class Compared:
     """Held-out queries, and the images that are ranked for them: all that have labels."""
 
     arrays: tuple[Codes, Labels, Codes, Labels]  # of q queries and n images, as index/evaluation.py has them
+    ids: NDArray[np.int64]  # (q,) of the queries
+    later: int  # of them, images whose labels came after the index was made
+    unasked: int  # held-out queries without a label
     unlabelled: int  # images that are not ranked
     copies: int  # and labelled ones that are not, as they are held-out queries
     classes: tuple[str, ...]  # what the labels stand for
@@ -44,6 +47,8 @@ class Measurement:
     chance: float  # the mean that is expected of a ranking at random
     interval: tuple[float, float]  # 95 % bootstrap interval of the mean; NaN: there is one query
     members: NDArray[np.int64]  # (classes,) ranked images of each
+    queries: int  # that are held out, those among them that were not scored
+    later: int  # of them, images whose labels came after the index was made
     unlabelled: int  # images that were not ranked for want of a label
     copies: int  # labelled ones that were not ranked as they are held-out queries
     classes: tuple[str, ...]  # what the labels stand for
@@ -61,12 +66,14 @@ def measure(
         scored = ~np.isnan(scores)
         chance = average_precision_at_random(labels[scored], ranked, k=k, denominator=denominator)
         return Measurement(
-            ids=searcher.held_out()[scored],
+            ids=compared.ids[scored],
             labels=labels[scored],
             scores=scores[scored],
             chance=float(chance.mean()),
             interval=bootstrap_interval(scores[scored], seed=0),  # the same question has the same answer
             members=np.bincount(ranked, minlength=len(compared.classes)),
+            queries=len(compared.ids) + compared.unasked,
+            later=compared.later,
             unlabelled=compared.unlabelled,
             copies=compared.copies,
             classes=compared.classes,
@@ -78,8 +85,9 @@ def measure(
 def scores(searcher: Searcher, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """Average precision (n,) of these held-out queries over the whole ranking; NaN where no indexed image has
     the label."""
-    codes, labels, database, classes = compare(searcher).arrays
-    row_of = {item_id: row for row, item_id in enumerate(searcher.held_out().tolist())}
+    compared = compare(searcher)
+    codes, labels, database, classes = compared.arrays
+    row_of = {item_id: row for row, item_id in enumerate(compared.ids.tolist())}
     rows = [row_of[item_id] for item_id in ids.tolist()]
     return average_precision(codes[rows], labels[rows], database, classes)
 
@@ -106,25 +114,41 @@ def confusion(searcher: Searcher) -> tuple[Mapping[tuple[int, int], float], tupl
 
 
 def compare(searcher: Searcher) -> Compared:
-    """The held-out queries and all that can be found. Images that were sent and are held-out queries are
-    searched, but not ranked here: each query would find itself."""
-    queries, contents = searcher.queries, searcher.contents()
-    table = contents.table
-    if queries is None:
+    """The held-out queries, of the build and since, and all that can be found. Images that are held-out
+    queries too are searched, but not ranked here: each query would find itself."""
+    contents = searcher.contents()
+    table, queries = contents.table, asked(searcher, contents.table)
+    labelled = table.labels != UNLABELLED
+    later = np.isin(table.ids, queries.ids)
+    ranked = labelled & ~later & ~np.isin(table.ids, searcher.catalogue.copies_of_queries())
+    known = queries.rows(queries.labels != UNLABELLED)
+    if not len(queries.ids):
         raise NothingToMeasure(
             "this index was built without labels, so that no image is held out to measure the answers "
-            "with; labels given later do not change that, build one with labelled images"
+            "with; give labels and let it learn from them with hebbsearch label, which holds some out"
         )
-    asked, labelled = queries.labels != UNLABELLED, table.labels != UNLABELLED
-    ranked = labelled & ~np.isin(table.ids, searcher.catalogue.copies_of_queries())
-    if not asked.any() or not ranked.any():
+    if not len(known.ids) or not ranked.any():
         lacking = "held-out query" if ranked.any() else "indexed image"
         raise NothingToMeasure(f"no {lacking} has a label, so that no answer can be called right")
-    if not np.isin(queries.labels[asked], table.labels[ranked]).any():
+    if not np.isin(known.labels, table.labels[ranked]).any():
         raise NothingToMeasure("no indexed image has the label of any held-out query")
     return Compared(
-        (queries.codes[asked], queries.labels[asked], table.codes[ranked], table.labels[ranked]),
+        (known.codes, known.labels, table.codes[ranked], table.labels[ranked]),
+        ids=known.ids,
+        later=int(np.count_nonzero(later)),
+        unasked=len(queries.ids) - len(known.ids),
         unlabelled=int(np.count_nonzero(~labelled)),
-        copies=int(np.count_nonzero(labelled & ~ranked)),
+        copies=int(np.count_nonzero(labelled & ~ranked & ~later)),
         classes=contents.classes,
     )
+
+
+def asked(searcher: Searcher, table: CodeTable) -> CodeTable:
+    """The held-out queries of the build, and then those images of the `table` whose labels came later and are
+    held out."""
+    held = [id_ for id_, (_, held_out) in searcher.catalogue.sources().items() if held_out]
+    later = table.rows(np.isin(table.ids, held) & (table.labels != UNLABELLED))
+    queries = searcher.queries
+    if queries is None:
+        return later
+    return CodeTable.joined([CodeTable(queries.ids, queries.labels, queries.codes), later])

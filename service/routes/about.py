@@ -25,6 +25,7 @@ from index.export import WRITERS, NoParquet
 from index.items import UNLABELLED, Changes
 from index.names import shown
 from index.snapshot import Snapshot
+from service.core.measuring import asked
 from service.core.searcher import Searcher
 from service.schemas import about as schemas
 from service.schemas.problem import problems
@@ -239,8 +240,8 @@ def metrics(request: Request, searcher: Service) -> Response:
 
 def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
     manifest, catalogue = searcher.artifact.manifest, searcher.catalogue
-    queries = np.empty(0, np.int64) if searcher.queries is None else searcher.queries.labels
-    images = len(snapshot.ids) + len(queries)
+    queries = asked(searcher, searcher.contents().table).labels
+    images = len(snapshot.ids) + (0 if searcher.queries is None else len(searcher.queries.ids))
     size, originals = catalogue.file_bytes(), searcher.originals.size()
     unlabelled = int((snapshot.labels == UNLABELLED).sum())
     return schemas.Stats(

@@ -185,11 +185,11 @@ def evaluate(searcher: Searcher, asked: schemas.EvaluationParameters) -> schemas
     """What was measured, and all that it depends on."""
     measured = measure(searcher, k=asked.k, ties=asked.ties, denominator=asked.denominator)
     manifest, data = searcher.artifact.manifest, searcher.artifact.manifest.data
-    held_out = 0 if searcher.queries is None else len(searcher.queries.ids)
     definition = schemas.Definition(
         text="",
         queries=len(measured.ids),
-        dropped_queries=held_out - len(measured.ids),
+        dropped_queries=measured.queries - len(measured.ids),
+        later_queries=measured.later,
         items=int(measured.members.sum()),
         unlabelled_items=measured.unlabelled,
         copies_of_queries=measured.copies,

@@ -92,6 +92,9 @@ class Definition(BaseModel):
     text: str = Field(description="The definition in words.")
     queries: int = Field(description="Held-out queries that were scored.")
     dropped_queries: int = Field(description="Queries left out: no indexed item has their label.")
+    later_queries: int = Field(
+        description="Held-out queries whose labels came after the index was built; they can be found, too."
+    )
     items: int = Field(description="Indexed items that were ranked: those with a label.")
     unlabelled_items: int = Field(description="Indexed items without a label, left out of the ranking.")
     copies_of_queries: int = Field(
@@ -124,6 +127,7 @@ class Evaluation(BaseModel):
                 "text": "Mean of the average precision of 180 held-out queries, …",
                 "queries": 180,
                 "dropped_queries": 0,
+                "later_queries": 0,
                 "items": 1617,
                 "unlabelled_items": 0,
                 "copies_of_queries": 0,

@@ -24,7 +24,7 @@ def components(features: NDArray[np.float32], size: int, seed: int) -> Component
     """At most `size` of them, fewer where there are not as many images or features."""
     size = min(size, features.shape[1], len(features) - 1)
     solver = "covariance_eigh" if features.shape[1] <= 4096 else "randomized"
-    found = PCA(size, svd_solver=solver, random_state=seed).fit(features)
+    found = PCA(size, svd_solver=solver, iterated_power=3, random_state=seed).fit(features)
     return Components(found.mean_, found.components_, np.sqrt(found.explained_variance_))
 
 
