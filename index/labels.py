@@ -9,12 +9,14 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from index.items import Item
 from index.names import normal
 from index.sources import SOURCES, Source
 from index.walking import DataError
+
+if TYPE_CHECKING:  # clients ask what a label is, and need no NumPy
+    from index.items import Item
 
 LONGEST = 200  # characters of a label
 DECOMPOSED = 4 * LONGEST  # no character has more than four parts; to compose many more would take long
@@ -150,13 +152,14 @@ def given_labels(file: Path) -> list[Given]:
     return given
 
 
-def match(given: Iterable[Given], items: Iterable[Item]) -> tuple[dict[int, Given], list[str]]:
+def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Given], list[str]]:
     """Which line is of which of the `items`, by id, and the paths of those that are of none, or of several.
 
     The SHA-256 decides where there is one; then the path, as it is written, or as `_loosely` reads it, within
     its folder if that is given. Of equal files each gets the label. DataError for two labels of one image.
     """
-    by_hash, by_path = defaultdict[str, list[int]](list), defaultdict[str, list[Item]](list)
+    by_hash = defaultdict[str, list[int]](list)
+    by_path: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_hash[item.sha256 or ""].append(item.id)
         by_path[_loosely(item.path)].append(item)
@@ -177,7 +180,7 @@ def match(given: Iterable[Given], items: Iterable[Item]) -> tuple[dict[int, Give
     return found, strays
 
 
-def _fits(item: Item, given: Given) -> bool:
+def _fits(item: "Item", given: Given) -> bool:
     """Whether an item at its path may be the one; not one with other bytes than those that were labelled."""
     other = bool(given.sha256 and item.sha256 and item.sha256 != given.sha256)
     return not other and given.folder in ("", item.folder or "")

@@ -42,6 +42,7 @@ from index.evaluation import mean_average_precision
 from index.items import UNLABELLED, CodeTable, Item
 from index.labels import Given, given_labels, match
 from index.staging import staging
+from training.coding.confidence import Calibration, of_queries
 from training.coding.learning import Learned, learn_codes
 from training.coding.predictions import Predicted, predictions
 from training.command_line import OneLineParser, hebbsearch, run_or_fail
@@ -109,17 +110,17 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0) -> 
             held_out_before = quality(table, held)
             after = replace(table, codes=codes)
             queries = recode(catalogue, folder, source, new, identity, after)
-            known = Predicted.of(new, vectors, table, learned.calibration)
-            catalogue.predict(predictions(known))
-            classes = catalogue.classes
-        metrics = measured(after, queries, held)
+            calibration = calibrated(catalogue, new, learned, vectors[np.isin(table.ids, held)], table, held)
+            catalogue.predict(predictions(Predicted.of(new, vectors, table, calibration)))
+            classes, copies = catalogue.classes, catalogue.copies_of_queries()
+        metrics = measured(after, queries, np.union1d(held, copies))
         made = publish(folder, target, replace(
             source.manifest,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             encoder_id=identity,
             classes=classes,
             data=source.manifest.data | counts(table, held) | {"codes": learned.method},
-            metrics=metrics | {"seconds": learned.seconds, "calibration": asdict(learned.calibration)},
+            metrics=metrics | {"seconds": learned.seconds, "calibration": asdict(calibration)},
         ))  # fmt: skip
     return Relearned(
         made, changed, strays, int((learnable(table, held) != UNLABELLED).sum()), len(held),
@@ -229,6 +230,28 @@ def recode(
     return made
 
 
+def calibrated(
+    catalogue: Catalogue,
+    encoder: Encoder,
+    learned: Learned,
+    vectors: Embeddings,
+    table: CodeTable,
+    held: NDArray[np.int64],
+) -> Calibration:
+    """How sure predictions are: by all that is held out, with embeddings (h, E) of what came since the build,
+    or, where that is too little, by the labels that were learned from."""
+    if not encoder.description.classes:
+        return learned.calibration
+    ids, asked = catalogue.embeddings("query")
+    known = catalogue.held_out()
+    labels = [known[int(id_)] for id_ in ids] + table.labels[np.isin(table.ids, held)].tolist()
+    together = np.concatenate([asked, vectors]) if len(ids) else vectors
+    if not len(together):
+        return learned.calibration
+    found = of_queries(encoder.posterior(together), np.array(labels, np.int64))
+    return learned.calibration if found.kind == "none" else found
+
+
 def quality(table: CodeTable, held: NDArray[np.int64]) -> Quality | None:
     """How well the held-out images find images of their labels; None where they are too few to judge."""
     asked = np.isin(table.ids, held)
@@ -245,11 +268,11 @@ def _scores(codes: Codes, labels: NDArray[np.int64], database: CodeTable) -> tup
     return mean_average_precision(*shown), mean_average_precision(*shown, k=1)
 
 
-def measured(table: CodeTable, queries: Queries | None, held: NDArray[np.int64]) -> dict[str, Any]:
+def measured(table: CodeTable, queries: Queries | None, unranked: NDArray[np.int64]) -> dict[str, Any]:
     """What the build's held-out queries say, as `hebbsearch build` writes it; nothing without them."""
     if queries is None:
         return {}
-    database = table.rows(~np.isin(table.ids, held) & (table.labels != UNLABELLED))
+    database = table.rows(~np.isin(table.ids, unranked) & (table.labels != UNLABELLED))
     shown = (queries.codes, queries.labels, database.codes, database.labels)
     return {
         "map": mean_average_precision(*shown),

@@ -33,6 +33,7 @@ OPERATIONS = {  # by their tags; whoever made a program of the document needs th
     "evaluation": ["eval_codes", "eval_confusion", "eval_curve", "eval_map", "eval_queries"],
     "about": ["duplicates", "export", "metrics", "stats"],
     "admin": ["reload", "rollback", "snapshot"],
+    "labels": ["doubtful", "suggested"],
 }
 MEGABYTE = 2**20
 

@@ -345,7 +345,7 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--backbone", "resnet"], r"invalid choice: 'resnet'"),
+        (["--backbone", "resnet"], r"backbone 'resnet': use one of conv6.*timm/NAME"),
         (["--rule", "oja"], r"invalid choice: 'oja'"),
         (["--epochs", "many"], r"invalid int value: 'many'"),
         (["--colour", "red"], r"unrecognized arguments: --colour red"),

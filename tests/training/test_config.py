@@ -121,7 +121,7 @@ def test_every_setting_says_what_it_is(name):
     assert about.of in {"cell", "table", "method"}
     assert about.stage in {"early", "late"}
     assert (about.lowest is not None) == (kind in {int, float})
-    anything = name in {"data", "labels", "device"}
+    anything = name in {"backbone", "data", "labels", "device", "weights"}
     assert bool(about.choices) == ((kind is str or str in get_args(kind)) and not anything)
     # Of a cell's own values, the results' configurations say nothing: they must be known otherwise.
     assert about.settled or about.of != "cell"

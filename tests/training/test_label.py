@@ -312,3 +312,35 @@ def test_many_held_out_queries_calibrate_a_build(
     assert calibration["kind"] == "held out"
     assert calibration["labels"] == 24
     assert calibration["error"] is not None
+
+
+def test_many_held_out_labels_calibrate_what_is_learned_again(
+    built: Path, tmp_path: Path, label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.coding.confidence.ENOUGH", 20)
+    monkeypatch.setattr("training.label.SHARE", 3)
+    label(
+        built, csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(200)]), "--out", tmp_path / "new"
+    )
+    made = open_artifact(tmp_path / "new")
+    calibration = made.manifest.metrics["calibration"]
+    assert calibration["kind"] == "held out"
+    assert calibration["labels"] == made.manifest.data["held_out"]
+
+
+def test_queries_of_the_build_measure_again(images: Path, tmp_path: Path, here, label) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(120)])
+    here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
+    more = csv(tmp_path / "more.csv", [f"{n:03d}.png" for n in range(200)])
+    label(tmp_path / "built", more, "--out", tmp_path / "new")
+    made = open_artifact(tmp_path / "new")
+    queries = made.queries()
+    assert queries is not None
+    with made.open_catalogue() as catalogue:
+        table = catalogue.codes()
+        held = np.isin(table.ids, [item.id for item in catalogue.page(count=1000) if item.held_out])
+    ranked = ~held & (table.labels >= 0)
+    wanted = mean_average_precision(queries.codes, queries.labels, table.codes[ranked], table.labels[ranked])
+    assert np.isclose(made.manifest.metrics["map"], wanted)
+    assert made.manifest.data["training_labels"] == int(ranked.sum())
+    assert list(faults(tmp_path / "new")) == []

@@ -239,10 +239,11 @@ def features(backbone: str, conv: ConvFactory = Conv2d, *, rescale: bool = False
     for number, layer in enumerate(plan.convolutions):
         filters = conv(channels, layer.channels, layer.kernel, padding=layer.padding)
         norm = _norm(rescale and len(plan.convolutions) - number < plan.rescaled, layer.channels)
-        after = (norm, _pool(layer)) if plan.norm_before_pool else (_pool(layer), norm)
-        block = Residual if layer.skip else nn.Sequential
+        # The power of a maximum is the maximum of the powers, of a quarter of the values.
         power = [] if layer.power == 1 else [Power(layer.power)]
-        blocks.append(block(filters, nn.ReLU(inplace=True), *power, *after))
+        after = (norm, _pool(layer)) if plan.norm_before_pool else (_pool(layer), *power, norm)
+        block = Residual if layer.skip else nn.Sequential
+        blocks.append(block(filters, nn.ReLU(inplace=True), *after))
         channels = layer.channels
     if plan.most_side:
         blocks[-1].append(AtMost(plan.most_side))

@@ -85,7 +85,7 @@ def test_an_image_is_added_found_changed_and_removed(http: httpx.Client) -> None
     assert changed == image | {"label": CLASSES[2], "metadata": more}
     assert found(label=CLASSES[2])[-1] == (image["id"], CLASSES[2])
     assert answer(http.patch(f"/images/{image['id']}", json={"label": None}))["label"] is None
-    assert answer(http.get(f"/images/{image['id']}")) == changed | {"label": None}
+    assert answer(http.get(f"/images/{image['id']}")) == changed | {"label": None, "source": None}
 
     assert http.delete(f"/images/{image['id']}").status_code == 204
     assert image["id"] not in [item_id for item_id, _ in found(k=1000)]

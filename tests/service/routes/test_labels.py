@@ -83,7 +83,11 @@ def test_a_label_that_is_given_for_an_image_that_is_there_is_set_or_refused_alou
 
     added = add(http, 1, 200, data={"label": "cafe\u0301", "folder": "two"})
     assert (added["status"], added["error"]) == ("exists", None)
-    assert added["image"] == answer(http.get(f"/images/{first['id']}")) == first | {"label": "café"}
+    assert (
+        added["image"]
+        == answer(http.get(f"/images/{first['id']}"))
+        == first | {"label": "café", "source": "given"}
+    )
     found = answer(http.post("/search", content=png(1), params={"label": "café"}))["results"]
     assert [each["id"] for each in found] == [first["id"]]
 

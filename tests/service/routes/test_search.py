@@ -327,7 +327,15 @@ def test_eval_map(http: httpx.Client) -> None:
     assert found["aps"].keys() == {"mean", "std", "p10", "median", "p90"}
     assert [each["label"] for each in found["per_class"]] == list(CLASSES)
     assert found["definition"].keys() == {
-        *("text", "queries", "dropped_queries", "items", "unlabelled_items", "copies_of_queries"),
+        *(
+            "text",
+            "queries",
+            "dropped_queries",
+            "later_queries",
+            "items",
+            "unlabelled_items",
+            "copies_of_queries",
+        ),
         *("k", "ties", "denominator"),
         *("encoder_id", "artifact", "rule", "backbone", "labels", "dataset", "bits", "created"),
     }
@@ -360,6 +368,10 @@ def test_image(http: httpx.Client, artifact: Artifact) -> None:
         "path": "class1/004.png",
         "folder": None,
         "label": "square",
+        "source": "given",
+        "held_out": False,
+        "predicted": None,
+        "confidence": None,
         "split": "database",
         "width": 24,
         "height": 24,
