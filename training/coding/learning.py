@@ -39,7 +39,7 @@ SHARES = (1.0, 0.5, 0.0)  # of the places in the posteriors; of equals the first
 # point better, a third less those without five.
 EMPHASIS, MOST = 1.3, 5.0
 HIDDEN = 512
-BATCH, EPOCHS, LEAST_STEPS = 512, 12, 300
+BATCH, EPOCHS, LEAST_STEPS = 512, 8, 300
 LEARNING_RATE = 2e-3
 PLACE_WEIGHT = 5.0  # of 1 − cosine beside the cross-entropy
 ROTATED = 50  # images a bit from which ITQ learns at most: more make it no better
