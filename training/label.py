@@ -102,29 +102,30 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0) -> 
                 raise ArtifactError(
                     f"{path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
                 )
-            learned = learn(table, vectors, held, len(catalogue.classes), encoder.bits, seed)
+            copies = catalogue.copies_of_queries()
+            learned = learn(table, vectors, held, copies, len(catalogue.classes), encoder.bits, seed)
             new = with_head(encoder, learned)
             codes = coded(new, vectors)
             new.save(folder / ENCODER)
             identity = encoder_id(folder / ENCODER)
-            held_out_before = quality(table, held)
+            before = quality(table, held, copies)
             after = replace(table, codes=codes)
             queries = recode(catalogue, folder, source, new, identity, after)
             calibration = calibrated(catalogue, new, learned, vectors[np.isin(table.ids, held)], table, held)
             catalogue.predict(predictions(Predicted.of(new, vectors, table, calibration)))
-            classes, copies = catalogue.classes, catalogue.copies_of_queries()
+            classes = catalogue.classes
         metrics = measured(after, queries, np.union1d(held, copies))
         made = publish(folder, target, replace(
             source.manifest,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             encoder_id=identity,
             classes=classes,
-            data=source.manifest.data | counts(table, held) | {"codes": learned.method},
+            data=source.manifest.data | counts(table, held, copies) | {"codes": learned.method},
             metrics=metrics | {"seconds": learned.seconds, "calibration": asdict(calibration)},
         ))  # fmt: skip
     return Relearned(
-        made, changed, strays, int((learnable(table, held) != UNLABELLED).sum()), len(held),
-        held_out_before, quality(after, held),
+        made, changed, strays, int((learnable(table, held, copies) != UNLABELLED).sum()), len(held),
+        before, quality(after, held, copies),
     )  # fmt: skip
 
 
@@ -183,16 +184,22 @@ def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
     return np.array(sorted(id_ for id_, (_, held) in catalogue.sources().items() if held), np.int64)
 
 
-def learnable(table: CodeTable, held: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The labels (n,) to learn from."""
-    return np.where(np.isin(table.ids, held), UNLABELLED, table.labels)
+def learnable(table: CodeTable, held: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The labels (n,) to learn from: of nothing that is held out, nor of copies of that."""
+    return np.where(np.isin(table.ids, np.union1d(held, copies)), UNLABELLED, table.labels)
 
 
 def learn(
-    table: CodeTable, vectors: Embeddings, held: NDArray[np.int64], classes: int, bits: int, seed: int
+    table: CodeTable,
+    vectors: Embeddings,
+    held: NDArray[np.int64],
+    copies: NDArray[np.int64],
+    classes: int,
+    bits: int,
+    seed: int,
 ) -> Learned:
-    """A head from the embeddings of all that is not held out, and their labels."""
-    seen = ~np.isin(table.ids, held)
+    """A head from the embeddings of all that is not held out, nor a copy of that, and their labels."""
+    seen = ~np.isin(table.ids, np.union1d(held, copies))
     labels = table.labels[seen]
     known = classes if (labels != UNLABELLED).any() else 0
     return learn_codes(vectors[seen].astype(np.float32), labels, known, bits=bits, seed=seed)
@@ -252,10 +259,10 @@ def calibrated(
     return learned.calibration if found.kind == "none" else found
 
 
-def quality(table: CodeTable, held: NDArray[np.int64]) -> Quality | None:
+def quality(table: CodeTable, held: NDArray[np.int64], copies: NDArray[np.int64]) -> Quality | None:
     """How well the held-out images find images of their labels; None where they are too few to judge."""
     asked = np.isin(table.ids, held)
-    ranked = ~asked & (table.labels != UNLABELLED)
+    ranked = ~asked & ~np.isin(table.ids, copies) & (table.labels != UNLABELLED)
     if asked.sum() < ENOUGH or not ranked.any():
         return None
     queries, database = table.rows(asked), table.rows(ranked)
@@ -282,14 +289,14 @@ def measured(table: CodeTable, queries: Queries | None, unranked: NDArray[np.int
     }
 
 
-def counts(table: CodeTable, held: NDArray[np.int64]) -> dict[str, Any]:
+def counts(table: CodeTable, held: NDArray[np.int64], copies: NDArray[np.int64]) -> dict[str, Any]:
     """What the manifest says of the images and labels."""
     labelled = int((table.labels != UNLABELLED).sum())
     return {
         "database": len(table.ids),
         "labelled": labelled,
         "unlabelled": len(table.ids) - labelled,
-        "training_labels": int((learnable(table, held) != UNLABELLED).sum()),
+        "training_labels": int((learnable(table, held, copies) != UNLABELLED).sum()),
         "validation_labels": 0,
         "held_out": len(held),
     }

@@ -61,11 +61,13 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
         # Writing first takes the write lock: of two processes the second finds it done.
         connection.execute(update(META).where(META.c.key == "schema").values(value=META.c.value))
         if (found := value(connection, "schema")) != str(SCHEMA):
-            upgrade(connection, int(found))
+            known = int(found) >= WITH_CHECKSUMS
             with undecoded(connection):
-                if int(found) < WITH_CHECKSUMS:
+                whole = known and checksums.notes_are_whole(connection)
+                upgrade(connection, int(found))
+                if not known:
                     checksums.write_all(connection)
-                else:
+                elif whole:  # else the damage stays for all to see
                     checksums.seal_notes(connection)
         connection.commit()
 

@@ -43,6 +43,11 @@ def of_notes(connection: Connection) -> str:
     return str(of_row([value for row in notes for value in row]))
 
 
+def notes_are_whole(connection: Connection) -> bool:
+    """Whether they match their checksum."""
+    return noted(connection, NOTES) == of_notes(connection)
+
+
 def seal_notes(connection: Connection) -> None:
     """Let the notes' checksum follow a change of them."""
     connection.execute(delete(META).where(META.c.key == NOTES))
@@ -83,7 +88,7 @@ def write_all(connection: Connection) -> None:
 
 def faults(connection: Connection) -> Iterator[str]:
     """What does not match its checksum, of all but thumbnails."""
-    if noted(connection, NOTES) != of_notes(connection):
+    if not notes_are_whole(connection):
         yield "what it notes of itself does not match its checksum"
     yield from _differing(connection, ITEMS, CHECKSUMS.c.row, "what is known of image {}")
     yield from _differing(

@@ -231,12 +231,19 @@ class Reader:
             return set(connection.execution_options(yield_per=rows.READ).scalars(query))
 
     def copies_of_queries(self) -> NDArray[np.int64]:
-        """The ids (n,) of what is searched though it is a held-out query too, byte for byte."""
-        query = ITEMS.alias()
+        """The ids (n,) of what is searched though its copy, byte for byte, is held out by the build or since;
+        not of what is itself held out."""
+        query, source = ITEMS.alias(), SOURCES.alias()
+        held = select(SOURCES.c.item_id).where(SOURCES.c.held_out)
         copies = (
             select(ITEMS.c.id)
             .join(query, query.c.sha256 == ITEMS.c.sha256)
-            .where(query.c.split == "query", ITEMS.c.split == "database")
+            .outerjoin(source, source.c.item_id == query.c.id)
+            .where(
+                or_(query.c.split == "query", source.c.held_out),
+                ITEMS.c.split == "database",
+                ITEMS.c.id.not_in(held),
+            )
             .distinct()
         )
         with self._connections.reading() as connection:

@@ -86,18 +86,21 @@ def embedding_table(
     connection: Connection, *which: ColumnElement[bool]
 ) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """Ids (n,) and embeddings (n, E) of the items to which all of `which` apply, by id; (0, 0) where
-    there are none. Unusable where their lengths differ."""
+    there are none. Unusable where one is damaged or of another length."""
     query = select(EMBEDDINGS.c.item_id, EMBEDDINGS.c.vector).join(ITEMS).where(*which)
     count = connection.scalar(select(func.count()).select_from(query.subquery())) or 0
     ids, vectors = np.empty(count, np.int64), np.empty((0, 0), np.float16)
     with connection.execute(query.order_by(EMBEDDINGS.c.item_id)) as result:
         start = 0
         for part in iter(lambda: result.cursor.fetchmany(READ), []):
-            values = np.frombuffer(b"".join(vector for _, vector in part), "<f2")
+            length = len(part[0][1]) if isinstance(part[0][1], bytes) else -1
             if not start:  # in place: of 100,000 images a second copy would be 100 MB
-                vectors = np.empty((count, len(values) // len(part)), np.float16)
-            if any(len(vector) != 2 * vectors.shape[1] for _, vector in part):
-                raise Unusable("holds embeddings of different lengths")
+                vectors = np.empty((count, max(length, 0) // 2), np.float16)
+            if not all(
+                isinstance(vector, bytes) and len(vector) == 2 * vectors.shape[1] for _, vector in part
+            ):
+                raise Unusable("holds embeddings of different lengths, or what is none")
+            values = np.frombuffer(b"".join(vector for _, vector in part), "<f2")
             stop = start + len(part)
             ids[start:stop] = [id_ for id_, _ in part]
             vectors[start:stop] = values.reshape(len(part), -1)

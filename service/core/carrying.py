@@ -219,8 +219,9 @@ def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
 def _change(target: Library, item: Item, twin: Item) -> bool:
     """Whether anything was different in what may be changed."""
     different = twin.metadata != item.metadata or not _have_one_label(target, item, twin)
+    different |= item.held_out and not twin.held_out
     if different:
-        target.carry(twin.id, item.label, item.metadata, item.source or "given")
+        target.carry(twin.id, item)
     return different
 
 

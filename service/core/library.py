@@ -148,13 +148,13 @@ class Library:
             raise LabelError("label: there is nothing but white space; give a label, or none")
         return label
 
-    def carry(
-        self, item_id: int, label: str | None, metadata: Mapping[str, Any], source: Source = "given"
-    ) -> None:
-        """Have an image of the database split be what it was in another artifact, even by another rule of
+    def carry(self, item_id: int, item: Item) -> None:
+        """Have an image of the database split be what `item` is in another artifact, even by another rule of
         what a label is."""
-        given = UNLABELLED if label is None else label
-        self._catalogue.change(item_id, label=given, metadata=metadata, source=source)
+        given = UNLABELLED if item.label is None else item.label
+        self._catalogue.change(item_id, label=given, metadata=item.metadata, source=item.source or "given")
+        if item.held_out:
+            self._catalogue.hold_out([item_id])
         self.searcher.snapshot()
 
     def remove(self, item_id: int, *, sha256: str | None = None) -> None:

@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from index.labels import LONGEST, label_of
 from index.names import normal
@@ -206,8 +206,14 @@ class Change(BaseModel):
 
     label: LabelText | None = Field(default=None, description="May be new; null: none.")
     source: Source = Field(
-        default="given", description="How the label came; of one that is there already it stays."
+        default="given", description="How the label came. Goes with a label; of one that is there it stays."
     )
     metadata: Metadata | None = Field(
         default=None, description="Takes the place of what there was; null or left out: as it is."
     )
+
+    @model_validator(mode="after")
+    def _source_has_a_label(self) -> Self:
+        if "source" in self.model_fields_set and self.label is None:
+            raise ValueError("source: says how a label came; give the label too")
+        return self

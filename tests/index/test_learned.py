@@ -1,13 +1,18 @@
 """What learning from labels needs and leaves in the catalogue: embeddings, sources of labels, predictions."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import create_engine
 
 from index.catalogue import Catalogue
+from index.items import File
 from index.sqlite import CatalogueError
+from index.tables.checksums import seal_notes
 from tests.index.catalogues import change, new_item, new_query, read_only
 
 
@@ -95,6 +100,27 @@ def test_damage_is_found(embedded: Path, statement: str, words: str) -> None:
     assert faults(embedded) == [f"{words} does not match its checksum"]
 
 
+@pytest.mark.parametrize("vector", ["'text'", "7", "x'000102'"])
+def test_what_is_no_embedding_is_a_fault_too(embedded: Path, vector: str) -> None:
+    change(embedded, f"UPDATE embeddings SET vector = {vector} WHERE item_id = 1")
+    with Catalogue.open(embedded) as catalogue, pytest.raises(CatalogueError, match="or what is none"):
+        catalogue.embeddings()
+
+
+def test_copies_of_what_is_held_out_are_known(path: Path) -> None:
+    """Of three equal files one is held out: the others would find it at once, and teach it."""
+    same = File(b"\x07" * 32)
+    with Catalogue.create(path, encoder_id="00ff", bits=32, classes=["cat", "dog"]) as catalogue:
+        catalogue.add([new_item(n, file=same) for n in (1, 2, 3)] + [new_item(4, file=File(b"\x08" * 32))])
+        assert catalogue.copies_of_queries().tolist() == []
+        catalogue.hold_out([2])
+        assert catalogue.copies_of_queries().tolist() == [1, 3]
+        catalogue.hold_out([3])
+        assert catalogue.copies_of_queries().tolist() == [1]
+        catalogue.add([new_query(5, file=File(b"\x08" * 32))])
+        assert catalogue.copies_of_queries().tolist() == [1, 4]
+
+
 def test_labels_have_a_source(embedded: Path) -> None:
     with Catalogue.open(embedded) as catalogue:
         assert catalogue.get(1).source == "given"
@@ -155,7 +181,10 @@ def as_version_4(path: Path) -> None:
     for table in ("embeddings", "sources", "predictions"):
         change(path, f"DROP TABLE {table}")
     change(path, "UPDATE meta SET value = '4' WHERE key = 'schema'")
-    change(path, "DELETE FROM meta WHERE key = 'checksum'")
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(path))
+    with closing(engine.connect()) as connection, connection.begin():
+        seal_notes(connection)
+    engine.dispose()
 
 
 def test_one_of_version_4_becomes_one_of_this_version(filled: Path) -> None:
@@ -167,6 +196,14 @@ def test_one_of_version_4_becomes_one_of_this_version(filled: Path) -> None:
         catalogue.embed([(2, vector(2))])
         catalogue.hold_out([2])
     assert faults(filled) == []
+
+
+def test_the_upgrade_from_version_4_does_not_hide_a_damaged_note(filled: Path) -> None:
+    as_version_4(filled)
+    change(filled, "UPDATE meta SET value = '1234' WHERE key = 'checksum'")
+    with Catalogue.open(filled):
+        pass
+    assert faults(filled) == ["what it notes of itself does not match its checksum"]
 
 
 def test_one_of_version_4_that_cannot_be_written_to_is_read_as_it_is(

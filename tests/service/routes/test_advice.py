@@ -103,5 +103,5 @@ def test_limits_are_checked(server: str, limit: object) -> None:
 
 
 def test_a_source_that_is_none_is_refused(http: httpx.Client) -> None:
-    answer = http.patch("/images/1", json={"label": "square", "source": "guess"})
-    assert answer.status_code == 422
+    for body in ({"label": "square", "source": "guess"}, {"source": "accepted"}):
+        assert http.patch("/images/1", json=body).status_code == 422
