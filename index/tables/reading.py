@@ -231,8 +231,7 @@ class Reader:
             return set(connection.execution_options(yield_per=rows.READ).scalars(query))
 
     def copies_of_queries(self) -> NDArray[np.int64]:
-        """The ids (n,) of what is searched though its copy, byte for byte, is held out by the build or since;
-        not of what is itself held out."""
+        """The ids (n,) of copies, byte for byte, of what is held out; of nothing that is held out itself."""
         query, source = ITEMS.alias(), SOURCES.alias()
         held = select(SOURCES.c.item_id).where(SOURCES.c.held_out)
         copies = (

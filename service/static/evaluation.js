@@ -32,8 +32,13 @@ const showQueries = panel(
 export async function open() {
   const { error } = await measure();
   if (error !== null) return; // it is said once
-  showCurve((get) => get("eval/curve"));
-  showConfusion((get) => get("eval/confusion"));
+  // A newer question may have taken over, so that nothing is known of what there is to measure.
+  const measurable = (path) => async (get) => {
+    refuseUnmeasurable(await get("stats"));
+    return get(path);
+  };
+  showCurve(measurable("eval/curve"));
+  showConfusion(measurable("eval/confusion"));
 }
 
 /** What the choice of a mAP decides. */
