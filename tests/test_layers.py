@@ -62,6 +62,12 @@ def test_what_the_service_can_do_knows_no_http(path):
     assert not [module for module in imported(path) if module.split(".")[0] in HTTP]
 
 
+def test_networks_of_others_come_through_one_module():
+    theirs = {"timm", "huggingface_hub"}
+    users = {path for path in MODULES if theirs & {module.split(".")[0] for module in imported(path)}}
+    assert users == {ROOT / "training" / "nets" / "pretrained.py"}
+
+
 def test_packages_are_empty():
     assert all(not path.read_text() for path in MODULES if path.name == "__init__.py")
 
@@ -89,7 +95,7 @@ def test_service_loads_no_training_but_the_networks():
     modules = [name for name in loaded if name.startswith("training.")]
     assert modules
     assert all(f"{name}.".startswith("training.nets.") for name in modules)
-    assert not {"sklearn", "torchvision"} & set(loaded)
+    assert not {"sklearn", "torchvision", "timm", "huggingface_hub"} & set(loaded)
 
 
 @pytest.mark.process

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 PREFIX = "timm/"
+HUB_FILE = "model.safetensors"  # what each network's page of the hub has
 NONE, PRETRAINED = "none", "pretrained"  # what --weights says beside a file
 
 
@@ -39,17 +40,24 @@ class About:
     std: tuple[float, ...]
     classifier: tuple[str, ...]  # names of the layers that features do without
     licence: str | None
-    source: str | None  # where its weights lie
+    hub: str | None  # name of the page on the hub that has its weights
+    url: str | None  # of a file elsewhere
+
+    @property
+    def source(self) -> str | None:
+        """Where its weights lie."""
+        return f"https://huggingface.co/{self.hub}" if self.hub else self.url
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of a network came from."""
+    """Where the weights of a network came from. Of a file that somebody names only they know source and
+    licence."""
 
     file: str | None
     sha256: str | None
-    source: str | None
-    licence: str | None
+    source: str | None = None
+    licence: str | None = None
 
 
 def is_pretrained(backbone: str) -> bool:
@@ -86,7 +94,8 @@ def about(backbone: str) -> About:
         std=tuple(known.std),
         classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
         licence=known.license,
-        source=f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else known.url or None,
+        hub=known.hf_hub_id or None,
+        url=known.url or None,
     )
 
 
@@ -134,29 +143,47 @@ def load_weights(target: nn.Module, backbone: str, weights: str) -> Origin:
     """
     known = about(backbone)
     if weights == NONE:
-        return Origin(None, None, None, None)
+        return Origin(None, None)
+    path = _fetched(backbone, known) if weights == PRETRAINED else Path(weights)
+    _fill(target, _read(path), backbone, known, path)
+    with path.open("rb") as content:
+        sha256 = file_digest(content, "sha256").hexdigest()
     if weights == PRETRAINED:
-        state, file, sha256 = _fetched(backbone, known), None, None
-    else:
-        path = Path(weights)
-        state, file = _read(path), path.name
-        with path.open("rb") as content:
-            sha256 = file_digest(content, "sha256").hexdigest()
-    _fill(target, state, backbone, known, weights)
-    return Origin(file, sha256, known.source, known.licence)
+        return Origin(path.name, sha256, known.source, known.licence)
+    return Origin(path.name, sha256)
 
 
-def _fetched(backbone: str, known: About) -> Mapping[str, Tensor]:
-    name = backbone.removeprefix(PREFIX)
+def _fetched(backbone: str, known: About) -> Path:
+    """The file with timm's weights: what was fetched before, which needs no network, else fetched now."""
+    import huggingface_hub  # timm needs it
+
+    huggingface_hub.utils.logging.set_verbosity_error()  # it tells of each attempt
     try:
-        state: Mapping[str, Tensor] = _timm().create_model(name, pretrained=True).state_dict()
+        if known.hub is None:
+            return _downloaded(known.url)
+        repo, _, revision = known.hub.partition("@")
+        cached = huggingface_hub.try_to_load_from_cache(repo, HUB_FILE, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+        return Path(huggingface_hub.hf_hub_download(repo, HUB_FILE, revision=revision or None))
     except Exception as error:  # the network and the hub's library raise what they like
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        file = HUB_FILE if known.hub else "the file"
         raise PretrainedError(
-            f"backbone {backbone}: its weights cannot be fetched ({reason:.120}); get the file from "
-            f"{known.source or 'where its authors have it'} and name it: --weights FILE.safetensors"
+            f"backbone {backbone}: its weights are not here and cannot be fetched ({reason:.120}); get "
+            f"{file} from {known.source or 'its authors'} and name it: --weights FILE"
         ) from None
-    return state
+
+
+def _downloaded(url: str | None) -> Path:
+    """A file from the place that torch keeps such files in."""
+    if url is None:
+        raise ValueError("timm knows of none")
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    return path
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -184,24 +211,51 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _fill(target: nn.Module, state: Mapping[str, Tensor], backbone: str, known: About, weights: str) -> None:
+def _fill(target: nn.Module, state: Mapping[str, Tensor], backbone: str, known: About, path: Path) -> None:
+    """Load `state`, as it is, or as timm turns the layout of others, or its own of before, into today's."""
     wanted = target.state_dict()
-    given = {
-        name: tensor
-        for name, tensor in state.items()
-        if not any(name.startswith(f"{layer}.") for layer in known.classifier)
-    }
+    given = _without_classifier(state, wanted, backbone, known)
+    if (fault := _misfit(given, wanted)) is not None:
+        turned = _turned(state, backbone)
+        if turned is None:
+            raise PretrainedError(f"weights {path}: of another network than {backbone}{fault}")
+        given = {name: turned[name] for name in wanted}
+    target.load_state_dict(given)
+
+
+def _without_classifier(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], backbone: str, known: About
+) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        whole = _timm().create_model(backbone.removeprefix(PREFIX), pretrained=False).state_dict()
+    head = {*whole} - {*wanted}  # more than the last layer, which alone `classifier` names
+    last = tuple(f"{layer}." for layer in known.classifier)
+    return {name: tensor for name, tensor in state.items() if name not in head and not name.startswith(last)}
+
+
+def _misfit(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """How the first tensor that does not fit differs."""
     for name, tensor in wanted.items():
         if name.endswith("num_batches_tracked"):  # older files have none, and nothing depends on it
             given.setdefault(name, tensor)
         elif name not in given or given[name].shape != tensor.shape:
             found = f"{tuple(given[name].shape)}" if name in given else "nothing"
-            raise PretrainedError(
-                f"weights {weights}: of another network than {backbone}: for {name} it has {found}, wanted "
-                f"{tuple(tensor.shape)}"
-            )
-    if extra := sorted(given.keys() - wanted.keys()):
-        raise PretrainedError(
-            f"weights {weights}: of another network than {backbone}, which has no {extra[0]}"
+            return f": for {name} it has {found}, wanted {tuple(tensor.shape)}"
+    extra = sorted(given.keys() - wanted.keys())
+    return f", which has no {extra[0]}" if extra else None
+
+
+def _turned(state: Mapping[str, Tensor], backbone: str) -> Mapping[str, Tensor] | None:
+    """All tensors by today's names, if timm knows the layout of `state`. It must have the classifier too:
+    without one, timm does not say which tensors are missing."""
+    try:
+        model = _timm().create_model(
+            backbone.removeprefix(PREFIX),
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": dict(state)},
+            pretrained_strict=True,
         )
-    target.load_state_dict(given)
+    except Exception:  # whatever its conversion meets in tensors of another network
+        return None
+    turned: Mapping[str, Tensor] = model.state_dict()
+    return turned

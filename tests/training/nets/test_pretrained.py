@@ -1,7 +1,9 @@
 """Networks that others trained, with random weights of small ones, through the code that loads real ones."""
 
+import re
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 timm = pytest.importorskip("timm")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from training.config import ConfigError, configure  # noqa: E402
 from training.nets import pretrained  # noqa: E402
@@ -79,9 +82,8 @@ def test_weights_of_a_file_are_those_of_the_features(tmp_path: Path, name: str) 
     origin = load_weights(made, NAME, str(tmp_path / name))
     assert all(torch.equal(value, state[key]) for key, value in made.state_dict().items())
     assert origin.file == name
-    assert origin.sha256 is not None
-    assert len(origin.sha256) == 64
-    assert origin.licence == "apache-2.0"
+    assert origin.sha256 == sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert (origin.source, origin.licence) == (None, None)  # whoever made the file knows
 
 
 class Malicious:
@@ -141,19 +143,112 @@ def test_other_files_are_refused_in_one_line(
     assert not (tmp_path / "was-run").exists()
 
 
-def test_weights_that_cannot_be_fetched_say_which_file_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = timm.create_model
+def of_authors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """ConvNeXt as facebookresearch/ConvNeXt names its layers, its products as matrices."""
+    changes = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+        (r"\.blocks\.", "."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm", "norm"),
+        (r"^head\.fc", "head"),
+    ]
+    found = {}
+    for name, tensor in state.items():
+        for pattern, replacement in changes:
+            name = re.sub(pattern, replacement, name)
+        found[name] = tensor
+    return found
 
-    def offline(name: str, pretrained: bool = False, **more: Any) -> torch.nn.Module:
-        if pretrained:
-            raise OSError("no network")
-        return real(name, pretrained=False, **more)
 
-    monkeypatch.setattr(timm, "create_model", offline)
+@pytest.mark.long
+def test_the_layout_of_a_networks_authors_is_known(tmp_path: Path) -> None:
+    name = "timm/test_convnext"
+    state = trained("test_convnext")
+    theirs = of_authors(state)
+    assert not theirs.keys() & state.keys()
+    torch.save({"model": theirs}, tmp_path / "authors.pth")
+    made = network(name)
+    load_weights(made, name, str(tmp_path / "authors.pth"))
+    assert all(torch.equal(value, state[key]) for key, value in made.state_dict().items())
+    del theirs["norm.weight"]  # nothing is left random
+    torch.save({"model": theirs}, tmp_path / "less.pth")
+    with pytest.raises(PretrainedError, match="of another network than timm/test_convnext"):
+        load_weights(made, name, str(tmp_path / "less.pth"))
+
+
+@pytest.mark.parametrize("classes", [1000, 7])
+def test_a_classifier_of_several_layers_is_left_out(tmp_path: Path, classes: int) -> None:
+    name = "timm/efficientvit_m0"  # a batch norm before the last layer belongs to its classifier
+    state = trained("efficientvit_m0", num_classes=classes)
+    assert "head.bn.weight" in state
+    save_file(state, tmp_path / "weights.safetensors")
+    made = network(name)
+    load_weights(made, name, str(tmp_path / "weights.safetensors"))
+    assert all(torch.equal(value, state[key]) for key, value in made.state_dict().items())
+
+
+def test_fetched_weights_are_a_file_with_source_and_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, asked = trained(), list[tuple[Any, ...]]()
+    file = tmp_path / "model.safetensors"
+    save_file(state, file)
+
+    def fetch(*what: Any, revision: str | None = None) -> str:
+        asked.append(what)
+        return str(file)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, revision=None: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    made = network(NAME)
+    origin = load_weights(made, NAME, "pretrained")
+    assert all(torch.equal(value, state[key]) for key, value in made.state_dict().items())
+    assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors")]
+    assert origin.sha256 == sha256(file.read_bytes()).hexdigest()
+    assert origin.source == "https://huggingface.co/timm/test_resnet.r160_in1k"
+    assert (origin.file, origin.licence) == ("model.safetensors", "apache-2.0")
+
+
+def no_network(*_: Any, **__: Any) -> str:
+    raise OSError("no network\nand more of it")
+
+
+def test_weights_that_were_fetched_before_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = tmp_path / "models--timm--test_resnet.r160_in1k"  # as the hub's library lays its cache out
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    file = repo / "snapshots" / ("0" * 40) / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file(trained(), file)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+    origin = load_weights(network(NAME), NAME, "pretrained")
+    assert origin.sha256 == sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "source"),
+    [
+        (NAME, "model.safetensors", "https://huggingface.co/timm/test_resnet.r160_in1k"),
+        ("timm/legacy_seresnet18", "the file", "seresnet18-4bb0ce65.pth"),
+    ],
+)
+def test_weights_that_cannot_be_fetched_say_which_file_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, source: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, revision=None: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(PretrainedError) as caught:
-        load_weights(network(NAME), NAME, "pretrained")
-    assert "https://huggingface.co/timm/test_resnet" in str(caught.value)
-    assert "--weights FILE.safetensors" in str(caught.value)
+        load_weights(network(NAME), name, "pretrained")
+    assert f"(no network); get {file} from " in str(caught.value)
+    assert source in str(caught.value)
+    assert str(caught.value).endswith("--weights FILE")
 
 
 @pytest.mark.parametrize(
