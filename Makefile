@@ -68,7 +68,7 @@ reproduce-quick: .venv/developing
 	$(BIN)/python training/reproduce.py --table 2 --dataset digits --quick
 	$(BIN)/python training/reproduce.py --table 3 --dataset digits --quick
 
-# What few labels are worth, in a minute, on the embedded digits.
+# What few labels are worth, in minutes, on the embedded digits.
 few-labels-quick: .venv/developing
 	$(BIN)/python -m tests.benchmarks.few_labels --labels none,1%,10% --out $(or $(OUT),results)
 
