@@ -14,7 +14,7 @@ from typing import Any, Self
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
-from index.items import SUCCESSOR, Changes, Embedding, Identity, NewItem
+from index.items import SUCCESSOR, Changes, Embedding, Identity, Item, NewItem
 from index.sources import Source
 from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
@@ -22,7 +22,7 @@ from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
 from index.tables.learned import embed, hold_out, predict
-from index.tables.reading import Reader
+from index.tables.reading import TOGETHER, Reader
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
 
@@ -121,13 +121,20 @@ class Catalogue(Reader):
         with self._changing() as change:
             change.update(item_id, label, values, source)
 
-    def label_all(
-        self, labels: Mapping[int, str], sources: Mapping[int, Source] = MappingProxyType({})
-    ) -> None:
-        """Give many items of the database split their labels, all or none. KeyError when one is unknown."""
+    def every_item(self) -> Iterator[Item]:
+        """All of both splits, some read at a time."""
+        for split in ("database", "query"):
+            after = 0
+            while some := self.page(after=after, count=TOGETHER, split=split):
+                yield from some
+                after = some[-1].id
+
+    def label_all(self, labels: Mapping[int, tuple[str, Source]]) -> None:
+        """Give many items of the database split their labels, and say how these came, all or none. KeyError
+        when one is unknown."""
         with self._changing() as change:
-            for item_id, label in labels.items():
-                change.update(item_id, label, {}, sources.get(item_id, "given"))
+            for item_id, (label, source) in labels.items():
+                change.update(item_id, label, {}, source)
 
     def hold_out(self, ids: Iterable[int]) -> None:
         """Let these labelled items be asked with and not learned from, until their labels change."""

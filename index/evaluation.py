@@ -42,6 +42,18 @@ def average_precision(
     return np.concatenate(parts)
 
 
+def headline(*arrays: *Arrays) -> dict[str, float]:
+    """The figures that a manifest states of held-out queries; none where no query has a relevant item."""
+    _, asked, _, ranked = arrays
+    if not np.isin(asked, ranked).any():
+        return {}
+    return {
+        "map": mean_average_precision(*arrays),
+        "map_at_100": mean_average_precision(*arrays, k=100),
+        "map_at_100_retrieved": mean_average_precision(*arrays, k=100, denominator="retrieved"),
+    }
+
+
 def mean_average_precision(
     query_codes: Codes,
     query_labels: Labels,

@@ -7,7 +7,7 @@ import csv
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,9 +75,10 @@ def known_as(text: str, labels: Iterable[str]) -> str | None:
     return text if text in alike else alike[0] if alike else None
 
 
-COLUMNS = ("path", "label", "folder", "sha256", "source")
-
 # --- files of labels -------------------------------------------------------------------------------
+
+NEEDED = ("path", "label")
+COLUMNS = (*NEEDED, "folder", "sha256", "source")
 
 
 def read_labels(file: Path, root: Path, files: Collection[Path]) -> dict[Path, str]:
@@ -108,14 +109,9 @@ def labels_and_strays(
     labels, strays = dict[Path, str](), set[str]()
     for path, cell in rows:
         place = named[path] if path in named else Path(path.strip())
-        try:
-            label = take(cell)
-        except LabelError as error:
-            raise DataError(f"{file}: {place}: {error}") from None
+        label = _label_in(file, place, cell, take)
         if place in labels or str(place) in strays:
             raise DataError(f"{file}: {place} is labelled more than once; keep one line for each image")
-        if not label:
-            raise DataError(f"{file}: {place} has an empty label; write one, or leave the line out")
         if path in named:
             labels[place] = label
         else:
@@ -137,19 +133,25 @@ def given_labels(file: Path) -> list[Given]:
     """The lines of a CSV file with columns `path` and `label`, and perhaps `folder`, `sha256` and `source`.
     DataError for a label or a source that is none."""
     given = list[Given]()
-    for row in _lines(file):
-        try:
-            label = label_of(row["label"])
-        except LabelError as error:
-            raise DataError(f"{file}: {row['path']}: {error}") from None
+    for row in _lines(file, COLUMNS):
+        label = _label_in(file, row["path"], row["label"])
         source = row.get("source", "").strip() or "given"
-        if not label:
-            raise DataError(f"{file}: {row['path']} has an empty label; write one, or leave the line out")
         if source not in SOURCES:
             raise DataError(f"{file}: {row['path']}: source {source!r}: use one of {', '.join(SOURCES)}")
         sha256 = row.get("sha256", "").strip().lower()
         given.append(Given(row["path"], label, row.get("folder", "").strip(), sha256, source))
     return given
+
+
+def _label_in(file: Path, place: object, cell: str, take: Callable[[str], str] = label_of) -> str:
+    """The label in a cell of a file, of the image at a place. DataError for none."""
+    try:
+        label = take(cell)
+    except LabelError as error:
+        raise DataError(f"{file}: {place}: {error}") from None
+    if not label:
+        raise DataError(f"{file}: {place} has an empty label; write one, or leave the line out")
+    return label
 
 
 def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Given], list[str]]:
@@ -212,11 +214,12 @@ def _loosely(path: str) -> str:
 
 def _rows(file: Path) -> list[tuple[str, str]]:
     """The cells of path and label of each line that holds anything, at least one."""
-    return [(row["path"], row["label"]) for row in _lines(file)]
+    return [(row["path"], row["label"]) for row in _lines(file, NEEDED)]
 
 
-def _lines(file: Path) -> list[dict[str, str]]:
-    """The cells of each line that holds anything, at least one, by the names of their columns."""
+def _lines(file: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
+    """The cells of each line that holds anything, at least one, by the names of those `wanted` columns that
+    there are; what else it holds is ignored."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
@@ -225,10 +228,10 @@ def _lines(file: Path) -> list[dict[str, str]]:
             rows = [row for row in reader if "".join(map(str, filter(None, row.values()))).strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: the labels cannot be read ({error})") from error
-    if not {"path", "label"} <= columns.keys() or not rows:
+    if not {*NEEDED} <= columns.keys() or not rows:
         raise DataError(f"{file}: the first line must be 'path,label', and at least one image must follow")
-    for name in COLUMNS:
+    for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"{file}: the first line has {name!r} more than once; keep one such column")
-    known = [(name, columns[name]) for name in COLUMNS if name in columns]
+    known = [(name, columns[name]) for name in wanted if name in columns]
     return [{name: row[column] or "" for name, column in known} for row in rows]

@@ -254,6 +254,19 @@ def serve_here(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
+@contextmanager
+def served(artifact: Path) -> Iterator[httpx.Client]:
+    """A client of a service over this artifact, in a thread of this process."""
+    from service.app import create_app
+    from service.settings import Settings
+
+    with (
+        serve_here(create_app(Settings(artifact=artifact))) as address,
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        yield client
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as free:

@@ -19,18 +19,17 @@ from torch import Tensor
 from index import artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
-from index.evaluation import mean_average_precision
+from index.evaluation import headline
 from index.items import UNLABELLED, NewItem
 from index.names import shown
-from training.coding.confidence import Calibration, of_queries
-from training.coding.predictions import Predicted, predictions
+from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
 from training.device import describe
 from training.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, square_pixels, thumbnail
-from training.pixels import ahead, each_batch, opened, stream
-from training.run import Coded, Run
+from training.pixels import ahead, each_batch, opened
+from training.run import Run
 
 Split = Literal["database", "query"]
 
@@ -58,9 +57,12 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
             )
             copies = np.isin(indexed[0].ids, catalogue.copies_of_queries())
             metrics |= measure(run, indexed[0], queries, copies) | {"copies_of_queries": int(copies.sum())}
+            metrics["top1"] = classified(run, catalogue, queries.positions)
             indexed.append(queries)
         if run.coded is not None:
-            metrics["calibration"] = asdict(predict(run, run.coded, catalogue, indexed))
+            table, (_, vectors) = catalogue.codes(), catalogue.embeddings()
+            held, known = np.zeros(len(table.ids), bool), run.coded.learned.calibration
+            metrics["calibration"] = asdict(predict(catalogue, encoder, table, vectors, held, known))
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
 
 
@@ -122,43 +124,19 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
 
 
 def measure(run: Run, database: Indexed, queries: Indexed, copies: NDArray[np.bool_]) -> dict[str, float]:
-    """What the held-out queries say of codes and classifier. The `copies` (n,) of queries in the database are
+    """What the held-out queries say of the codes. The `copies` (n,) of queries in the database are
     not ranked: each query would find itself."""
     labels = run.images.labels
     known = labels[database.positions]
     ranked = (known != UNLABELLED) & ~copies
-    codes_and_labels = (queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])
-    run.model.eval()
-    return {
-        "map": mean_average_precision(*codes_and_labels),
-        "map_at_100": mean_average_precision(*codes_and_labels, k=100),
-        "map_at_100_retrieved": mean_average_precision(*codes_and_labels, k=100, denominator="retrieved"),
-        "top1": top1(run, queries.positions),
-    }
+    return headline(queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])
 
 
-def predict(run: Run, coded: Coded, catalogue: Catalogue, indexed: list[Indexed]) -> Calibration:
-    """Write the predicted labels of all that has none; how sure they are, as the held-out queries have it,
-    or, where these are too few, the labels that were learned from."""
-    calibration = coded.learned.calibration
-    if len(indexed) > 1 and run.classes:
-        ids, vectors = catalogue.embeddings("query")
-        at = np.argsort(indexed[1].ids)
-        assert np.array_equal(indexed[1].ids[at], ids)
-        labels = run.images.labels[indexed[1].positions[at]]
-        by_queries = of_queries(coded.encoder.posterior(vectors), labels)
-        calibration = calibration if by_queries.kind == "none" else by_queries
-    _, vectors = catalogue.embeddings()
-    catalogue.predict(predictions(Predicted.of(coded.encoder, vectors, catalogue.codes(), calibration)))
-    return calibration
-
-
-def top1(run: Run, queries: Positions) -> float:
+def classified(run: Run, catalogue: Catalogue, queries: Positions) -> float:
     """How many of the queries get their own class as the most likely one."""
     if run.coded is not None:
-        encoder = run.coded.encoder
-        groups = run.labelled(stream(run.pixels, run.groups(queries), run.device))
-        return accuracy(lambda pixels: torch.from_numpy(encoder.posterior(encoder.embed(pixels))), groups)
+        return top1(catalogue, run.coded.encoder)
+    run.model.eval()
     # In 32 bits, as the service encodes.
     return accuracy(run.model.classifier, run.labelled(run.normalised(run.groups(queries))))
 

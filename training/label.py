@@ -15,9 +15,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,18 +39,15 @@ from index.artifact import (
 from index.backup import copy_artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
-from index.evaluation import mean_average_precision
-from index.items import UNLABELLED, CodeTable, Item
+from index.evaluation import headline, mean_average_precision
+from index.items import UNLABELLED, CodeTable
 from index.labels import Given, given_labels, match
 from index.staging import staging
-from training.coding.confidence import Calibration, of_queries
 from training.coding.learning import Learned, learn_codes
-from training.coding.predictions import Predicted, predictions
+from training.coding.predictions import predict, top1
 from training.command_line import OneLineParser, hebbsearch, run_or_fail
 from training.device import set_up_process
 from training.nets.encoder import Embeddings, Encoder
-
-log = logging.getLogger("hebbsearch")
 
 SHARE = 10  # one of so many labels that came since the build is held out
 ENOUGH = 50  # held-out images below which two artifacts are not compared
@@ -79,6 +77,35 @@ class Relearned:
     after: Quality | None
 
 
+@dataclass(frozen=True)
+class Division:
+    """The images of an index by what they are used for, as masks (n,) of its table."""
+
+    table: CodeTable
+    held: NDArray[np.bool_]  # asked with
+    copies: NDArray[np.bool_]  # of what is held out, byte for byte: neither learned from nor ranked
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, held: NDArray[np.int64]) -> Self:
+        """Of what a catalogue holds, with the ids of what is held out."""
+        table = catalogue.codes()
+        return cls(table, np.isin(table.ids, held), np.isin(table.ids, catalogue.copies_of_queries()))
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Learned from, with a label or without."""
+        return ~self.held & ~self.copies
+
+    @property
+    def labelled(self) -> CodeTable:
+        """What is seen and has a label: it teaches, and is ranked."""
+        return self.table.rows(self.seen & (self.table.labels != UNLABELLED))
+
+    def recoded(self, codes: Codes) -> Self:
+        """The same with other codes."""
+        return replace(self, table=replace(self.table, codes=codes))
+
+
 def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0) -> Relearned:
     """The artifact in `path` with the labels of a file too, learned from again, in the new folder `target`.
 
@@ -89,44 +116,36 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0) -> 
         raise ArtifactError(f"{target}: exists already; choose another folder")
     source = open_artifact(path)
     encoder = load(source)
-    given = None if labels is None else given_labels(labels)
+    given = [] if labels is None else given_labels(labels)
     with staging(target) as folder:
         copy_artifact(path, folder)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
-            changed, strays = give(catalogue, given or [])
-            held = hold_out(catalogue)
-            table = catalogue.codes()
-            ids, vectors = catalogue.embeddings()
-            if len(ids) < len(table.ids):
-                missing = np.setdiff1d(table.ids, ids)
-                raise ArtifactError(
-                    f"{path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
-                )
-            copies = catalogue.copies_of_queries()
-            learned = learn(table, vectors, held, copies, len(catalogue.classes), encoder.bits, seed)
+            changed, strays = give(catalogue, given)
+            before = Division.of(catalogue, hold_out(catalogue))
+            vectors = all_embeddings(catalogue, path)
+            learned = learn(before, vectors, len(catalogue.classes), encoder.bits, seed)
             new = with_head(encoder, learned)
-            codes = coded(new, vectors)
             new.save(folder / ENCODER)
-            identity = encoder_id(folder / ENCODER)
-            before = quality(table, held, copies)
-            after = replace(table, codes=codes)
-            queries = recode(catalogue, folder, source, new, identity, after)
-            calibration = calibrated(catalogue, new, learned, vectors[np.isin(table.ids, held)], table, held)
-            catalogue.predict(predictions(Predicted.of(new, vectors, table, calibration)))
+            after = before.recoded(coded(new, vectors))
+            queries = recode(catalogue, folder, source.queries(), new, after.table)
+            metrics: dict[str, Any] = {"seconds": learned.seconds}
+            if queries is not None:
+                metrics |= measured(queries, after)
+                if learned.head.classes:
+                    metrics["top1"] = top1(catalogue, new)
+            calibration = predict(catalogue, new, after.table, vectors, after.held, learned.calibration)
             classes = catalogue.classes
-        metrics = measured(after, queries, np.union1d(held, copies))
         made = publish(folder, target, replace(
             source.manifest,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            encoder_id=identity,
+            encoder_id=encoder_id(folder / ENCODER),
             classes=classes,
-            data=source.manifest.data | counts(table, held, copies) | {"codes": learned.method},
-            metrics=metrics | {"seconds": learned.seconds, "calibration": asdict(calibration)},
+            data=source.manifest.data | counts(after) | {"codes": learned.method},
+            metrics=metrics | {"calibration": asdict(calibration)},
         ))  # fmt: skip
     return Relearned(
-        made, changed, strays, int((learnable(table, held, copies) != UNLABELLED).sum()), len(held),
-        before, quality(after, held, copies),
-    )  # fmt: skip
+        made, changed, strays, len(after.labelled.ids), int(after.held.sum()), quality(before), quality(after)
+    )
 
 
 def load(source: Artifact) -> Encoder:
@@ -144,25 +163,16 @@ def load(source: Artifact) -> Encoder:
 
 def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str]]:
     """Write the labels into the catalogue; how many changed, and which paths name no image of it."""
-    items = {item.id: item for item in every_item(catalogue)}
+    items = {item.id: item for item in catalogue.every_item()}
     found, strays = match(given, items.values())
-    queries = [id_ for id_ in found if items[id_].split == "query"]
-    labels = {id_: each for id_, each in found.items() if items[id_].label != each.label}
-    for id_ in queries:  # held out when the index was built, and to stay as they are
-        labels.pop(id_, None)
-    catalogue.label_all(
-        {id_: each.label for id_, each in labels.items()}, {id_: each.source for id_, each in labels.items()}
-    )
-    return len(labels), strays
-
-
-def every_item(catalogue: Catalogue) -> Iterator[Item]:
-    """Of both splits."""
-    for split in ("database", "query"):
-        after = 0
-        while some := catalogue.page(after=after, count=TOGETHER, split=split):
-            yield from some
-            after = some[-1].id
+    # Those that were held out when the index was built are to stay as they are.
+    new = {
+        id_: each
+        for id_, each in found.items()
+        if items[id_].split == "database" and items[id_].label != each.label
+    }
+    catalogue.label_all({id_: (each.label, each.source) for id_, each in new.items()})
+    return len(new), strays
 
 
 def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
@@ -184,25 +194,20 @@ def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
     return np.array(sorted(id_ for id_, (_, held) in catalogue.sources().items() if held), np.int64)
 
 
-def learnable(table: CodeTable, held: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The labels (n,) to learn from: of nothing that is held out, nor of copies of that."""
-    return np.where(np.isin(table.ids, np.union1d(held, copies)), UNLABELLED, table.labels)
+def all_embeddings(catalogue: Catalogue, path: Path) -> Embeddings:
+    """Those (n, E) of all that can be found. ArtifactError where one is missing."""
+    if len(missing := catalogue.without_embedding()):
+        raise ArtifactError(
+            f"{path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
+        )
+    return catalogue.embeddings()[1]
 
 
-def learn(
-    table: CodeTable,
-    vectors: Embeddings,
-    held: NDArray[np.int64],
-    copies: NDArray[np.int64],
-    classes: int,
-    bits: int,
-    seed: int,
-) -> Learned:
-    """A head from the embeddings of all that is not held out, nor a copy of that, and their labels."""
-    seen = ~np.isin(table.ids, np.union1d(held, copies))
-    labels = table.labels[seen]
+def learn(division: Division, vectors: Embeddings, classes: int, bits: int, seed: int) -> Learned:
+    """A head from the embeddings (n, E) and labels of all that is seen."""
+    labels = division.table.labels[division.seen]
     known = classes if (labels != UNLABELLED).any() else 0
-    return learn_codes(vectors[seen].astype(np.float32), labels, known, bits=bits, seed=seed)
+    return learn_codes(vectors[division.seen].astype(np.float32), labels, known, bits=bits, seed=seed)
 
 
 def with_head(encoder: Encoder, learned: Learned) -> Encoder:
@@ -221,84 +226,46 @@ def coded(encoder: Encoder, vectors: Embeddings) -> Codes:
 
 
 def recode(
-    catalogue: Catalogue, folder: Path, source: Artifact, encoder: Encoder, identity: str, table: CodeTable
+    catalogue: Catalogue, folder: Path, queries: Queries | None, encoder: Encoder, table: CodeTable
 ) -> Queries | None:
     """Write the codes of all images; returns the build's held-out queries with theirs."""
-    queries, made = source.queries(), None
-    encoded = [(int(id_), code, None) for id_, code in zip(table.ids, table.codes, strict=True)]
+    codes = list(zip(table.ids.tolist(), table.codes, repeat(None)))
+    made = None
     if queries is not None:
         ids, vectors = catalogue.embeddings("query")
-        at = {int(id_): row for row, id_ in enumerate(ids)}
-        codes = coded(encoder, vectors)[[at[int(id_)] for id_ in queries.ids]]
-        made = Queries(codes, queries.labels, queries.ids)
+        made = replace(queries, codes=coded(encoder, vectors)[np.searchsorted(ids, queries.ids)])
         save_queries(folder / QUERIES, made)
-        encoded += [(int(id_), code, None) for id_, code in zip(made.ids, made.codes, strict=True)]
-    catalogue.recode(identity, encoder.bits, encoded, same_embeddings=True)
+        codes += zip(made.ids.tolist(), made.codes, repeat(None))
+    catalogue.recode(encoder_id(folder / ENCODER), encoder.bits, codes, same_embeddings=True)
     return made
 
 
-def calibrated(
-    catalogue: Catalogue,
-    encoder: Encoder,
-    learned: Learned,
-    vectors: Embeddings,
-    table: CodeTable,
-    held: NDArray[np.int64],
-) -> Calibration:
-    """How sure predictions are: by all that is held out, with embeddings (h, E) of what came since the build,
-    or, where that is too little, by the labels that were learned from."""
-    if not encoder.description.classes:
-        return learned.calibration
-    ids, asked = catalogue.embeddings("query")
-    known = catalogue.held_out()
-    labels = [known[int(id_)] for id_ in ids] + table.labels[np.isin(table.ids, held)].tolist()
-    together = np.concatenate([asked, vectors]) if len(ids) else vectors
-    if not len(together):
-        return learned.calibration
-    found = of_queries(encoder.posterior(together), np.array(labels, np.int64))
-    return learned.calibration if found.kind == "none" else found
-
-
-def quality(table: CodeTable, held: NDArray[np.int64], copies: NDArray[np.int64]) -> Quality | None:
+def quality(division: Division) -> Quality | None:
     """How well the held-out images find images of their labels; None where they are too few to judge."""
-    asked = np.isin(table.ids, held)
-    ranked = ~asked & ~np.isin(table.ids, copies) & (table.labels != UNLABELLED)
-    if asked.sum() < ENOUGH or not ranked.any():
+    queries, ranked = division.table.rows(division.held), division.labelled
+    if len(queries.ids) < ENOUGH or not np.isin(queries.labels, ranked.labels).any():
         return None
-    queries, database = table.rows(asked), table.rows(ranked)
-    return Quality(len(queries.ids), *_scores(queries.codes, queries.labels, database))
+    shown = (queries.codes, queries.labels, ranked.codes, ranked.labels)
+    # The nearest image, in expectation among equally near ones, has the query's label.
+    return Quality(len(queries.ids), mean_average_precision(*shown), mean_average_precision(*shown, k=1))
 
 
-def _scores(codes: Codes, labels: NDArray[np.int64], database: CodeTable) -> tuple[float, float]:
-    """mAP, and how often the nearest image, in expectation among equally near ones, has the query's label."""
-    shown = (codes, labels, database.codes, database.labels)
-    return mean_average_precision(*shown), mean_average_precision(*shown, k=1)
+def measured(queries: Queries, division: Division) -> dict[str, float]:
+    """What the build's held-out queries say of the codes."""
+    known, ranked = queries.labels != UNLABELLED, division.labelled
+    return headline(queries.codes[known], queries.labels[known], ranked.codes, ranked.labels)
 
 
-def measured(table: CodeTable, queries: Queries | None, unranked: NDArray[np.int64]) -> dict[str, Any]:
-    """What the build's held-out queries say, as `hebbsearch build` writes it; nothing without them."""
-    if queries is None:
-        return {}
-    database = table.rows(~np.isin(table.ids, unranked) & (table.labels != UNLABELLED))
-    shown = (queries.codes, queries.labels, database.codes, database.labels)
-    return {
-        "map": mean_average_precision(*shown),
-        "map_at_100": mean_average_precision(*shown, k=100),
-        "map_at_100_retrieved": mean_average_precision(*shown, k=100, denominator="retrieved"),
-        "top1": mean_average_precision(*shown, k=1),
-    }
-
-
-def counts(table: CodeTable, held: NDArray[np.int64], copies: NDArray[np.int64]) -> dict[str, Any]:
+def counts(division: Division) -> dict[str, Any]:
     """What the manifest says of the images and labels."""
-    labelled = int((table.labels != UNLABELLED).sum())
+    labelled = int((division.table.labels != UNLABELLED).sum())
     return {
-        "database": len(table.ids),
+        "database": len(division.table.ids),
         "labelled": labelled,
-        "unlabelled": len(table.ids) - labelled,
-        "training_labels": int((learnable(table, held, copies) != UNLABELLED).sum()),
+        "unlabelled": len(division.table.ids) - labelled,
+        "training_labels": len(division.labelled.ids),
         "validation_labels": 0,
-        "held_out": len(held),
+        "held_out": int(division.held.sum()),
     }
 
 

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from index.items import UNLABELLED
 from training import protocol
-from training.coding.learning import HIDDEN, SIZE, Learned, learn_encoder
+from training.coding.learning import HIDDEN, SIZE, Batches, Learned, learn_encoder
 from training.config import ABOUT, Config
-from training.data import DataError, Positions, changes
+from training.data import DataError, ImageSet, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.learning.by_rule import LEARNERS, Learner
@@ -92,16 +93,8 @@ class Model(nn.Module):
     def encoder(self, config: Config) -> Encoder:
         """What encodes images as this does. Raises FloatingPointError for what is not finite."""
         features, head = self.encoding()
-        description = Description(
-            backbone=config.backbone,
-            image_size=config.image_size,
-            whiten=config.whiten,
-            bits=config.bits,
-            classes=0 if head.classifier is None else head.classifier.out_features,
-            norm_rescale=config.norm_rescale,
-            reading=Reading(grey_bits=config.grey_bits),
-        )
-        encoder = self.filled(Encoder(description), features)
+        classes = 0 if head.classifier is None else head.classifier.out_features
+        encoder = self.filled(Encoder(described(config, classes)), features)
         encoder.head.load_state_dict(head.state_dict())
         check_finite(encoder, config)
         return encoder.eval()
@@ -116,19 +109,24 @@ class Model(nn.Module):
         """An encoder with the features that were learned, whose embedding and head are yet to learn from
         `count` images."""
         length = min(SIZE, feature_count(config.backbone, config.image_size), count - 1)
-        made = Description(
-            backbone=config.backbone,
-            image_size=config.image_size,
-            whiten=config.whiten,
-            bits=config.bits,
-            classes=classes,
-            norm_rescale=config.norm_rescale,
-            reading=Reading(grey_bits=config.grey_bits),
-            coding=Coding(length, HIDDEN),
-        )
+        made = described(config, classes, Coding(length, HIDDEN))
         encoder = self.filled(Encoder(made), self.network.features)
         check_finite(encoder, config)
         return encoder.to(next(self.parameters()).device).eval()
+
+
+def described(config: Config, classes: int, coding: Coding | None = None) -> Description:
+    """The encoder that a run makes."""
+    return Description(
+        backbone=config.backbone,
+        image_size=config.image_size,
+        whiten=config.whiten,
+        bits=config.bits,
+        classes=classes,
+        norm_rescale=config.norm_rescale,
+        reading=Reading(grey_bits=config.grey_bits),
+        coding=coding,
+    )
 
 
 def check_finite(encoder: Encoder, config: Config) -> None:
@@ -526,23 +524,33 @@ def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> N
 def learn_codes(run: Run) -> str:
     """An embedding of the images that are learned from, and a head that says what their neighbours and
     labels taught; returns the codes' method."""
-    images, split = run.images, run.split
-    own = images.validation_share is None  # of a user's own images every label that was given counts
-    given = np.concatenate([split.training, split.validation]) if own else split.training
-    labels = np.full(len(images), UNLABELLED)
-    labels[given] = images.labels[given]
-    encoder = run.model.embedder(run.config, len(run.classes), len(split.pretraining))
-
-    def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
-        groups = each_batch(what, positions, 256, run.home)
-        return (x for _, x in stream(run.pixels, groups, run.device))
-
-    seen = split.pretraining
+    seen, config = run.split.pretraining, run.config
+    labels = labels_given(run.images, run.split)[seen]
+    encoder = run.model.embedder(config, len(run.classes), len(seen))
     learned = learn_encoder(
-        encoder, pixels, seen, labels[seen], power=run.config.component_power, seed=run.config.seed
+        encoder, pixels_of(run), seen, labels, power=config.component_power, seed=config.seed
     )
     run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
     return learned.method
+
+
+def labels_given(images: ImageSet, split: protocol.Split) -> NDArray[np.int64]:
+    """The labels (n,) of a set's images that are learned from, UNLABELLED for the rest: of a user's own
+    images every label that was given, those that the paper's recipe validates on too."""
+    own = images.validation_share is None
+    given = np.concatenate([split.training, split.validation]) if own else split.training
+    labels = np.full(len(images), UNLABELLED)
+    labels[given] = images.labels[given]
+    return labels
+
+
+def pixels_of(run: Run) -> Batches:
+    """The run's images, on its device."""
+
+    def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
+        return (x for _, x in stream(run.pixels, each_batch(what, positions, 256, run.home), run.device))
+
+    return pixels
 
 
 def take_pretrained(model: Model, config: Config) -> Origin:

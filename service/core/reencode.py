@@ -53,7 +53,7 @@ def reencode(
     other = open_artifact(encoder_of)
     encoder = load_encoder(other)
     with closing(Searcher.open(path, max_pixels=MAX_PIXELS)) as source:
-        items = list(_items(source.catalogue))
+        items = list(source.catalogue.every_item())
         _refuse_lost(source, items)
         with staging(target) as folder:
             copy_artifact(path, folder)
@@ -65,14 +65,6 @@ def reencode(
                 save_queries(folder / QUERIES, Queries(made, queries.labels, queries.ids))
             shutil.copyfile(other.encoder_path, folder / ENCODER)
             return publish(folder, target, _manifest(source, other, items))
-
-
-def _items(catalogue: Catalogue) -> Iterator[Item]:
-    for split in ("database", "query"):
-        after = 0
-        while some := catalogue.page(after=after, count=1000, split=split):
-            yield from some
-            after = some[-1].id
 
 
 def _refuse_lost(source: Searcher, items: Iterable[Item]) -> None:

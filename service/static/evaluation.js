@@ -30,11 +30,11 @@ const showQueries = panel(
 
 /** Show what was measured, and ask anew: the service measures only what has changed. */
 export async function open() {
-  const { error } = await measure();
+  const { answer, error } = await measure();
   if (error !== null) return; // it is said once
-  // A newer question may have taken over, so that nothing is known of what there is to measure.
   const measurable = (path) => async (get) => {
-    refuseUnmeasurable(await get("stats"));
+    // Where a newer question took over, nothing is known yet of what there is to measure.
+    if (answer === null) refuseUnmeasurable(await get("stats"));
     return get(path);
   };
   showCurve(measurable("eval/curve"));

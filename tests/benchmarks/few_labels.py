@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from index.codes import Codes, pack
 from index.evaluation import mean_average_precision
@@ -27,10 +26,8 @@ from training.coding.confidence import of_queries
 from training.coding.learning import learn_codes, learn_embedding
 from training.coding.quantisation import iterative_quantisation
 from training.config import configure, parse_setting
-from training.data import Positions
 from training.device import describe, set_up_process
-from training.pixels import each_batch, stream
-from training.run import Run
+from training.run import Run, labels_given, pixels_of
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNSEEN = 5  # one of so many classes is left without labels
@@ -78,10 +75,7 @@ def embedded(run: Run) -> Embedded:
     run.learn_features()
     seen, queries = run.split.pretraining, run.split.queries
     encoder = run.model.embedder(run.config, 0, len(seen))
-
-    def pixels(what: str, positions: Positions) -> Iterator[Tensor]:
-        return (x for _, x in stream(run.pixels, each_batch(what, positions, 256, run.home), run.device))
-
+    pixels = pixels_of(run)
     vectors = learn_embedding(encoder, pixels, seen, run.config.component_power, run.config.seed, {})
     seconds = time.monotonic() - start
     asked = np.concatenate([encoder.embed(batch) for batch in pixels("queries", queries)])
@@ -115,11 +109,7 @@ def rows(given: Embedded, regime: str, commit: str) -> Iterator[Row]:
         yield Row(**about, labels=0, step="final", **scores, **NOT_MEASURED, seconds=total)
         return
     share = protocol.split(run.images, float(regime[:-1]) / 100, config.seed)
-    positions = np.concatenate([share.training, share.validation])
-    if run.images.validation_share is not None:
-        positions = share.training
-    chosen = np.isin(run.split.pretraining, positions)
-    labels[chosen] = given.known[chosen]
+    labels = labels_given(run.images, share)[run.split.pretraining]
     classes = len(run.images.classes)
     scores, seconds, ece = learned(given, labels, classes)
     hidden = np.random.default_rng(config.seed).permutation(classes)[: max(1, classes // UNSEEN)]
@@ -127,7 +117,7 @@ def rows(given: Embedded, regime: str, commit: str) -> Iterator[Row]:
     without, _, _ = learned(given, np.where(np.isin(labels, hidden), UNLABELLED, labels), classes, unseen)
     yield Row(
         **about,
-        labels=int(chosen.sum()),
+        labels=int((labels != UNLABELLED).sum()),
         step="final",
         **scores,
         map_unseen=without["map"],

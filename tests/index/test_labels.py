@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from index.labels import label_of, read_labels
+from index.labels import given_labels, label_of, read_labels
 from index.walking import DataError
 from tests.labels import REFUSED, TAKEN
 
@@ -164,3 +164,10 @@ def test_a_file_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
 )
 def test_a_label_is_a_text_without_the_spaces_around_it(cell: str, label: str) -> None:
     assert label_of(cell) == label
+
+
+def test_a_column_that_is_not_asked_for_may_be_there_twice(tmp_path: Path) -> None:
+    content = "path,label,folder,folder,source\nx.png,owl,a,b,guess\ny.png,eel,a,b,\n"
+    assert read(tmp_path, content) == BOTH
+    with pytest.raises(DataError, match="has 'folder' more than once"):
+        given_labels(tmp_path / "labels.csv")

@@ -126,7 +126,7 @@ def test_labels_have_a_source(embedded: Path) -> None:
         assert catalogue.get(1).source == "given"
         assert catalogue.get(7).source is None  # it has no label
         catalogue.change(7, label="cat", source="accepted")
-        catalogue.label_all({8: "dog", 9: "fox"}, {9: "group"})
+        catalogue.label_all({8: ("dog", "given"), 9: ("fox", "group")})
         assert [catalogue.get(n).source for n in (7, 8, 9)] == ["accepted", "given", "group"]
         assert catalogue.get(9).label == "fox"
         catalogue.change(7, label=-1)
@@ -141,9 +141,9 @@ def test_many_labels_are_given_all_or_none(embedded: Path) -> None:
     with Catalogue.open(embedded) as catalogue:
         before, revision = catalogue.get(8).label, catalogue.revision
         with pytest.raises(KeyError):
-            catalogue.label_all({8: "fox", 99: "fox"})
+            catalogue.label_all(dict.fromkeys((8, 99), ("fox", "given")))
         assert catalogue.get(8).label == before
-        catalogue.label_all({8: "fox", 10: "fox"})
+        catalogue.label_all(dict.fromkeys((8, 10), ("fox", "given")))
         assert catalogue.revision == revision + 1
         assert catalogue.changes(revision).table.ids.tolist() == [8, 10]
 

@@ -8,9 +8,7 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
-from service.app import create_app
-from service.settings import Settings
-from tests.samples import build_pair, serve_here
+from tests.samples import build_pair, served
 
 
 @pytest.fixture
@@ -27,10 +25,7 @@ def mine(artifact: Artifact, tmp_path: Path) -> Path:
 @pytest.fixture
 def http(mine: Path) -> Iterator[httpx.Client]:
     """A service over a collection of the test alone."""
-    with (
-        serve_here(create_app(Settings(artifact=mine))) as address,
-        httpx.Client(base_url=address, timeout=60) as client,
-    ):
+    with served(mine) as client:
         yield client
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -273,7 +274,8 @@ def test_held_out_images_are_those_that_came_since_the_build(images: Path, tmp_p
     here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
     with Catalogue.open(tmp_path / "built" / CATALOGUE) as catalogue:
         assert len(hold_out(catalogue)) == 0
-        catalogue.label_all({item.id: "late" for item in catalogue.page(count=1000) if item.label is None})
+        unlabelled = [item.id for item in catalogue.page(count=1000) if item.label is None]
+        catalogue.label_all(dict.fromkeys(unlabelled, ("late", "given")))
         held = hold_out(catalogue)
         late = [item for item in catalogue.page(count=1000) if item.label == "late"]
     assert set(held.tolist()) == {item.id for item in late if int(item.sha256[:8], 16) % SHARE == 0}
@@ -465,3 +467,24 @@ def fits(path: Path) -> None:
     assert np.array_equal(ids, table.ids)
     assert np.array_equal(encoder.code(vectors), table.codes)
     assert list(faults(path)) == [] or path.name == "new"  # the original of one image was taken away there
+
+
+def test_where_no_query_finds_its_label_any_more_nothing_is_measured(
+    images: Path, tmp_path: Path, here, label
+) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(120)])
+    here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
+    other = ["path,label", *(f"{n:03d}.png,other" for n in range(240))]
+    (tmp_path / "other.csv").write_text("\n".join(other))
+    label(tmp_path / "built", tmp_path / "other.csv", "--out", tmp_path / "new")
+    made = open_artifact(tmp_path / "new")
+    assert "map" not in made.manifest.metrics
+    assert made.manifest.metrics["top1"] == 0
+
+
+def test_an_image_without_an_embedding_is_named(built: Path, tmp_path: Path, label) -> None:
+    with sqlite3.connect(built / CATALOGUE) as connection:
+        connection.execute("DELETE FROM embeddings WHERE item_id = 7")
+    said = label(built, "--out", tmp_path / "new", code=2)
+    assert "1 images have no embedding (such as 7); send them again" in said
+    assert not (tmp_path / "new").exists()

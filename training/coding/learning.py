@@ -21,7 +21,7 @@ from index.items import UNLABELLED
 from training.coding.confidence import FEWEST, Calibration, of_labels
 from training.coding.embedding import components, embedding
 from training.coding.graph import Vectors, affinity, neighbours
-from training.coding.posterior import logistic, loss, without_each
+from training.coding.posterior import best_decay, logistic, loss, without_each
 from training.coding.propagation import smoothed
 from training.coding.quantisation import iterative_quantisation
 from training.data import Positions
@@ -141,10 +141,13 @@ def taught(
     """Posteriors (n, classes) of all images, and how sure they are: what the labels say by the embeddings,
     which is best of many labels, by the places, which is best of few, or both, as labels that were not
     learned from have it."""
-    said, y = without_each(spaces, labels, classes, seed)
+    decays = [best_decay(x, labels, classes, seed) for x in spaces]
+    said, y = without_each(spaces, labels, classes, decays, seed)
     mixed = {share: share * said[1] + (1 - share) * said[0] for share in SHARES}
     share = min(SHARES, key=lambda share: loss(mixed[share], y)) if len(y) >= FEWEST else 1.0
-    by_vector, by_place = (logistic(x, labels, classes, seed)(x) for x in spaces)
+    by_vector, by_place = (
+        logistic(x, labels, classes, decay)(x) for x, decay in zip(spaces, decays, strict=True)
+    )
     posteriors = (share * by_place + (1 - share) * by_vector).astype(np.float32)
     log.info("labels are propagated %.0f %% by smoothed embeddings", 100 * share)
     given = np.flatnonzero(labels != UNLABELLED)

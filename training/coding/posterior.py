@@ -38,19 +38,19 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return powers / powers.sum(1, keepdims=True)
 
 
-def logistic(vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, seed: int) -> Logistic:
+def logistic(vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, decay: float) -> Logistic:
     """Learned from the labelled of the unit vectors (n, E). A class without labels has probability 0; of one
     class alone every image is."""
     given = np.flatnonzero(labels != UNLABELLED)
-    x, y = vectors[given], labels[given]
-    return _fit(x, y, classes, best_decay(x, y, classes, seed))
+    return _fit(vectors[given], labels[given], classes, decay)
 
 
-def best_decay(x: NDArray[np.float32], y: NDArray[np.int64], classes: int, seed: int) -> float:
-    """Which of DECAYS gives held-out labels the highest likelihood; the middle one for too few of them."""
-    rng = np.random.default_rng(seed)
-    sample = rng.permutation(len(y))[:TO_CHOOSE]
-    x, y = x[sample], y[sample]
+def best_decay(vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, seed: int) -> float:
+    """Which of DECAYS gives held-out labels of the unit vectors (n, E) the highest likelihood; the middle one
+    for too few of them."""
+    given = np.flatnonzero(labels != UNLABELLED)
+    sample = given[np.random.default_rng(seed).permutation(len(given))[:TO_CHOOSE]]
+    x, y = vectors[sample], labels[sample]
     folds = fold_of(y, seed)
     if folds is None:
         return DECAYS[len(DECAYS) // 2]
@@ -85,17 +85,24 @@ def crossed(
 
 
 def without_each(
-    spaces: Sequence[NDArray[np.float32]], labels: NDArray[np.int64], classes: int, seed: int
+    spaces: Sequence[NDArray[np.float32]],
+    labels: NDArray[np.int64],
+    classes: int,
+    decays: Sequence[float],
+    seed: int,
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """What regression in each of the `spaces` (n, E) says of labels (m,) that it did not learn from:
-    posteriors (m, classes) for each space. Of at most TO_CHOOSE labels, none where none can be held out."""
+    """What regression in each of the `spaces` (n, E), with the decay of each, says of labels (m,) that it did
+    not learn from: posteriors (m, classes) for each space.
+
+    Of at most TO_CHOOSE labels; none where nothing can be held out.
+    """
     given = np.flatnonzero(labels != UNLABELLED)
     given = np.sort(np.random.default_rng(seed).permutation(given)[:TO_CHOOSE])
     folds = fold_of(labels[given], seed)
     if folds is None:
         return [np.empty((0, classes), np.float32) for _ in spaces], np.empty(0, np.int64)
     y, held = labels[given], folds >= 0
-    said = [crossed(x[given], y, classes, best_decay(x[given], y, classes, seed), folds) for x in spaces]
+    said = [crossed(x[given], y, classes, decay, folds) for x, decay in zip(spaces, decays, strict=True)]
     return [each[held] for each in said], y[held]
 
 

@@ -1,40 +1,71 @@
 """Predicted labels of images that have none, and how sure they are."""
 
-from collections.abc import Iterator
-from typing import NamedTuple, Self
-
 import numpy as np
 from numpy.typing import NDArray
 
 from index.calibration import tempered
+from index.catalogue import Catalogue
 from index.items import UNLABELLED, CodeTable
-from training.coding.confidence import Calibration
+from training.coding.confidence import Calibration, of_queries
 from training.nets.encoder import Embeddings, Encoder
 
 TOGETHER = 4096  # images predicted at a time
 
 
-class Predicted(NamedTuple):
-    """The likeliest label of images, and its calibrated probability."""
+def predict(
+    catalogue: Catalogue,
+    encoder: Encoder,
+    table: CodeTable,
+    vectors: Embeddings,
+    held: NDArray[np.bool_],
+    otherwise: Calibration,
+) -> Calibration:
+    """Write the predicted labels of all images that have none into the catalogue, and say how sure they are.
 
-    ids: NDArray[np.int64]  # (n,)
-    labels: NDArray[np.int64]  # (n,)
-    confidences: NDArray[np.float64]  # (n,)
+    The held-out queries tell that, those of the build and those `held` (n,) of the images; where they are too
+    few, what is known `otherwise`. `vectors` are the embeddings (n, E) of the images of `table`.
+    """
+    calibration = otherwise
+    if encoder.description.classes:
+        queries, asked = asked_with(catalogue)
+        together = np.concatenate([asked, vectors[held]]) if len(asked) else vectors[held]
+        if len(together):
+            labels = np.concatenate([queries, table.labels[held]])
+            found = of_queries(encoder.posterior(together), labels)
+            calibration = otherwise if found.kind == "none" else found
+    shown = encoder.description.classes > 0 and calibration.kind != "none"
+    rows = np.flatnonzero((table.labels == UNLABELLED) & shown)
+    catalogue.predict(
+        (id_, label, confidence)
+        for start in range(0, len(rows), TOGETHER)
+        for id_, label, confidence in _likeliest(
+            encoder, table.ids, vectors, rows[start : start + TOGETHER], calibration.temperature
+        )
+    )
+    return calibration
 
-    @classmethod
-    def of(cls, encoder: Encoder, vectors: Embeddings, table: CodeTable, calibration: Calibration) -> Self:
-        """Of those of the images, with embeddings (n, E), that have no label; of none where there were too
-        few labels to tell how sure a prediction is."""
-        nothing = calibration.kind == "none" or not encoder.description.classes
-        rows = np.flatnonzero(table.labels == UNLABELLED)[: 0 if nothing else None]
-        labels, confidences = np.zeros(len(rows), np.int64), np.zeros(len(rows))
-        for start in range(0, len(rows), TOGETHER):
-            part = slice(start, start + TOGETHER)
-            posteriors = tempered(encoder.posterior(vectors[rows[part]]), calibration.temperature)
-            labels[part], confidences[part] = posteriors.argmax(1), posteriors.max(1)
-        return cls(table.ids[rows], labels, confidences)
+
+def _likeliest(
+    encoder: Encoder,
+    ids: NDArray[np.int64],
+    vectors: Embeddings,
+    rows: NDArray[np.int64],
+    temperature: float,
+) -> list[tuple[int, int, float]]:
+    """Of some rows the ids, their likeliest label, and its calibrated probability."""
+    posteriors = tempered(encoder.posterior(vectors[rows]), temperature)
+    found = (ids[rows], posteriors.argmax(1), posteriors.max(1))
+    return list(zip(*(each.tolist() for each in found), strict=True))
 
 
-def predictions(predicted: Predicted) -> Iterator[tuple[int, int, float]]:
-    """As `Catalogue.predict` takes them."""
-    return zip(*(each.tolist() for each in predicted), strict=True)
+def asked_with(catalogue: Catalogue) -> tuple[NDArray[np.int64], Embeddings]:
+    """Labels (q,) and embeddings (q, E) of the build's held-out queries."""
+    ids, vectors = catalogue.embeddings("query")
+    known = catalogue.held_out()
+    return np.array([known[id_] for id_ in ids.tolist()], np.int64), vectors
+
+
+def top1(catalogue: Catalogue, encoder: Encoder) -> float:
+    """How many of the build's held-out queries get their own class as the likeliest one."""
+    labels, vectors = asked_with(catalogue)
+    return float((encoder.posterior(vectors).argmax(1) == labels).mean())

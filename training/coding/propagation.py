@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from index.items import UNLABELLED
 
-COLUMNS = (
-    64  # solved together: of that width products with a sparse matrix are fastest, and memory is bounded
-)
+# Solved together: of that width products with a sparse matrix are fastest, and memory is bounded.
+COLUMNS = 64
 TOLERANCE = 1e-4
 
 
@@ -77,6 +76,5 @@ def propagated(
     # What the iteration leaves of nothing is no news.
     arrived[arrived < TOLERANCE * (1 - alpha) / max(counts.max(initial=1), 1) / len(labels)] = 0
     total = arrived.sum(1, keepdims=True)
-    return np.where(total > 0, arrived / np.where(total > 0, total, 1), 1 / max(classes, 1)).astype(
-        np.float32
-    )
+    reached = total > 0
+    return np.where(reached, arrived / np.where(reached, total, 1), np.float32(1 / max(classes, 1)))

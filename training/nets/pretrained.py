@@ -112,10 +112,10 @@ def _takes_any_size(name: str) -> bool:
 
 def network(backbone: str) -> nn.Module:
     """Normalised images (B, 3, S, S) -> pooled features (B, F), with random weights."""
-    known, name = about(backbone), backbone.removeprefix(PREFIX)
+    about(backbone)  # refuses what timm does not know
+    name = backbone.removeprefix(PREFIX)
     sizes = {"dynamic_img_size": True} if _takes_any_size(name) else {}
     made: nn.Module = _timm().create_model(name, pretrained=False, num_classes=0, **sizes)
-    assert known.image_size
     return made.eval()
 
 

@@ -33,7 +33,9 @@ from tests.remote_engine import RemoteEngine
 from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, draw_artifact
 from tests.service.hostile import noise, saved
 from tests.training.nets.profiles import rgb_profile
+from training.nets.encoder import Encoder
 from training.nets.images import AS_SHOWN, BEFORE, Reading, TooManyPixels
+from training.nets.pretrained import MissingPackage
 
 LIMIT = 1_000_000
 
@@ -437,3 +439,17 @@ def test_images_are_read_by_the_rule_of_the_artifact(tmp_path: Path, reading: Re
     assert np.array_equal(pixels, np.asarray(picture)) == (reading == BEFORE)
     white = {AS_SHOWN: 65535, BEFORE: 1023, Reading(grey_bits=12): 4095}[reading]
     np.testing.assert_allclose(grey, values * (255 / white), atol=1)
+
+
+def test_an_encoder_whose_package_is_missing_says_how_it_is_installed(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: Path) -> Encoder:
+        raise MissingPackage("timm is needed and not here; pip install 'hebbsearch[pretrained]'")
+
+    monkeypatch.setattr(Encoder, "load", missing)
+    with pytest.raises(ArtifactError) as caught:
+        Searcher.open(own.path, max_pixels=10**6)
+    assert str(caught.value) == (
+        f"{own.path}/encoder.safetensors: timm is needed and not here; pip install 'hebbsearch[pretrained]'"
+    )

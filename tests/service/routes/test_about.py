@@ -17,7 +17,7 @@ from index.evaluation import average_precision
 from service.app import create_app
 from service.routes import about
 from service.settings import Settings
-from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here
+from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here, served
 
 ITEMS = len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
 HELD_OUT = len(CLASSES) * QUERIES_PER_CLASS
@@ -32,10 +32,7 @@ def http(server: str) -> Iterator[httpx.Client]:
 @pytest.fixture
 def changing(own: Artifact) -> Iterator[httpx.Client]:
     """A service of the test's own, which may be changed."""
-    with (
-        serve_here(create_app(Settings(artifact=own.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(own.path) as client:
         yield client
 
 

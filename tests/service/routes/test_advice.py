@@ -8,10 +8,8 @@ import pytest
 
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
-from service.app import create_app
 from service.client import Client
-from service.settings import Settings
-from tests.samples import serve_here
+from tests.samples import served
 
 
 def axis(number: int, seed: int) -> np.ndarray:
@@ -39,10 +37,7 @@ def by_hand(own: Artifact) -> Artifact:
 
 @pytest.fixture
 def http(by_hand: Artifact) -> Iterator[httpx.Client]:
-    with (
-        serve_here(create_app(Settings(artifact=by_hand.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(by_hand.path) as client:
         yield client
 
 

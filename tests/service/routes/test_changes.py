@@ -26,7 +26,7 @@ from service.app import create_app
 from service.core.decoding import Decoded, Pool
 from service.settings import Settings
 from tests import forking
-from tests.samples import CLASSES, command, draw, environment, free_port, serve_here, wait_until_ready
+from tests.samples import CLASSES, command, draw, environment, free_port, serve_here, served, wait_until_ready
 
 
 def png(seed: int, label: int = 0) -> bytes:
@@ -38,10 +38,7 @@ def png(seed: int, label: int = 0) -> bytes:
 
 @pytest.fixture
 def http(own: Artifact) -> Iterator[httpx.Client]:
-    with (
-        serve_here(create_app(Settings(artifact=own.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(own.path) as client:
         yield client
 
 

@@ -18,7 +18,7 @@ from service.app import create_app
 from service.routes import about
 from service.settings import Settings
 from service.web.places import EXPORTING
-from tests.samples import serve_here
+from tests.samples import serve_here, served
 from tests.service.routes.test_changes import png
 
 ODD = {"note": "line\u2028one\nline two", "deep": [{"\u00e4": None}]}
@@ -28,10 +28,7 @@ ODD = {"note": "line\u2028one\nline two", "deep": [{"\u00e4": None}]}
 def http(own: Artifact, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """A service with an image of odd metadata and one that was removed, read in several parts."""
     monkeypatch.setattr("index.tables.reading.TOGETHER", 7)
-    with (
-        serve_here(create_app(Settings(artifact=own.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(own.path) as client:
         form = {"label": "new", "metadata": json.dumps(ODD)}
         client.post("/images", files={"image": ("\u00e4.png", png(1))}, data=form).raise_for_status()
         client.delete("/images/2").raise_for_status()

@@ -10,9 +10,7 @@ import pytest
 from index.artifact import CATALOGUE, MANIFEST, QUERIES, Artifact
 from index.catalogue import Catalogue
 from index.evaluation import mean_average_precision
-from service.app import create_app
-from service.settings import Settings
-from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, serve_here
+from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, served
 
 HELD = [2, 5, 23, 41]  # ids of labelled images
 
@@ -21,10 +19,7 @@ HELD = [2, 5, 23, 41]  # ids of labelled images
 def http(own: Artifact) -> Iterator[httpx.Client]:
     with Catalogue.open(own.path / CATALOGUE) as catalogue:
         catalogue.hold_out(HELD)
-    with (
-        serve_here(create_app(Settings(artifact=own.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(own.path) as client:
         yield client
 
 
@@ -70,10 +65,7 @@ def test_an_index_without_queries_of_its_own_can_be_measured(own: Artifact) -> N
     manifest = json.loads((own.path / MANIFEST).read_text())
     del manifest["files"][QUERIES]
     (own.path / MANIFEST).write_text(json.dumps(manifest))
-    with (
-        serve_here(create_app(Settings(artifact=own.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(own.path) as client:
         refused = client.get("/eval/map")
         assert refused.status_code == 409
         assert "hebbsearch label" in refused.json()["detail"]

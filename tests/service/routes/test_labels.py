@@ -2,32 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 
 from index.artifact import Artifact
-from service.app import create_app
-from service.settings import Settings
 from tests.labels import FAMILY, REFUSED, TAKEN, rename_labels
-from tests.samples import CLASSES, serve_here
+from tests.samples import CLASSES, served
 from tests.service.routes.test_changes import answer, png, refusal
-
-
-@contextmanager
-def served(artifact: Artifact) -> Iterator[httpx.Client]:
-    with (
-        serve_here(create_app(Settings(artifact=artifact.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
-        yield client
 
 
 @pytest.fixture
 def http(own: Artifact) -> Iterator[httpx.Client]:
-    with served(own) as client:
+    with served(own.path) as client:
         yield client
 
 
@@ -121,7 +109,7 @@ OLD = ("cafe\u0301 ", "o" * 300, "two\nlines")
 def test_labels_that_an_artifact_has_stay_and_are_found_and_accepted(own: Artifact) -> None:
     assert len(CLASSES) == len(OLD)
     rename_labels(own.path, dict(zip(CLASSES, OLD, strict=True)))
-    with served(own) as http:
+    with served(own.path) as http:
         before = stats(http)
         assert set(before) == set(OLD)
         for old, way in zip(OLD, ("café", "o" * 300 + " ", "\u3000two\nlines"), strict=True):
@@ -138,7 +126,7 @@ def test_labels_that_an_artifact_has_stay_and_are_found_and_accepted(own: Artifa
 @pytest.mark.process
 def test_two_that_differ_only_so_stay_two_until_somebody_merges_them(own: Artifact) -> None:
     rename_labels(own.path, {CLASSES[0]: "caf\u00e9", CLASSES[1]: "cafe\u0301"})
-    with served(own) as http:
+    with served(own.path) as http:
         before = stats(http)
         assert {"caf\u00e9", "cafe\u0301"} <= set(before)
         both = answer(http.get("/images", params={"label": "café", "limit": 1000}))["images"]

@@ -22,7 +22,7 @@ from index.artifact import Artifact
 from service.app import create_app
 from service.settings import Settings
 from tests import forking
-from tests.samples import environment, free_port, serve_here, wait_until_ready
+from tests.samples import environment, free_port, serve_here, served, wait_until_ready
 from training.nets.encoder import Encoder
 
 KEY = "k" * 16
@@ -37,10 +37,7 @@ def png(colour: int) -> bytes:
 
 @pytest.fixture
 def http(own: Artifact) -> Iterator[httpx.Client]:
-    with (
-        serve_here(create_app(Settings(artifact=own.path))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    with served(own.path) as client:
         yield client
 
 

@@ -20,8 +20,9 @@ def blobs(n: int, classes: int, noise: float, seed: int = 0) -> tuple[NDArray[np
 def test_posteriors_are_those_of_sklearn(classes: int) -> None:
     x, y = blobs(300, classes, 1.0)
     labels = np.where(np.arange(300) < 200, y, -1)
-    found = logistic(x, labels, classes, 0)(x)
-    decay = best_decay(x[:200], y[:200], classes, 0)
+    decay = best_decay(x, labels, classes, 0)
+    assert decay == best_decay(x[:200], y[:200], classes, 0)
+    found = logistic(x, labels, classes, decay)(x)
     wanted = LogisticRegression(C=1 / (decay * 200), max_iter=500).fit(x[:200], y[:200]).predict_proba(x)
     assert np.allclose(found, wanted, atol=0.02)
     assert np.allclose(found.sum(1), 1, atol=1e-5)
@@ -31,14 +32,14 @@ def test_posteriors_are_those_of_sklearn(classes: int) -> None:
 def test_a_class_without_labels_is_never_predicted() -> None:
     x, y = blobs(100, 3, 0.5)
     labels = np.where(y == 1, -1, y)
-    found = logistic(x, labels, 3, 0)(x)
+    found = logistic(x, labels, 3, 1e-3)(x)
     assert (found[:, 1] == 0).all()
     assert np.allclose(found.sum(1), 1)
 
 
 def test_of_one_class_every_image_is() -> None:
     x, y = blobs(50, 3, 0.5)
-    found = logistic(x, np.where(y == 2, 2, -1), 3, 0)(x)
+    found = logistic(x, np.where(y == 2, 2, -1), 3, 1e-3)(x)
     assert (found == [0, 0, 1]).all()
 
 
@@ -63,7 +64,7 @@ def test_each_label_is_judged_by_what_was_learned_without_it() -> None:
     folds = fold_of(y, 0)
     assert folds is not None
     held = crossed(x, y, 2, 1e-4, folds)
-    seen = logistic(x, y, 2, 0)(x)
+    seen = logistic(x, y, 2, 1e-4)(x)
     assert (held.argmax(1) == y).mean() < (seen.argmax(1) == y).mean()
     assert (held.argmax(1) == y).mean() < 0.75
 
