@@ -12,11 +12,11 @@ from typing import NoReturn
 from index.artifact import ArtifactError
 from index.names import on_a_line, take_any_letter
 from index.sqlite import CatalogueError
+from training.checkpoint import CheckpointError
 from training.config import ConfigError
 from training.data import DataError
 from training.nets.images import ImageError
 from training.nets.pretrained import MissingPackage, PretrainedError
-from training.run import CheckpointError
 
 
 class OutputError(ValueError):

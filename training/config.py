@@ -85,6 +85,13 @@ class Config:
             "to which the deviations of an embedding's components are divided out", "method", "late", lowest=0
         ),
     ] = 0.5
+    student_epochs: Annotated[
+        int,
+        About(
+            "recipe best: of the network that learns from changed images (0: none)", "table", "late", lowest=0
+        ),
+    ] = 0
+    student_lr: Annotated[float, rate("learning rate of that network", "method", "late")] = 0.1
     weights: Annotated[str, About(None, "method", "early", settled=True)] = "none"
     norm_rescale: Annotated[
         bool, About("the last batch norms keep the channels' relative variance", "method", "early")
@@ -203,18 +210,30 @@ RECIPES = {
 }
 
 
+# What recipe best takes of own images where neither is given.
+BEST = {"backbone": "soft3", "rule": "softhebb"}
+
+
 def configure(chosen: dict[str, Any]) -> Config:
     """The configuration with the values in `chosen` and suitable ones for the rest. Raises ConfigError."""
-    values: dict[str, Any] = {
-        "backbone": "conv6",
-        "rule": "none" if is_pretrained(chosen.get("backbone", "")) else "hpca_fh",
-        "dataset": None if "data" in chosen else "digits",
-        "data": None,
-        "labels": "100%",
-        "seed": 0,
-        "device": "auto",
-        "precision": "auto",
-    } | chosen
+    best = chosen.get("recipe") == "best" and _own_images(chosen)
+    usual = {"backbone": "conv6", "rule": "hpca_fh"}
+    if best and not usual.keys() & chosen.keys():
+        usual = BEST
+    elif is_pretrained(chosen.get("backbone", "")):
+        usual["rule"] = "none"
+    values: dict[str, Any] = (
+        usual
+        | {
+            "dataset": None if "data" in chosen else "digits",
+            "data": None,
+            "labels": "100%",
+            "seed": 0,
+            "device": "auto",
+            "precision": "auto",
+        }
+        | chosen
+    )
     backbone, rule, dataset = values["backbone"], values["rule"], values["dataset"]
     _check_backbone(backbone)
     for name in ("rule", "dataset"):
@@ -239,11 +258,18 @@ def configure(chosen: dict[str, Any]) -> Config:
         defaults |= {"recipe": "best", "weights": PRETRAINED, "component_power": 0.0}
     else:
         defaults |= {"batch_size": BACKBONES[backbone].batch_size}
+        if best:
+            defaults |= {"student_epochs": 10} | ({"epochs": 1} if rule == "softhebb" else {})
         if dataset == "digits":
             defaults |= {"image_size": max(32, smallest_image(backbone))}
     config = Config(**defaults | recipe.rules.get(rule, {}) | values)
     check(config)
     return config
+
+
+def _own_images(chosen: dict[str, Any]) -> bool:
+    """Whether the images are not the digits that come with the program."""
+    return chosen.get("data") is not None or chosen.get("dataset", "digits") != "digits"
 
 
 def earlier(config: Config) -> Config:

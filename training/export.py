@@ -25,7 +25,7 @@ from index.names import shown
 from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
 from training.device import describe
-from training.finetune import accuracy
+from training.learning.finetune import accuracy
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, square_pixels, thumbnail
 from training.pixels import ahead, each_batch, opened

@@ -1,13 +1,11 @@
 """One training run: its data, its model, and the stages one after the other, each of them resumable."""
 
-import hashlib
 import json
 import logging
-import os
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +17,33 @@ from tqdm import tqdm
 
 from index.items import UNLABELLED
 from training import protocol
-from training.coding.learning import HIDDEN, SIZE, Batches, Learned, learn_encoder
-from training.config import ABOUT, Config
+from training.checkpoint import (
+    CHECKPOINT,
+    STAGES,
+    CheckpointError,
+    before,
+    first_changed,
+    rates,
+    read_checkpoint,
+    readable,
+    write_checkpoint,
+)
+from training.coding.learning import (
+    HIDDEN,
+    SIZE,
+    Batches,
+    Learned,
+    learn_embedding,
+    learn_head,
+    propagated,
+    unit,
+)
+from training.config import Config
 from training.data import DataError, ImageSet, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
-from training.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
 from training.learning.by_rule import LEARNERS, Learner
+from training.learning.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
+from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, Student
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Coding, Description, Encoder, Normalise
 from training.nets.head import Head
@@ -37,18 +56,12 @@ log = logging.getLogger("hebbsearch")
 Saved = dict[str, Any] | None  # a checkpoint, if there is one
 Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups of positions -> with values
 
-STAGES = ("pre-training", "fine-tuning", "hashing head")
 REMEMBERED_BYTES = 2 << 30
 SPOILT = ", or, if the fine-tuning has spoilt the features, finetune_lr={:g}"
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
-CHECKPOINT = "checkpoint.pt"
+STUDENT = "conv7"
 IMAGES = "images.json"  # beside the checkpoint: what the run was started with
-END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of what torch writes
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
-
-
-class CheckpointError(ValueError):
-    """An interrupted run cannot go on; the message says why and what to do."""
 
 
 class Model(nn.Module):
@@ -112,6 +125,16 @@ class Model(nn.Module):
         made = described(config, classes, Coding(length, HIDDEN))
         encoder = self.filled(Encoder(made), self.network.features)
         check_finite(encoder, config)
+        return encoder.to(next(self.parameters()).device).eval()
+
+    def student_encoder(self, config: Config, features: nn.Sequential, classes: int, count: int) -> Encoder:
+        """The same with a student's features."""
+        length = min(feature_count(STUDENT, config.image_size), count - 1)
+        made = replace(described(config, classes, Coding(length, HIDDEN)), backbone=STUDENT, whiten=False)
+        encoder = Encoder(made)
+        encoder.normalise.mean.copy_(self.normalise.mean)
+        encoder.normalise.std.copy_(self.normalise.std)
+        encoder.features.load_state_dict(features.state_dict())
         return encoder.to(next(self.parameters()).device).eval()
 
 
@@ -184,9 +207,9 @@ class Run:
         """Run what is not done yet; returns how the codes were learned."""
         saved = self.learn_features(self.restore())
         if self.config.recipe == "best":
-            return learn_codes(self)
+            return learn_by_neighbours(self, saved)
         if not self.classes:
-            return self.hash_without_labels()
+            return hash_without_labels(self)
         if saved is None or saved["stage"] == STAGES[1]:
             self.finetune(saved).finish()
             saved = None
@@ -279,17 +302,6 @@ class Run:
                 self.validation.setdefault(stage, []).append(score)
         return learning
 
-    def hash_without_labels(self) -> str:
-        """A head from the features of (a sample of) the images that were learned from."""
-        self.model.network.eval()
-        rng = np.random.default_rng(self.config.seed)
-        count = min(ITQ_IMAGES, len(self.split.pretraining))
-        sample = np.sort(rng.choice(self.split.pretraining, count, replace=False))
-        features = torch.cat([features for _, features in self.features(self.groups(sample))])
-        head, method = head_without_labels(features.float().cpu().numpy(), self.config.bits, self.config.seed)
-        self.model.head = head.to(self.device)
-        return method
-
     # --- what they are made of ---
 
     def groups(self, positions: Positions) -> Iterator[Tensor]:
@@ -341,7 +353,13 @@ class Run:
         return lambda groups: ((at, known[row_of[at].to(known.device)]) for at in groups)
 
     def epochs(
-        self, stage: str, count: int, positions: Positions, saved: Saved, state: Callable[[], dict[str, Any]]
+        self,
+        stage: str,
+        count: int,
+        positions: Positions,
+        saved: Saved,
+        state: Callable[[], dict[str, Any]],
+        batch_size: int = 0,
     ) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """The epochs still to do, each with its batches; a checkpoint before the first and after each.
 
@@ -353,7 +371,8 @@ class Run:
             self.save(stage, 0, state())
         start = time.monotonic() - self.seconds.get(stage, 0.0)
         said = time.monotonic()
-        batches_each = -(-len(positions) // self.config.batch_size)
+        batch_size = batch_size or self.config.batch_size
+        batches_each = -(-len(positions) // batch_size)
         with tqdm(
             desc=stage, total=count * batches_each, initial=first * batches_each, delay=2, disable=None,
             unit="batch", leave=False,
@@ -361,7 +380,7 @@ class Run:
             for epoch in range(first, count):
                 seed = protocol.derived_seed(self.config.seed, 2 + STAGES.index(stage), epoch)
                 torch.manual_seed(seed)
-                yield epoch, counted(batches(positions, self.config.batch_size, seed, self.home), bar)
+                yield epoch, counted(batches(positions, batch_size, seed, self.home), bar)
                 self.seconds[stage] = time.monotonic() - start
                 self.save(stage, epoch + 1, state())
                 last = epoch + 1 == count
@@ -434,85 +453,15 @@ def differences(run: Run, listing: Path) -> str:
     return "; ".join(changes(before, run.images.listed(), reasons))
 
 
-def before(checkpoint: Path, stage: str) -> Path:
-    """Where the checkpoint from before this stage lies."""
-    return checkpoint.with_name(f"before-{stage.replace(' ', '-')}.pt")
-
-
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a whole checkpoint and its SHA-256; the old one stays until the new one is complete."""
-    temporary = path.with_suffix(".tmp")
-    # Through memory: where torch writes the file itself, a full disk raises an error that hides why.
-    buffer = BytesIO()
-    torch.save(state, buffer)
-    try:
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.write(hashlib.sha256(buffer.getbuffer()).digest())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `write_checkpoint` wrote. CheckpointError for any other byte: torch reads past flipped ones."""
-    with readable(path):
-        content = path.read_bytes()
-        if content[-22:-18] != END_OF_ZIP:  # else an earlier version wrote it, without a hash
-            content, wanted = content[:-32], content[-32:]
-            if hashlib.sha256(content).digest() != wanted:
-                raise ValueError("it is not what was written: its SHA-256 differs")
-        saved: dict[str, Any] = torch.load(BytesIO(content), map_location=device, weights_only=True)
-        return saved
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """All that reading a damaged checkpoint raises, as CheckpointError with the way out."""
-    try:
-        yield
-    except Exception as error:  # a damaged file can raise anything from within torch's reader
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: the checkpoint cannot be read ({reason}); remove {path.with_name(CHECKPOINT)} and the "
-            f"same command begins anew{another(path)}"
-        ) from error
-
-
-def another(path: Path) -> str:
-    """What there is to go on from without the checkpoint at `path`."""
-    if path.name != CHECKPOINT:
-        return ""
-    kept = [before(path, stage) for stage in reversed(STAGES) if before(path, stage).exists()]
-    return f", or put {kept[0].name} in its place to go on from there" if kept else ""
-
-
-def rates(config: Config) -> dict[str, dict[str, float]]:
-    """The learning rates that each stage goes by."""
-    own = LEARNERS[config.rule].searched if config.rule in LEARNERS else ()
-    names = {
-        STAGES[0]: [name for name in own if ABOUT[name].changeable],
-        STAGES[1]: ["finetune_lr"],
-        STAGES[2]: ["finetune_lr" if config.head == "joint" else "head_lr"],
-    }
-    return {stage: {name: getattr(config, name) for name in each} for stage, each in names.items()}
-
-
-def first_changed(saved: dict[str, Any], config: Config) -> str | None:
-    """The first stage, up to that of the checkpoint, that began with other learning rates than it is to
-    have: what they have spoilt is not to be learned on from."""
-    now = rates(config)
-    known = saved.get("rates", now)  # an earlier version did not keep them
-    begun = STAGES[: STAGES.index(saved["stage"]) + 1]
-    return next((stage for stage in begun if known[stage] != now[stage]), None)
-
-
 def positions_of(run: Run, learner: Learner) -> Positions:
     """The images that `learner` sees in an epoch of pre-training."""
-    return run.split.training if learner.from_labels else run.split.pretraining
+    if learner.from_labels:
+        return run.split.training
+    seen, enough = run.split.pretraining, BACKBONES[run.config.backbone].enough
+    if not enough or len(seen) <= enough:
+        return seen
+    drawn = np.random.default_rng(run.config.seed).permutation(len(seen))[:enough]
+    return seen[np.sort(drawn)]
 
 
 def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> None:
@@ -521,17 +470,91 @@ def learn(run: Run, learner: Learner, epoch: int, groups: Iterable[Tensor]) -> N
     learner.epoch(epoch, run.labelled(inputs) if learner.from_labels else (images for _, images in inputs))
 
 
-def learn_codes(run: Run) -> str:
-    """An embedding of the images that are learned from, and a head that says what their neighbours and
-    labels taught; returns the codes' method."""
-    seen, config = run.split.pretraining, run.config
-    labels = labels_given(run.images, run.split)[seen]
-    encoder = run.model.embedder(config, len(run.classes), len(seen))
-    learned = learn_encoder(
-        encoder, pixels_of(run), seen, labels, power=config.component_power, seed=config.seed
-    )
+def hash_without_labels(run: Run) -> str:
+    """A head from the features of (a sample of) the images that were learned from."""
+    run.model.network.eval()
+    rng = np.random.default_rng(run.config.seed)
+    count = min(ITQ_IMAGES, len(run.split.pretraining))
+    sample = np.sort(rng.choice(run.split.pretraining, count, replace=False))
+    features = torch.cat([features for _, features in run.features(run.groups(sample))])
+    head, method = head_without_labels(features.float().cpu().numpy(), run.config.bits, run.config.seed)
+    run.model.head = head.to(run.device)
+    return method
+
+
+def learn_by_neighbours(run: Run, saved: Saved) -> str:
+    """Recipe best: embeddings of the images that are learned from, perhaps a student, and a head that says
+    what their neighbours and labels taught; returns the codes' method."""
+    seen, config, classes = run.split.pretraining, run.config, len(run.classes)
+    labels, pixels = labels_given(run.images, run.split)[seen], pixels_of(run)
+    encoder = run.model.embedder(config, classes, len(seen))
+    vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
+    if with_student(run):
+        encoder = learn_from_changed(run, vectors, labels, saved)
+        vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
+    learned = learn_head(encoder, vectors, labels, config.seed)
     run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
     return learned.method
+
+
+def with_student(run: Run) -> bool:
+    """Whether a student learns from changed images: not from few, of which it knows too little."""
+    if not (run.config.student_epochs and run.classes):
+        return False
+    enough = len(run.split.pretraining) >= FEWEST
+    if not enough:
+        log.info("no student learns from changed images: there are fewer than %d", FEWEST)
+    return enough
+
+
+def learn_from_changed(
+    run: Run, vectors: NDArray[np.float32], labels: NDArray[np.int64], saved: Saved
+) -> Encoder:
+    """The student: a network that learns from changed images what labels (n,) say by way of embeddings
+    (n, E), and now and then anew by way of its own. Returns an encoder with its features."""
+    seen, config, classes = run.split.pretraining, run.config, len(run.classes)
+    count = max(config.student_epochs, math.ceil(LEAST_STEPS * BATCH / len(seen)))
+    torch.manual_seed(protocol.derived_seed(config.seed, 1, 1))
+    student = Student(
+        STUDENT, config.image_size, classes,
+        lr=config.student_lr, steps=count * math.ceil(len(seen) / BATCH), device=run.device,
+    )  # fmt: skip
+    if saved is None:
+        posteriors = propagated(vectors, labels, classes, config.seed)
+    else:
+        student.load_state_dict(saved["training"]["student"])
+        posteriors = saved["training"]["posteriors"].numpy()
+    given = torch.from_numpy(labels != UNLABELLED)
+    row_of = torch.zeros(len(run.images), dtype=torch.int64)
+    row_of[torch.from_numpy(seen)] = torch.arange(len(seen))
+
+    def state() -> dict[str, Any]:
+        return {"student": student.state_dict(), "posteriors": torch.from_numpy(posteriors)}
+
+    def lessons(groups: Iterable[Tensor]) -> Iterator[Lesson]:
+        known = torch.from_numpy(posteriors)
+        for at, images in stream(run.pixels, groups, run.device):
+            rows = row_of[at.cpu()]
+            sure = torch.where(given[rows], 1.0, known[rows].amax(1))
+            images = run.model.normalise.standardise(images).to(run.dtype)
+            yield Lesson(images, known[rows].to(run.device), sure.to(run.device))
+
+    def embedder() -> Encoder:
+        return run.model.student_encoder(config, student.features(), classes, len(seen))
+
+    for epoch, groups in run.epochs(STAGES[3], count, seen, saved, state, BATCH):
+        student.epoch(epoch, lessons(groups))
+        if rounds_end(epoch + 1, count):
+            own = learn_embedding(embedder(), pixels_of(run), seen, config.component_power, config.seed, {})
+            both = unit(np.concatenate([vectors, own], axis=1))
+            posteriors = propagated(both, labels, classes, config.seed)
+    return embedder()
+
+
+def rounds_end(epochs: int, count: int) -> bool:
+    """Whether, after so many `epochs` of `count`, labels are propagated anew."""
+    ends = {round(count * part / ROUNDS) for part in range(1, ROUNDS)}
+    return epochs in ends
 
 
 def labels_given(images: ImageSet, split: protocol.Split) -> NDArray[np.int64]:

@@ -11,12 +11,13 @@ import torch
 from index import artifact
 from tests.training.encoding import encode
 from tests.training.test_build_index import QUICK, striped_folder
+from training.checkpoint import CheckpointError
 from training.config import configure
-from training.finetune import Supervised
+from training.learning.finetune import Supervised
 from training.learning.hebbian import HebbianConv2d
 from training.nets.backbones import Network
 from training.nets.images import Reading
-from training.run import CheckpointError, Model, Run, xavier
+from training.run import Model, Run, xavier
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 

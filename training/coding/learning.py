@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -59,24 +59,6 @@ class Learned:
 Batches = Callable[[str, Positions], Iterable[Tensor]]  # what for, positions -> uint8 pixels (b, 3, S, S)
 
 
-def learn_encoder(
-    encoder: Encoder,
-    pixels: Batches,
-    positions: Positions,
-    labels: NDArray[np.int64],
-    *,
-    power: float,
-    seed: int,
-) -> Learned:
-    """The embedding and the head of an encoder whose features are learned, from the images at `positions`
-    and the labels (n,) of some of them. `power` is that of `embedding`."""
-    seconds: dict[str, float] = {}
-    vectors = learn_embedding(encoder, pixels, positions, power, seed, seconds)
-    learned = learn_codes(vectors, labels, encoder.description.classes, bits=encoder.bits, seed=seed)
-    encoder.head.load_state_dict(learned.head.state_dict())
-    return replace(learned, seconds=seconds | learned.seconds)
-
-
 def learn_embedding(
     encoder: Encoder,
     pixels: Batches,
@@ -108,6 +90,15 @@ def learn_embedding(
     return vectors
 
 
+def learn_head(
+    encoder: Encoder, vectors: NDArray[np.float32], labels: NDArray[np.int64], seed: int
+) -> Learned:
+    """The head of an encoder, from the embeddings (n, E) of images and the labels (n,) of some of them."""
+    learned = learn_codes(vectors, labels, encoder.description.classes, bits=encoder.bits, seed=seed)
+    encoder.head.load_state_dict(learned.head.state_dict())
+    return learned
+
+
 def learn_codes(
     vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, bits: int, seed: int
 ) -> Learned:
@@ -116,10 +107,7 @@ def learn_codes(
     `classes` is how many there are, of which some may have no label; none: codes of the images alone.
     """
     seconds: dict[str, float] = {}
-    with timed(seconds, "graph"):
-        graph = affinity(neighbours(vectors))
-    with timed(seconds, "smoothing"):
-        places = unit(smoothed(graph, vectors, SMOOTHING))
+    places = places_of(vectors, seconds)
     posteriors, calibration = np.zeros((len(vectors), 0), np.float32), Calibration()
     if classes:
         with timed(seconds, "posteriors"):
@@ -130,6 +118,22 @@ def learn_codes(
     with timed(seconds, "code"):
         method = rotate(head, vectors, seed)
     return Learned(head.eval(), posteriors, method, calibration, seconds)
+
+
+def propagated(
+    vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, seed: int
+) -> NDArray[np.float32]:
+    """What the labels (n,) of some images say of all by way of their unit vectors (n, E): posteriors (n,
+    classes), those that a label gives included."""
+    return taught((vectors, places_of(vectors, {})), labels, classes, seed)[0]
+
+
+def places_of(vectors: NDArray[np.float32], seconds: dict[str, float]) -> NDArray[np.float32]:
+    """Unit vectors (n, E) of all images, those that look alike drawn together."""
+    with timed(seconds, "graph"):
+        graph = affinity(neighbours(vectors))
+    with timed(seconds, "smoothing"):
+        return unit(smoothed(graph, vectors, SMOOTHING))
 
 
 def taught(

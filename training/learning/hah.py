@@ -16,7 +16,7 @@ from torch.autograd import grad
 from torch.nn.functional import cross_entropy, max_pool2d
 
 from training.config import Config
-from training.finetune import Batch, Classifier, Descent
+from training.learning.finetune import Batch, Classifier, Descent
 from training.nets.backbones import BACKBONES, Conv2d, Network, convolve
 
 COST_WEIGHTS = (0.0045, 0.0025, 0.0013, 0.001, 0.0008, 0.0005)  # of the first layers, from the input on

@@ -16,7 +16,7 @@ from torch.nn.functional import conv_transpose2d
 from torch.nn.utils import clip_grad_norm_
 
 from training.config import Config
-from training.finetune import Descent
+from training.learning.finetune import Descent
 from training.nets.backbones import BACKBONES, Linear, Network, map_size
 
 LONGEST_GRADIENT = 1.0  # a usual length, on CIFAR-10 1.2 in the median: it holds back the first steps' 3 to 6

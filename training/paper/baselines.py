@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from training.data import Positions
-from training.finetune import head_without_labels
+from training.learning.finetune import head_without_labels
 from training.nets.encoder import TILE, pack_signs
 from training.nets.head import Head
 from training.paper.measure import Descriptors, Measured, compare

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index.locking import locked
+from training.checkpoint import STAGES
 from training.config import Config, ConfigError
 from training.data import DataError
 from training.device import describe
@@ -24,7 +25,7 @@ from training.paper.readout import ridge_accuracy
 from training.paper.tables import TableError
 from training.paper.work import Countdown, alone, work_folder
 from training.pixels import Loaded
-from training.run import STAGES, Run
+from training.run import Run
 
 log = logging.getLogger("hebbsearch")
 

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from training.checkpoint import STAGES
 from training.config import Config, earlier
 from training.data import DataError
 from training.device import describe, round_products
-from training.finetune import JointHead, copied_state
 from training.learning.by_rule import learns_from_labels
+from training.learning.finetune import JointHead, copied_state
 from training.paper import plots
 from training.paper.baselines import CHANCE, NO_LABELS, PIXELS, untrained
 from training.paper.cells import Cell, Cells
 from training.paper.measure import Measured, measure
 from training.paper.work import alone, work_folder
 from training.pixels import Loaded
-from training.run import STAGES, Run
+from training.run import Run
 
 log = logging.getLogger("hebbsearch")
 

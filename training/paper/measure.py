@@ -13,7 +13,7 @@ from index.conventions import Denominator
 from index.distances import PrecisionRecall, precision_recall_curve
 from index.evaluation import average_precision
 from index.vectors import average_precision_of_vectors
-from training.finetune import top_accuracies
+from training.learning.finetune import top_accuracies
 from training.nets.encoder import Encoder, pack_signs
 from training.pixels import each_batch, stream
 from training.run import Run

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple, get_type_hints
 
 from torch import Tensor
 
+from training.checkpoint import STAGES
 from training.config import Config, ConfigError, check, earlier
 from training.device import describe
-from training.finetune import copied_state
 from training.learning.by_rule import LEARNERS
+from training.learning.finetune import copied_state
 from training.paper.cells import Cell, Cells
 from training.pixels import Loaded
 from training.protocol import split
 from training.rules import TRAITS
-from training.run import STAGES, Run
+from training.run import Run
 
 log = logging.getLogger("hebbsearch")
 

@@ -12,7 +12,7 @@ from index.codes import pack
 from index.evaluation import mean_average_precision
 from training.coding import learning
 from training.coding.embedding import components, embedding
-from training.coding.learning import learn_codes, learn_encoder
+from training.coding.learning import learn_codes, learn_embedding, learn_head
 from training.coding.quantisation import iterative_quantisation
 from training.data import Positions
 from training.nets.encoder import Coding, Description, Encoder
@@ -92,7 +92,8 @@ def taught(classes: int) -> Encoder:
         return images[torch.from_numpy(positions)].split(30)
 
     labels = np.where(np.arange(80) < 30, np.arange(80) % max(classes, 1), -1)
-    learn_encoder(encoder, batches, np.arange(80), labels, power=0.5, seed=0)
+    vectors = learn_embedding(encoder, batches, np.arange(80), 0.5, 0, {})
+    learn_head(encoder, vectors, labels, 0)
     return encoder
 
 

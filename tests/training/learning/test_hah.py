@@ -10,7 +10,7 @@ from torch.nn.functional import conv2d, cross_entropy
 
 from tests import reference
 from training.config import configure
-from training.finetune import Classifier
+from training.learning.finetune import Classifier
 from training.learning.hah import (
     COST_WEIGHTS,
     HaHConv2d,

@@ -8,7 +8,7 @@ import pytest
 
 from training import data, protocol
 from training.config import configure
-from training.finetune import Supervised
+from training.learning.finetune import Supervised
 from training.paper import grid
 from training.paper.cells import Cell, Cells
 from training.paper.grid import Task, missing, run_task

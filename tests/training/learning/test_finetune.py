@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from training.config import configure
-from training.finetune import JointHead, Supervised, accuracy, folded, halvings, head_without_labels
+from training.learning.finetune import JointHead, Supervised, accuracy, folded, halvings, head_without_labels
 from training.nets.head import Head
 
 
