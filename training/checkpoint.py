@@ -13,7 +13,7 @@ import torch
 from training.config import ABOUT, Config
 from training.learning.by_rule import LEARNERS
 
-STAGES = ("pre-training", "fine-tuning", "hashing head", "student")
+STAGES = ("pre-training", "fine-tuning", "hashing head", "pixel student")
 CHECKPOINT = "checkpoint.pt"
 END_OF_ZIP = b"PK\5\6"  # begins the last 22 bytes of what torch writes
 

@@ -43,7 +43,7 @@ from training.data import DataError, ImageSet, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.learning.by_rule import LEARNERS, Learner
 from training.learning.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
-from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, Student
+from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
 from training.nets.backbones import BACKBONES, Network, feature_count, features
 from training.nets.encoder import Coding, Description, Encoder, Normalise
 from training.nets.head import Head
@@ -491,7 +491,9 @@ def learn_by_neighbours(run: Run, saved: Saved) -> str:
     vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
     if with_student(run):
         encoder = learn_from_changed(run, vectors, labels, saved)
-        vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
+        own: dict[str, float] = {}
+        vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, own)
+        run.seconds |= {f"{STAGES[3]}'s {what}": seconds for what, seconds in own.items()}
     learned = learn_head(encoder, vectors, labels, config.seed)
     run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
     return learned.method
@@ -515,7 +517,7 @@ def learn_from_changed(
     seen, config, classes = run.split.pretraining, run.config, len(run.classes)
     count = max(config.student_epochs, math.ceil(LEAST_STEPS * BATCH / len(seen)))
     torch.manual_seed(protocol.derived_seed(config.seed, 1, 1))
-    student = Student(
+    student = PixelStudent(
         STUDENT, config.image_size, classes,
         lr=config.student_lr, steps=count * math.ceil(len(seen) / BATCH), device=run.device,
     )  # fmt: skip

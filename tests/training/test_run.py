@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+import training.coding.learning
+import training.run
 from index import artifact
+from index.evaluation import mean_average_precision
 from tests.training.encoding import encode
 from tests.training.test_build_index import QUICK, striped_folder
 from training.checkpoint import CheckpointError
 from training.config import configure
 from training.learning.finetune import Supervised
 from training.learning.hebbian import HebbianConv2d
-from training.nets.backbones import Network
+from training.learning.student import PixelStudent
+from training.nets.backbones import BACKBONES, Network
 from training.nets.images import Reading
-from training.run import Model, Run, xavier
+from training.run import Model, Run, positions_of, xavier
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -482,3 +486,91 @@ def test_run_goes_on_from_another_folder(here, tmp_path, monkeypatch, before_the
     assert built[0].encoder_id == built[1].encoder_id
     assert built[0].data["labelled"] + built[0].data["queries"] == (20 if layout == "labels" else 40)
     assert [path.name for path in (tmp_path / "far").iterdir() if path.suffix] == []
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A student learns from these few images too, and only some steps."""
+    monkeypatch.setattr(training.run, "FEWEST", 50)
+    monkeypatch.setattr(training.run, "LEAST_STEPS", 1)
+    monkeypatch.setattr(training.coding.learning, "LEAST_STEPS", 20)
+
+
+WITH_STUDENT = {"recipe": "best", "labels": "50%", "bits": 32, "student_epochs": 4}
+
+
+@pytest.mark.usefixtures("few")
+def test_a_student_makes_the_codes_and_sees_no_query(run):
+    made = run(**WITH_STUDENT)
+    made.train()
+    encoder = made.encoder()
+    assert (encoder.description.backbone, encoder.description.whiten) == ("conv7", False)
+    assert made.pixels.seen == set(made.split.pretraining.tolist())
+    asked = made.split.queries
+    codes = encode(made, encoder, asked)
+    labels = made.images.labels[made.split.database]
+    found = mean_average_precision(
+        codes, made.images.labels[asked], encode(made, encoder, made.split.database), labels
+    )
+    assert found > 0.9  # stripes are no hard case; chance would be a half
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_student_goes_on_as_if_nothing_had_happened(run, monkeypatch, tmp_path, after):
+    learn, left = PixelStudent.epoch, iter(range(after))
+
+    def learn_and_stop(self, number, lessons):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        learn(self, number, lessons)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PixelStudent, "epoch", learn_and_stop)
+        run(**WITH_STUDENT).train()
+    resumed = run(**WITH_STUDENT)
+    resumed.train()
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    straight = run(**WITH_STUDENT)
+    straight.train()
+    assert changed(resumed.encoder(), weights(straight.encoder())) == set()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_student_that_diverges_begins_anew_with_a_smaller_rate(run):
+    with pytest.raises(FloatingPointError, match=r"pixel student diverged .*--set student_lr=1e\+29"):
+        run(**WITH_STUDENT, student_lr=1e30).train()
+    again = run(**WITH_STUDENT)
+    assert again.restore()["epoch"] == 0
+    again.train()
+    assert again.encoder().description.backbone == "conv7"
+
+
+@pytest.mark.parametrize("chosen", [{"labels": "none"}, {"student_epochs": 0}])
+@pytest.mark.usefixtures("few")
+def test_there_is_no_student_without_labels_or_where_it_is_not_wanted(run, chosen):
+    made = run(**WITH_STUDENT | chosen)
+    made.train()
+    assert made.encoder().description.backbone == "soft3"
+
+
+def test_few_images_are_no_lesson_for_a_student(run, few, monkeypatch, caplog):
+    monkeypatch.setattr(training.run, "FEWEST", 5_000)
+    caplog.set_level("INFO")
+    made = run(**WITH_STUDENT)
+    made.train()
+    assert made.encoder().description.backbone == "soft3"
+    assert "no student learns from changed images: there are fewer than 5000" in caplog.text
+
+
+def test_a_backbone_that_needs_no_more_learns_from_a_part_of_many_images(run, monkeypatch):
+    made = run(backbone="soft3", rule="softhebb", recipe="best", labels="none")
+    monkeypatch.setitem(BACKBONES, "soft3", replace(BACKBONES["soft3"], enough=50))
+    made.pixels.seen.clear()
+    learner = made.pretraining()
+    drawn = positions_of(made, learner)
+    assert len(set(drawn.tolist())) == 50
+    assert set(drawn.tolist()) < set(made.split.pretraining.tolist())
+    monkeypatch.setitem(BACKBONES, "soft3", replace(BACKBONES["soft3"], enough=1000))
+    assert np.array_equal(positions_of(made, learner), made.split.pretraining)

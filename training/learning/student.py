@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from training.learning.finetune import Classifier
@@ -28,7 +27,7 @@ ROUNDS = 4  # equal parts of the learning, after each of which labels are propag
 WARM_UP = 0.15  # of all steps the learning rate rises, then it falls to nothing
 AVERAGED = 0.05  # of all steps are what the mean of the weights looks back on
 WEIGHT_DECAY = 5e-4
-PARTS = ("model", "mean", "optimizer", "schedule")  # of what a later run needs to go on
+PARTS = ("model", "mean", "optimizer")  # of what a later run needs to go on
 MOVED, CUT = 0.1, 0.25  # of an image's side: how far it moves at most, what is cut out of it
 
 
@@ -40,7 +39,7 @@ class Lesson(NamedTuple):
     weights: Tensor
 
 
-class Student:
+class PixelStudent:
     """Descent on the cross-entropy to posteriors, in `steps` steps; the mean of the last weights is what was
     learned."""
 
@@ -63,32 +62,30 @@ class Student:
         self.optimizer = torch.optim.SGD(
             groups, lr, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True, fused=True
         )
-        self.schedule = OneCycleLR(
-            self.optimizer, lr, total_steps=steps, pct_start=WARM_UP, anneal_strategy="linear",
-            cycle_momentum=False,
-        )  # fmt: skip
-        self.lr = lr
+        self.lr, self.steps, self.taken = lr, steps, 0
 
     def epoch(self, number: int, lessons: Iterable[Lesson]) -> None:
         """One pass; epochs count from 0. Raises FloatingPointError where it diverges."""
         self.model.train()
         total = torch.zeros(())
         for lesson in lessons:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * rate((self.taken + 1) / (self.steps + 1))
+            self.taken += 1
             logits = self.model(changed(lesson.images)).float()
             each = -(lesson.posteriors * logits.log_softmax(1)).sum(1)
             loss = (lesson.weights * each).sum() / lesson.weights.sum().clamp_min(1e-6)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            self.schedule.step()
             self.mean.update_parameters(self.model)
             total = total.to(loss.device) + loss.detach()
         self.model.eval()
         learned = (total, *self.model.parameters(), *self.model.buffers())
         if not all(bool(torch.isfinite(each).all()) for each in learned):
             raise FloatingPointError(
-                f"student diverged in epoch {number + 1} with learning rate {self.lr:g}: use a smaller one "
-                f"(--set student_lr={self.lr / 10:g})"
+                f"pixel student diverged in epoch {number + 1} with learning rate {self.lr:g}: use a smaller "
+                f"one (--set student_lr={self.lr / 10:g})"
             )
 
     def features(self) -> nn.Sequential:
@@ -98,15 +95,18 @@ class Student:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on."""
-        parts = {
-            name: getattr(self, name).state_dict() for name in ("model", "mean", "optimizer", "schedule")
-        }
-        return parts
+        return {name: getattr(self, name).state_dict() for name in PARTS} | {"taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
+        self.taken = state["taken"]
+
+
+def rate(share: float) -> float:
+    """The learning rate's factor once this share of the steps is taken: it rises, then falls, in lines."""
+    return share / WARM_UP if share < WARM_UP else (1 - share) / (1 - WARM_UP)
 
 
 def changed(images: Tensor) -> Tensor:

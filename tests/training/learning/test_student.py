@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.learning.student import CUT, MOVED, Lesson, Student, changed
+from training.learning.student import CUT, MOVED, Lesson, PixelStudent, changed
 
 CPU = torch.device("cpu")
 
@@ -62,13 +62,13 @@ def lessons(count: int, wrong: float, seed: int = 0) -> tuple[list[Lesson], Tens
     return [Lesson(*part) for part in parts], x, y
 
 
-def student(steps: int, lr: float = 0.05) -> Student:
+def student(steps: int, lr: float = 0.05) -> PixelStudent:
     torch.manual_seed(1)
-    return Student("conv7", 16, 2, lr=lr, steps=steps, device=CPU)
+    return PixelStudent("conv7", 16, 2, lr=lr, steps=steps, device=CPU)
 
 
 @torch.no_grad()
-def says(made: Student, x: Tensor) -> Tensor:
+def says(made: PixelStudent, x: Tensor) -> Tensor:
     return made.mean(x).argmax(1)
 
 
@@ -105,7 +105,7 @@ def test_what_has_no_weight_teaches_nothing() -> None:
 def test_it_goes_on_as_if_nothing_had_happened() -> None:
     batches, _, _ = lessons(128, wrong=0)
 
-    def learn(made: Student, epochs: range) -> None:
+    def learn(made: PixelStudent, epochs: range) -> None:
         for epoch in epochs:
             torch.manual_seed(epoch)
             made.epoch(epoch, batches)
@@ -122,5 +122,7 @@ def test_it_goes_on_as_if_nothing_had_happened() -> None:
 
 def test_divergence_names_the_setting() -> None:
     batches, _, _ = lessons(128, wrong=0)
-    with pytest.raises(FloatingPointError, match=r"^student diverged in epoch 2 .*student_lr=1e\+29\)$"):
+    with pytest.raises(
+        FloatingPointError, match=r"^pixel student diverged in epoch 2 .*student_lr=1e\+29\)$"
+    ):
         student(8, lr=1e30).epoch(1, batches)
