@@ -1,7 +1,7 @@
 """What few labels are worth: mAP and top-1 of the recipe `best`, step by step, for shares of the labels.
 
 `python -m tests.benchmarks.few_labels --data DIR --labels none,1%` adds rows to results/few-labels.csv and
-writes results/few-labels.md anew. Features are made once for all shares. With train/test in DIR the
+writes results/few-labels.md and .png anew. Features are made once for all shares. With train/test in DIR the
 queries are those of `test`, else a tenth that is held out; no query takes part in anything that is chosen.
 """
 
@@ -10,6 +10,7 @@ import csv
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from training.coding.learning import learn_codes, learn_embedding
 from training.coding.quantisation import iterative_quantisation
 from training.config import configure, parse_setting
 from training.device import describe, set_up_process
+from training.learning.student import FEWEST
+from training.paper import plots, tables
 from training.run import Run, labels_given, learn_from_changed, pixels_of, with_student
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -125,12 +128,13 @@ def rows(given: Embedded, regime: str, commit: str, *, unseen: bool) -> Iterator
     labels = labels_given(run.images, share)[run.split.pretraining]
     classes = len(run.images.classes)
     taught = refined(given, labels)
+    left_out = len(given.vectors) >= FEWEST and not with_student(run) and config.weights == "none"
     scores, seconds, ece = learned(taught, labels, classes)
     scores |= without_some(given, labels) if unseen else {"map_unseen": None, "itq_unseen": None}
     yield Row(
         **about,
         labels=int((labels != UNLABELLED).sum()),
-        step="final",
+        step="no pixel student" if left_out else "final",
         **scores,
         ece=ece,
         seconds=round(taught.seconds + seconds, 1),
@@ -209,7 +213,29 @@ def write(found: Sequence[Row], folder: Path) -> None:
     lines = [f"| {' | '.join(shown)} |", "|" + "---|" * len(shown)]
     lines += [f"| {' | '.join(row[name] for name in shown)} |" for row in table.values()]
     about = "Made by `python -m tests.benchmarks.few_labels`; machine and commit of each row: few-labels.csv."
-    (folder / "few-labels.md").write_text("\n".join(["# Few labels", "", about, "", *lines, ""]))
+    picture = draw(list(table.values()), folder / "few-labels.png")
+    (folder / "few-labels.md").write_text("\n".join(["# Few labels", "", about, *picture, "", *lines, ""]))
+
+
+def draw(table: Sequence[dict[str, str]], path: Path) -> list[str]:
+    """Curves of mAP@100 against the share of CIFAR-10's labels, beside the paper's, which prints that one.
+    Returns the lines that show them; none where there is no such row."""
+    found = defaultdict[str, dict[float, list[float]]](lambda: defaultdict(list))
+    for row in table:
+        if row["data"] == "cifar10" and row["step"] == "final" and row["regime"] != "none":
+            found[row["features"]][float(row["regime"][:-1])].append(100 * float(row["map100_retrieved"]))
+    if not found:
+        return []
+    ours = {
+        features: {share: (float(np.mean(all_)), float(np.std(all_))) for share, all_ in points.items()}
+        for features, points in found.items()
+    }
+    theirs = defaultdict[str, dict[float, float]](dict)
+    for key, value in tables.paper(3, "cifar10").items():
+        if key.metric == "map" and key.method == "HPCA-FH":
+            theirs[key.method][float(key.labels[:-1])] = value
+    plots.label_fractions(path, ours, theirs, metric="mAP@100, retrieved, in %", chance=10)
+    return ["", f"![mAP@100 against the share of labels]({path.name})"]
 
 
 def _text(value: object) -> str:
