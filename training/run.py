@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +28,6 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.coding.learning import (
-    HIDDEN,
-    SIZE,
     Batches,
     Learned,
     learn_embedding,
@@ -42,13 +39,12 @@ from training.config import Config
 from training.data import DataError, ImageSet, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.learning.by_rule import LEARNERS, Learner
-from training.learning.finetune import Classifier, JointHead, Supervised, accuracy, head_without_labels
+from training.learning.finetune import JointHead, Supervised, accuracy, head_without_labels
 from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
-from training.nets.backbones import BACKBONES, Network, feature_count, features
-from training.nets.encoder import Coding, Description, Encoder, Normalise
-from training.nets.head import Head
-from training.nets.images import Reading
-from training.nets.pretrained import Origin, about, is_pretrained, load_weights
+from training.model import STUDENT, Model, take_pretrained, xavier
+from training.nets.backbones import BACKBONES
+from training.nets.encoder import Encoder
+from training.nets.pretrained import Origin, is_pretrained
 from training.pixels import Loaded, batches, each_batch, load, stream
 
 log = logging.getLogger("hebbsearch")
@@ -59,108 +55,8 @@ Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups
 REMEMBERED_BYTES = 2 << 30
 SPOILT = ", or, if the fine-tuning has spoilt the features, finetune_lr={:g}"
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
-STUDENT = "conv7"
 IMAGES = "images.json"  # beside the checkpoint: what the run was started with
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
-
-
-class Model(nn.Module):
-    """All that a run learns. With no classes, only normalisation and network mean something.
-
-    The head is a Head on the features of the classifier's network, or a JointHead with features of its own.
-    """
-
-    head: Head | JointHead
-
-    def __init__(self, config: Config, classes: int) -> None:
-        super().__init__()
-        self.normalise = Normalise(whiten=config.whiten)
-        latents = config.latents if config.rule == "vae" and config.vae_classifier == "latents" else 0
-        network = Network(
-            config.backbone,
-            config.image_size,
-            rescale=config.norm_rescale,
-            latents=latents,
-            hidden=config.recipe == "paper",
-        )
-        width = (latents or BACKBONES[config.backbone].hidden) if classes else 0
-        self.classifier = Classifier(network, width, classes, config.dropout)
-        count = feature_count(config.backbone, config.image_size)
-        if config.head == "joint" and classes:
-            own = features(config.backbone, rescale=config.norm_rescale).to(memory_format=torch.channels_last)
-            self.head = JointHead(own, count, config.bits, classes, config.dropout)
-        else:
-            self.head = Head(count, config.bits, classes)
-
-    @property
-    def network(self) -> Network:
-        """The network that is pre-trained, and then the classifier's."""
-        return self.classifier.network
-
-    def encoding(self) -> tuple[nn.Sequential, Head]:
-        """The convolutional part and the head that make the codes."""
-        if isinstance(self.head, JointHead):
-            return self.head.features, self.head.plain()
-        return self.network.features, self.head
-
-    def encoder(self, config: Config) -> Encoder:
-        """What encodes images as this does. Raises FloatingPointError for what is not finite."""
-        features, head = self.encoding()
-        classes = 0 if head.classifier is None else head.classifier.out_features
-        encoder = self.filled(Encoder(described(config, classes)), features)
-        encoder.head.load_state_dict(head.state_dict())
-        check_finite(encoder, config)
-        return encoder.eval()
-
-    def filled(self, encoder: Encoder, features: nn.Sequential) -> Encoder:
-        """`encoder` with the normalisation that was learned, and with these features."""
-        encoder.normalise.load_state_dict(self.normalise.state_dict())
-        encoder.features.load_state_dict(features.state_dict())
-        return encoder
-
-    def embedder(self, config: Config, classes: int, count: int) -> Encoder:
-        """An encoder with the features that were learned, whose embedding and head are yet to learn from
-        `count` images."""
-        length = min(SIZE, feature_count(config.backbone, config.image_size), count - 1)
-        made = described(config, classes, Coding(length, HIDDEN))
-        encoder = self.filled(Encoder(made), self.network.features)
-        check_finite(encoder, config)
-        return encoder.to(next(self.parameters()).device).eval()
-
-    def student_encoder(self, config: Config, features: nn.Sequential, classes: int, count: int) -> Encoder:
-        """The same with a student's features."""
-        length = min(feature_count(STUDENT, config.image_size), count - 1)
-        made = replace(described(config, classes, Coding(length, HIDDEN)), backbone=STUDENT, whiten=False)
-        encoder = Encoder(made)
-        encoder.normalise.mean.copy_(self.normalise.mean)
-        encoder.normalise.std.copy_(self.normalise.std)
-        encoder.features.load_state_dict(features.state_dict())
-        return encoder.to(next(self.parameters()).device).eval()
-
-
-def described(config: Config, classes: int, coding: Coding | None = None) -> Description:
-    """The encoder that a run makes."""
-    return Description(
-        backbone=config.backbone,
-        image_size=config.image_size,
-        whiten=config.whiten,
-        bits=config.bits,
-        classes=classes,
-        norm_rescale=config.norm_rescale,
-        reading=Reading(grey_bits=config.grey_bits),
-        coding=coding,
-    )
-
-
-def check_finite(encoder: Encoder, config: Config) -> None:
-    """FloatingPointError for a weight that is not."""
-    for name, tensor in encoder.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            smaller = " ".join(f"--set {key}={rate / 10:g}" for key, rate in rates(config)[STAGES[0]].items())
-            raise FloatingPointError(
-                f"{name} is not finite after training with rule {config.rule}: use a smaller learning "
-                f"rate ({smaller})"
-            )
 
 
 class Coded(NamedTuple):
@@ -576,22 +472,6 @@ def pixels_of(run: Run) -> Batches:
         return (x for _, x in stream(run.pixels, each_batch(what, positions, 256, run.home), run.device))
 
     return pixels
-
-
-def take_pretrained(model: Model, config: Config) -> Origin:
-    """The weights and the normalisation of a network that learned elsewhere."""
-    known = about(config.backbone)
-    model.normalise.mean.copy_(torch.tensor(known.mean))
-    model.normalise.std.copy_(torch.tensor(known.std))
-    (trunk,) = model.network.features
-    return load_weights(trunk, config.backbone, config.weights)
-
-
-def xavier(network: Network) -> None:
-    """Glorot and Bengio's initialisation of every convolution: the network that learned nothing."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight)
 
 
 def counted(groups: Iterator[Tensor], bar: "tqdm[Any]") -> Iterator[Tensor]:

@@ -19,9 +19,10 @@ from training.config import configure
 from training.learning.finetune import Supervised
 from training.learning.hebbian import HebbianConv2d
 from training.learning.student import PixelStudent
+from training.model import Model, xavier
 from training.nets.backbones import BACKBONES, Network
 from training.nets.images import Reading
-from training.run import Model, Run, positions_of, xavier
+from training.run import Run, positions_of
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
