@@ -164,3 +164,20 @@ def test_labels():
     assert configure({"labels": "some.csv"}).fraction() == 1
     assert str(configure({"labels": "some.csv"}).labels_file()) == "some.csv"
     assert configure({"labels": "5%"}).labels_file() is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"recipe": "best", "data": "x"}, ("soft3", "softhebb", 1, 10)),
+        ({"recipe": "best", "dataset": "cifar10"}, ("soft3", "softhebb", 1, 10)),
+        ({"recipe": "best", "data": "x", "backbone": "conv6"}, ("conv6", "hpca_fh", 12, 10)),
+        ({"recipe": "best", "data": "x", "rule": "swta_fh"}, ("conv6", "swta_fh", 4, 10)),
+        ({"recipe": "best", "data": "x", "student_epochs": 0}, ("soft3", "softhebb", 1, 0)),
+        ({"recipe": "best"}, ("conv6", "hpca_fh", 5, 0)),  # the digits
+        ({"data": "x"}, ("conv6", "hpca_fh", 12, 0)),
+    ],
+)
+def test_recipe_best_chooses_what_is_not_given_for_own_images(chosen, expected):
+    config = configure(chosen)
+    assert (config.backbone, config.rule, config.epochs, config.student_epochs) == expected

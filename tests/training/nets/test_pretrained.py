@@ -250,7 +250,7 @@ def test_weights_that_cannot_be_fetched_say_which_file_to_give(
     [
         ({"backbone": "timm/resnet5O"}, "timm does not know it, perhaps timm/resnet50"),
         ({"backbone": "timm/"}, "timm does not know it"),
-        ({"backbone": "conv7"}, "use one of conv6"),
+        ({"backbone": "conv8"}, "use one of conv6"),
         ({"backbone": NAME, "recipe": "paper"}, "recipe paper: is for the paper's networks"),
         ({"backbone": NAME, "rule": "hpca_fh"}, "rule hpca_fh: timm/test_resnet learned elsewhere"),
         ({"backbone": "conv6", "weights": "a.pth"}, "weights a.pth: only for a backbone timm/NAME"),
