@@ -244,8 +244,7 @@ class Run:
             return inputs
         groups = each_batch(what, labelled, 256, self.home)
         known = torch.cat([values for _, values in inputs(groups)])
-        row_of = torch.zeros(len(self.images), dtype=torch.int64, device=self.home)
-        row_of[torch.from_numpy(labelled).to(self.home)] = torch.arange(len(labelled), device=self.home)
+        row_of = rows_of(self, labelled)
         return lambda groups: ((at, known[row_of[at].to(known.device)]) for at in groups)
 
     def epochs(
@@ -421,18 +420,16 @@ def learn_from_changed(
         posteriors = propagated(vectors, labels, classes, config.seed)
     else:
         student.load_state_dict(saved["training"]["student"])
-        posteriors = saved["training"]["posteriors"].numpy()
-    given = torch.from_numpy(labels != UNLABELLED)
-    row_of = torch.zeros(len(run.images), dtype=torch.int64)
-    row_of[torch.from_numpy(seen)] = torch.arange(len(seen))
+        posteriors = saved["training"]["posteriors"].cpu().numpy()
+    row_of, given = rows_of(run, seen), torch.from_numpy(labels != UNLABELLED).to(run.home)
 
     def state() -> dict[str, Any]:
         return {"student": student.state_dict(), "posteriors": torch.from_numpy(posteriors)}
 
     def lessons(groups: Iterable[Tensor]) -> Iterator[Lesson]:
-        known = torch.from_numpy(posteriors)
+        known = torch.from_numpy(posteriors).to(run.home)
         for at, images in stream(run.pixels, groups, run.device):
-            rows = row_of[at.cpu()]
+            rows = row_of[at]
             sure = torch.where(given[rows], 1.0, known[rows].amax(1))
             images = run.model.normalise.standardise(images).to(run.dtype)
             yield Lesson(images, known[rows].to(run.device), sure.to(run.device))
@@ -453,6 +450,13 @@ def rounds_end(epochs: int, count: int) -> bool:
     """Whether, after so many `epochs` of `count`, labels are propagated anew."""
     ends = {round(count * part / ROUNDS) for part in range(1, ROUNDS)}
     return epochs in ends
+
+
+def rows_of(run: Run, positions: Positions) -> Tensor:
+    """Of each image of a run its row among those at `positions`; 0 for the others."""
+    row_of = torch.zeros(len(run.images), dtype=torch.int64, device=run.home)
+    row_of[torch.from_numpy(positions).to(run.home)] = torch.arange(len(positions), device=run.home)
+    return row_of
 
 
 def labels_given(images: ImageSet, split: protocol.Split) -> NDArray[np.int64]:

@@ -128,7 +128,7 @@ def rows(given: Embedded, regime: str, commit: str, *, unseen: bool) -> Iterator
     labels = labels_given(run.images, share)[run.split.pretraining]
     classes = len(run.images.classes)
     taught = refined(given, labels)
-    left_out = len(given.vectors) >= FEWEST and not with_student(run) and config.weights == "none"
+    left_out = len(given.vectors) >= FEWEST and not config.student_epochs and config.weights == "none"
     scores, seconds, ece = learned(taught, labels, classes)
     scores |= without_some(given, labels) if unseen else {"map_unseen": None, "itq_unseen": None}
     yield Row(

@@ -231,20 +231,11 @@ def test_encoder_of_a_rescaled_network_sees_what_the_run_saw(run, rule, head):
 
 @pytest.mark.parametrize("head", ["frozen", "joint"])
 @pytest.mark.parametrize("epochs", [1, 3])  # in the fine-tuning, in the head
-def test_run_stopped_in_a_supervised_stage_goes_on_to_the_same_model(run, monkeypatch, head, epochs):
+def test_run_stopped_in_a_supervised_stage_goes_on_to_the_same_model(run, stopped, head, epochs):
     straight = run(head=head)
     straight.train()
     straight.checkpoint.unlink()
-    learn, left = Supervised.epoch, iter(range(epochs))
-
-    def learn_and_stop(self, number, batches):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        learn(self, number, batches)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Supervised, "epoch", learn_and_stop)
-        run(head=head).train()
+    stopped(epochs, head=head)
     resumed = run(head=head)
     resumed.train()
     assert changed(resumed.model, weights(straight.model)) == set()
@@ -253,10 +244,10 @@ def test_run_stopped_in_a_supervised_stage_goes_on_to_the_same_model(run, monkey
 
 @pytest.fixture
 def stopped(run, monkeypatch):
-    """Start a run that is stopped after so many epochs of fine-tuning and head."""
+    """Start a run that is stopped after so many epochs of fine-tuning and head, or of what else learns."""
 
-    def start(epochs, **chosen):
-        learn, left = Supervised.epoch, iter(range(epochs))
+    def start(epochs, learner=Supervised, **chosen):
+        learn, left = learner.epoch, iter(range(epochs))
 
         def learn_and_stop(self, number, batches):
             if next(left, None) is None:
@@ -265,7 +256,7 @@ def stopped(run, monkeypatch):
 
         made = run(**chosen)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Supervised, "epoch", learn_and_stop)
+            patch.setattr(learner, "epoch", learn_and_stop)
             made.train()
         return made
 
@@ -518,17 +509,8 @@ def test_a_student_makes_the_codes_and_sees_no_query(run):
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_student_goes_on_as_if_nothing_had_happened(run, monkeypatch, tmp_path, after):
-    learn, left = PixelStudent.epoch, iter(range(after))
-
-    def learn_and_stop(self, number, lessons):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        learn(self, number, lessons)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(PixelStudent, "epoch", learn_and_stop)
-        run(**WITH_STUDENT).train()
+def test_a_student_goes_on_as_if_nothing_had_happened(run, stopped, tmp_path, after):
+    stopped(after, learner=PixelStudent, **WITH_STUDENT)
     resumed = run(**WITH_STUDENT)
     resumed.train()
     shutil.rmtree(tmp_path)

@@ -116,8 +116,7 @@ class Descent:
             total = total.to(loss.device) + loss
         self.model.eval()
         # Here the host waits for the device.
-        learned = (*self.model.parameters(), *self.model.buffers())  # statistics overflow first
-        if not all(bool(torch.isfinite(each).all()) for each in (total, *learned)):
+        if not is_finite(self.model, total):
             raise FloatingPointError(
                 f"{self.what} diverged in epoch {number + 1} with learning rate {lr:g}: use a smaller one "
                 f"(--set {self.rate}={self.lr / 10:g}{self.otherwise})"
@@ -175,6 +174,12 @@ class Supervised(Descent):
         """Take what `state_dict` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_accuracy, self.best_weights = state["best_accuracy"], state["best_weights"]
+
+
+def is_finite(model: nn.Module, loss: Tensor) -> bool:
+    """Whether a loss and all that a model has learned are finite; of that the statistics overflow first."""
+    learned = (loss, *model.parameters(), *model.buffers())
+    return all(bool(torch.isfinite(each).all()) for each in learned)
 
 
 def halvings(epoch: int, epochs: int, schedule: str = "text") -> float:

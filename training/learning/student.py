@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.optim.swa_utils import AveragedModel
 
-from training.learning.finetune import Classifier
+from training.learning.finetune import Classifier, is_finite
 from training.nets.backbones import Network, feature_count
 
 BATCH = 128
@@ -81,8 +81,7 @@ class PixelStudent:
             self.mean.update_parameters(self.model)
             total = total.to(loss.device) + loss.detach()
         self.model.eval()
-        learned = (total, *self.model.parameters(), *self.model.buffers())
-        if not all(bool(torch.isfinite(each).all()) for each in learned):
+        if not is_finite(self.model, total):
             raise FloatingPointError(
                 f"pixel student diverged in epoch {number + 1} with learning rate {self.lr:g}: use a smaller "
                 f"one (--set student_lr={self.lr / 10:g})"
