@@ -55,6 +55,7 @@ Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups
 REMEMBERED_BYTES = 2 << 30
 SPOILT = ", or, if the fine-tuning has spoilt the features, finetune_lr={:g}"
 METHODS = {"frozen": "supervised tanh head", "joint": "supervised head, fine-tuned with its features"}
+EMBEDDINGS = "embeddings.pt"  # beside the checkpoint: those that a student's teachers know
 IMAGES = "images.json"  # beside the checkpoint: what the run was started with
 ITQ_IMAGES = 4096  # enough to learn a rotation from; more costs time that grows with the cube
 
@@ -383,8 +384,12 @@ def learn_by_neighbours(run: Run, saved: Saved) -> str:
     seen, config, classes = run.split.pretraining, run.config, len(run.classes)
     labels, pixels = labels_given(run.images, run.split)[seen], pixels_of(run)
     encoder = run.model.embedder(config, classes, len(seen))
-    vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
+    vectors = None if saved is None else remembered_embeddings(run)
+    if vectors is None:
+        vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
     if with_student(run):
+        if saved is None:
+            remember_embeddings(run, vectors)
         encoder = learn_from_changed(run, vectors, labels, saved)
         own: dict[str, float] = {}
         vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, own)
@@ -392,6 +397,21 @@ def learn_by_neighbours(run: Run, saved: Saved) -> str:
     learned = learn_head(encoder, vectors, labels, config.seed)
     run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
     return learned.method
+
+
+def remember_embeddings(run: Run, vectors: NDArray[np.float32]) -> None:
+    """Keep embeddings (n, E), which have 16 bits, for a run that is stopped while its student learns."""
+    if run.checkpoint is not None:
+        kept = torch.from_numpy(vectors.astype(np.float16))
+        write_checkpoint(run.checkpoint.with_name(EMBEDDINGS), {"vectors": kept})
+
+
+def remembered_embeddings(run: Run) -> NDArray[np.float32] | None:
+    """What was kept so; None of an earlier version."""
+    if run.checkpoint is None or not (path := run.checkpoint.with_name(EMBEDDINGS)).exists():
+        return None
+    kept: Tensor = read_checkpoint(path, torch.device("cpu"))["vectors"]
+    return kept.float().numpy()
 
 
 def with_student(run: Run) -> bool:

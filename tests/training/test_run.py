@@ -15,6 +15,7 @@ from index.evaluation import mean_average_precision
 from tests.training.encoding import encode
 from tests.training.test_build_index import QUICK, striped_folder
 from training.checkpoint import CheckpointError
+from training.coding.learning import learn_embedding
 from training.config import configure
 from training.learning.finetune import Supervised
 from training.learning.hebbian import HebbianConv2d
@@ -22,7 +23,7 @@ from training.learning.student import PixelStudent
 from training.model import Model, xavier
 from training.nets.backbones import BACKBONES, Network
 from training.nets.images import Reading
-from training.run import Run, positions_of
+from training.run import Run, pixels_of, positions_of, remembered_embeddings
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -488,6 +489,19 @@ def few(monkeypatch):
     monkeypatch.setattr(training.coding.learning, "LEAST_STEPS", 20)
 
 
+@pytest.fixture
+def embedded_by(monkeypatch):
+    """The backbones whose embeddings were learned."""
+    backbones, learn = [], training.run.learn_embedding
+
+    def noted(encoder, *rest):
+        backbones.append(encoder.description.backbone)
+        return learn(encoder, *rest)
+
+    monkeypatch.setattr(training.run, "learn_embedding", noted)
+    return backbones
+
+
 WITH_STUDENT = {"recipe": "best", "labels": "50%", "bits": 32, "student_epochs": 4}
 
 
@@ -509,15 +523,41 @@ def test_a_student_makes_the_codes_and_sees_no_query(run):
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_student_goes_on_as_if_nothing_had_happened(run, stopped, tmp_path, after):
+def test_a_student_goes_on_as_if_nothing_had_happened(run, stopped, embedded_by, tmp_path, after):
     stopped(after, learner=PixelStudent, **WITH_STUDENT)
     resumed = run(**WITH_STUDENT)
+    embedded_by.clear()
     resumed.train()
+    assert set(embedded_by) == {"conv7"}  # what soft3 said is known
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     straight = run(**WITH_STUDENT)
     straight.train()
     assert changed(resumed.encoder(), weights(straight.encoder())) == set()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_student_learns_by_the_embeddings_of_its_own_run(run, stopped, embedded_by):
+    stopped(0, learner=PixelStudent, **WITH_STUDENT, hebbian_lr=1e-3)
+    (anew := run(**WITH_STUDENT, hebbian_lr=1e-2)).train()
+    assert embedded_by.count("soft3") == 2
+    kept = remembered_embeddings(anew)
+    teacher = anew.model.embedder(anew.config, 2, len(anew.split.pretraining))
+    seen = anew.split.pretraining
+    assert np.array_equal(kept, learn_embedding(teacher, pixels_of(anew), seen, 0.5, anew.config.seed, {}))
+
+
+@pytest.mark.usefixtures("few")
+def test_embeddings_that_were_damaged_or_never_kept(run, stopped, embedded_by):
+    made = stopped(1, learner=PixelStudent, **WITH_STUDENT)
+    path = made.checkpoint.with_name("embeddings.pt")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    with pytest.raises(CheckpointError, match=r"embeddings\.pt: .*SHA-256 differs.*remove .*checkpoint\.pt"):
+        run(**WITH_STUDENT).train()
+    path.unlink()  # as an earlier version left it
+    run(**WITH_STUDENT).train()
+    assert embedded_by.count("soft3") == 2
 
 
 @pytest.mark.usefixtures("few")
