@@ -308,6 +308,9 @@ function sample(image) {
 }
 
 function offerLabels() {
+  const offered = [...document.querySelectorAll("#choices input")].map(({ value }) => value);
+  // Of what stays the same nothing is made anew: somebody may be about to click it.
+  if (JSON.stringify(offered) === JSON.stringify(quality.labels)) return;
   const chosen = new Set(chosenLabels());
   $("choices").replaceChildren(
     ...quality.labels.map((label) =>

@@ -203,6 +203,16 @@ def test_labels_that_were_given_are_searched_for_where_nothing_is_measured(
             expect(page.locator("#labels")).to_be_hidden()  # of one label there is nothing to choose
 
 
+def test_a_click_counts_although_labels_are_counted_anew_meanwhile(page: Page, picture: Path) -> None:
+    page.set_input_files("#file", picture)
+    box = page.locator("#choices input").first
+    box.hover()
+    page.mouse.down()
+    page.evaluate("dispatchEvent(new Event('counted'))")
+    page.mouse.up()
+    expect(box).to_be_checked()
+
+
 def test_documentation_needs_no_other_host(browser: Browser, server: str) -> None:
     for page in opened(browser, server):
         page.get_by_role("link", name="API").click()
