@@ -91,6 +91,15 @@ class Config:
             "recipe best: of the network that learns from changed images (0: none)", "table", "late", lowest=0
         ),
     ] = 0
+    mirror: Annotated[
+        str,
+        About(
+            "recipe best: learn from mirror images too (auto: where they look like images of the set)",
+            "table",
+            "late",
+            choices=("auto", "true", "false"),
+        ),
+    ] = "auto"
     student_lr: Annotated[float, rate("learning rate of that network", "method", "late")] = 0.1
     weights: Annotated[str, About(None, "method", "early", settled=True)] = "none"
     norm_rescale: Annotated[

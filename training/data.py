@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from index.items import UNLABELLED
+from index.items import UNLABELLED, Item
 from index.labels import LabelError, label_of, read_labels
 from index.names import shown
+from index.originals import Originals
 from index.walking import DataError as DataError  # what people give the functions here
 from index.walking import walk
 from training.config import Config
@@ -246,6 +247,29 @@ def _named(config: Config) -> ImageSet:
     if labels is not None:
         raise DataError(f"{labels}: a file of labels needs --data DIR, the folder of the images it names")
     return digits()
+
+
+def indexed(
+    root: Path, kept: Originals, items: Sequence[Item], classes: Sequence[str], reading: Reading = AS_SHOWN
+) -> ImageSet:
+    """The images of an index, some of which may be gone, with the labels that they have now: files of the
+    folder `root`, and those that were sent, whose paths are those of the `kept` files."""
+    paths = tuple(
+        item.path if item.folder is None else str(kept.path(bytes.fromhex(item.sha256 or "")).absolute())
+        for item in items
+    )
+    number: dict[str | None, int] = {name: number for number, name in enumerate(classes)} | {None: UNLABELLED}
+    return ImageSet(
+        name=shown(root.name or str(root)),
+        where=str(root),
+        root=root,
+        classes=tuple(classes),
+        paths=paths,
+        labels=np.array([number[item.label] for item in items], np.int64),
+        queries=None,
+        open=partial(_open_file, root, paths, reading),
+        reading=reading,
+    )
 
 
 def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Learn again from labels that grew: hebbsearch label ARTIFACT FILE.csv --out NEW
 
 The features stay; the head is learned anew from the embeddings that the artifact keeps, and no image is read.
-The old artifact is only read, and goes on serving whatever happens here.
+With --full the network learns anew too, from the files of all images, as if the index were built now. The old
+artifact is only read, and goes on serving whatever happens here.
 """
 
 import os
@@ -12,10 +13,11 @@ if "OMP_WAIT_POLICY" not in os.environ:  # as training/build_index.py has it
 import datetime
 import json
 import logging
+import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import repeat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, Self
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from index.artifact import (
     CATALOGUE,
     ENCODER,
+    ORIGINALS,
     QUERIES,
     Artifact,
     ArtifactError,
@@ -40,19 +43,31 @@ from index.backup import copy_artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import headline, mean_average_precision
-from index.items import UNLABELLED, CodeTable
+from index.items import UNLABELLED, CodeTable, Item
 from index.labels import Given, given_labels, match
-from index.staging import staging
+from index.locking import locked
+from index.names import shown
+from index.originals import Originals
+from index.staging import LOCK, staging
+from training import protocol
+from training.checkpoint import CHECKPOINT
 from training.coding.learning import Learned, learn_codes
 from training.coding.predictions import predict, top1
-from training.command_line import OneLineParser, hebbsearch, run_or_fail
-from training.device import set_up_process
+from training.command_line import OneLineParser, OutputError, hebbsearch, run_or_fail
+from training.config import Config, from_json
+from training.data import indexed
+from training.device import choose_device, describe, round_products, set_up_process
+from training.export import versions
 from training.nets.encoder import Embeddings, Encoder
+from training.nets.images import Reading
+from training.pixels import Loaded, each_batch, place, read, stream
+from training.run import Run, learn_encoder
 
 SHARE = 10  # one of so many labels that came since the build is held out
 ENOUGH = 50  # held-out images below which two artifacts are not compared
 TOGETHER = 4096  # embeddings coded at a time
 SHOWN = 5  # paths that are named
+COPY, ASKED = "artifact", "label.json"  # in the folder of a run that may be stopped
 
 
 @dataclass(frozen=True)
@@ -106,40 +121,80 @@ class Division:
         return replace(self, table=replace(self.table, codes=codes))
 
 
-def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0) -> Relearned:
+@dataclass(frozen=True)
+class Embedded:
+    """An encoder, whose head is yet to learn, and the embeddings that it makes."""
+
+    encoder: Encoder
+    vectors: Embeddings  # (n, E) of the images of a division, in the order of its table
+    asked: Embeddings  # (q, E) of the build's held-out queries, in that of their ids
+    new: bool = False  # the catalogue has others
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)  # with which the network learned anew
+
+
+def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0, full: bool = False) -> Relearned:
     """The artifact in `path` with the labels of a file too, learned from again, in the new folder `target`.
 
     A tenth of the labels that came since the build, chosen by the images' bytes, is not learned from: with
-    them both artifacts are measured. ArtifactError, DataError.
+    them both artifacts are measured. `full`: the network learns again too; what was stopped goes on when it
+    is asked for again. ArtifactError, DataError.
     """
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
     source = open_artifact(path)
-    encoder = load(source)
+    load(source)
+    if not full:
+        return relearned(path, labels, target, seed, kept_embeddings)
+    if source.manifest.data.get("root") is None:
+        raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
+    with working(path, target, seed) as work:
+        if not (copy := work / COPY).exists():
+            copy_artifact(path, copy)  # what a stopped run goes on with, whatever changes there meanwhile
+
+        def embeddings(source: Artifact, catalogue: Catalogue, division: Division) -> Embedded:
+            return new_embeddings(source, catalogue, division, work, seed)
+
+        made = relearned(copy, labels, target, seed, embeddings)
+    shutil.rmtree(work)
+    return made
+
+
+def relearned(
+    path: Path,
+    labels: Path | None,
+    target: Path,
+    seed: int,
+    embeddings: Callable[[Artifact, Catalogue, Division], Embedded],
+) -> Relearned:
+    """As `relearn`, from the `embeddings` of all images of an artifact, which has those labels by then."""
+    source = open_artifact(path)
     given = [] if labels is None else given_labels(labels)
     with staging(target) as folder:
         copy_artifact(path, folder)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
             changed, strays = give(catalogue, given)
             before = Division.of(catalogue, hold_out(catalogue))
-            vectors = all_embeddings(catalogue, path)
-            learned = learn(before, vectors, len(catalogue.classes), encoder.bits, seed)
-            new = with_head(encoder, learned)
+            known = embeddings(source, catalogue, before)
+            learned = learn(before, known.vectors, len(catalogue.classes), known.encoder.bits, seed)
+            new = with_head(known.encoder, learned)
             new.save(folder / ENCODER)
-            after = before.recoded(coded(new, vectors))
-            queries = recode(catalogue, folder, source.queries(), new, after.table)
-            metrics: dict[str, Any] = {"seconds": learned.seconds}
+            after = before.recoded(coded(new, known.vectors))
+            queries = recode(catalogue, folder, source.queries(), new, after.table, known)
+            metrics: dict[str, Any] = {"seconds": known.seconds | learned.seconds}
             if queries is not None:
                 metrics |= measured(queries, after)
                 if learned.head.classes:
                     metrics["top1"] = top1(catalogue, new)
-            calibration = predict(catalogue, new, after.table, vectors, after.held, learned.calibration)
+            calibration = predict(catalogue, new, after.table, known.vectors, after.held, learned.calibration)
             classes = catalogue.classes
         made = publish(folder, target, replace(
             source.manifest,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             encoder_id=encoder_id(folder / ENCODER),
             classes=classes,
+            preprocessing=new.preprocessing(),
+            versions=source.manifest.versions | known.versions,
             data=source.manifest.data | counts(after) | {"codes": learned.method},
             metrics=metrics | {"calibration": asdict(calibration)},
         ))  # fmt: skip
@@ -194,13 +249,107 @@ def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
     return np.array(sorted(id_ for id_, (_, held) in catalogue.sources().items() if held), np.int64)
 
 
-def all_embeddings(catalogue: Catalogue, path: Path) -> Embeddings:
-    """Those (n, E) of all that can be found. ArtifactError where one is missing."""
+def kept_embeddings(source: Artifact, catalogue: Catalogue, _: Division) -> Embedded:
+    """Those of an artifact's own encoder. ArtifactError where one is missing."""
     if len(missing := catalogue.without_embedding()):
         raise ArtifactError(
-            f"{path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
+            f"{source.path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
         )
-    return catalogue.embeddings()[1]
+    return Embedded(load(source), catalogue.embeddings()[1], catalogue.embeddings("query")[1])
+
+
+def new_embeddings(
+    source: Artifact, catalogue: Catalogue, division: Division, work: Path, seed: int
+) -> Embedded:
+    """Those of a network that learns anew from all that is seen, with checkpoints in the folder `work`.
+    ArtifactError where files are gone or changed."""
+    items = list(catalogue.every_item())
+    config = replace(settings_of(source), labels="100%", seed=seed, device="auto")
+    loaded = read_indexed(source, items, catalogue.classes, config)
+    pixels = place(loaded.pixels, choose_device(config.device))
+    run = Run(config, work, loaded._replace(pixels=pixels), divided(division, items))
+    round_products(run.precision)
+    encoder, _ = learn_encoder(run, run.learn_features(run.restore()))
+    round_products("fp32")  # codes are to be those that the service computes
+    groups = each_batch("indexing", np.arange(len(items)), 256)
+    vectors = np.concatenate([encoder.embed(images) for _, images in stream(pixels, groups, run.device)])
+    asked = np.array([item.split == "query" for item in items])
+    about = versions() | {"device": describe(run.device), "precision": run.precision}
+    return Embedded(encoder, vectors[~asked], vectors[asked], new=True, seconds=run.seconds, versions=about)
+
+
+def settings_of(source: Artifact) -> Config:
+    """With which an artifact was built. ArtifactError."""
+    try:
+        return from_json(source.manifest.config)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{source.path}: its settings are of another version ({reason})") from error
+
+
+def divided(division: Division, items: Sequence[Item]) -> protocol.Split:
+    """The positions of all `items`, those of the division's table first, by what a run does with them."""
+    everything, seen = np.arange(len(items)), np.flatnonzero(division.seen)
+    labelled = seen[division.table.labels[seen] != UNLABELLED]
+    count = len(division.table.ids)
+    return protocol.Split(everything[count:], everything[:count], seen, labelled, everything[:0])
+
+
+def read_indexed(source: Artifact, items: Sequence[Item], classes: Sequence[str], config: Config) -> Loaded:
+    """The pixels of all images of an index. ArtifactError where a file is not the one that was indexed."""
+    root, kept = Path(source.manifest.data["root"]), Originals(source.path / ORIGINALS)
+    images = indexed(root, kept, items, classes, Reading(grey_bits=config.grey_bits))
+    names = [shown(item.path) for item in items]
+    there = [(root / path).exists() for path in images.paths]
+    _refuse(root, [name for name, found in zip(names, there, strict=True) if not found], "are gone")
+    loaded = read(images, config.image_size)
+    named = dict(zip(map(shown, images.paths), names, strict=True))
+    _refuse(root, [named[each["path"]] for each in loaded.skipped], "cannot be read")
+    hashes = zip(items, loaded.images.hashes or (), strict=True)
+    changed = [shown(item.path) for item, sha256 in hashes if item.sha256 not in (None, sha256.hex())]
+    _refuse(root, changed, "are not those that were indexed")
+    return loaded
+
+
+def _refuse(root: Path, lost: Sequence[str], why: str) -> None:
+    if lost:
+        named = ", ".join(lost[:SHOWN])
+        way_out = "put them back or remove these images"
+        raise ArtifactError(f"{root}: the files of {len(lost):,} images {why}, such as {named}; {way_out}")
+
+
+@contextmanager
+def working(path: Path, target: Path, seed: int) -> Iterator[Path]:
+    """The folder beside `target` in which a run works that may be stopped, for one process at a time.
+    OutputError where another run was stopped there."""
+    work = target.with_name(f"{target.name}.partial")
+    asked = json.dumps({"artifact": os.path.abspath(path), "seed": seed})
+    work.mkdir(parents=True, exist_ok=True)
+    with _alone(work):
+        if not (note := work / ASKED).exists():
+            if any(file.name != LOCK for file in work.iterdir()):
+                raise OutputError(f"{work}: is an unfinished run of hebbsearch build; finish or remove it")
+            note.write_text(asked)
+        elif note.read_text() != asked:
+            raise OutputError(f"{work}: is an unfinished run of another artifact or seed; remove it")
+        try:
+            yield work
+        except BaseException as stop:
+            if not (work / CHECKPOINT).exists():
+                shutil.rmtree(work)  # nothing was learned yet
+            elif isinstance(stop, KeyboardInterrupt):
+                raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+            raise
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(work / LOCK))
+        except BlockingIOError:
+            raise OutputError(f"{work}: another process is at work there; wait for it") from None
+        yield
 
 
 def learn(division: Division, vectors: Embeddings, classes: int, bits: int, seed: int) -> Learned:
@@ -226,17 +375,24 @@ def coded(encoder: Encoder, vectors: Embeddings) -> Codes:
 
 
 def recode(
-    catalogue: Catalogue, folder: Path, queries: Queries | None, encoder: Encoder, table: CodeTable
+    catalogue: Catalogue,
+    folder: Path,
+    queries: Queries | None,
+    encoder: Encoder,
+    table: CodeTable,
+    known: Embedded,
 ) -> Queries | None:
-    """Write the codes of all images; returns the build's held-out queries with theirs."""
-    codes = list(zip(table.ids.tolist(), table.codes, repeat(None)))
+    """Write the codes of all images, and embeddings that are new; returns the build's held-out queries with
+    their codes."""
+    codes = list(zip(table.ids.tolist(), table.codes, known.vectors, strict=True))
     made = None
     if queries is not None:
-        ids, vectors = catalogue.embeddings("query")
-        made = replace(queries, codes=coded(encoder, vectors)[np.searchsorted(ids, queries.ids)])
+        ids = np.array(sorted(catalogue.held_out()), np.int64)
+        rows = np.searchsorted(ids, queries.ids)
+        made = replace(queries, codes=coded(encoder, known.asked)[rows])
         save_queries(folder / QUERIES, made)
-        codes += zip(made.ids.tolist(), made.codes, repeat(None))
-    catalogue.recode(encoder_id(folder / ENCODER), encoder.bits, codes, same_embeddings=True)
+        codes += zip(made.ids.tolist(), made.codes, known.asked[rows], strict=True)
+    catalogue.recode(encoder_id(folder / ENCODER), encoder.bits, codes, same_embeddings=not known.new)
     return made
 
 
@@ -298,6 +454,9 @@ def run_command(arguments: list[str] | None = None) -> None:
     command.add_argument("artifact", type=Path, help="that is to learn; it stays as it is")
     command.add_argument("labels", type=Path, nargs="?", help="CSV file with columns path and label")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new artifact's folder")
+    command.add_argument(
+        "--full", action="store_true", help="let the network learn anew too, from the files of all images"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     command.add_argument("--json", action="store_true", help="progress and result as lines of JSON")
     options = command.parse_args(arguments)
@@ -305,7 +464,7 @@ def run_command(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=handlers, force=options.json)
     set_up_process("fp32")
     torch.manual_seed(options.seed)
-    made = relearn(options.artifact, options.labels, options.out, seed=options.seed)
+    made = relearn(options.artifact, options.labels, options.out, seed=options.seed, full=options.full)
     if options.json:
         result = {**asdict(made), "artifact": str(made.artifact.path)}
         print(json.dumps(result), flush=True)

@@ -25,6 +25,7 @@ class Model(nn.Module):
     """
 
     head: Head | JointHead
+    mirrors = True  # whether mirror images say the same
 
     def __init__(self, config: Config, classes: int) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class Model(nn.Module):
         """An encoder with the features that were learned, whose embedding and head are yet to learn from
         `count` images."""
         length = min(SIZE, feature_count(config.backbone, config.image_size), count - 1)
-        made = described(config, classes, Coding(length, HIDDEN))
+        made = described(config, classes, Coding(length, HIDDEN, self.mirrors))
         encoder = self.filled(Encoder(made), self.network.features)
         check_finite(encoder, config)
         return encoder.to(next(self.parameters()).device).eval()
@@ -84,8 +85,8 @@ class Model(nn.Module):
     def student_encoder(self, config: Config, features: nn.Sequential, classes: int, count: int) -> Encoder:
         """The same with a student's features."""
         length = min(feature_count(STUDENT, config.image_size), count - 1)
-        made = replace(described(config, classes, Coding(length, HIDDEN)), backbone=STUDENT, whiten=False)
-        encoder = Encoder(made)
+        coding = Coding(length, HIDDEN, self.mirrors)
+        encoder = Encoder(replace(described(config, classes, coding), backbone=STUDENT, whiten=False))
         encoder.normalise.mean.copy_(self.normalise.mean)
         encoder.normalise.std.copy_(self.normalise.std)
         encoder.features.load_state_dict(features.state_dict())

@@ -35,6 +35,7 @@ from training.coding.learning import (
     propagated,
     unit,
 )
+from training.coding.mirror import SAMPLE, USUAL, unusual
 from training.config import Config
 from training.data import DataError, ImageSet, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
@@ -71,10 +72,16 @@ class Run:
     """Reads the images, divides them, and trains.
 
     `work` is the folder for checkpoints, None for none of them; `loaded` the images, where several runs
-    share them.
+    share them; `split` how they are divided, where that is settled already.
     """
 
-    def __init__(self, config: Config, work: Path | None, loaded: Loaded | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        work: Path | None,
+        loaded: Loaded | None = None,
+        split: protocol.Split | None = None,
+    ) -> None:
         self.config = config
         self.checkpoint = None if work is None else work / CHECKPOINT
         self.device = choose_device(config.device)
@@ -85,7 +92,7 @@ class Run:
         # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
         self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
         self.fingerprint = self.images.fingerprint()
-        self.split = protocol.split(self.images, fraction, config.seed)
+        self.split = protocol.split(self.images, fraction, config.seed) if split is None else split
         if len(self.split.pretraining) < 2:
             raise DataError(f"{self.images.where}: one image is not enough to learn from; add some")
         self.labels = torch.from_numpy(self.images.labels).to(self.home)
@@ -115,6 +122,8 @@ class Run:
 
     def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
+        if self.config.recipe == "best":
+            self.model.mirrors = mirrors(self)
         if is_pretrained(self.config.backbone):
             self.origin = take_pretrained(self.model, self.config)
             return saved
@@ -349,6 +358,19 @@ def differences(run: Run, listing: Path) -> str:
     return "; ".join(changes(before, run.images.listed(), reasons))
 
 
+def mirrors(run: Run) -> bool:
+    """Whether mirror images are learned from: where the configuration leaves it open, if they look like
+    images of the run."""
+    if run.config.mirror != "auto":
+        return run.config.mirror == "true"
+    seen, rng = run.split.pretraining, np.random.default_rng(run.config.seed)
+    drawn = np.sort(rng.permutation(seen)[:SAMPLE])
+    share = unusual(torch.cat([pixels.cpu() for pixels in pixels_of(run)("mirror images", drawn)]))
+    if share > USUAL:
+        log.info("mirror images are not learned from: %.0f %% are unlike all images", 100 * share)
+    return share <= USUAL
+
+
 def positions_of(run: Run, learner: Learner) -> Positions:
     """The images that `learner` sees in an epoch of pre-training."""
     if learner.from_labels:
@@ -379,8 +401,18 @@ def hash_without_labels(run: Run) -> str:
 
 
 def learn_by_neighbours(run: Run, saved: Saved) -> str:
-    """Recipe best: embeddings of the images that are learned from, perhaps a student, and a head that says
-    what their neighbours and labels taught; returns the codes' method."""
+    """Recipe best: embeddings of the images that are learned from, and a head that says what their neighbours
+    and labels taught; returns the codes' method."""
+    encoder, vectors = learn_encoder(run, saved)
+    labels = labels_given(run.images, run.split)[run.split.pretraining]
+    learned = learn_head(encoder, vectors, labels, run.config.seed)
+    run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
+    return learned.method
+
+
+def learn_encoder(run: Run, saved: Saved) -> tuple[Encoder, NDArray[np.float32]]:
+    """An encoder of features that are learned, or of a student's where there is one, whose head is yet to
+    learn; and the embeddings (n, E) that it makes of the images that are learned from."""
     seen, config, classes = run.split.pretraining, run.config, len(run.classes)
     labels, pixels = labels_given(run.images, run.split)[seen], pixels_of(run)
     encoder = run.model.embedder(config, classes, len(seen))
@@ -394,9 +426,7 @@ def learn_by_neighbours(run: Run, saved: Saved) -> str:
         own: dict[str, float] = {}
         vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, own)
         run.seconds |= {f"{STAGES[3]}'s {what}": seconds for what, seconds in own.items()}
-    learned = learn_head(encoder, vectors, labels, config.seed)
-    run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
-    return learned.method
+    return encoder, vectors
 
 
 def remember_embeddings(run: Run, vectors: NDArray[np.float32]) -> None:
@@ -435,6 +465,7 @@ def learn_from_changed(
     student = PixelStudent(
         STUDENT, config.image_size, classes,
         lr=config.student_lr, steps=count * math.ceil(len(seen) / BATCH), device=run.device,
+        mirror=run.model.mirrors,
     )  # fmt: skip
     if saved is None:
         posteriors = propagated(vectors, labels, classes, config.seed)

@@ -44,7 +44,15 @@ class PixelStudent:
     learned."""
 
     def __init__(
-        self, backbone: str, image_size: int, classes: int, *, lr: float, steps: int, device: torch.device
+        self,
+        backbone: str,
+        image_size: int,
+        classes: int,
+        *,
+        lr: float,
+        steps: int,
+        device: torch.device,
+        mirror: bool = True,
     ) -> None:
         network = Network(backbone, image_size, hidden=False)
         model = Classifier(network, feature_count(backbone, image_size), classes, dropout=0.0)
@@ -62,7 +70,7 @@ class PixelStudent:
         self.optimizer = torch.optim.SGD(
             groups, lr, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True, fused=True
         )
-        self.lr, self.steps, self.taken = lr, steps, 0
+        self.lr, self.steps, self.taken, self.mirror = lr, steps, 0, mirror
 
     def epoch(self, number: int, lessons: Iterable[Lesson]) -> None:
         """One pass; epochs count from 0. Raises FloatingPointError where it diverges."""
@@ -72,7 +80,7 @@ class PixelStudent:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr * rate((self.taken + 1) / (self.steps + 1))
             self.taken += 1
-            logits = self.model(changed(lesson.images)).float()
+            logits = self.model(changed(lesson.images, mirror=self.mirror)).float()
             each = -(lesson.posteriors * logits.log_softmax(1)).sum(1)
             loss = (lesson.weights * each).sum() / lesson.weights.sum().clamp_min(1e-6)
             self.optimizer.zero_grad(set_to_none=True)
@@ -108,13 +116,13 @@ def rate(share: float) -> float:
     return share / WARM_UP if share < WARM_UP else (1 - share) / (1 - WARM_UP)
 
 
-def changed(images: Tensor) -> Tensor:
-    """Images (B, 3, S, S), each moved, mirrored or not, and with a square set to 0, the mean of all."""
+def changed(images: Tensor, *, mirror: bool = True) -> Tensor:
+    """Images (B, 3, S, S), each moved, perhaps mirrored, and with a square set to 0, the mean of all."""
     count, side = len(images), images.shape[-1]
     most = min(max(1, round(MOVED * side)), side - 1)
     down, right = torch.randint(0, 2 * most + 1, (2, count, 1))
     along = torch.arange(side).expand(count, side)
-    mirrored = torch.where(torch.rand(count, 1) < 0.5, along.flip(1), along)
+    mirrored = torch.where((torch.rand(count, 1) < 0.5) & mirror, along.flip(1), along)
     rows = (down + along)[:, :, None].to(images.device)
     columns = (right + mirrored)[:, None, :].to(images.device)
     wide = pad(images, (most,) * 4, mode="reflect").permute(0, 2, 3, 1)

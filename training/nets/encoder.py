@@ -32,6 +32,7 @@ class Coding:
 
     embedding: int  # its length
     hidden: int  # units of the student
+    mirror: bool = True  # features are the mean of an image's and its mirror image's
 
 
 class Encoded(NamedTuple):
@@ -63,6 +64,8 @@ class Description:
             del values["reading"]
         if self.coding is None:
             del values["coding"]
+        elif self.coding.mirror:
+            del values["coding"]["mirror"]
         return json.dumps(values)
 
     @classmethod
@@ -242,9 +245,14 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def mirrored(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (n, 3, S, S) -> features (n, F), the mean of an image's and its mirror image's."""
+        """uint8 pixels (n, 3, S, S) -> features (n, F), perhaps the mean of an image's and its mirror
+        image's."""
         x = self.normalise(pixels)
-        return (self.features(x).flatten(1) + self.features(x.flip(3)).flatten(1)) / 2
+        features: Tensor = self.features(x).flatten(1)
+        coding = self.description.coding
+        if coding is None or not coding.mirror:
+            return features
+        return (features + self.features(x.flip(3)).flatten(1)) / 2
 
     @torch.inference_mode()
     def _projected(self, embeddings: Embeddings) -> Tensor:

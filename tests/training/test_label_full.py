@@ -1,0 +1,300 @@
+"""hebbsearch label --full: the network learns anew from the files of an index, whole and stopped."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import training.coding.learning
+import training.run
+from index.artifact import CATALOGUE, Artifact, open_artifact
+from index.catalogue import Catalogue
+from index.items import Item
+from index.verify import faults
+from service.core.library import Library, Upload
+from service.core.searcher import Searcher
+from tests.training.narrow import widths_are_narrow
+from tests.training.test_label import csv, picture
+from training.build_index import run_command
+from training.label import main
+from training.learning.student import PixelStudent
+from training.nets.encoder import Encoder
+from training.nets.images import open_image
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
+
+COUNT = 160
+STUDENT = ["--recipe", "best", "--set", "bits=32", "--set", "student_epochs=4"]
+
+
+def little_is_enough(set_attribute: Callable[[object, str, object], None]) -> None:
+    """A student learns from these few images too, and all takes some steps only."""
+    set_attribute(training.run, "FEWEST", 50)
+    set_attribute(training.run, "LEAST_STEPS", 1)
+    set_attribute(training.coding.learning, "LEAST_STEPS", 60)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    little_is_enough(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures without labels, `pictures`, and an index of them, `built`."""
+    folder = tmp_path_factory.mktemp("once")
+    (folder / "pictures").mkdir()
+    for seed in range(COUNT):
+        picture(folder / "pictures" / f"{seed:03d}.png", seed)
+    with pytest.MonkeyPatch.context() as patch:
+        widths_are_narrow(patch.setitem, patch.setattr)
+        little_is_enough(patch.setattr)
+        run_command(
+            ["--data", str(folder / "pictures"), "--labels", "none", *STUDENT, "--out", str(folder / "built")]
+        )
+    return folder
+
+
+@pytest.fixture
+def built(once: Path, tmp_path: Path) -> Path:
+    """A copy of that index, of a copy of its pictures, and one more that was sent."""
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    manifest = tmp_path / "built" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(once), str(tmp_path)))
+    picture(tmp_path / "sent.png", 1001)
+    with closing(Searcher.open(tmp_path / "built", max_pixels=10**6)) as searcher:
+        library = Library(searcher, keep=True, max_bytes=10**6, max_pixels=10**6)
+        library.add([Upload("sent.png", (tmp_path / "sent.png").read_bytes(), label="standing")])
+    csv(tmp_path / "labels.csv", [f"{number:03d}.png" for number in range(120)])
+    return tmp_path / "built"
+
+
+@pytest.fixture
+def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command with --full and --out new: what it says, and its exit code."""
+
+    def command(*arguments: object, code: int = 0) -> str:
+        given = [*map(str, arguments), "--full", "--out", str(tmp_path / "new")]
+        monkeypatch.setattr(sys, "argv", ["label", *given])
+        try:
+            main()
+            found = 0
+        except SystemExit as stop:
+            found = int(stop.code or 0)
+        said = capsys.readouterr()
+        assert found == code, said.err
+        assert code == 0 or said.err.count("\n") == 1
+        return said.err if code else said.out
+
+    return command
+
+
+@pytest.fixture
+def stopped(label, monkeypatch: pytest.MonkeyPatch):
+    """The command, stopped by Ctrl-C in an epoch of the student."""
+
+    def command(*arguments: object, epoch: int) -> str:
+        def interrupted(self: PixelStudent, number: int, lessons: Iterator[object]) -> None:
+            if number == epoch:
+                raise KeyboardInterrupt
+            learn(self, number, lessons)  # type: ignore[arg-type]
+
+        learn = PixelStudent.epoch
+        with monkeypatch.context() as patch:
+            patch.setattr(PixelStudent, "epoch", interrupted)
+            return label(*arguments, code=130)
+
+    return command
+
+
+def items(made: Artifact) -> list[Item]:
+    with made.open_catalogue() as catalogue:
+        return list(catalogue.every_item())
+
+
+def test_the_network_learns_anew_and_all_images_stay_who_they_are(built: Path, tmp_path: Path, label) -> None:
+    old = open_artifact(built)
+    said = label(built, tmp_path / "labels.csv")
+    new = open_artifact(tmp_path / "new")
+    before, after = Encoder.load(old.encoder_path), Encoder.load(new.encoder_path)
+    assert (before.description.backbone, after.description.backbone) == ("soft3", "conv7")
+    assert list(faults(tmp_path / "new")) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "built", "labels.csv", "new", "pictures", "sent.png",
+    ]  # fmt: skip
+    assert [(item.id, item.path, item.sha256) for item in items(old)] == [
+        (item.id, item.path, item.sha256) for item in items(new)
+    ]
+    held = [item for item in items(new) if item.held_out]
+    assert len(held) > 5
+    assert f"120 labels are new or changed; learned from {121 - len(held)}" in said
+    right = [item.predicted == ("lying" if int(item.path[:3]) % 2 == 0 else "standing")
+             for item in items(new) if item.label is None]  # fmt: skip
+    assert len(right) == COUNT - 120
+    assert np.mean(right) > 0.9
+
+
+def test_codes_and_embeddings_are_those_of_the_files(built: Path, tmp_path: Path, label) -> None:
+    label(built, tmp_path / "labels.csv")
+    made = open_artifact(tmp_path / "new")
+    encoder = Encoder.load(made.encoder_path)
+    with made.open_catalogue() as catalogue:
+        known, table, ids = list(catalogue.every_item()), catalogue.codes(), catalogue.embeddings()
+    files = [
+        tmp_path / ("sent.png" if each.path == "sent.png" else f"pictures/{each.path}") for each in known
+    ]
+    pixels = torch.stack([encoder.prepare(open_image(file)) for file in files])
+    codes, embeddings = encoder.encode_and_embed(pixels)
+    assert np.array_equal(codes, table.codes)
+    assert np.array_equal(embeddings, ids[1])
+
+
+def test_the_queries_of_the_build_measure_the_new_network_and_teach_it_nothing(
+    tmp_path: Path, once: Path, label, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{number:03d}.png" for number in range(80)])
+    run_command(
+        ["--data", str(once / "pictures"), "--labels", str(given), *STUDENT, "--out", str(tmp_path / "built")]
+    )
+    csv(given, [f"{number:03d}.png" for number in range(140)])
+    seen: list[np.ndarray] = []
+    learn = training.run.learn_embedding
+
+    def noted(encoder, pixels, positions, *rest):
+        seen.append(positions)
+        return learn(encoder, pixels, positions, *rest)
+
+    monkeypatch.setattr(training.run, "learn_embedding", noted)
+    label(tmp_path / "built", given)
+    made = open_artifact(tmp_path / "new")
+    known = items(made)
+    asked = {number for number, item in enumerate(known) if item.split == "query" or item.held_out}
+    assert len(asked) > 8
+    assert seen
+    assert all(set(each.tolist()) == set(range(len(known))) - asked for each in seen)
+    assert made.manifest.metrics["map"] > 0.9
+    assert made.manifest.metrics["top1"] > 0.9
+    queries = made.queries()
+    assert queries is not None
+    encoder = Encoder.load(made.encoder_path)
+    paths = {item.id: once / "pictures" / item.path for item in known}
+    pixels = torch.stack(
+        [encoder.prepare(Image.open(paths[id_]).convert("RGB")) for id_ in queries.ids.tolist()]
+    )
+    assert np.array_equal(encoder.encode(pixels), queries.codes)
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_what_was_stopped_goes_on_as_if_nothing_had_happened(
+    built: Path, tmp_path: Path, label, stopped, epoch: int
+) -> None:
+    """Though the service went on meanwhile: those changes come with the reload."""
+    label(built, tmp_path / "labels.csv")
+    wanted = (tmp_path / "new" / "encoder.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "new")
+    said = stopped(built, tmp_path / "labels.csv", epoch=epoch)
+    assert "stopped; the same command goes on from here" in said
+    assert not (tmp_path / "new").exists()
+    with Catalogue.open(built / CATALOGUE) as catalogue:
+        catalogue.change(150, label="late")
+    said = label(built, tmp_path / "labels.csv")
+    assert "120 labels are new or changed" in said
+    assert (tmp_path / "new" / "encoder.safetensors").read_bytes() == wanted
+    assert not (tmp_path / "new.partial").exists()
+    assert "late" not in open_artifact(tmp_path / "new").manifest.classes
+
+
+def test_another_run_does_not_go_on_with_it(built: Path, tmp_path: Path, label, stopped) -> None:
+    stopped(built, tmp_path / "labels.csv", epoch=1)
+    shutil.copytree(built, tmp_path / "other")
+    for arguments in ([tmp_path / "other"], [built, "--seed", "1"]):
+        said = label(*arguments, code=2)
+        assert "new.partial: is an unfinished run of another artifact or seed; remove it" in said
+    csv(tmp_path / "labels.csv", [f"{number:03d}.png" for number in range(100)])
+    said = label(built, tmp_path / "labels.csv", code=2)
+    assert "the images or labels are not those that the run was started with (20 with another label" in said
+    assert (tmp_path / "new.partial").exists()
+
+
+def test_a_stopped_build_is_left_alone(built: Path, tmp_path: Path, label) -> None:
+    (tmp_path / "new.partial").mkdir()
+    (tmp_path / "new.partial" / "config.json").write_text("{}")
+    said = label(built, code=2)
+    assert "new.partial: is an unfinished run of hebbsearch build; finish or remove it" in said
+    assert (tmp_path / "new.partial" / "config.json").read_text() == "{}"
+
+
+def test_a_class_without_labels_keeps_its_number(built: Path, tmp_path: Path, label) -> None:
+    with Catalogue.open(built / CATALOGUE) as catalogue:
+        catalogue.change(3, label="gone")
+        catalogue.change(3, label=-1)
+    label(built, tmp_path / "labels.csv")
+    made = open_artifact(tmp_path / "new")
+    assert set(made.manifest.classes) == {"gone", "lying", "standing"}
+    assert {item.predicted for item in items(made)} == {None, "lying", "standing"}
+
+
+@pytest.mark.parametrize("labels", [0, 1])
+def test_without_labels_or_with_one_the_features_alone_learn(
+    built: Path, tmp_path: Path, label, labels: int
+) -> None:
+    with Catalogue.open(built / CATALOGUE) as catalogue:
+        catalogue.change(COUNT + 1, label=-1)  # that was sent
+    csv(tmp_path / "labels.csv", [f"{number:03d}.png" for number in range(labels)])
+    label(built, *[tmp_path / "labels.csv"] * labels)
+    made = open_artifact(tmp_path / "new")
+    assert list(faults(tmp_path / "new")) == []
+    assert made.manifest.metrics["calibration"]["kind"] == "none"
+
+
+def gone(folder: Path) -> None:
+    (folder / "pictures" / "007.png").unlink()
+
+
+def changed(folder: Path) -> None:
+    picture(folder / "pictures" / "007.png", 9)
+
+
+def no_image(folder: Path) -> None:
+    (folder / "pictures" / "007.png").write_text("no image")
+
+
+def not_kept(folder: Path) -> None:
+    shutil.rmtree(folder / "built" / "originals")
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (gone, "pictures: the files of 1 images are gone, such as 007.png; put them back or remove"),
+        (changed, "pictures: the files of 1 images are not those that were indexed, such as 007.png"),
+        (no_image, "pictures: the files of 1 images cannot be read, such as 007.png"),
+        (not_kept, "pictures: the files of 1 images are gone, such as sent.png"),
+    ],
+)
+def test_files_that_are_not_there_as_they_were_are_named(
+    built: Path, tmp_path: Path, label, act: Callable[[Path], None], words: str
+) -> None:
+    act(tmp_path)
+    said = label(built, tmp_path / "labels.csv", code=2)
+    assert words in said
+    assert not list(tmp_path.glob("new*"))
+
+
+def test_a_wrong_file_of_labels_leaves_nothing(built: Path, tmp_path: Path, label) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n000.png,a\n000.png,b\n")
+    assert "is labelled 'a' and 'b'" in label(built, tmp_path / "labels.csv", code=2)
+    assert not list(tmp_path.glob("new*"))
+
+
+def test_an_index_of_no_folder_says_so(tmp_path: Path, label) -> None:
+    run_command(["--recipe", "best", "--rule", "none", "--set", "bits=32", "--out", str(tmp_path / "digits")])
+    said = label(tmp_path / "digits", code=2)
+    assert "digits: was not made from a folder of files, which --full reads; leave it out" in said
+    assert not list(tmp_path.glob("new*"))
