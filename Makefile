@@ -17,7 +17,7 @@ run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
 	@$(BIN)/python -c "import socket as s; \
 		s.create_server(('$(HOST)', $(PORT)), family=s.AF_INET6 if ':' in '$(HOST)' else s.AF_INET)" 2>/dev/null || \
 		{ echo "port $(PORT) of $(HOST) is taken; choose another: make run PORT=$$(($(PORT) + 1))"; exit 1; }
-	@echo "hebbsearch: $(ARTIFACT) at http://$(HOST):$(PORT) (Ctrl-C stops it)"
+	@echo "hebbsearch: starting with $(ARTIFACT); it answers once it says \"running on\" (Ctrl-C stops it)"
 	@HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/hebbsearch serve "$(ARTIFACT)" --host $(HOST) --port $(PORT)
 
 # Two files of tests at a time: a core and about 2 GB of memory each. WITHIN is what .ci/run measures it with.

@@ -22,7 +22,7 @@ from service.core.searcher import Searcher
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_label import csv, picture
 from training.build_index import run_command
-from training.label import main
+from training.label import main, relearn, report
 from training.learning.student import PixelStudent
 from training.nets.encoder import Encoder
 from training.nets.images import open_image
@@ -138,6 +138,22 @@ def test_the_network_learns_anew_and_all_images_stay_who_they_are(built: Path, t
              for item in items(new) if item.label is None]  # fmt: skip
     assert len(right) == COUNT - 120
     assert np.mean(right) > 0.9
+
+
+def test_it_says_when_the_network_knows_few_of_the_labels(built: Path, tmp_path: Path, label) -> None:
+    given = csv(tmp_path / "few.csv", [f"{number:03d}.png" for number in range(60)])
+    assert "the network learned from" not in label(built, given)
+    taught = open_artifact(tmp_path / "new").manifest.data["training_labels"]
+    found = []
+    for before, after, count in (("new", "some", 70), ("some", "many", 150)):
+        csv(given, [f"{number:03d}.png" for number in range(count)])
+        made = relearn(tmp_path / before, given, tmp_path / after)
+        found.append(any("the network learned from" in line for line in report(made)))
+        assert made.network_labels == taught
+    assert found == [False, True]
+    wanted = f"the network learned from {taught} labels: with --full it learns from all of them"
+    assert wanted in list(report(made))
+    assert relearn(built, given, tmp_path / "features").network_labels is None  # they needed none
 
 
 def test_codes_and_embeddings_are_those_of_the_files(built: Path, tmp_path: Path, label) -> None:
