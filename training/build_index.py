@@ -109,17 +109,22 @@ def parser() -> argparse.ArgumentParser:
     )
     add = partial(command.add_argument, default=argparse.SUPPRESS)
     networks = f"{', '.join(BACKBONES)}, or timm/NAME, which others trained"
-    add("--backbone", metavar="NAME", help=f"network: {networks} (default: conv6)")
+    add("--backbone", metavar="NAME", help=f"network: {networks} (default: conv6; your images: soft3)")
     add(
         "--weights",
         metavar="pretrained|none|FILE",
         help="of timm/NAME: timm's own, random ones, or a .safetensors or .pth file (default: pretrained)",
     )
-    add("--rule", choices=[*RULES, *UNRULED], help="learning rule of the pre-training (default: hpca_fh)")
+    add(
+        "--rule",
+        choices=[*RULES, *UNRULED],
+        help="learning rule of the pre-training (default: hpca_fh; your images: softhebb)",
+    )
     add(
         "--recipe",
         choices=ABOUT["recipe"].choices,
-        help="how features become codes: as in the paper, or by neighbours and few labels (default: paper)",
+        help="how features become codes: as in the paper, or by neighbours and few labels (default: best "
+        "for your images, unless a backbone, a rule or a value of the fine-tuning is named; else paper)",
     )
     add("--dataset", choices=DATASETS, help="a named data set (default: digits, which needs no download)")
     add("--data", metavar="DIR", help="your images, or where the named data set lies or shall lie")

@@ -221,11 +221,18 @@ RECIPES = {
 
 # What recipe best takes of own images where neither is given.
 BEST = {"backbone": "soft3", "rule": "softhebb"}
+# Who names one of these and no recipe wants the paper's: the networks and rules that it is about, and what
+# only it has.
+OF_THE_PAPER = {
+    *("backbone", "rule", "head", "head_epochs", "head_lr", "head_weight_decay"),
+    *("finetune_epochs", "finetune_lr", "schedule", "momentum", "weight_decay", "dropout"),
+}
 
 
 def configure(chosen: dict[str, Any]) -> Config:
     """The configuration with the values in `chosen` and suitable ones for the rest. Raises ConfigError."""
-    best = chosen.get("recipe") == "best" and _own_images(chosen)
+    chosen = {"recipe": _recipe_of(chosen)} | chosen
+    best = chosen["recipe"] == "best" and _own_images(chosen)
     usual = {"backbone": "conv6", "rule": "hpca_fh"}
     if best and not usual.keys() & chosen.keys():
         usual = BEST
@@ -264,7 +271,7 @@ def configure(chosen: dict[str, Any]) -> Config:
         "head_epochs": values.get("finetune_epochs", recipe.head_epochs),
     }
     if is_pretrained(backbone):
-        defaults |= {"recipe": "best", "weights": PRETRAINED, "component_power": 0.0}
+        defaults |= {"weights": PRETRAINED, "component_power": 0.0}
     else:
         defaults |= {"batch_size": BACKBONES[backbone].batch_size}
         if best:
@@ -274,6 +281,14 @@ def configure(chosen: dict[str, Any]) -> Config:
     config = Config(**defaults | recipe.rules.get(rule, {}) | values)
     check(config)
     return config
+
+
+def _recipe_of(chosen: dict[str, Any]) -> str:
+    """That of whoever names none: the paper's for its networks, rules and data sets."""
+    if is_pretrained(chosen.get("backbone", "")):
+        return "best"
+    own = chosen.get("data") is not None and chosen.get("dataset") is None
+    return "best" if own and not chosen.keys() & OF_THE_PAPER else "paper"
 
 
 def _own_images(chosen: dict[str, Any]) -> bool:

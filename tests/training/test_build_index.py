@@ -165,6 +165,18 @@ def test_other_rules_and_few_labels(pictures, tmp_path, rule):
     assert (manifest.preprocessing["whitening"] is not None) == (rule == "swta_fh")
 
 
+@pytest.mark.long
+def test_own_images_are_learned_from_by_the_best_recipe(pictures, tmp_path, here, monkeypatch):
+    monkeypatch.setattr("training.coding.learning.LEAST_STEPS", 20)
+    said = here("--data", str(pictures), "--image-size", "28", "--set", "bits=32", "--out", "built")
+    assert "codes of 32 bits (ITQ)" in said
+    made = artifact.open_artifact(tmp_path / "built").manifest
+    assert [made.config[name] for name in ("recipe", "backbone", "rule")] == ["best", "soft3", "softhebb"]
+    assert made.metrics["map"] > 0.9
+    with artifact.open_artifact(tmp_path / "built").open_catalogue() as catalogue:
+        assert len(catalogue.without_embedding()) == 0  # so that hebbsearch label can go on from here
+
+
 @pytest.mark.process
 def test_labels_for_some(pictures, tmp_path):
     labels = tmp_path / "labels.csv"

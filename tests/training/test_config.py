@@ -158,6 +158,26 @@ def test_a_share_of_the_labels_is_told_from_other_texts(text, share):
     assert percent(text) == share
 
 
+@pytest.mark.parametrize(
+    ("chosen", "recipe"),
+    [
+        ({}, "paper"),
+        ({"backbone": "vgg11", "rule": "swta_fh"}, "paper"),
+        ({"dataset": "cifar10", "data": "x"}, "paper"),
+        ({"data": "x"}, "best"),
+        ({"data": "x", "labels": "none", "seed": 3, "image_size": 48, "bits": 64}, "best"),
+        ({"data": "x", "backbone": "vgg11"}, "paper"),
+        ({"data": "x", "rule": "swta_fh"}, "paper"),
+        ({"data": "x", "finetune_epochs": 5}, "paper"),
+        ({"data": "x", "head": "joint"}, "paper"),
+        ({"data": "x", "head_lr": 0.1, "recipe": "best"}, "best"),
+        ({"data": "x", "recipe": "paper"}, "paper"),
+    ],
+)
+def test_own_images_are_learned_by_the_best_recipe_unless_something_of_the_paper_is_named(chosen, recipe):
+    assert configure(chosen).recipe == recipe
+
+
 def test_labels():
     assert configure({"labels": "1%"}).fraction() == 0.01
     assert configure({"labels": "none"}).fraction() == 0
@@ -175,7 +195,8 @@ def test_labels():
         ({"recipe": "best", "data": "x", "rule": "swta_fh"}, ("conv6", "swta_fh", 4, 10)),
         ({"recipe": "best", "data": "x", "student_epochs": 0}, ("soft3", "softhebb", 1, 0)),
         ({"recipe": "best"}, ("conv6", "hpca_fh", 5, 0)),  # the digits
-        ({"data": "x"}, ("conv6", "hpca_fh", 12, 0)),
+        ({"data": "x"}, ("soft3", "softhebb", 1, 10)),
+        ({"data": "x", "recipe": "paper"}, ("conv6", "hpca_fh", 12, 0)),
     ],
 )
 def test_recipe_best_chooses_what_is_not_given_for_own_images(chosen, expected):

@@ -245,7 +245,8 @@ def test_a_file_that_is_wrong_changes_nothing(
 
 
 def test_an_index_of_the_paper_says_what_to_do(images: Path, tmp_path: Path, here, label) -> None:
-    here("--data", str(images), "--labels", "none", "--epochs", "1", "--image-size", "28", "--out", "paper")
+    quick = ["--recipe", "paper", "--epochs", "1", "--image-size", "28"]
+    here("--data", str(images), "--labels", "none", *quick, "--out", "paper")
     said = label(tmp_path / "paper", "--out", tmp_path / "new", code=2)
     assert "keeps no embeddings to learn from again; build it once with --recipe best" in said
     said = label(tmp_path / "paper", "--out", tmp_path / "paper", code=2)
