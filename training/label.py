@@ -273,7 +273,7 @@ def new_embeddings(
     config = replace(settings_of(source), labels="100%", seed=seed, device="auto")
     loaded = read_indexed(source, items, catalogue.classes, config)
     pixels = place(loaded.pixels, choose_device(config.device))
-    run = Run(config, work, loaded._replace(pixels=pixels), divided(division, items))
+    run = Run(config, work, loaded._replace(pixels=pixels, split=divided(division, items)))
     round_products(run.precision)
     encoder, _ = learn_encoder(run, run.learn_features(run.restore()))
     round_products("fp32")  # codes are to be those that the service computes

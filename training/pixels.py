@@ -34,11 +34,13 @@ GROUPS_AHEAD = 2  # batches that are decoded while one is used
 
 
 class Loaded(NamedTuple):
-    """The readable images, their pixels, and what was skipped and why."""
+    """The readable images, their pixels, what was skipped and why, and how they are divided, where that is
+    settled."""
 
     images: ImageSet
     pixels: "Pixels"
     skipped: list[dict[str, str]]
+    split: protocol.Split | None = None
 
 
 class Pixels(Protocol):

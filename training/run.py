@@ -72,22 +72,16 @@ class Run:
     """Reads the images, divides them, and trains.
 
     `work` is the folder for checkpoints, None for none of them; `loaded` the images, where several runs
-    share them; `split` how they are divided, where that is settled already.
+    share them.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        work: Path | None,
-        loaded: Loaded | None = None,
-        split: protocol.Split | None = None,
-    ) -> None:
+    def __init__(self, config: Config, work: Path | None, loaded: Loaded | None = None) -> None:
         self.config = config
         self.checkpoint = None if work is None else work / CHECKPOINT
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
         self.dtype = activation_type(self.precision)
-        self.images, self.pixels, self.skipped = load(config) if loaded is None else loaded
+        self.images, self.pixels, self.skipped, split = load(config) if loaded is None else loaded
         fraction = config.fraction() if self.images.classes else 0.0
         # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
         self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
@@ -102,6 +96,7 @@ class Run:
         torch.manual_seed(protocol.derived_seed(config.seed))
         taught = len(self.classes) if config.recipe == "paper" else 0
         self.model = Model(config, taught).to(self.device)
+        self.model.mirrors = mirrors(self)
         self.coded: Coded | None = None  # what another recipe made
         self.origin: Origin | None = None  # of weights that were learned elsewhere
 
@@ -122,8 +117,6 @@ class Run:
 
     def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
-        if self.config.recipe == "best":
-            self.model.mirrors = mirrors(self)
         if is_pretrained(self.config.backbone):
             self.origin = take_pretrained(self.model, self.config)
             return saved
@@ -361,7 +354,7 @@ def differences(run: Run, listing: Path) -> str:
 def mirrors(run: Run) -> bool:
     """Whether mirror images are learned from: where the configuration leaves it open, if they look like
     images of the run."""
-    if run.config.mirror != "auto":
+    if run.config.recipe != "best" or run.config.mirror != "auto":
         return run.config.mirror == "true"
     seen, rng = run.split.pretraining, np.random.default_rng(run.config.seed)
     drawn = np.sort(rng.permutation(seen)[:SAMPLE])

@@ -111,7 +111,7 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "all" / "dog" / "2.png").write_bytes(b"broken")
     images = data.folder(tmp_path / "all")
     assert names(images) == {"cat/1.png": "cat", "dog/1.png": "dog", "dog/2.png": "dog"}
-    kept, _, skipped = read(images, 8)
+    kept, _, skipped, _ = read(images, 8)
     assert kept.paths == ("cat/1.png", "dog/1.png")
     assert [(each["path"], each["reason"][:25]) for each in skipped] == [
         ("dog/self.png", "the link cannot be follow"),

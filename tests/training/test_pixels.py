@@ -30,7 +30,7 @@ def mixed(tmp_path):
 @pytest.mark.parametrize("limit", [1 << 30, 0])
 def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
     monkeypatch.setattr("training.pixels.MEMORY_LIMIT", limit)
-    images, pixels, skipped = read(mixed, 8)
+    images, pixels, skipped, _ = read(mixed, 8)
     assert isinstance(pixels, torch.Tensor) == (limit > 0)
     assert [entry["path"] for entry in skipped] == ["a/0.png", "notes.txt"]
     assert "damaged" in skipped[0]["reason"]
@@ -47,7 +47,7 @@ def test_unreadable_files_are_skipped_and_listed(mixed, limit, monkeypatch):
 
 def test_a_pipe_is_skipped_and_nobody_waits_for_it(mixed, tmp_path):
     os.mkfifo(tmp_path / "a" / "pipe.png")
-    images, _, skipped = read(data.folder(tmp_path), 8)
+    images, _, skipped, _ = read(data.folder(tmp_path), 8)
     assert {"path": "a/pipe.png", "reason": "not a regular file"} in skipped
     assert images.paths == ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
 
@@ -63,7 +63,7 @@ def test_class_of_which_nothing_can_be_read_is_left_out(tmp_path, divided, caplo
     (tmp_path / f"{train}b" / "1.png").write_bytes(b"nothing")
     if not divided:
         (tmp_path / "b" / "2.png").write_bytes(b"nothing")
-    images, _, _ = read(data.folder(tmp_path), 8)
+    images, _, _, _ = read(data.folder(tmp_path), 8)
     assert images.classes == ("a", "c")
     labels = dict(zip(images.paths, images.labels.tolist(), strict=True))
     expected = {f"{train}a/1.png": 0, f"{test}a/2.png": 0, f"{train}c/1.png": 1, f"{test}c/2.png": 1}
@@ -79,7 +79,7 @@ def test_deep_grey_is_read_at_the_depth_that_is_set(tmp_path, limit, monkeypatch
         Image.fromarray(np.full((8, 8), 2048, np.uint16)).save(tmp_path / f"{name}.png")
     for bits, expected in ((0, 8), (12, 128), (14, 32)):
         chosen = {"data": str(tmp_path), "grey_bits": bits, "image_size": 32}
-        images, pixels, _ = load(configure(chosen))
+        images, pixels, _, _ = load(configure(chosen))
         assert pixels[torch.tensor([1])].unique().tolist() == [expected]
         assert opened(images, 0)[0].getpixel((0, 0)) == (expected,) * 3
 
@@ -147,7 +147,7 @@ def test_a_name_that_is_no_text_is_as_good_as_another(tmp_path):
         put(tmp_path / "a" / f"{name}.png")
         os.rename(tmp_path / "a" / f"{name}.png", os.fsencode(tmp_path) + b"/a/" + byte + b".png")
     (tmp_path / "a" / "b\udcfd.png").write_bytes(b"no image")
-    images, _, skipped = read(data.folder(tmp_path), 8)
+    images, _, skipped, _ = read(data.folder(tmp_path), 8)
     assert images.paths == ("a/\udcfe.png", "a/\udcff.png")
     assert [each["path"] for each in skipped] == ["a/b\ufffd.png"]
     assert images.fingerprint() != data.folder(tmp_path).select(np.array([0])).fingerprint()

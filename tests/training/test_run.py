@@ -597,37 +597,3 @@ def test_a_backbone_that_needs_no_more_learns_from_a_part_of_many_images(run, mo
     assert set(drawn.tolist()) < set(made.split.pretraining.tolist())
     monkeypatch.setitem(BACKBONES, "soft3", replace(BACKBONES["soft3"], enough=1000))
     assert np.array_equal(positions_of(made, learner), made.split.pretraining)
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize(("unusual", "mirror", "expected"), [
-    (0.5, "auto", True), (0.9, "auto", False), (0.9, "true", True), (0.5, "false", False),
-])  # fmt: skip
-def test_mirror_images_are_learned_from_where_they_are_usual(
-    run, monkeypatch, caplog, unusual, mirror, expected
-):
-    caplog.set_level("INFO")
-    compared, changes = [], []
-
-    def noted(images):
-        compared.append(len(images))
-        return unusual
-
-    def changed(images, *, mirror):
-        changes.append(mirror)
-        return images
-
-    monkeypatch.setattr(training.run, "unusual", noted)
-    monkeypatch.setattr(training.run, "SAMPLE", 20)
-    monkeypatch.setattr(training.learning.student, "changed", changed)
-    made = run(**WITH_STUDENT, mirror=mirror)
-    made.train()
-    coding = made.encoder().description.coding
-    assert coding is not None
-    assert coding.mirror is expected
-    assert set(changes) == {expected}
-    assert set(compared) == ({20} if mirror == "auto" else set())
-    assert ("mirror images are not learned from: 90 %" in caplog.text) is (mirror == "auto" and not expected)
-    pixels = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
-    same = np.array_equal(made.encoder().encode(pixels), made.encoder().encode(pixels.flip(3)))
-    assert same is expected

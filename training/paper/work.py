@@ -33,7 +33,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def smaller(loaded: Loaded, images: int) -> Loaded:
     """About `images` of what is trained on and of what is asked, each class with its share."""
-    found, pixels, skipped = loaded
+    found, pixels, skipped, _ = loaded
     labels, queries = found.labels, found.queries
     parts = [np.ones(len(found), bool)] if queries is None else [queries, ~queries]
     kept = np.zeros(len(found), bool)

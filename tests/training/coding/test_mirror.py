@@ -1,11 +1,21 @@
-"""Whether mirror images say the same."""
+"""Whether mirror images say the same, and a run that follows it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+import training.learning.student
+import training.run
+from tests.training.test_build_index import striped_folder
+from training.coding import learning
 from training.coding.mirror import USUAL, unusual
+from training.config import configure
+from training.run import Run
 
 
 def slow(images: NDArray[np.uint8]) -> float:
@@ -58,3 +68,55 @@ def test_images_that_are_their_own_mirror_images_say_nothing() -> None:
 def test_other_sizes_and_one_image() -> None:
     assert 0 <= unusual(torch.randint(0, 256, (20, 3, 50, 50), dtype=torch.uint8)) <= 1
     assert unusual(torch.randint(0, 256, (1, 3, 9, 9), dtype=torch.uint8)) == 0
+
+
+@pytest.fixture
+def trained(tmp_path: Path, narrow: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """A run on a few images, with a student of one epoch."""
+    monkeypatch.setattr(training.run, "FEWEST", 50)
+    monkeypatch.setattr(training.run, "LEAST_STEPS", 1)
+    monkeypatch.setattr(learning, "LEAST_STEPS", 20)
+    values = {"data": str(striped_folder(tmp_path / "pictures", 80)), "image_size": 28}
+
+    def train(**chosen: Any) -> Run:
+        run = Run(configure(values | {"bits": 32, "student_epochs": 1} | chosen), None)
+        run.train()
+        return run
+
+    return train
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("share", "mirror", "expected"), [
+    (0.5, "auto", True), (0.9, "auto", False), (0.9, "true", True), (0.5, "false", False),
+])  # fmt: skip
+def test_mirror_images_are_learned_from_where_they_are_usual(
+    trained: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    share: float,
+    mirror: str,
+    expected: bool,
+) -> None:
+    caplog.set_level("INFO")
+    compared, changes = list[int](), list[bool]()
+
+    def noted(images: torch.Tensor) -> float:
+        compared.append(len(images))
+        return share
+
+    def changed(images: torch.Tensor, *, mirror: bool) -> torch.Tensor:
+        changes.append(mirror)
+        return images
+
+    monkeypatch.setattr(training.run, "unusual", noted)
+    monkeypatch.setattr(training.run, "SAMPLE", 20)
+    monkeypatch.setattr(training.learning.student, "changed", changed)
+    encoder = trained(mirror=mirror).encoder()
+    assert encoder.description.coding is not None
+    assert encoder.description.coding.mirror is expected
+    assert set(changes) == {expected}
+    assert compared == ([20] if mirror == "auto" else [])
+    assert ("mirror images are not learned from: 90 %" in caplog.text) is (mirror == "auto" and not expected)
+    pixels = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    assert np.array_equal(encoder.encode(pixels), encoder.encode(pixels.flip(3))) is expected
