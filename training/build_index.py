@@ -22,7 +22,7 @@ from pathlib import Path
 from shlex import quote
 
 from index.artifact import MANIFEST, Artifact
-from training.command_line import OneLineParser, OutputError, hebbsearch, run_or_fail
+from training.command_line import OneLineParser, OutputError, beside, hebbsearch, run_or_fail
 from training.config import (
     ABOUT,
     DATASETS,
@@ -161,13 +161,13 @@ def new_folder(out: str | None) -> tuple[Path, Path]:
     claimed = _claim(target)
     if claimed is None:
         raise OutputError(
-            f"{_work(target)} is an unfinished run; go on with --resume {_work(target)}, or remove it"
+            f"{beside(target)} is an unfinished run; go on with --resume {beside(target)}, or remove it"
         )
     return claimed
 
 
 def _claim(target: Path) -> tuple[Path, Path] | None:
-    work = _work(target)
+    work = beside(target)
     try:
         if target.exists():
             return None
@@ -175,10 +175,6 @@ def _claim(target: Path) -> tuple[Path, Path] | None:
     except FileExistsError:
         return None
     return target, work
-
-
-def _work(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
 
 
 def resumed(folder: Path) -> tuple[Config, Path]:

@@ -38,6 +38,11 @@ USER_ERRORS = (
 RESUME = "start again, with --resume if a .partial is left"
 
 
+def beside(target: Path) -> Path:
+    """The folder in which a run works until `target` is whole."""
+    return target.with_name(f"{target.name}.partial")
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 

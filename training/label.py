@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, Self
@@ -53,7 +54,7 @@ from training import protocol
 from training.checkpoint import CHECKPOINT
 from training.coding.learning import Learned, learn_codes
 from training.coding.predictions import predict, top1
-from training.command_line import OneLineParser, OutputError, hebbsearch, run_or_fail
+from training.command_line import OneLineParser, OutputError, beside, hebbsearch, run_or_fail
 from training.config import Config, from_json
 from training.data import indexed
 from training.device import choose_device, describe, round_products, set_up_process
@@ -147,35 +148,31 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0, ful
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
     source = open_artifact(path)
-    load(source)
+    encoder = load(source)
     if not full:
-        return relearned(path, labels, target, seed, kept_embeddings)
+        return relearned(source, labels, target, seed, partial(kept_embeddings, encoder))
     if source.manifest.data.get("root") is None:
         raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
     with working(path, target, seed) as work:
         if not (copy := work / COPY).exists():
             copy_artifact(path, copy)  # what a stopped run goes on with, whatever changes there meanwhile
-
-        def embeddings(source: Artifact, catalogue: Catalogue, division: Division) -> Embedded:
-            return new_embeddings(source, catalogue, division, work, seed)
-
-        made = relearned(copy, labels, target, seed, embeddings)
+        anew = partial(new_embeddings, work=work, seed=seed)
+        made = relearned(open_artifact(copy), labels, target, seed, anew)
     shutil.rmtree(work)
     return made
 
 
 def relearned(
-    path: Path,
+    source: Artifact,
     labels: Path | None,
     target: Path,
     seed: int,
     embeddings: Callable[[Artifact, Catalogue, Division], Embedded],
 ) -> Relearned:
     """As `relearn`, from the `embeddings` of all images of an artifact, which has those labels by then."""
-    source = open_artifact(path)
     given = [] if labels is None else given_labels(labels)
     with staging(target) as folder:
-        copy_artifact(path, folder)
+        copy_artifact(source.path, folder)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
             changed, strays = give(catalogue, given)
             before = Division.of(catalogue, hold_out(catalogue))
@@ -255,13 +252,13 @@ def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
     return np.array(sorted(id_ for id_, (_, held) in catalogue.sources().items() if held), np.int64)
 
 
-def kept_embeddings(source: Artifact, catalogue: Catalogue, _: Division) -> Embedded:
+def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _: Division) -> Embedded:
     """Those of an artifact's own encoder. ArtifactError where one is missing."""
     if len(missing := catalogue.without_embedding()):
         raise ArtifactError(
             f"{source.path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
         )
-    return Embedded(load(source), catalogue.embeddings()[1], catalogue.embeddings("query")[1])
+    return Embedded(encoder, catalogue.embeddings()[1], catalogue.embeddings("query")[1])
 
 
 def new_embeddings(
@@ -328,7 +325,7 @@ def _refuse(root: Path, lost: Sequence[str], why: str) -> None:
 def working(path: Path, target: Path, seed: int) -> Iterator[Path]:
     """The folder beside `target` in which a run works that may be stopped, for one process at a time.
     OutputError where another run was stopped there."""
-    work = target.with_name(f"{target.name}.partial")
+    work = beside(target)
     asked = json.dumps({"artifact": os.path.abspath(path), "seed": seed})
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work):

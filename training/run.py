@@ -35,7 +35,7 @@ from training.coding.learning import (
     propagated,
     unit,
 )
-from training.coding.mirror import SAMPLE, USUAL, unusual
+from training.coding.mirror import SAMPLE, USUAL, small, unusual
 from training.config import Config
 from training.data import DataError, ImageSet, Positions, changes
 from training.device import activation_type, choose_device, choose_precision, round_products
@@ -358,7 +358,7 @@ def mirrors(run: Run) -> bool:
         return run.config.mirror == "true"
     seen, rng = run.split.pretraining, np.random.default_rng(run.config.seed)
     drawn = np.sort(rng.permutation(seen)[:SAMPLE])
-    share = unusual(torch.cat([pixels.cpu() for pixels in pixels_of(run)("mirror images", drawn)]))
+    share = unusual(torch.cat([small(pixels).cpu() for pixels in pixels_of(run)("mirror images", drawn)]))
     if share > USUAL:
         log.info("mirror images are not learned from: %.0f %% are unlike all images", 100 * share)
     return share <= USUAL

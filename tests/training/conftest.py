@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.training.narrow import REAL, widths_are_narrow
+from tests.training.narrow import REAL, little_is_enough, widths_are_narrow
 from training.nets.backbones import BACKBONES
 
 
@@ -24,22 +24,39 @@ def real(narrow, monkeypatch):
 
 
 @pytest.fixture
-def here(tmp_path, narrow, monkeypatch, capsys):
+def call(monkeypatch, capsys):
+    """A command in this process: what it prints on both ways, once its exit code is the expected one."""
+
+    def run(main, *arguments, code=0):
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
+        try:
+            main()
+            found = 0
+        except SystemExit as stop:
+            found = int(stop.code or 0)
+        printed = capsys.readouterr()
+        assert found == code, printed.err
+        return printed
+
+    return run
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A student learns from a few images too, and all that learns takes some steps only."""
+    little_is_enough(monkeypatch.setattr)
+
+
+@pytest.fixture
+def here(tmp_path, narrow, monkeypatch, call):
     """The command in this process: what it prints on both ways, and its exit code."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments, code=0):
         from training.build_index import main
 
-        monkeypatch.setattr(sys, "argv", ["build_index", *arguments])
-        try:
-            main()
-            found = 0
-        except SystemExit as stop:
-            found = stop.code
-        said = capsys.readouterr()
-        assert found == code, said.err
-        return said.out if code == 0 else said.err
+        printed = call(main, *arguments, code=code)
+        return printed.out if code == 0 else printed.err
 
     return command
 

@@ -35,6 +35,18 @@ def widths_are_narrow(
     set_attribute(encoder, "TILE", TILE)
 
 
+def little_is_enough(
+    set_attribute: Callable[[object, str, object], None] = setattr, *, steps: int = 20
+) -> None:
+    """A student learns from a few images too, in one step, and a head in so many."""
+    from training import run
+    from training.coding import learning
+
+    set_attribute(run, "FEWEST", 50)
+    set_attribute(run, "LEAST_STEPS", 1)
+    set_attribute(learning, "LEAST_STEPS", steps)
+
+
 def figures_are_left_out() -> None:
     """And the tables of this process have none: they take longer than all else that it does."""
     from training.paper import report

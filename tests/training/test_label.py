@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -72,19 +71,12 @@ def built(once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """The command: what it says, and its exit code."""
+def label(call):
+    """The command: what it says."""
 
     def command(*arguments: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["label", *map(str, arguments)])
-        try:
-            main()
-            found = 0
-        except SystemExit as stop:
-            found = int(stop.code or 0)
-        said = capsys.readouterr()
-        assert found == code, said.err
-        return said.err if code == 2 else said.out
+        printed = call(main, *arguments, code=code)
+        return printed.err if code == 2 else printed.out
 
     return command
 

@@ -1,7 +1,6 @@
 """hebbsearch label --full: the network learns anew from the files of an index, whole and stopped."""
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import training.coding.learning
 import training.run
 from index.artifact import CATALOGUE, Artifact, open_artifact
 from index.catalogue import Catalogue
@@ -19,7 +17,7 @@ from index.items import Item
 from index.verify import faults
 from service.core.library import Library, Upload
 from service.core.searcher import Searcher
-from tests.training.narrow import widths_are_narrow
+from tests.training.narrow import little_is_enough, widths_are_narrow
 from tests.training.test_label import csv, picture
 from training.build_index import run_command
 from training.label import main, relearn, report
@@ -33,16 +31,9 @@ COUNT = 160
 STUDENT = ["--recipe", "best", "--set", "bits=32", "--set", "student_epochs=4"]
 
 
-def little_is_enough(set_attribute: Callable[[object, str, object], None]) -> None:
-    """A student learns from these few images too, and all takes some steps only."""
-    set_attribute(training.run, "FEWEST", 50)
-    set_attribute(training.run, "LEAST_STEPS", 1)
-    set_attribute(training.coding.learning, "LEAST_STEPS", 60)
-
-
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    little_is_enough(monkeypatch.setattr)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    little_is_enough(monkeypatch.setattr, steps=60)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +45,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(folder / "pictures" / f"{seed:03d}.png", seed)
     with pytest.MonkeyPatch.context() as patch:
         widths_are_narrow(patch.setitem, patch.setattr)
-        little_is_enough(patch.setattr)
+        little_is_enough(patch.setattr, steps=60)
         run_command(
             ["--data", str(folder / "pictures"), "--labels", "none", *STUDENT, "--out", str(folder / "built")]
         )
@@ -76,21 +67,13 @@ def built(once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """The command with --full and --out new: what it says, and its exit code."""
+def label(tmp_path: Path, call):
+    """The command with --full and --out new: what it says, which is one line where it fails."""
 
     def command(*arguments: object, code: int = 0) -> str:
-        given = [*map(str, arguments), "--full", "--out", str(tmp_path / "new")]
-        monkeypatch.setattr(sys, "argv", ["label", *given])
-        try:
-            main()
-            found = 0
-        except SystemExit as stop:
-            found = int(stop.code or 0)
-        said = capsys.readouterr()
-        assert found == code, said.err
-        assert code == 0 or said.err.count("\n") == 1
-        return said.err if code else said.out
+        printed = call(main, *arguments, "--full", "--out", tmp_path / "new", code=code)
+        assert code == 0 or printed.err.count("\n") == 1
+        return printed.err if code else printed.out
 
     return command
 

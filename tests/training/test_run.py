@@ -482,14 +482,6 @@ def test_run_goes_on_from_another_folder(here, tmp_path, monkeypatch, before_the
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """A student learns from these few images too, and only some steps."""
-    monkeypatch.setattr(training.run, "FEWEST", 50)
-    monkeypatch.setattr(training.run, "LEAST_STEPS", 1)
-    monkeypatch.setattr(training.coding.learning, "LEAST_STEPS", 20)
-
-
-@pytest.fixture
 def embedded_by(monkeypatch):
     """The backbones whose embeddings were learned."""
     backbones, learn = [], training.run.learn_embedding

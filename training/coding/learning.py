@@ -73,7 +73,7 @@ def learn_embedding(
     rest = np.setdiff1d(np.arange(len(positions)), drawn)
     vectors = np.empty((len(positions), encoder.embedding_size), np.float32)
     with timed(seconds, "features"):
-        sample = torch.cat([encoder.mirrored(batch).cpu() for batch in pixels("features", positions[drawn])])
+        sample = torch.cat([encoder.seen(batch).cpu() for batch in pixels("features", positions[drawn])])
     with timed(seconds, "components"):
         found = components(sample.numpy(), encoder.embedding_size, seed)
         encoder.embedding.load_state_dict(embedding(found, power).state_dict())

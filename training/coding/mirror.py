@@ -10,13 +10,18 @@ SAMPLE = 2_000  # images that are compared with each other
 USUAL = 0.65
 
 
+def small(images: Tensor) -> Tensor:
+    """Images (n, 3, S, S) as they are compared: (n, 3, SIDE, SIDE). Of small ones nothing changes."""
+    return interpolate(images.float(), (SIDE, SIDE), mode="area")
+
+
 def unusual(images: Tensor) -> float:
     """The share of images (n, 3, S, S) that are nearer to another one than their mirror images are: a half
     where mirror images are as usual as images are, 1 where there are none like them."""
-    small = interpolate(images.float(), (SIDE, SIDE), mode="area")
-    mean = small.mean(0)
-    small = small - (mean + mean.flip(2)) / 2
-    own, mirrored = (normalize(x.flatten(1), dim=1) for x in (small, small.flip(3)))
+    compared = small(images)
+    mean = compared.mean(0)
+    compared = compared - (mean + mean.flip(2)) / 2
+    own, mirrored = (normalize(x.flatten(1), dim=1) for x in (compared, compared.flip(3)))
     nearest = [(x @ own.T).fill_diagonal_(-2).amax(1) for x in (own, mirrored)]
     differ = nearest[0] != nearest[1]  # images that are their own mirror images say nothing
     return float((nearest[0] > nearest[1])[differ].float().mean()) if differ.any() else 0.0

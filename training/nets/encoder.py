@@ -236,15 +236,15 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Embeddings:
         """uint8 pixels (n, 3, S, S) -> embeddings (n, E)."""
-        return self.embedded(self.mirrored(pixels))
+        return self.embedded(self.seen(pixels))
 
     @torch.inference_mode()
     def embedded(self, features: Tensor) -> Embeddings:
-        """Features (n, F) as `mirrored` gives them -> embeddings (n, E)."""
+        """Features (n, F) as `seen` gives them -> embeddings (n, E)."""
         return self.embedding(features).to(torch.float16).cpu().numpy()
 
     @torch.inference_mode()
-    def mirrored(self, pixels: Tensor) -> Tensor:
+    def seen(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (n, 3, S, S) -> features (n, F), perhaps the mean of an image's and its mirror
         image's."""
         x = self.normalise(pixels)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 import training.learning.student
 import training.run
 from tests.training.test_build_index import striped_folder
-from training.coding import learning
 from training.coding.mirror import USUAL, unusual
 from training.config import configure
 from training.run import Run
@@ -71,11 +70,8 @@ def test_other_sizes_and_one_image() -> None:
 
 
 @pytest.fixture
-def trained(tmp_path: Path, narrow: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def trained(tmp_path: Path, narrow: None, few: None) -> Callable[..., Run]:
     """A run on a few images, with a student of one epoch."""
-    monkeypatch.setattr(training.run, "FEWEST", 50)
-    monkeypatch.setattr(training.run, "LEAST_STEPS", 1)
-    monkeypatch.setattr(learning, "LEAST_STEPS", 20)
     values = {"data": str(striped_folder(tmp_path / "pictures", 80)), "image_size": 28}
 
     def train(**chosen: Any) -> Run:
