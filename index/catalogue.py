@@ -133,8 +133,7 @@ class Catalogue(Reader):
         """Give many items of the database split their labels, and say how these came, all or none. KeyError
         when one is unknown."""
         with self._changing() as change:
-            for item_id, (label, source) in labels.items():
-                change.update(item_id, label, {}, source)
+            change.label_all(labels)
 
     def hold_out(self, ids: Iterable[int]) -> None:
         """Let these labelled items be asked with and not learned from, until their labels change."""

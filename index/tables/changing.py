@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 from index.codes import Codes
 from index.items import UNLABELLED, Embedding, Identity, NewItem
@@ -18,7 +18,7 @@ from index.names import from_stored, stored
 from index.sources import Source
 from index.tables import checksums
 from index.tables.digest import digest
-from index.tables.learned import forget_learned, keep, set_source
+from index.tables.learned import forget_learned, keep, set_sources
 from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
 from index.tables.schema import (
     CHECKSUMS,
@@ -108,9 +108,8 @@ class Change:
         images = {id_: item.thumbnail for id_, item in zip(ids, batch, strict=True)}
         checksums.write(self.connection, whole, images)
         keep(self.connection, zip(ids, (item.embedding for item in batch), strict=True))
-        for id_, item in zip(ids, batch, strict=True):
-            if item.source != "given" or item.held_out:
-                set_source(self.connection, id_, item.source, item.held_out)
+        told = {id_: (item.source, item.held_out) for id_, item in zip(ids, batch, strict=True)}
+        set_sources(self.connection, told)
         coded = [
             (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
             for id_, item, row in zip(ids, batch, rows, strict=True)
@@ -176,18 +175,33 @@ class Change:
         self, item_id: int, label: int | str | None, values: dict[str, Any], source: Source = "given"
     ) -> None:
         """As `Catalogue.change`; `values` are of other columns."""
-        this = ITEMS.c.id == item_id
-        before = code_table(self.connection, self.bits, this)
-        if not len(before.ids):
-            raise KeyError(item_id)
-        if label is not None:
-            values = {**values, "label": self._label(f"item {item_id}", label)}
-            # Whoever says the same again leaves it as it was: what is asked with is not learned from.
-            if (UNLABELLED if values["label"] is None else values["label"]) != before.labels[0]:
-                set_source(self.connection, item_id, "given" if values["label"] is None else source)
-        self.connection.execute(update(ITEMS).where(this).values(revision=self.revision, **values))
-        checksums.rewrite(self.connection, item_id)
-        self._carry_on(digest(code_table(self.connection, self.bits, this)) - digest(before))
+        named = {} if label is None else {"label": self._label(f"item {item_id}", label)}
+        self._update({item_id: values | named}, {item_id: source})
+
+    def label_all(self, labels: Mapping[int, tuple[str, Source]]) -> None:
+        """As `Catalogue.label_all`."""
+        rows = iter(labels.items())
+        while batch := dict(islice(rows, BATCH)):
+            values = {id_: {"label": self._label(f"item {id_}", name)} for id_, (name, _) in batch.items()}
+            self._update(values, {id_: source for id_, (_, source) in batch.items()})
+
+    def _update(self, values: Mapping[int, Mapping[str, Any]], sources: Mapping[int, Source]) -> None:
+        """Write values of the same columns of some items, and how those came to their label that have another
+        one now: who says the same again leaves it as it was, as what is asked with is not learned from."""
+        these = ITEMS.c.id.in_(values)
+        before = code_table(self.connection, self.bits, these)
+        if unknown := values.keys() - before.ids.tolist():
+            raise KeyError(min(unknown))
+        relabelled = dict[int, tuple[Source, bool]]()
+        for id_, label in zip(before.ids.tolist(), before.labels.tolist(), strict=True):
+            new = values[id_].get("label", label)
+            if (UNLABELLED if new is None else new) != label:
+                relabelled[id_] = ("given" if new is None else sources[id_], False)
+        set_sources(self.connection, relabelled)
+        statement = update(ITEMS).where(ITEMS.c.id == bindparam("this")).values(revision=self.revision)
+        self.connection.execute(statement, [{"this": id_, **row} for id_, row in values.items()])
+        checksums.rewrite(self.connection, values)
+        self._carry_on(digest(code_table(self.connection, self.bits, these)) - digest(before))
 
     def remove(self, ids: Sequence[int]) -> list[int]:
         """As `Catalogue.remove`."""

@@ -5,11 +5,22 @@ thumbnail, in a table of their own; all notes together have one, which is a note
 digest, which is looked at whenever a catalogue is opened.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, insert, select, type_coerce, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.types import NullType
 
 from index.tables.rows import BATCH, noted
@@ -68,10 +79,12 @@ def write(connection: Connection, rows: Sequence[Stored], thumbnails: Mapping[Va
         connection.execute(insert(CHECKSUMS), made)
 
 
-def rewrite(connection: Connection, item_id: int) -> None:
-    """That of a row of `items` which changed."""
-    row = connection.execute(_as_stored(ITEMS).where(ITEMS.c.id == item_id)).one()
-    connection.execute(update(CHECKSUMS).where(CHECKSUMS.c.id == item_id).values(row=of_row(tuple(row))))
+def rewrite(connection: Connection, ids: Iterable[int]) -> None:
+    """Those of rows of `items` which changed, at most BATCH."""
+    rows = connection.execute(_as_stored(ITEMS).where(ITEMS.c.id.in_(ids)))
+    made = [{"this": row[0], "row": of_row(tuple(row))} for row in rows]
+    if made:
+        connection.execute(update(CHECKSUMS).where(CHECKSUMS.c.id == bindparam("this")), made)
 
 
 def write_all(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """What learning from labels writes into the catalogue: embeddings, sources of labels, predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from sqlalchemy import Connection, delete, insert, select
@@ -41,17 +41,23 @@ def predict(connection: Connection, predictions: Iterable[tuple[int, int, float]
 def hold_out(connection: Connection, ids: Iterable[int]) -> None:
     """As `Catalogue.hold_out`."""
     sources = {id_: source for id_, source in connection.execute(select(SOURCES.c.item_id, SOURCES.c.source))}
-    for id_ in ids:
-        set_source(connection, id_, sources.get(id_, "given"), held_out=True)
+    drawn = iter(ids)
+    while batch := list(islice(drawn, BATCH)):
+        set_sources(connection, {id_: (sources.get(id_, "given"), True) for id_ in batch})
 
 
-def set_source(connection: Connection, item_id: int, source: Source, held_out: bool = False) -> None:
-    """How the item came to its label; nothing is written of what is usual."""
-    connection.execute(delete(SOURCES).where(SOURCES.c.item_id == item_id))
-    if source != "given" or held_out:
-        checksum = of_row([item_id, source, int(held_out)])
-        values = {"item_id": item_id, "source": source, "held_out": held_out, "checksum": checksum}
-        connection.execute(insert(SOURCES), values)
+def set_sources(connection: Connection, sources: Mapping[int, tuple[Source, bool]]) -> None:
+    """How at most BATCH items came to their labels, and whether they are held out; nothing is written of what
+    is usual."""
+    connection.execute(delete(SOURCES).where(SOURCES.c.item_id.in_(sources)))
+    rows = [
+        {"item_id": id_, "source": source, "held_out": held_out,
+         "checksum": of_row([id_, source, int(held_out)])}
+        for id_, (source, held_out) in sources.items()
+        if source != "given" or held_out
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(SOURCES), rows)
 
 
 def forget_learned(connection: Connection, *, embeddings: bool) -> None:

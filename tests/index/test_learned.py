@@ -148,6 +148,31 @@ def test_many_labels_are_given_all_or_none(embedded: Path) -> None:
         assert catalogue.changes(revision).table.ids.tolist() == [8, 10]
 
 
+def test_more_labels_than_are_written_at_a_time_are_all_or_none_too(
+    embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.tables.changing.BATCH", 3)
+    with Catalogue.open(embedded) as catalogue:
+        before = [item for item in catalogue.every_item()]
+        catalogue.hold_out([1, 2])
+        same, other = [next(item.id for item in before if item.label == name) for name in ("cat", "dog")]
+        catalogue.hold_out([same, other])
+        with pytest.raises(KeyError, match="99"):
+            catalogue.label_all(dict.fromkeys((1, 2, 3, 4, 5, 6, 99), ("fox", "group")))
+        assert [item.label for item in catalogue.every_item()] == [item.label for item in before]
+        catalogue.label_all(
+            {n: ("cat" if n % 4 else "owl", "group" if n % 2 else "given") for n in range(1, 21)}
+        )
+        items = [item for item in catalogue.every_item() if item.split == "database"]
+    assert [item.label for item in items] == ["cat" if n % 4 else "owl" for n in range(1, 21)]
+    for item, old in zip(items, before, strict=False):
+        if item.label == old.label:  # the same again: as it was
+            assert (item.source, item.held_out) == (old.source, item.id in (1, 2, same, other))
+        else:
+            assert (item.source, item.held_out) == ("group" if item.id % 2 else "given", False)
+    assert faults(embedded) == []
+
+
 def test_what_is_held_out_is_so_until_its_label_changes(embedded: Path) -> None:
     with Catalogue.open(embedded) as catalogue:
         catalogue.change(4, label="dog", source="accepted")

@@ -3,12 +3,13 @@ cross-validation on the labels alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from index.items import UNLABELLED
 
@@ -111,6 +112,12 @@ def loss(posteriors: NDArray[np.float32], y: NDArray[np.int64]) -> float:
     return float(-np.log(np.maximum(posteriors[np.arange(len(y)), y], 1e-6)).mean())
 
 
+@cache
+def threads() -> ThreadpoolController:
+    """The libraries that compute here. To look for them takes as long as to learn from a few labels."""
+    return ThreadpoolController()
+
+
 def _fit(x: NDArray[np.float32], y: NDArray[np.int64], classes: int, decay: float) -> Logistic:
     present, rows = np.unique(y, return_inverse=True)
     weight = np.zeros((classes, x.shape[1]), np.float32)
@@ -119,7 +126,7 @@ def _fit(x: NDArray[np.float32], y: NDArray[np.int64], classes: int, decay: floa
     if len(present) > 1:
         # Products this small are faster on one core: beside other work threads wait 30 times as long as they
         # compute.
-        with threadpool_limits(1):
+        with threads().limit(limits=1):
             model = LogisticRegression(C=1 / (decay * len(y)), max_iter=STEPS, tol=1e-4).fit(x, rows)
         if len(present) == 2:  # sklearn gives the difference of both alone
             weight[present], bias[present] = (

@@ -1,6 +1,7 @@
 """From embeddings and few labels to codes."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -80,10 +81,11 @@ def pixels(n: int) -> Tensor:
     )
 
 
+@cache
 def taught(classes: int) -> Encoder:
-    """An encoder of random features that has learned codes from 80 images."""
+    """An encoder of random features that has learned codes from 60 images. Not to be changed."""
     torch.manual_seed(0)
-    images = pixels(80)
+    images = pixels(60)
     encoder = Encoder(
         Description("conv6", 32, whiten=False, bits=64, classes=classes, coding=Coding(40, 512))
     ).eval()
@@ -91,15 +93,15 @@ def taught(classes: int) -> Encoder:
     def batches(what: str, positions: Positions) -> Iterable[Tensor]:
         return images[torch.from_numpy(positions)].split(30)
 
-    labels = np.where(np.arange(80) < 30, np.arange(80) % max(classes, 1), -1)
-    vectors = learn_embedding(encoder, batches, np.arange(80), 0.5, 0, {})
+    labels = np.where(np.arange(60) < 30, np.arange(60) % max(classes, 1), -1)
+    vectors = learn_embedding(encoder, batches, np.arange(60), 0.5, 0, {})
     learn_head(encoder, vectors, labels, 0)
     return encoder
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_a_code_is_the_same_alone_in_a_batch_and_of_what_was_kept(classes: int) -> None:
-    encoder, images = taught(classes), pixels(80)
+    encoder, images = taught(classes), pixels(60)
     together = encoder.encode_and_embed(images)
     assert together.embeddings is not None
     for count in (1, 7):
@@ -109,11 +111,11 @@ def test_a_code_is_the_same_alone_in_a_batch_and_of_what_was_kept(classes: int) 
     assert np.array_equal(encoder.encode(images), together.codes)
     assert together.embeddings.dtype == np.float16
     assert np.allclose(np.linalg.norm(together.embeddings.astype(float), axis=1), 1, atol=1e-3)
-    assert encoder.posterior(together.embeddings).shape == (80, classes)
+    assert encoder.posterior(together.embeddings).shape == (60, classes)
 
 
 def test_a_mirror_image_has_the_same_code() -> None:
-    encoder, images = taught(3), pixels(80)
+    encoder, images = taught(3), pixels(60)
     assert (encoder.encode(images.flip(3)) == encoder.encode(images)).mean() > 0.999
 
 
