@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from index.codes import Codes, pack
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED
 from training import protocol
+from training.coding import learning
 from training.coding.confidence import of_queries
 from training.coding.learning import learn_codes, learn_embedding
 from training.coding.quantisation import iterative_quantisation
@@ -34,6 +36,14 @@ from training.run import Run, labels_given, learn_from_changed, pixels_of, with_
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNSEEN = 5  # one of so many classes is left without labels
+# What the recipe is without one of its steps: functions and values that take the place of its own.
+WITHOUT: Mapping[str, Mapping[str, Callable[..., object] | tuple[float, ...]]] = {
+    "no smoothing": {"places_of": lambda vectors, seconds: vectors},
+    "labels by embeddings alone": {"SHARES": (0.0,)},
+    "labels by smoothed embeddings alone": {"SHARES": (1.0,)},
+    "class alone in the code": {"emphasis": lambda posteriors, places: 100.0},
+    "place alone in the code": {"emphasis": lambda posteriors, places: 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,15 @@ def embedded(run: Run) -> Embedded:
     """Features of the run's own learning, and embeddings of all its images."""
     start = time.monotonic()
     run.learn_features(run.restore())
+    return whitened(run, run.config.component_power, start)
+
+
+def whitened(run: Run, power: float, start: float) -> Embedded:
+    """Embeddings of features that are learned, whose spread is evened out by this `power`."""
     seen, queries = run.split.pretraining, run.split.queries
     encoder = run.model.embedder(run.config, 0, len(seen))
     pixels = pixels_of(run)
-    vectors = learn_embedding(encoder, pixels, seen, run.config.component_power, run.config.seed, {})
+    vectors = learn_embedding(encoder, pixels, seen, power, run.config.seed, {})
     seconds = time.monotonic() - start
     asked = np.concatenate([encoder.embed(batch) for batch in pixels("queries", queries)])
     labels = run.images.labels
@@ -100,9 +115,9 @@ def refined(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
     return replace(given, vectors=vectors, queries=asked.astype(np.float32), seconds=seconds)
 
 
-def rows(given: Embedded, regime: str, commit: str, *, unseen: bool) -> Iterator[Row]:
-    """Plain ITQ and smoothed codes where there are no labels, else the recipe with a share of them, and, if
-    `unseen`, again with a fifth of the classes without any."""
+def rows(given: Embedded, regime: str, commit: str, *, unseen: bool, steps: bool) -> Iterator[Row]:
+    """Plain ITQ and smoothed codes where there are no labels, else the recipe with a share of them; if
+    `unseen`, again with a fifth of the classes without any, and if `steps`, without one step at a time."""
     run, config = given.run, given.run.config
     learned_by = config.rule if config.weights == "none" else Path(config.weights).stem
     about = {
@@ -126,19 +141,32 @@ def rows(given: Embedded, regime: str, commit: str, *, unseen: bool) -> Iterator
         return
     share = protocol.split(run.images, float(regime[:-1]) / 100, config.seed)
     labels = labels_given(run.images, share)[run.split.pretraining]
+    about["labels"] = int((labels != UNLABELLED).sum())
     classes = len(run.images.classes)
     taught = refined(given, labels)
     left_out = len(given.vectors) >= FEWEST and not config.student_epochs and config.weights == "none"
+    step = "no pixel student" if left_out else "final"
     scores, seconds, ece = learned(taught, labels, classes)
-    scores |= without_some(given, labels) if unseen else {"map_unseen": None, "itq_unseen": None}
-    yield Row(
-        **about,
-        labels=int((labels != UNLABELLED).sum()),
-        step="no pixel student" if left_out else "final",
-        **scores,
-        ece=ece,
-        seconds=round(taught.seconds + seconds, 1),
-    )
+    scores |= without_some(given, labels) if unseen else NOT_SEEN
+    yield Row(**about, step=step, **scores, ece=ece, seconds=round(taught.seconds + seconds, 1))
+    if steps:
+        for name, scores, seconds, ece in without_steps(taught, labels, classes):
+            total = round(taught.seconds + seconds, 1)
+            yield Row(**about, step=f"{step}, {name}", **scores, **NOT_SEEN, ece=ece, seconds=total)
+
+
+def without_steps(
+    taught: Embedded, labels: NDArray[np.int64], classes: int
+) -> Iterator[tuple[str, dict[str, float | None], float, float | None]]:
+    """The name, scores, seconds and calibration error of the recipe without each of its steps; embeddings
+    are whitened otherwise only where no student made them."""
+    for name, others in WITHOUT.items():
+        with patch.multiple(learning, **others):
+            yield name, *learned(taught, labels, classes)
+    if not with_student(taught.run):
+        power = 0.0 if taught.run.config.component_power else 0.5
+        made = whitened(taught.run, power, time.monotonic())
+        yield f"whitened by the power {power:g}", *learned(made, labels, classes)
 
 
 def without_some(given: Embedded, labels: NDArray[np.int64]) -> dict[str, float | None]:
@@ -152,7 +180,8 @@ def without_some(given: Embedded, labels: NDArray[np.int64]) -> dict[str, float 
     return {"map_unseen": scores["map"], "itq_unseen": quality(given, *itq(given), asked)["map"]}
 
 
-NOT_MEASURED = {"map_unseen": None, "itq_unseen": None, "ece": None}
+NOT_SEEN: dict[str, float | None] = {"map_unseen": None, "itq_unseen": None}
+NOT_MEASURED: dict[str, float | None] = NOT_SEEN | {"ece": None}
 
 
 def itq(given: Embedded) -> tuple[Codes, Codes]:
@@ -200,7 +229,7 @@ def write(found: Sequence[Row], folder: Path) -> None:
     """Add rows to the table; what was measured again takes the place of what was."""
     path = folder / "few-labels.csv"
     names = [each.name for each in fields(Row)]
-    before = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    before = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
     new = [{name: _text(value) for name, value in asdict(row).items()} for row in found]
     key = ("data", "images", "regime", "seed", "features", "recipe", "step")
     table = {tuple(row[name] for name in key): row for row in [*before, *new]}
@@ -253,11 +282,13 @@ def main() -> None:
         command.add_argument(flag, type=int, default=argparse.SUPPRESS)
     command.add_argument("--set", action="append", default=[])
     command.add_argument("--unseen", action="store_true", help="measure classes without labels too")
+    command.add_argument("--steps", action="store_true", help="leave out one step at a time too")
     command.add_argument("--work", type=Path, help="folder of a checkpoint, to go on from")
     command.add_argument("--out", type=Path, default=RESULTS)
     options = vars(command.parse_args())
     shares, folder = options.pop("labels").split(","), options.pop("out")
-    unseen, work = options.pop("unseen"), options.pop("work")
+    more = {name: options.pop(name) for name in ("unseen", "steps")}
+    work = options.pop("work")
     settings = dict(parse_setting(text) for text in options.pop("set"))
     chosen = {name: value for name, value in options.items() if value is not None}
     config = configure(chosen | settings | {"recipe": "best"})
@@ -269,7 +300,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
     given = embedded(Run(config, work))
     for share in shares:
-        for row in rows(given, share, commit, unseen=unseen):
+        for row in rows(given, share, commit, **more):
             write([row], folder)
             print(row, file=sys.stderr, flush=True)
 

@@ -34,7 +34,7 @@ SIZE = 512  # of an embedding: numbers of 16 bits, a kilobyte an image
 SAMPLE = 10_000  # images from whose features the embedding is learned
 TOGETHER = 1_000  # of them turned into embeddings at a time
 SMOOTHING = 0.9  # α: 0.8 to 0.95 differ by a point, 0.5 gains half
-SHARES = (1.0, 0.5, 0.0)  # of the places in the posteriors; of equals the first
+SHARES = (1.0, 0.5, 0.0)  # of the places in the posteriors; of equals, and of too few labels, the first
 # How far class and place each spread in what a code is made of. A third more ranks classes with labels half a
 # point better, a third less those without five.
 EMPHASIS, MOST = 1.3, 5.0
@@ -148,7 +148,7 @@ def taught(
     decays = [best_decay(x, labels, classes, seed) for x in spaces]
     said, y = without_each(spaces, labels, classes, decays, seed)
     mixed = {share: share * said[1] + (1 - share) * said[0] for share in SHARES}
-    share = min(SHARES, key=lambda share: loss(mixed[share], y)) if len(y) >= FEWEST else 1.0
+    share = min(SHARES, key=lambda share: loss(mixed[share], y)) if len(y) >= FEWEST else SHARES[0]
     by_vector, by_place = (
         logistic(x, labels, classes, decay)(x) for x, decay in zip(spaces, decays, strict=True)
     )
