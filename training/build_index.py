@@ -22,7 +22,7 @@ from pathlib import Path
 from shlex import quote
 
 from index.artifact import MANIFEST, Artifact
-from training.command_line import OneLineParser, OutputError, beside, hebbsearch, run_or_fail
+from training.command_line import RELEARNING, OneLineParser, OutputError, beside, hebbsearch, run_or_fail
 from training.config import (
     ABOUT,
     DATASETS,
@@ -158,6 +158,7 @@ def new_folder(out: str | None) -> tuple[Path, Path]:
     target = Path(out)
     if target.exists():
         raise OutputError(f"{target} exists; name another folder with --out, or remove it")
+    refuse_relearning(beside(target))
     claimed = _claim(target)
     if claimed is None:
         raise OutputError(
@@ -177,8 +178,17 @@ def _claim(target: Path) -> tuple[Path, Path] | None:
     return target, work
 
 
+def refuse_relearning(work: Path) -> None:
+    """OutputError where an unfinished run of another command is in the folder."""
+    if (work / RELEARNING).exists():
+        raise OutputError(
+            f"{work} is an unfinished run of hebbsearch label --full; give that command again, or remove it"
+        )
+
+
 def resumed(folder: Path) -> tuple[Config, Path]:
     """Configuration and target of the interrupted run in `folder`. Raises OutputError."""
+    refuse_relearning(folder)
     try:
         values = json.loads((folder / "config.json").read_text())
         config = from_json(values)

@@ -36,6 +36,7 @@ USER_ERRORS = (
     PretrainedError,
 )
 RESUME = "start again, with --resume if a .partial is left"
+RELEARNING = "label.json"  # in the folder of an unfinished run of label --full
 
 
 def beside(target: Path) -> Path:

@@ -54,7 +54,7 @@ from training import protocol
 from training.checkpoint import CHECKPOINT
 from training.coding.learning import Learned, learn_codes
 from training.coding.predictions import predict, top1
-from training.command_line import OneLineParser, OutputError, beside, hebbsearch, run_or_fail
+from training.command_line import RELEARNING, OneLineParser, OutputError, beside, hebbsearch, run_or_fail
 from training.config import Config, from_json
 from training.data import indexed
 from training.device import choose_device, describe, round_products, set_up_process
@@ -71,7 +71,7 @@ SHOWN = 5  # paths that are named
 # As many times the labels that a network learned from teach the head alone too little. Of 10,000 images of
 # CIFAR-10, 2,000 queries: network by 99 labels, head by 1,001: mAP 0.413; both by 1,001: 0.544.
 GROWN = 2
-COPY, ASKED = "artifact", "label.json"  # in the folder of a run that may be stopped
+COPY = "artifact"  # in the folder of a run that may be stopped
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ def working(path: Path, target: Path, seed: int) -> Iterator[Path]:
     asked = json.dumps({"artifact": os.path.abspath(path), "seed": seed})
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work):
-        if not (note := work / ASKED).exists():
+        if not (note := work / RELEARNING).exists():
             if any(file.name != LOCK for file in work.iterdir()):
                 raise OutputError(f"{work}: is an unfinished run of hebbsearch build; finish or remove it")
             note.write_text(asked)

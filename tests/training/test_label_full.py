@@ -19,6 +19,7 @@ from service.core.library import Library, Upload
 from service.core.searcher import Searcher
 from tests.training.narrow import little_is_enough, widths_are_narrow
 from tests.training.test_label import csv, picture
+from training import build_index
 from training.build_index import run_command
 from training.label import main, relearn, report
 from training.learning.student import PixelStudent
@@ -209,8 +210,14 @@ def test_what_was_stopped_goes_on_as_if_nothing_had_happened(
     assert "late" not in open_artifact(tmp_path / "new").manifest.classes
 
 
-def test_another_run_does_not_go_on_with_it(built: Path, tmp_path: Path, label, stopped) -> None:
+def test_another_run_does_not_go_on_with_it(built: Path, tmp_path: Path, call, label, stopped) -> None:
     stopped(built, tmp_path / "labels.csv", epoch=1)
+    for flag, name in (("--out", "new"), ("--resume", "new.partial")):
+        said = call(build_index.main, flag, tmp_path / name, code=2).err
+        wanted = (
+            "new.partial is an unfinished run of hebbsearch label --full; give that command again, or remove"
+        )
+        assert wanted in said
     shutil.copytree(built, tmp_path / "other")
     for arguments in ([tmp_path / "other"], [built, "--seed", "1"]):
         said = label(*arguments, code=2)
