@@ -26,10 +26,10 @@ from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
 from training.device import describe
 from training.learning.finetune import accuracy
-from training.nets.encoder import Encoder
+from training.nets.encoder import Encoded, Encoder
 from training.nets.images import ImageError, square_pixels, thumbnail
 from training.pixels import ahead, each_batch, opened
-from training.run import Run
+from training.run import Run, rows_of
 
 Split = Literal["database", "query"]
 
@@ -84,8 +84,7 @@ def add_images(run: Run, encoder: Encoder, catalogue: Catalogue, split: Split) -
             rows = [row for row in found if isinstance(row, Row)]
             run.skipped += [row for row in found if not isinstance(row, Row)]
             if rows:
-                pixels = torch.stack([row.pixels for row in rows]).to(run.device)
-                codes, embeddings = encoder.encode_and_embed(pixels)
+                codes, embeddings = encoded(run, encoder, rows)
                 coded = codes if split == "database" else [None] * len(rows)
                 kept = [None] * len(rows) if embeddings is None else embeddings
                 ids = catalogue.add(
@@ -107,6 +106,21 @@ class Row(NamedTuple):
     position: int
     item: NewItem
     pixels: Tensor
+
+
+def encoded(run: Run, encoder: Encoder, rows: list[Row]) -> Encoded:
+    """What is kept of images. Embeddings that training made of the same pixels are not made again."""
+    pixels = torch.stack([row.pixels for row in rows])
+    if run.coded is None or not isinstance(run.pixels, Tensor):
+        return encoder.encode_and_embed(pixels.to(run.device))
+    at = torch.tensor([row.position for row in rows])
+    same = (run.pixels[at.to(run.home)].cpu() == pixels).flatten(1).all(1).numpy()
+    same &= np.isin(at, run.split.pretraining)
+    made = np.empty((len(rows), encoder.embedding_size), np.float16)
+    made[same] = run.coded.vectors[rows_of(run, run.split.pretraining).cpu()[at].numpy()[same]]
+    if not same.all():
+        made[~same] = encoder.embed(pixels[~same].to(run.device))
+    return Encoded(encoder.code(made), made)
 
 
 def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:

@@ -272,10 +272,12 @@ def new_embeddings(
     pixels = place(loaded.pixels, choose_device(config.device))
     run = Run(config, work, loaded._replace(pixels=pixels, split=divided(division, items)))
     round_products(run.precision)
-    encoder, _ = learn_encoder(run, run.learn_features(run.restore()))
+    encoder, known = learn_encoder(run, run.learn_features(run.restore()))
     round_products("fp32")  # codes are to be those that the service computes
-    groups = each_batch("indexing", np.arange(len(items)), 256)
-    vectors = np.concatenate([encoder.embed(images) for _, images in stream(pixels, groups, run.device)])
+    vectors, seen = np.empty((len(items), encoder.embedding_size), np.float16), run.split.pretraining
+    vectors[seen], rest = known, np.setdiff1d(np.arange(len(items)), seen)
+    for at, images in stream(pixels, each_batch("indexing", rest, 256), run.device):
+        vectors[at] = encoder.embed(images)
     asked = np.array([item.split == "query" for item in items])
     about = versions() | {"device": describe(run.device), "precision": run.precision}
     return Embedded(encoder, vectors[~asked], vectors[asked], new=True, seconds=run.seconds, versions=about)

@@ -1,5 +1,6 @@
 """All that a run learns, and the encoders that are made of it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ from training.checkpoint import STAGES, rates
 from training.coding.learning import HIDDEN, SIZE
 from training.config import Config
 from training.learning.finetune import Classifier, JointHead
-from training.nets.backbones import BACKBONES, Network, feature_count, features
+from training.nets.backbones import BACKBONES, Network, feature_count, features, together
 from training.nets.encoder import Coding, Description, Encoder, Normalise
 from training.nets.head import Head
 from training.nets.images import Reading
@@ -85,12 +86,34 @@ class Model(nn.Module):
     def student_encoder(self, config: Config, features: nn.Sequential, classes: int, count: int) -> Encoder:
         """The same with a student's features."""
         length = min(feature_count(STUDENT, config.image_size), count - 1)
-        coding = Coding(length, HIDDEN, self.mirrors)
-        encoder = Encoder(replace(described(config, classes, coding), backbone=STUDENT, whiten=False))
-        encoder.normalise.mean.copy_(self.normalise.mean)
-        encoder.normalise.std.copy_(self.normalise.std)
-        encoder.features.load_state_dict(features.state_dict())
-        return encoder.to(next(self.parameters()).device).eval()
+        made = replace(described(config, classes, Coding(length, HIDDEN, self.mirrors)), backbone=STUDENT)
+        return self.filled(Encoder(made), features).to(next(self.parameters()).device).eval()
+
+
+def beside(first: Encoder, second: Encoder) -> Encoder:
+    """An encoder whose embeddings are those of two others joined; its head is yet to learn."""
+    both = (first, second)
+    coding = first.description.coding
+    assert coding is not None
+    sizes = [each.embedding_size for each in both]
+    kept = kept_of(sizes)
+    made = Encoder(replace(
+        first.description,
+        backbone=together(*(each.description.backbone for each in both)),
+        coding=replace(coding, embedding=sum(kept), parts=tuple(zip(sizes, kept, strict=True))),
+    ))  # fmt: skip
+    made.normalise.load_state_dict(first.normalise.state_dict())
+    (networks,) = made.features
+    for part, each in enumerate(both):
+        networks[part].load_state_dict(each.features.state_dict())  # type: ignore[index]
+        made.embedding[part].load_state_dict(each.embedding.state_dict())  # type: ignore[index]
+    return made.to(next(first.parameters()).device).eval()
+
+
+def kept_of(sizes: Sequence[int]) -> list[int]:
+    """How much of embeddings of these lengths is kept where they are joined: as much of each as there is room
+    for."""
+    return [min(size, SIZE // len(sizes)) for size in sizes]
 
 
 def described(config: Config, classes: int, coding: Coding | None = None) -> Description:

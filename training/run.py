@@ -42,9 +42,10 @@ from training.device import activation_type, choose_device, choose_precision, ro
 from training.learning.by_rule import LEARNERS, Learner
 from training.learning.finetune import JointHead, Supervised, accuracy, head_without_labels
 from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
-from training.model import STUDENT, Model, take_pretrained, xavier
+from training.model import STUDENT, Model, beside, kept_of, take_pretrained, xavier
 from training.nets.backbones import BACKBONES
 from training.nets.encoder import Encoder
+from training.nets.head import joined
 from training.nets.pretrained import Origin, is_pretrained
 from training.pixels import Loaded, batches, each_batch, load, stream
 
@@ -66,6 +67,7 @@ class Coded(NamedTuple):
 
     encoder: Encoder
     learned: Learned
+    vectors: NDArray[np.float32]  # (n, E) embeddings of the images that were learned from
 
 
 class Run:
@@ -399,42 +401,65 @@ def learn_by_neighbours(run: Run, saved: Saved) -> str:
     encoder, vectors = learn_encoder(run, saved)
     labels = labels_given(run.images, run.split)[run.split.pretraining]
     learned = learn_head(encoder, vectors, labels, run.config.seed)
-    run.coded, run.seconds = Coded(encoder, learned), run.seconds | learned.seconds
+    run.coded, run.seconds = Coded(encoder, learned, vectors), run.seconds | learned.seconds
     return learned.method
 
 
 def learn_encoder(run: Run, saved: Saved) -> tuple[Encoder, NDArray[np.float32]]:
     """An encoder of features that are learned, or of a student's where there is one, whose head is yet to
     learn; and the embeddings (n, E) that it makes of the images that are learned from."""
-    seen, config, classes = run.split.pretraining, run.config, len(run.classes)
-    labels, pixels = labels_given(run.images, run.split)[seen], pixels_of(run)
-    encoder = run.model.embedder(config, classes, len(seen))
-    vectors = None if saved is None else remembered_embeddings(run)
+    seen = run.split.pretraining
+    labels = labels_given(run.images, run.split)[seen]
+    encoder = run.model.embedder(run.config, len(run.classes), len(seen))
+    vectors = None if saved is None else remembered_embeddings(run, encoder)
     if vectors is None:
-        vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, run.seconds)
-    if with_student(run):
-        if saved is None:
-            remember_embeddings(run, vectors)
-        encoder = learn_from_changed(run, vectors, labels, saved)
-        own: dict[str, float] = {}
-        vectors = learn_embedding(encoder, pixels, seen, config.component_power, config.seed, own)
-        run.seconds |= {f"{STAGES[3]}'s {what}": seconds for what, seconds in own.items()}
-    return encoder, vectors
+        vectors = embed_all(run, encoder, run.seconds)
+    if not with_student(run):
+        return encoder, vectors
+    if saved is None:
+        remember_embeddings(run, encoder, vectors)
+    student = learn_from_changed(run, vectors, labels, saved)
+    timed: dict[str, float] = {}
+    own = embed_all(run, student, timed)
+    run.seconds |= {f"{STAGES[3]}'s {what}": seconds for what, seconds in timed.items()}
+    return beside(encoder, student), joined_embeddings(vectors, own)
 
 
-def remember_embeddings(run: Run, vectors: NDArray[np.float32]) -> None:
-    """Keep embeddings (n, E), which have 16 bits, for a run that is stopped while its student learns."""
+def embed_all(run: Run, encoder: Encoder, seconds: dict[str, float]) -> NDArray[np.float32]:
+    """The encoder's embedding is learned, and makes those (n, E) of the images that are learned from, as the
+    service would; the `seconds` are noted."""
+    seen, config = run.split.pretraining, run.config
+    round_products("fp32")
+    vectors = learn_embedding(encoder, pixels_of(run), seen, config.component_power, config.seed, seconds)
+    round_products(run.precision)
+    return vectors
+
+
+def joined_embeddings(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What an encoder makes whose networks lie beside each other, of what each makes alone (n, Eᵢ)."""
+    kept = kept_of([each.shape[1] for each in vectors])
+    return joined([torch.from_numpy(each) for each in vectors], kept).to(torch.float16).float().numpy()
+
+
+def remember_embeddings(run: Run, encoder: Encoder, vectors: NDArray[np.float32]) -> None:
+    """Keep embeddings (n, E), which have 16 bits, and how they are made, for a run that is stopped while its
+    student learns."""
     if run.checkpoint is not None:
         kept = torch.from_numpy(vectors.astype(np.float16))
-        write_checkpoint(run.checkpoint.with_name(EMBEDDINGS), {"vectors": kept})
+        made = {"vectors": kept, "embedding": encoder.embedding.state_dict()}
+        write_checkpoint(run.checkpoint.with_name(EMBEDDINGS), made)
 
 
-def remembered_embeddings(run: Run) -> NDArray[np.float32] | None:
-    """What was kept so; None of an earlier version."""
+def remembered_embeddings(run: Run, encoder: Encoder) -> NDArray[np.float32] | None:
+    """What was kept so, and the encoder makes the same again; None of an earlier version."""
     if run.checkpoint is None or not (path := run.checkpoint.with_name(EMBEDDINGS)).exists():
         return None
-    kept: Tensor = read_checkpoint(path, torch.device("cpu"))["vectors"]
-    return kept.float().numpy()
+    kept = read_checkpoint(path, torch.device("cpu"))
+    if "embedding" not in kept:
+        return None
+    encoder.embedding.load_state_dict(kept["embedding"])
+    vectors: Tensor = kept["vectors"]
+    return vectors.float().numpy()
 
 
 def with_student(run: Run) -> bool:
@@ -475,7 +500,7 @@ def learn_from_changed(
         for at, images in stream(run.pixels, groups, run.device):
             rows = row_of[at]
             sure = torch.where(given[rows], 1.0, known[rows].amax(1))
-            images = run.model.normalise.standardise(images).to(run.dtype)
+            images = run.model.normalise(images).to(run.dtype)
             yield Lesson(images, known[rows].to(run.device), sure.to(run.device))
 
     def embedder() -> Encoder:
@@ -484,8 +509,7 @@ def learn_from_changed(
     for epoch, groups in run.epochs(STAGES[3], count, seen, saved, state, BATCH):
         student.epoch(epoch, lessons(groups))
         if rounds_end(epoch + 1, count):
-            own = learn_embedding(embedder(), pixels_of(run), seen, config.component_power, config.seed, {})
-            both = unit(np.concatenate([vectors, own], axis=1))
+            both = unit(np.concatenate([vectors, embed_all(run, embedder(), {})], axis=1))
             posteriors = propagated(both, labels, classes, config.seed)
     return embedder()
 

@@ -32,7 +32,14 @@ from training.config import configure, parse_setting
 from training.device import describe, set_up_process
 from training.learning.student import FEWEST
 from training.paper import plots, tables
-from training.run import Run, labels_given, learn_from_changed, pixels_of, with_student
+from training.run import (
+    Run,
+    joined_embeddings,
+    labels_given,
+    learn_from_changed,
+    pixels_of,
+    with_student,
+)
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNSEEN = 5  # one of so many classes is left without labels
@@ -106,13 +113,15 @@ def refined(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
     run, start = given.run, time.monotonic()
     if not with_student(run):
         return given
-    encoder = learn_from_changed(run, given.vectors, labels, None)
+    student = learn_from_changed(run, given.vectors, labels, None)
     seen, queries = run.split.pretraining, run.split.queries
     pixels = pixels_of(run)
-    vectors = learn_embedding(encoder, pixels, seen, run.config.component_power, run.config.seed, {})
+    own = learn_embedding(student, pixels, seen, run.config.component_power, run.config.seed, {})
     seconds = given.seconds + time.monotonic() - start
-    asked = np.concatenate([encoder.embed(batch) for batch in pixels("queries", queries)])
-    return replace(given, vectors=vectors, queries=asked.astype(np.float32), seconds=seconds)
+    asked = np.concatenate([student.embed(batch) for batch in pixels("queries", queries)])
+    vectors = joined_embeddings(given.vectors, own)
+    asked = joined_embeddings(given.queries, asked.astype(np.float32))
+    return replace(given, vectors=vectors, queries=asked, seconds=seconds)
 
 
 def rows(given: Embedded, regime: str, commit: str, *, unseen: bool, steps: bool) -> Iterator[Row]:

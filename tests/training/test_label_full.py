@@ -107,7 +107,7 @@ def test_the_network_learns_anew_and_all_images_stay_who_they_are(built: Path, t
     said = label(built, tmp_path / "labels.csv")
     new = open_artifact(tmp_path / "new")
     before, after = Encoder.load(old.encoder_path), Encoder.load(new.encoder_path)
-    assert (before.description.backbone, after.description.backbone) == ("soft3", "conv7")
+    assert (before.description.backbone, after.description.backbone) == ("soft3", "soft3+conv7")
     assert list(faults(tmp_path / "new")) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "built", "labels.csv", "new", "pictures", "sent.png",

@@ -22,8 +22,9 @@ from training.learning.hebbian import HebbianConv2d
 from training.learning.student import PixelStudent
 from training.model import Model, xavier
 from training.nets.backbones import BACKBONES, Network
+from training.nets.encoder import Encoder
 from training.nets.images import Reading
-from training.run import Run, pixels_of, positions_of, remembered_embeddings
+from training.run import Run, learn_encoder, pixels_of, positions_of, remembered_embeddings
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -502,7 +503,7 @@ def test_a_student_makes_the_codes_and_sees_no_query(run):
     made = run(**WITH_STUDENT)
     made.train()
     encoder = made.encoder()
-    assert (encoder.description.backbone, encoder.description.whiten) == ("conv7", False)
+    assert encoder.description.backbone == "soft3+conv7"
     assert made.pixels.seen == set(made.split.pretraining.tolist())
     asked = made.split.queries
     codes = encode(made, encoder, asked)
@@ -533,10 +534,12 @@ def test_a_student_learns_by_the_embeddings_of_its_own_run(run, stopped, embedde
     stopped(0, learner=PixelStudent, **WITH_STUDENT, hebbian_lr=1e-3)
     (anew := run(**WITH_STUDENT, hebbian_lr=1e-2)).train()
     assert embedded_by.count("soft3") == 2
-    kept = remembered_embeddings(anew)
-    teacher = anew.model.embedder(anew.config, 2, len(anew.split.pretraining))
     seen = anew.split.pretraining
-    assert np.array_equal(kept, learn_embedding(teacher, pixels_of(anew), seen, 0.5, anew.config.seed, {}))
+    teacher, again = (anew.model.embedder(anew.config, 2, len(seen)) for _ in range(2))
+    kept = remembered_embeddings(anew, teacher)
+    assert np.array_equal(kept, learn_embedding(again, pixels_of(anew), seen, 0.5, anew.config.seed, {}))
+    made = zip(teacher.embedding.parameters(), again.embedding.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in made)
 
 
 @pytest.mark.usefixtures("few")
@@ -559,7 +562,24 @@ def test_a_student_that_diverges_begins_anew_with_a_smaller_rate(run):
     again = run(**WITH_STUDENT)
     assert again.restore()["epoch"] == 0
     again.train()
-    assert again.encoder().description.backbone == "conv7"
+    assert again.encoder().description.backbone == "soft3+conv7"
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("features", [{}, {"backbone": "conv6", "rule": "hpca_fh", "whiten": True}])
+@pytest.mark.parametrize("mirror", ["true", "false"])
+def test_what_is_learned_from_is_what_the_encoder_makes(run, tmp_path, features, mirror):
+    made = run(**WITH_STUDENT, **features, mirror=mirror)
+    encoder, vectors = learn_encoder(made, made.learn_features(made.restore()))
+    seen = made.split.pretraining
+    again = np.concatenate([encoder.embed(pixels) for pixels in pixels_of(made)("again", seen)])
+    assert np.array_equal(again, vectors)
+    encoder.save(tmp_path / "encoder.safetensors")
+    loaded = Encoder.load(tmp_path / "encoder.safetensors")
+    assert loaded.description == encoder.description
+    one = [loaded.embed(pixels) for pixels in next(iter(pixels_of(made)("again", seen[:5]))).split(1)]
+    assert np.allclose(np.concatenate(one), vectors[:5], atol=1e-3)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("chosen", [{"labels": "none"}, {"student_epochs": 0}])

@@ -77,7 +77,7 @@ def learn_embedding(
     with timed(seconds, "components"):
         found = components(sample.numpy(), encoder.embedding_size, seed)
         encoder.embedding.load_state_dict(embedding(found, power).state_dict())
-        device = encoder.embedding.project.weight.device
+        device = next(encoder.parameters()).device
         parts = [encoder.embedded(part.to(device)) for part in sample.split(TOGETHER)]
         vectors[drawn] = np.concatenate(parts)
     if len(rest):

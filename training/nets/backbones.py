@@ -18,6 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear, pad
 from training.nets import pretrained
 
 IntPair = int | tuple[int, ...]
+BESIDE = "+"  # between names of networks whose features lie beside each other
 
 
 def convolve(x: Tensor, w: Tensor, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
@@ -99,6 +100,14 @@ class AtMost(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, H) -> (B, C, h, h), h = min(H, side)."""
         return x if x.shape[-1] <= self.side else adaptive_avg_pool2d(x, self.side)
+
+
+class Beside(nn.ModuleList):
+    """Networks that see the same images; their features lie one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, F), F the sum of all."""
+        return torch.cat([network(x).flatten(1) for network in self], dim=1)
 
 
 class Conv(NamedTuple):
@@ -214,6 +223,16 @@ BACKBONES: dict[str, Plan] = {
 }
 
 
+def together(*backbones: str) -> str:
+    """The name of networks whose features lie beside each other. Only an encoder has such a one."""
+    return BESIDE.join(backbones)
+
+
+def parts(backbone: str) -> list[str]:
+    """The inverse: the networks by their own names."""
+    return backbone.split(BESIDE)
+
+
 def names(backbone: str) -> bool:
     """Whether there is such a network, or, of timm's, may be one."""
     return backbone in BACKBONES or pretrained.is_pretrained(backbone)
@@ -243,6 +262,8 @@ def smallest_image(backbone: str) -> int:
 
 def feature_count(backbone: str, image_size: int) -> int:
     """Length of the flattened features."""
+    if len(parts(backbone)) > 1:
+        return sum(feature_count(part, image_size) for part in parts(backbone))
     if pretrained.is_pretrained(backbone):
         return pretrained.feature_count(backbone, image_size)
     return BACKBONES[backbone].convolutions[-1].channels * map_size(backbone, image_size) ** 2
@@ -250,7 +271,9 @@ def feature_count(backbone: str, image_size: int) -> int:
 
 def features(backbone: str, conv: ConvFactory = Conv2d, *, rescale: bool = False) -> nn.Sequential:
     """The convolutional part: images (B, 3, S, S) -> feature maps (B, C, s, s); of timm's networks, which
-    pool by themselves, (B, F)."""
+    pool by themselves, and of several beside each other (B, F)."""
+    if len(parts(backbone)) > 1:
+        return nn.Sequential(Beside(features(part, conv, rescale=rescale) for part in parts(backbone)))
     if pretrained.is_pretrained(backbone):
         return nn.Sequential(pretrained.network(backbone))
     plan = BACKBONES[backbone]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from index.codes import Codes, pack
 from training.nets import backbones
-from training.nets.head import Embedding, Head, PosteriorHead
+from training.nets.head import Embedding, Head, JoinedEmbedding, PosteriorHead
 from training.nets.images import AS_SHOWN, BEFORE, Reading, square_pixels
 
 Embeddings = NDArray[np.float16]  # (n, E), each of length 1
@@ -33,6 +33,8 @@ class Coding:
     embedding: int  # its length
     hidden: int  # units of the student
     mirror: bool = True  # features are the mean of an image's and its mirror image's
+    # Of each embedding that it joins, of networks beside each other: its length, and how much of it is kept.
+    parts: tuple[tuple[int, int], ...] = ()
 
 
 class Encoded(NamedTuple):
@@ -64,8 +66,11 @@ class Description:
             del values["reading"]
         if self.coding is None:
             del values["coding"]
-        elif self.coding.mirror:
-            del values["coding"]["mirror"]
+        else:
+            if self.coding.mirror:
+                del values["coding"]["mirror"]
+            if not self.coding.parts:
+                del values["coding"]["parts"]
         return json.dumps(values)
 
     @classmethod
@@ -74,6 +79,8 @@ class Description:
         values = json.loads(text)
         reading = Reading(**values["reading"]) if "reading" in values else BEFORE
         coding = Coding(**values["coding"]) if "coding" in values else None
+        if coding is not None:
+            coding = replace(coding, parts=tuple((size, kept) for size, kept in coding.parts))
         return cls(**values | {"reading": reading, "coding": coding})
 
 
@@ -177,17 +184,25 @@ class Encoder(nn.Module):
     """Preprocessing, convolutional features and hashing head, by way of an embedding or without."""
 
     head: Head | PosteriorHead
+    embedding: Embedding | JoinedEmbedding
 
     def __init__(self, description: Description) -> None:
         super().__init__()
         self.description = description
         self.normalise = Normalise(whiten=description.whiten)
         self.features = backbones.features(description.backbone, rescale=description.norm_rescale)
-        length = backbones.feature_count(description.backbone, description.image_size)
+        lengths = [
+            backbones.feature_count(part, description.image_size)
+            for part in backbones.parts(description.backbone)
+        ]
         if (coding := description.coding) is None:
-            self.head = Head(length, description.bits, description.classes)
+            self.head = Head(sum(lengths), description.bits, description.classes)
         else:
-            self.embedding = Embedding(length, coding.embedding)
+            self.embedding = (
+                JoinedEmbedding(lengths, coding.parts)
+                if coding.parts
+                else Embedding(sum(lengths), coding.embedding)
+            )
             shape = (coding.embedding, description.bits, description.classes)
             self.head = PosteriorHead(*shape, coding.hidden).double()
         self.features.to(memory_format=torch.channels_last)
@@ -208,9 +223,10 @@ class Encoder(nn.Module):
     @property
     def embedding_id(self) -> str | None:
         """What names all that an embedding depends on: encoders of one id differ in their heads alone."""
-        if not self.embedding_size:
+        if (coding := self.description.coding) is None:
             return None
-        digest = sha256(replace(self.description, classes=0, bits=0, coding=None).as_json().encode())
+        about = replace(self.description, classes=0, bits=0, coding=replace(coding, hidden=0))
+        digest = sha256(about.as_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith("head."):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

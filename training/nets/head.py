@@ -1,5 +1,8 @@
 """The hashing heads: features -> 256 tanh units -> classes; embedding -> a code of class and neighbours."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +43,28 @@ class Embedding(nn.Module):
         same for an image alone and in a batch, whose products are summed in another order."""
         projected = nn.functional.linear(x.double(), self.project.weight.double(), self.project.bias.double())
         return nn.functional.normalize(projected)
+
+
+class JoinedEmbedding(nn.ModuleList):
+    """Embeddings of several networks' features joined: of each its length, and how much of it is kept."""
+
+    def __init__(self, features: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
+        each = zip(features, sizes, strict=True)
+        super().__init__(Embedding(length, size) for length, (size, _) in each)
+        self.lengths, self.kept = list(features), [kept for _, kept in sizes]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, F) of all networks -> embeddings (B, E) of length 1, in 64 bits. Each network's own is
+        rounded to 16 bits first: so those that were kept can be joined without any image."""
+        given = zip(self, x.split(self.lengths, dim=1), strict=True)
+        return joined([part(features).to(torch.float16) for part, features in given], self.kept)
+
+
+def joined(embeddings: Sequence[Tensor], kept: Sequence[int]) -> Tensor:
+    """Embeddings (B, Eᵢ) of several networks, whose components come by their variance -> the first `kept` of
+    each (B, sum of kept), all networks alike, of length 1, in 64 bits."""
+    first = [each[:, :count].double() for each, count in zip(embeddings, kept, strict=True)]
+    return torch.cat([nn.functional.normalize(each) for each in first], dim=1) / math.sqrt(len(first))
 
 
 class Student(nn.Module):
