@@ -1,0 +1,61 @@
+"""From a trained run to an artifact: what is encoded, and of which pixels."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.test_build_index import striped_folder
+from training.config import configure
+from training.export import export
+from training.nets.encoder import Embeddings, Encoder
+from training.nets.images import open_image
+from training.pixels import PixelsOnDemand
+from training.run import Run
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow", "few")]
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images were embedded each time."""
+    counts, embed = list[int](), Encoder.embed
+
+    def counted(self: Encoder, pixels: torch.Tensor) -> Embeddings:
+        counts.append(len(pixels))
+        return embed(self, pixels)
+
+    monkeypatch.setattr(Encoder, "embed", counted)
+    return counts
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_what_training_embedded_is_not_embedded_again_unless_it_changed(
+    tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch, in_memory: bool, epochs: int
+) -> None:
+    pictures = striped_folder(tmp_path / "pictures", 80)
+    if not in_memory:
+        monkeypatch.setattr("training.pixels.MEMORY_LIMIT", 0)
+    values = {"data": str(pictures), "image_size": 28, "bits": 32, "labels": "50%", "student_epochs": epochs}
+    run = Run(configure(values), None)
+    assert isinstance(run.pixels, PixelsOnDemand) != in_memory
+    run.train()
+    one, other = run.split.database[3], run.split.database[4]
+    shutil.copy(pictures / run.images.paths[other], pictures / run.images.paths[one])
+    embedded.clear()
+    made = export(run, "ITQ", tmp_path / "staging", tmp_path / "made")
+    everything = len(run.split.database) + len(run.split.queries)
+    assert sum(embedded) == (len(run.split.queries) + 1 if in_memory else everything)
+    encoder = Encoder.load(made.encoder_path)
+    with made.open_catalogue() as catalogue:
+        paths = {item.id: item.path for item in catalogue.every_item()}
+        (ids, vectors), table = catalogue.embeddings(), catalogue.codes()
+    pixels = torch.stack([encoder.prepare(open_image(pictures / paths[id_])) for id_ in ids.tolist()])
+    assert np.allclose(vectors.astype(float), encoder.embed(pixels), atol=2e-3)
+    assert np.array_equal(table.codes, encoder.code(vectors))
+    at = {path: row for row, path in enumerate(paths[id_] for id_ in ids.tolist())}
+    same = [at[str(run.images.paths[position])] for position in (one, other)]
+    assert np.array_equal(*table.codes[same])
