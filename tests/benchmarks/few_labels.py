@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -77,7 +78,7 @@ class Row:
     commit: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedded:
     """All that the shares of the labels have in common."""
 
@@ -108,8 +109,25 @@ def whitened(run: Run, power: float, start: float) -> Embedded:
     return Embedded(run, vectors, asked.astype(np.float32), labels[seen], labels[queries], seconds)
 
 
-def refined(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
-    """The same by a student that learned from the labels (n,), where the configuration has one."""
+def percent(regime: str) -> float:
+    """The share of the labels, in percent."""
+    return float(regime.removesuffix("%"))
+
+
+def labels_of(run: Run, regime: str) -> NDArray[np.int64]:
+    """The labels (n,) of what a run learns from, of which a share is known."""
+    share = protocol.split(run.images, percent(regime) / 100, run.config.seed)
+    return labels_given(run.images, share)[run.split.pretraining]
+
+
+@cache
+def refined(given: Embedded, regime: str) -> Embedded:
+    """The same with what a student learned from a share of the labels, where there is a student."""
+    return taught_by(given, labels_of(given.run, regime))
+
+
+def taught_by(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
+    """The same with what a student learned from labels (n,), where there is a student."""
     run, start = given.run, time.monotonic()
     if not with_student(run):
         return given
@@ -124,9 +142,12 @@ def refined(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
     return replace(given, vectors=vectors, queries=asked, seconds=seconds)
 
 
-def rows(given: Embedded, regime: str, commit: str, *, unseen: bool, steps: bool) -> Iterator[Row]:
+def rows(
+    given: Embedded, regime: str, commit: str, *, unseen: bool, steps: bool, before: str | None
+) -> Iterator[Row]:
     """Plain ITQ and smoothed codes where there are no labels, else the recipe with a share of them; if
-    `unseen`, again with a fifth of the classes without any, and if `steps`, without one step at a time."""
+    `unseen`, again with a fifth of the classes without any, and if `steps`, without one step at a time. With
+    `before` the network learned from that share: what `hebbsearch label` makes of labels that grew."""
     run, config = given.run, given.run.config
     learned_by = config.rule if config.weights == "none" else Path(config.weights).stem
     about = {
@@ -148,13 +169,12 @@ def rows(given: Embedded, regime: str, commit: str, *, unseen: bool, steps: bool
         total = round(given.seconds + seconds, 1)
         yield Row(**about, labels=0, step="final", **scores, **NOT_MEASURED, seconds=total)
         return
-    share = protocol.split(run.images, float(regime[:-1]) / 100, config.seed)
-    labels = labels_given(run.images, share)[run.split.pretraining]
+    labels = labels_of(run, regime)
     about["labels"] = int((labels != UNLABELLED).sum())
     classes = len(run.images.classes)
-    taught = refined(given, labels)
+    taught = refined(given, before or regime)
     left_out = len(given.vectors) >= FEWEST and not config.student_epochs and config.weights == "none"
-    step = "no pixel student" if left_out else "final"
+    step = "no pixel student" if left_out else f"network by {before}" if before else "final"
     scores, seconds, ece = learned(taught, labels, classes)
     scores |= without_some(given, labels) if unseen else NOT_SEEN
     yield Row(**about, step=step, **scores, ece=ece, seconds=round(taught.seconds + seconds, 1))
@@ -185,7 +205,7 @@ def without_some(given: Embedded, labels: NDArray[np.int64]) -> dict[str, float 
     hidden = np.random.default_rng(run.config.seed).permutation(classes)[: max(1, classes // UNSEEN)]
     asked = np.isin(given.asked, hidden)
     left = np.where(np.isin(labels, hidden), UNLABELLED, labels)
-    scores, _, _ = learned(refined(given, left), left, classes, asked)
+    scores, _, _ = learned(taught_by(given, left), left, classes, asked)
     return {"map_unseen": scores["map"], "itq_unseen": quality(given, *itq(given), asked)["map"]}
 
 
@@ -261,7 +281,7 @@ def draw(table: Sequence[dict[str, str]], path: Path) -> list[str]:
     found = defaultdict[str, dict[float, list[float]]](lambda: defaultdict(list))
     for row in table:
         if row["data"] == "cifar10" and row["step"] == "final" and row["regime"] != "none":
-            found[row["features"]][float(row["regime"][:-1])].append(100 * float(row["map100_retrieved"]))
+            found[row["features"]][percent(row["regime"])].append(100 * float(row["map100_retrieved"]))
     if not found:
         return []
     ours = {
@@ -291,12 +311,16 @@ def main() -> None:
         command.add_argument(flag, type=int, default=argparse.SUPPRESS)
     command.add_argument("--set", action="append", default=[])
     command.add_argument("--unseen", action="store_true", help="measure classes without labels too")
+    command.add_argument(
+        "--before", default="", help="shares, below those, by which a network learned that stays"
+    )
     command.add_argument("--steps", action="store_true", help="leave out one step at a time too")
     command.add_argument("--work", type=Path, help="folder of a checkpoint, to go on from")
     command.add_argument("--out", type=Path, default=RESULTS)
     options = vars(command.parse_args())
     shares, folder = options.pop("labels").split(","), options.pop("out")
     more = {name: options.pop(name) for name in ("unseen", "steps")}
+    earlier = [*filter(None, options.pop("before").split(","))]
     work = options.pop("work")
     settings = dict(parse_setting(text) for text in options.pop("set"))
     chosen = {name: value for name, value in options.items() if value is not None}
@@ -309,9 +333,11 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
     given = embedded(Run(config, work))
     for share in shares:
-        for row in rows(given, share, commit, **more):
-            write([row], folder)
-            print(row, file=sys.stderr, flush=True)
+        below = [before for before in earlier if share != "none" and percent(before) < percent(share)]
+        for before in (None, *below):
+            for row in rows(given, share, commit, before=before, **more):
+                write([row], folder)
+                print(row, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

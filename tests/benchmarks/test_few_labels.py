@@ -38,4 +38,8 @@ def test_each_step_has_a_row_that_is_replaced(tmp_path: Path, monkeypatch: pytes
     again = measured("--labels", "20%")
     assert [row["step"] for row in again] == steps
     assert again[2]["map_unseen"] == ""
+    taught = measured("--labels", "20%,50%", "--before", "20%,50%", "--set", "student_epochs=1")
+    new = [(row["regime"], row["step"]) for row in taught[len(steps) :]]
+    assert new == [("50%", "final"), ("50%", "network by 20%")]
+    steps += ["final", "network by 20%"]
     assert (tmp_path / "few-labels.md").read_text().count("\n| ") == 1 + len(steps)
