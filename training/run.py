@@ -412,12 +412,13 @@ def learn_encoder(run: Run, saved: Saved) -> tuple[Encoder, NDArray[np.float32]]
     labels = labels_given(run.images, run.split)[seen]
     encoder = run.model.embedder(run.config, len(run.classes), len(seen))
     vectors = None if saved is None else remembered_embeddings(run, encoder)
+    taught = with_student(run)
     if vectors is None:
         vectors = embed_all(run, encoder, run.seconds)
-    if not with_student(run):
+        if taught:
+            remember_embeddings(run, encoder, vectors)
+    if not taught:
         return encoder, vectors
-    if saved is None:
-        remember_embeddings(run, encoder, vectors)
     student = learn_from_changed(run, vectors, labels, saved)
     timed: dict[str, float] = {}
     own = embed_all(run, student, timed)
