@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from training.export import export
 from training.nets.encoder import Embeddings, Encoder
 from training.nets.images import open_image
 from training.pixels import PixelsOnDemand
-from training.run import Run
+from training.run import Run, learn_encoder, pixels_of
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow", "few")]
 
@@ -59,3 +60,23 @@ def test_what_training_embedded_is_not_embedded_again_unless_it_changed(
     at = {path: row for row, path in enumerate(paths[id_] for id_ in ids.tolist())}
     same = [at[str(run.images.paths[position])] for position in (one, other)]
     assert np.array_equal(*table.codes[same])
+
+
+@pytest.mark.parametrize("features", [{}, {"backbone": "conv6", "rule": "hpca_fh", "whiten": True}])
+@pytest.mark.parametrize("mirror", ["true", "false"])
+def test_what_is_learned_from_is_what_the_encoder_makes(
+    tmp_path: Path, features: dict[str, Any], mirror: str
+) -> None:
+    pictures = striped_folder(tmp_path / "pictures", 120)
+    values = {"data": str(pictures), "image_size": 28, "bits": 32, "labels": "50%", "student_epochs": 4}
+    run = Run(configure(values | features | {"recipe": "best", "epochs": 1, "mirror": mirror}), None)
+    encoder, vectors = learn_encoder(run, run.learn_features(None))
+    seen = run.split.pretraining
+    again = np.concatenate([encoder.embed(pixels) for pixels in pixels_of(run)("again", seen)])
+    assert np.array_equal(again, vectors)
+    encoder.save(tmp_path / "encoder.safetensors")
+    loaded = Encoder.load(tmp_path / "encoder.safetensors")
+    assert loaded.description == encoder.description
+    one = [loaded.embed(pixels) for pixels in next(iter(pixels_of(run)("again", seen[:5]))).split(1)]
+    assert np.allclose(np.concatenate(one), vectors[:5], atol=1e-3)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)

@@ -22,9 +22,8 @@ from training.learning.hebbian import HebbianConv2d
 from training.learning.student import PixelStudent
 from training.model import Model, xavier
 from training.nets.backbones import BACKBONES, Network
-from training.nets.encoder import Encoder
 from training.nets.images import Reading
-from training.run import Run, learn_encoder, pixels_of, positions_of, remembered_embeddings
+from training.run import Run, pixels_of, positions_of, remembered_embeddings
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -568,23 +567,6 @@ def test_a_student_that_diverges_begins_anew_with_a_smaller_rate(run):
     assert again.restore()["epoch"] == 0
     again.train()
     assert again.encoder().description.backbone == "soft3+conv7"
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("features", [{}, {"backbone": "conv6", "rule": "hpca_fh", "whiten": True}])
-@pytest.mark.parametrize("mirror", ["true", "false"])
-def test_what_is_learned_from_is_what_the_encoder_makes(run, tmp_path, features, mirror):
-    made = run(**WITH_STUDENT, **features, mirror=mirror)
-    encoder, vectors = learn_encoder(made, made.learn_features(made.restore()))
-    seen = made.split.pretraining
-    again = np.concatenate([encoder.embed(pixels) for pixels in pixels_of(made)("again", seen)])
-    assert np.array_equal(again, vectors)
-    encoder.save(tmp_path / "encoder.safetensors")
-    loaded = Encoder.load(tmp_path / "encoder.safetensors")
-    assert loaded.description == encoder.description
-    one = [loaded.embed(pixels) for pixels in next(iter(pixels_of(made)("again", seen[:5]))).split(1)]
-    assert np.allclose(np.concatenate(one), vectors[:5], atol=1e-3)
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("chosen", [{"labels": "none"}, {"student_epochs": 0}])
