@@ -29,7 +29,7 @@ from training.learning.finetune import accuracy
 from training.nets.encoder import Encoded, Encoder
 from training.nets.images import ImageError, square_pixels, thumbnail
 from training.pixels import ahead, each_batch, opened
-from training.run import Run, rows_of
+from training.run import Run
 
 Split = Literal["database", "query"]
 
@@ -79,12 +79,14 @@ def add_images(run: Run, encoder: Encoder, catalogue: Catalogue, split: Split) -
     saw. What cannot be read any more is left out and named among what was skipped."""
     positions = run.split.database if split == "database" else run.split.queries
     groups, done = each_batch(f"indexing, {split}", positions, 256), list[Indexed]()
+    known = np.full(len(run.images), -1)  # of each image its row among those that were learned from
+    known[run.split.pretraining] = np.arange(len(run.split.pretraining))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _, found in ahead(pool, partial(read, run, split), groups):
             rows = [row for row in found if isinstance(row, Row)]
             run.skipped += [row for row in found if not isinstance(row, Row)]
             if rows:
-                codes, embeddings = encoded(run, encoder, rows)
+                codes, embeddings = encoded(run, encoder, rows, known)
                 coded = codes if split == "database" else [None] * len(rows)
                 kept = [None] * len(rows) if embeddings is None else embeddings
                 ids = catalogue.add(
@@ -108,16 +110,17 @@ class Row(NamedTuple):
     pixels: Tensor
 
 
-def encoded(run: Run, encoder: Encoder, rows: list[Row]) -> Encoded:
-    """What is kept of images. Embeddings that training made of the same pixels are not made again."""
+def encoded(run: Run, encoder: Encoder, rows: list[Row], known: Positions) -> Encoded:
+    """What is kept of images. Embeddings that training made of the same pixels, in rows that are `known` of
+    each position, are not made again."""
     pixels = torch.stack([row.pixels for row in rows])
     if run.coded is None or not isinstance(run.pixels, Tensor):
         return encoder.encode_and_embed(pixels.to(run.device))
-    at = torch.tensor([row.position for row in rows])
-    same = (run.pixels[at.to(run.home)].cpu() == pixels).flatten(1).all(1).numpy()
-    same &= np.isin(at, run.split.pretraining)
+    at = np.array([row.position for row in rows])
+    seen = run.pixels[torch.from_numpy(at).to(run.home)].cpu()
+    same = (seen == pixels).flatten(1).all(1).numpy() & (known[at] >= 0)
     made = np.empty((len(rows), encoder.embedding_size), np.float16)
-    made[same] = run.coded.vectors[rows_of(run, run.split.pretraining).cpu()[at].numpy()[same]]
+    made[same] = run.coded.vectors[known[at[same]]]
     if not same.all():
         made[~same] = encoder.embed(pixels[~same].to(run.device))
     return Encoded(encoder.code(made), made)

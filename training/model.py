@@ -90,7 +90,7 @@ class Model(nn.Module):
         return self.filled(Encoder(made), features).to(next(self.parameters()).device).eval()
 
 
-def beside(first: Encoder, second: Encoder) -> Encoder:
+def joined_encoder(first: Encoder, second: Encoder) -> Encoder:
     """An encoder whose embeddings are those of two others joined; its head is yet to learn."""
     both = (first, second)
     coding = first.description.coding

@@ -42,7 +42,7 @@ from training.device import activation_type, choose_device, choose_precision, ro
 from training.learning.by_rule import LEARNERS, Learner
 from training.learning.finetune import JointHead, Supervised, accuracy, head_without_labels
 from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
-from training.model import STUDENT, Model, beside, kept_of, take_pretrained, xavier
+from training.model import STUDENT, Model, joined_encoder, kept_of, take_pretrained, xavier
 from training.nets.backbones import BACKBONES
 from training.nets.encoder import Encoder
 from training.nets.head import joined
@@ -423,7 +423,7 @@ def learn_encoder(run: Run, saved: Saved) -> tuple[Encoder, NDArray[np.float32]]
     timed: dict[str, float] = {}
     own = embed_all(run, student, timed)
     run.seconds |= {f"{STAGES[3]}'s {what}": seconds for what, seconds in timed.items()}
-    return beside(encoder, student), joined_embeddings(vectors, own)
+    return joined_encoder(encoder, student), joined_embeddings(vectors, own)
 
 
 def embed_all(run: Run, encoder: Encoder, seconds: dict[str, float]) -> NDArray[np.float32]:

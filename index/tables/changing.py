@@ -18,7 +18,7 @@ from index.names import from_stored, stored
 from index.sources import Source
 from index.tables import checksums
 from index.tables.digest import digest
-from index.tables.learned import forget_learned, keep, set_sources
+from index.tables.learned import forget_learned, keep, keep_sources, set_sources
 from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
 from index.tables.schema import (
     CHECKSUMS,
@@ -109,7 +109,7 @@ class Change:
         checksums.write(self.connection, whole, images)
         keep(self.connection, zip(ids, (item.embedding for item in batch), strict=True))
         told = {id_: (item.source, item.held_out) for id_, item in zip(ids, batch, strict=True)}
-        set_sources(self.connection, told)
+        keep_sources(self.connection, told)
         coded = [
             (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
             for id_, item, row in zip(ids, batch, rows, strict=True)

@@ -47,9 +47,15 @@ def hold_out(connection: Connection, ids: Iterable[int]) -> None:
 
 
 def set_sources(connection: Connection, sources: Mapping[int, tuple[Source, bool]]) -> None:
-    """How at most BATCH items came to their labels, and whether they are held out; nothing is written of what
-    is usual."""
-    connection.execute(delete(SOURCES).where(SOURCES.c.item_id.in_(sources)))
+    """How at most BATCH items came to their labels, and whether they are held out, in place of what is known
+    of them."""
+    if sources:
+        connection.execute(delete(SOURCES).where(SOURCES.c.item_id.in_(sources)))
+        keep_sources(connection, sources)
+
+
+def keep_sources(connection: Connection, sources: Mapping[int, tuple[Source, bool]]) -> None:
+    """The same of items of which nothing is known yet; nothing is written of what is usual."""
     rows = [
         {"item_id": id_, "source": source, "held_out": held_out,
          "checksum": of_row([id_, source, int(held_out)])}

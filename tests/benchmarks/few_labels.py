@@ -35,6 +35,7 @@ from training.learning.student import FEWEST
 from training.paper import plots, tables
 from training.run import (
     Run,
+    embed_all,
     joined_embeddings,
     labels_given,
     learn_from_changed,
@@ -132,11 +133,9 @@ def taught_by(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
     if not with_student(run):
         return given
     student = learn_from_changed(run, given.vectors, labels, None)
-    seen, queries = run.split.pretraining, run.split.queries
-    pixels = pixels_of(run)
-    own = learn_embedding(student, pixels, seen, run.config.component_power, run.config.seed, {})
+    own = embed_all(run, student, {})
     seconds = given.seconds + time.monotonic() - start
-    asked = np.concatenate([student.embed(batch) for batch in pixels("queries", queries)])
+    asked = np.concatenate([student.embed(batch) for batch in pixels_of(run)("queries", run.split.queries)])
     vectors = joined_embeddings(given.vectors, own)
     asked = joined_embeddings(given.queries, asked.astype(np.float32))
     return replace(given, vectors=vectors, queries=asked, seconds=seconds)

@@ -549,9 +549,8 @@ def test_embeddings_that_were_damaged_or_never_kept(run, stopped, embedded_by):
     path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     with pytest.raises(CheckpointError, match=r"embeddings\.pt: .*SHA-256 differs.*remove .*checkpoint\.pt"):
         run(**WITH_STUDENT).train()
-    for number, earlier in enumerate(
-        ({"vectors": torch.zeros(2, 2)}, None), 2
-    ):  # as earlier versions left it
+    left = {"vectors": torch.zeros(2, 2)}, None  # by earlier versions
+    for number, earlier in enumerate(left, 2):
         path.unlink()
         if earlier is not None:
             write_checkpoint(path, earlier)
