@@ -108,3 +108,11 @@ def test_where_the_system_does_not_tell_the_model_a_cpu_is_called_by_its_kind(mo
     for read in (missing, lambda *_, **__: "Processor\t: ARMv8\n"):
         monkeypatch.setattr(Path, "read_text", read)
         assert describe(torch.device("cpu")).startswith(f"{platform.machine()} CPU, ")
+
+
+@pytest.mark.parametrize("time", range(2))
+def test_what_is_set_for_a_process_ends_with_its_test(time):
+    smallest = torch.tensor(sys.float_info.min, dtype=torch.float64)
+    assert smallest / 2 > 0
+    torch.set_flush_denormal(True)
+    assert smallest / 2 == 0
