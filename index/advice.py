@@ -1,6 +1,6 @@
 """Which image to label next, and which given label to look at again: by embeddings alone.
 
-Both compare images with images; numpy and FAISS, no network.
+numpy and FAISS, no network.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,7 @@ CANDIDATES = 8_000
 JUDGED = 20_000  # labels, drawn at random, that are looked at for doubtful ones
 NEAR = 20  # neighbours that tell how dense it is around an image
 ROUNDS = 10  # of k-means
-WITNESSES = 30  # neighbours that confirm a label or contradict it
-POWER = 3  # of their cosines, as in the graph that labels are propagated over
+PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # of weights, an image
 
 
 def suggestions(
@@ -63,24 +62,40 @@ def _clusters(x: Vectors, count: int, seed: int) -> NDArray[np.int64]:
 class Doubts(NamedTuple):
     """Of labelled images: how much speaks for another label than the given one, and which."""
 
-    doubt: NDArray[np.float32]  # (n,) −1: all neighbours confirm it … 1: all have the rival
-    rival: NDArray[np.int64]  # (n,) the label that most of the others have; −1 where there is none
+    doubt: NDArray[np.float32]  # (n,) −1: all the others confirm it … 1: all speak for the rival
+    rival: NDArray[np.int64]  # (n,) the likeliest other label; −1 where there is none
 
 
 def doubts(vectors: Vectors, labels: NDArray[np.int64]) -> Doubts:
-    """What the nearest labelled others of each labelled image (n, E) say of its label (n,)."""
+    """What regression on all other labelled images says of the label (n,) of each image (n, E).
+
+    Ridge regression to one number a class, of which the answers with one image left out have a closed form:
+    y − (y − ŷ) / (1 − h), h the diagonal of the hat matrix; its penalty is the one whose left-out answers are
+    best. On 10,000 photographs with a tenth of the labels wrong it finds more of them than a vote of the
+    neighbours, and nearly as many as cleanlab with posteriors of the recipe (tests/benchmarks/LOG.md §11).
+
+    Source: Allen, "The relationship between variable selection and data augmentation and a method for
+    prediction", Technometrics 16(1), 1974, for the answers left out.
+    """
     n = len(vectors)
-    if n < 2:
-        return Doubts(np.full(n, -1, np.float32), np.full(n, -1, np.int64))
-    k = min(WITNESSES + 1, n)
-    cosines, rows = faiss.knn(vectors, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
-    votes = np.maximum(cosines, 0) ** POWER
-    votes[rows == np.arange(n)[:, None]] = 0  # nobody is a witness of his own
     classes, own = np.unique(labels, return_inverse=True)
-    for_each = np.zeros((n, len(classes)), np.float32)
-    np.add.at(for_each, (np.arange(n)[:, None], own[rows]), votes)
-    total = np.maximum(for_each.sum(1), np.finfo(np.float32).tiny)
-    confirmed = for_each[np.arange(n), own].copy()
-    for_each[np.arange(n), own] = 0
-    rival, strength = for_each.argmax(1), for_each.max(1)
-    return Doubts((strength - confirmed) / total, np.where(strength > 0, classes[rival], -1))
+    if len(classes) < 2:
+        return Doubts(np.full(n, -1, np.float32), np.full(n, -1, np.int64))
+    targets = np.eye(len(classes))[own]
+    centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
+    spread, axes = np.linalg.eigh(centred.T @ centred)
+    along = centred @ axes
+
+    def left_out(penalty: float) -> NDArray[np.float64]:
+        """What is said of each image by the others (n, classes)."""
+        weight = 1 / (np.maximum(spread, 0) + penalty * n)
+        fitted = targets.mean(0) + along @ (weight[:, None] * (along.T @ targets))
+        leverage = 1 / n + np.square(along) @ weight
+        others: NDArray[np.float64] = targets - (targets - fitted) / (1 - leverage)[:, None]
+        return others
+
+    said = min(map(left_out, PENALTIES), key=lambda said: np.square(targets - said).sum())
+    confirmed = said[np.arange(n), own].copy()
+    said[np.arange(n), own] = -np.inf
+    doubt = np.clip(said.max(1) - confirmed, -1, 1).astype(np.float32)
+    return Doubts(doubt, classes[said.argmax(1)])

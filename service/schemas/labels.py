@@ -25,10 +25,10 @@ class Suggestions(BaseModel):
 
 
 class Doubtful(BaseModel):
-    """A labelled image whose neighbours have another label."""
+    """A labelled image whose label all the others contradict."""
 
     image: Image
-    rival: str = Field(description="The label that most of its neighbours have.")
+    rival: str = Field(description="The likelier label, by all other labelled images.")
     doubt: float = Field(description="0: as much speaks for the one as for the other; 1: all for the rival.")
 
 

@@ -66,20 +66,31 @@ def test_a_label_among_others_is_doubted_and_its_rival_named() -> None:
     assert np.delete(found.doubt, 3).max() < 0
 
 
-def test_doubts_are_what_a_slow_count_gives() -> None:
+def test_doubts_are_what_learning_without_each_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "PENALTIES", (0.01,))
     rng = np.random.default_rng(3)
-    x = rng.standard_normal((50, 8)).astype(np.float32)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    labels = rng.integers(0, 3, 50)
+    x = around(0, 1, 2, spread=0.3, each=15)
+    labels = rng.integers(0, 3, 45)
     found = doubts(x, labels)
-    for i in range(50):
-        cosines = x.astype(float) @ x[i]
-        cosines[i] = -np.inf
-        near = np.argsort(-cosines)[:30]
-        votes = {c: sum(max(cosines[j], 0) ** 3 for j in near if labels[j] == c) for c in range(3)}
-        rival = max((c for c in votes if c != labels[i]), key=lambda c: votes[c])
-        assert np.isclose(found.doubt[i], (votes[rival] - votes[labels[i]]) / sum(votes.values()), atol=1e-4)
+    for i in range(45):
+        others = np.delete(np.arange(45), i)
+        a = np.hstack([x[others].astype(float), np.ones((44, 1))])
+        penalty = np.diag([0.01 * 45] * 8 + [0])  # none of the intercept
+        weight = np.linalg.solve(a.T @ a + penalty, a.T @ np.eye(3)[labels[others]])
+        said = np.append(x[i], 1) @ weight
+        rival = max((c for c in range(3) if c != labels[i]), key=lambda c: said[c])
+        assert np.isclose(found.doubt[i], np.clip(said[rival] - said[labels[i]], -1, 1), atol=1e-5)
         assert found.rival[i] == rival
+
+
+def test_wrong_labels_of_many_are_doubted_first() -> None:
+    rng = np.random.default_rng(0)
+    x = around(0, 1, 2, spread=0.5, each=200)
+    labels = np.repeat([0, 1, 2], 200)
+    wrong = rng.choice(600, 60, replace=False)
+    labels[wrong] = (labels[wrong] + rng.integers(1, 3, 60)) % 3
+    first = np.argsort(-doubts(x, labels).doubt)[:60]
+    assert np.isin(first, wrong).mean() > 0.6
 
 
 @pytest.mark.parametrize("labels", [[], [1], [2, 2, 2]])

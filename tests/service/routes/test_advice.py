@@ -68,7 +68,7 @@ def test_a_label_that_was_given_is_suggested_no_more(http: httpx.Client) -> None
     assert first not in left
 
 
-def test_doubtful_is_what_neighbours_contradict(http: httpx.Client) -> None:
+def test_doubtful_is_what_the_other_labels_contradict(http: httpx.Client) -> None:
     assert http.get("/labels/doubtful").json() == {"found": []}
     circles = [image["id"] for image in of_kind(http, label="circle")]
     http.patch(f"/images/{circles[3]}", json={"label": "square"})
