@@ -101,6 +101,9 @@ class Config:
         ),
     ] = "auto"
     student_lr: Annotated[float, rate("learning rate of that network", "method", "late")] = 0.1
+    finetune_backbone: Annotated[
+        bool, About("timm's networks: that network is the pre-trained one, which learns on", "table", "late")
+    ] = False
     weights: Annotated[str, About(None, "method", "early", settled=True)] = "none"
     norm_rescale: Annotated[
         bool, About("the last batch norms keep the channels' relative variance", "method", "early")
@@ -272,6 +275,8 @@ def configure(chosen: dict[str, Any]) -> Config:
     }
     if is_pretrained(backbone):
         defaults |= {"weights": PRETRAINED, "component_power": 0.0}
+        if values.get("finetune_backbone"):
+            defaults |= {"student_epochs": 10, "student_lr": 0.01}
     else:
         defaults |= {"batch_size": BACKBONES[backbone].batch_size}
         if best:
@@ -363,6 +368,10 @@ def check(config: Config) -> None:
     if is_pretrained(config.backbone):
         _check_pretrained(config)
         return
+    if config.finetune_backbone:
+        raise ConfigError(
+            f"finetune_backbone: only for a backbone timm/NAME; {config.backbone} has student_epochs"
+        )
     if config.weights != NONE:
         raise ConfigError(
             f"weights {config.weights}: only for a backbone timm/NAME; {config.backbone} learns its own"
@@ -394,6 +403,10 @@ def _check_pretrained(config: Config) -> None:
         )
     if config.rule != "none":
         raise ConfigError(f"rule {config.rule}: {config.backbone} learned elsewhere; leave out --rule")
+    if config.finetune_backbone and config.labels == "none":
+        raise ConfigError("finetune_backbone: needs labels to learn from")
+    if config.finetune_backbone and not config.student_epochs:
+        raise ConfigError("finetune_backbone: needs student_epochs, 1 or more")
     try:
         feature_count(config.backbone, config.image_size)
     except (PretrainedError, MissingPackage) as error:

@@ -85,9 +85,15 @@ class Model(nn.Module):
 
     def student_encoder(self, config: Config, features: nn.Sequential, classes: int, count: int) -> Encoder:
         """The same with a student's features."""
-        length = min(feature_count(STUDENT, config.image_size), count - 1)
-        made = replace(described(config, classes, Coding(length, HIDDEN, self.mirrors)), backbone=STUDENT)
+        backbone = student_of(config)
+        length = min(SIZE, feature_count(backbone, config.image_size), count - 1)
+        made = replace(described(config, classes, Coding(length, HIDDEN, self.mirrors)), backbone=backbone)
         return self.filled(Encoder(made), features).to(next(self.parameters()).device).eval()
+
+
+def student_of(config: Config) -> str:
+    """The backbone that learns from changed images."""
+    return config.backbone if config.finetune_backbone else STUDENT
 
 
 def joined_encoder(first: Encoder, second: Encoder) -> Encoder:

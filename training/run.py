@@ -42,7 +42,7 @@ from training.device import activation_type, choose_device, choose_precision, ro
 from training.learning.by_rule import LEARNERS, Learner
 from training.learning.finetune import JointHead, Supervised, accuracy, head_without_labels
 from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
-from training.model import STUDENT, Model, joined_encoder, kept_of, take_pretrained, xavier
+from training.model import Model, joined_encoder, kept_of, student_of, take_pretrained, xavier
 from training.nets.backbones import BACKBONES
 from training.nets.encoder import Encoder
 from training.nets.head import joined
@@ -467,7 +467,7 @@ def with_student(run: Run) -> bool:
     """Whether a student learns from changed images: not from few, of which it knows too little."""
     if not (run.config.student_epochs and run.classes):
         return False
-    enough = len(run.split.pretraining) >= FEWEST
+    enough = run.config.finetune_backbone or len(run.split.pretraining) >= FEWEST
     if not enough:
         log.info("no student learns from changed images: there are fewer than %d", FEWEST)
     return enough
@@ -482,9 +482,10 @@ def learn_from_changed(
     count = max(config.student_epochs, math.ceil(LEAST_STEPS * BATCH / len(seen)))
     torch.manual_seed(protocol.derived_seed(config.seed, 1, 1))
     student = PixelStudent(
-        STUDENT, config.image_size, classes,
+        student_of(config), config.image_size, classes,
         lr=config.student_lr, steps=count * math.ceil(len(seen) / BATCH), device=run.device,
-        mirror=run.model.mirrors,
+        mirror=run.model.mirrors, dtype=run.dtype,
+        start=run.model.network.features if config.finetune_backbone else None,
     )  # fmt: skip
     if saved is None:
         posteriors = propagated(vectors, labels, classes, config.seed)
@@ -501,7 +502,7 @@ def learn_from_changed(
         for at, images in stream(run.pixels, groups, run.device):
             rows = row_of[at]
             sure = torch.where(given[rows], 1.0, known[rows].amax(1))
-            images = run.model.normalise(images).to(run.dtype)
+            images = run.model.normalise(images)
             yield Lesson(images, known[rows].to(run.device), sure.to(run.device))
 
     def embedder() -> Encoder:

@@ -90,6 +90,7 @@ def test_chosen_values_win():
         ({"grey_bits": 33}, "grey_bits 33: use 8 to 32, or 0"),
         ({"hebbian_lr": float("nan")}, "hebbian_lr nan"),
         ({"image_size": 10}, "image size 10: conv6 needs at least"),
+        ({"finetune_backbone": True}, "finetune_backbone: only for a backbone timm/NAME; conv6 has"),
     ],
 )
 def test_values_out_of_range_are_named(chosen, says):

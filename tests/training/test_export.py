@@ -80,3 +80,31 @@ def test_what_is_learned_from_is_what_the_encoder_makes(
     one = [loaded.embed(pixels) for pixels in next(iter(pixels_of(run)("again", seen[:5]))).split(1)]
     assert np.allclose(np.concatenate(one), vectors[:5], atol=1e-3)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_pretrained_network_learns_on_beside_itself(tmp_path: Path, name: str, precision: str) -> None:
+    timm = pytest.importorskip("timm")
+    pictures = striped_folder(tmp_path / "pictures", 40)
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, pretrained=False, num_classes=0)
+    torch.save(theirs.state_dict(), weights := tmp_path / "weights.pth")
+    values = {"data": str(pictures), "image_size": 32, "bits": 32, "labels": "50%", "precision": precision}
+    values |= {"backbone": f"timm/{name}", "weights": str(weights), "finetune_backbone": True}
+    run = Run(configure(values), None)
+    encoder, vectors = learn_encoder(run, run.learn_features(None))
+    assert encoder.description.backbone == f"timm/{name}+timm/{name}"
+    (networks,) = encoder.features
+    as_it_was, learned = (list(network.parameters()) for network in networks)  # type: ignore[union-attr]
+    differ = 0
+    for before, same, after in zip(theirs.parameters(), as_it_was, learned, strict=True):
+        assert torch.equal(before, same)
+        assert torch.isfinite(after).all()
+        assert (after - before).norm() < before.norm() + 1  # it began there
+        differ += not torch.equal(before, after)
+    assert differ > len(learned) / 2
+    encoder.save(tmp_path / "encoder.safetensors")
+    loaded = Encoder.load(tmp_path / "encoder.safetensors")
+    one = next(iter(pixels_of(run)("again", run.split.pretraining[:1])))
+    assert np.allclose(loaded.embed(one), vectors[:1], atol=2e-3)

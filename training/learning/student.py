@@ -41,7 +41,7 @@ class Lesson(NamedTuple):
 
 class PixelStudent:
     """Descent on the cross-entropy to posteriors, in `steps` steps; the mean of the last weights is what was
-    learned."""
+    learned. It begins with the weights of `start`, features of the same backbone, else with random ones."""
 
     def __init__(
         self,
@@ -53,8 +53,12 @@ class PixelStudent:
         steps: int,
         device: torch.device,
         mirror: bool = True,
+        dtype: torch.dtype = torch.float32,
+        start: nn.Module | None = None,
     ) -> None:
         network = Network(backbone, image_size, hidden=False)
+        if start is not None:
+            network.features.load_state_dict(start.state_dict())
         model = Classifier(network, feature_count(backbone, image_size), classes, dropout=0.0)
         self.model = model.to(device)
         horizon = max(1.0, AVERAGED * steps)
@@ -70,7 +74,7 @@ class PixelStudent:
         self.optimizer = torch.optim.SGD(
             groups, lr, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True, fused=True
         )
-        self.lr, self.steps, self.taken, self.mirror = lr, steps, 0, mirror
+        self.lr, self.steps, self.taken, self.mirror, self.dtype = lr, steps, 0, mirror, dtype
 
     def epoch(self, number: int, lessons: Iterable[Lesson]) -> None:
         """One pass; epochs count from 0. Raises FloatingPointError where it diverges."""
@@ -80,7 +84,9 @@ class PixelStudent:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr * rate((self.taken + 1) / (self.steps + 1))
             self.taken += 1
-            logits = self.model(changed(lesson.images, mirror=self.mirror)).float()
+            images = changed(lesson.images, mirror=self.mirror)
+            with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                logits = self.model(images).float()
             each = -(lesson.posteriors * logits.log_softmax(1)).sum(1)
             loss = (lesson.weights * each).sum() / lesson.weights.sum().clamp_min(1e-6)
             self.optimizer.zero_grad(set_to_none=True)

@@ -254,6 +254,8 @@ def test_weights_that_cannot_be_fetched_say_which_file_to_give(
         ({"backbone": NAME, "recipe": "paper"}, "recipe paper: is for the paper's networks"),
         ({"backbone": NAME, "rule": "hpca_fh"}, "rule hpca_fh: timm/test_resnet learned elsewhere"),
         ({"backbone": "conv6", "weights": "a.pth"}, "weights a.pth: only for a backbone timm/NAME"),
+        ({"backbone": NAME, "finetune_backbone": True, "student_epochs": 0}, "needs student_epochs"),
+        ({"backbone": NAME, "finetune_backbone": True, "labels": "none"}, "needs labels to learn from"),
         ({"backbone": VIT, "image_size": 1}, "image size 1: timm/test_vit does not take it"),
     ],
 )
@@ -266,6 +268,8 @@ def test_settings_that_do_not_go_together(chosen: dict[str, Any], words: str) ->
 
 def test_defaults_are_those_of_the_network() -> None:
     config = configure({"backbone": NAME, "data": "x"})
+    assert (config.student_epochs, config.finetune_backbone) == (0, False)
+    assert configure({"backbone": NAME, "data": "x", "finetune_backbone": True}).student_epochs == 10
     assert (config.recipe, config.rule, config.weights) == ("best", "none", "pretrained")
     assert config.image_size == 160
     assert config.component_power == 0
