@@ -1,8 +1,9 @@
 """Learn again from labels that grew: hebbsearch label ARTIFACT FILE.csv --out NEW
 
 The features stay; the head is learned anew from the embeddings that the artifact keeps, and no image is read.
-With --full the network learns anew too, from the files of all images, as if the index were built now. The old
-artifact is only read, and goes on serving whatever happens here.
+An artifact of the recipe paper keeps none: they are made by its network, from the files of all images. With
+--full the network learns anew too, from these files, as if the index were built now. The old artifact is only
+read, and goes on serving whatever happens here.
 """
 
 import os
@@ -62,7 +63,7 @@ from training.export import versions
 from training.nets.encoder import Embeddings, Encoder
 from training.nets.images import Reading
 from training.pixels import Loaded, each_batch, place, read, stream
-from training.run import Run, learn_encoder
+from training.run import Run, Saved, learn_encoder
 
 SHARE = 10  # one of so many labels that came since the build is held out
 ENOUGH = 50  # held-out images below which two artifacts are not compared
@@ -133,7 +134,8 @@ class Embedded:
     encoder: Encoder
     vectors: Embeddings  # (n, E) of the images of a division, in the order of its table
     asked: Embeddings  # (q, E) of the build's held-out queries, in that of their ids
-    new: bool = False  # the catalogue has others
+    new: bool = False  # the catalogue has others, or none
+    network_labels: int | None = None  # that the network learned from; None: it needs none
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)  # with which the network learned anew
 
@@ -150,7 +152,8 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0, ful
     source = open_artifact(path)
     encoder = load(source)
     if not full:
-        return relearned(source, labels, target, seed, partial(kept_embeddings, encoder))
+        kept, added = partial(kept_embeddings, encoder), partial(added_embeddings, encoder, seed=seed)
+        return relearned(source, labels, target, seed, kept if encoder.embedding_size else added)
     if source.manifest.data.get("root") is None:
         raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
     with working(path, target, seed) as work:
@@ -190,33 +193,28 @@ def relearned(
             calibration = predict(catalogue, new, after.table, known.vectors, after.held, learned.calibration)
             classes = catalogue.classes
         about = source.manifest.data | counts(after) | {"codes": learned.method}
-        if (taught := network_labels(source, known, after)) is not None:
-            about["network_labels"] = taught
+        about["network_labels"] = known.network_labels
         made = publish(folder, target, replace(
             source.manifest,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             encoder_id=encoder_id(folder / ENCODER),
             classes=classes,
+            config=source.manifest.config | {"recipe": "best"},  # the paper's gave its place to it
             preprocessing=new.preprocessing(),
             versions=source.manifest.versions | known.versions,
             data=about,
             metrics=metrics | {"calibration": asdict(calibration)},
         ))  # fmt: skip
     counted = (len(after.labelled.ids), int(after.held.sum()))
-    return Relearned(made, changed, strays, *counted, quality(before), quality(after), taught)
+    return Relearned(made, changed, strays, *counted, quality(before), quality(after), known.network_labels)
 
 
 def load(source: Artifact) -> Encoder:
-    """The encoder of an artifact that keeps embeddings. ArtifactError for another."""
+    """The encoder of an artifact. ArtifactError for one of another version."""
     try:
-        encoder = Encoder.load(source.encoder_path)
+        return Encoder.load(source.encoder_path)
     except ValueError as error:
         raise ArtifactError(f"{error}; build the index again") from error
-    if not encoder.embedding_size:
-        raise ArtifactError(
-            f"{source.path}: keeps no embeddings to learn from again; build it once with --recipe best"
-        )
-    return encoder
 
 
 def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str]]:
@@ -258,7 +256,34 @@ def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _:
         raise ArtifactError(
             f"{source.path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
         )
-    return Embedded(encoder, catalogue.embeddings()[1], catalogue.embeddings("query")[1])
+    data = source.manifest.data
+    before = None if own_network(encoder, source) else data["training_labels"] + data["validation_labels"]
+    taught = data.get("network_labels", before)
+    vectors = (catalogue.embeddings()[1], catalogue.embeddings("query")[1])
+    return Embedded(encoder, *vectors, network_labels=taught)
+
+
+def added_embeddings(
+    encoder: Encoder, source: Artifact, catalogue: Catalogue, division: Division, *, seed: int
+) -> Embedded:
+    """Those of an artifact whose encoder makes none: its network stays, what follows is learned anew from the
+    files of all images. ArtifactError where files are gone or changed."""
+    data = source.manifest.data
+    if data.get("root") is None:
+        raise ArtifactError(
+            f"{source.path}: keeps no embeddings to learn from, and was not made from a folder of files, of "
+            "which they could be made; build it anew with --recipe best"
+        )
+    logging.info("no embeddings are kept: they are made of the files of all images")
+
+    def as_it_was(run: Run) -> None:
+        run.model.normalise.load_state_dict(encoder.normalise.state_dict())
+        run.model.network.features.load_state_dict(encoder.features.state_dict())
+
+    config = replace(settings_of(source), recipe="best", student_epochs=0, seed=seed)
+    made = embeddings_by(as_it_was, config, source, catalogue, division, None)
+    taught = data["training_labels"] + data["validation_labels"]
+    return replace(made, network_labels=taught or None)
 
 
 def new_embeddings(
@@ -266,13 +291,32 @@ def new_embeddings(
 ) -> Embedded:
     """Those of a network that learns anew from all that is seen, with checkpoints in the folder `work`.
     ArtifactError where files are gone or changed."""
+
+    def anew(run: Run) -> Saved:
+        return run.learn_features(run.restore())
+
+    config = replace(settings_of(source), recipe="best", seed=seed)
+    made = embeddings_by(anew, config, source, catalogue, division, work)
+    own = own_network(made.encoder, source)
+    return replace(made, network_labels=None if own else len(division.labelled.ids))
+
+
+def embeddings_by(
+    features: Callable[[Run], Saved],
+    config: Config,
+    source: Artifact,
+    catalogue: Catalogue,
+    division: Division,
+    work: Path | None,
+) -> Embedded:
+    """Those that a run with these settings makes of all images of an index, once it has its `features`."""
     items = list(catalogue.every_item())
-    config = replace(settings_of(source), labels="100%", seed=seed, device="auto")
+    config = replace(config, labels="100%", device="auto")
     loaded = read_indexed(source, items, catalogue.classes, config)
     pixels = place(loaded.pixels, choose_device(config.device))
     run = Run(config, work, loaded._replace(pixels=pixels, split=divided(division, items)))
     round_products(run.precision)
-    encoder, known = learn_encoder(run, run.learn_features(run.restore()))
+    encoder, known = learn_encoder(run, features(run))
     round_products("fp32")  # codes are to be those that the service computes
     vectors, seen = np.empty((len(items), encoder.embedding_size), np.float16), run.split.pretraining
     vectors[seen], rest = known, np.setdiff1d(np.arange(len(items)), seen)
@@ -430,14 +474,9 @@ def counts(division: Division) -> dict[str, Any]:
     }
 
 
-def network_labels(source: Artifact, known: Embedded, division: Division) -> int | None:
-    """How many labels the network learned from that makes the embeddings; None of one that needs none."""
-    data = source.manifest.data
-    if known.encoder.description.backbone == source.manifest.config["backbone"]:
-        return None
-    if known.new:
-        return len(division.labelled.ids)
-    return int(data.get("network_labels", data["training_labels"] + data["validation_labels"]))
+def own_network(encoder: Encoder, source: Artifact) -> bool:
+    """Whether the network is the one that was asked for alone, and none beside it learned from labels."""
+    return bool(encoder.description.backbone == source.manifest.config["backbone"])
 
 
 def report(made: Relearned) -> Iterator[str]:

@@ -22,8 +22,8 @@ from service.web.places import GROUPING, place
 router = reading_router()
 
 NO_EMBEDDINGS = (
-    "this index keeps no embeddings, by which images are compared for this; build it again with: hebbsearch "
-    "build --recipe best"
+    "this index keeps no embeddings, by which images are compared for this; make them with: hebbsearch label "
+    "ARTIFACT --out NEW"
 )
 ANSWERS = problems({409: NO_EMBEDDINGS, 503: BUSY_GROUPING.format(GROUPING)})
 

@@ -25,6 +25,7 @@ from training.build_index import run_command
 from training.coding import learning
 from training.label import SHARE, hold_out, main
 from training.nets.encoder import Encoder
+from training.nets.images import open_image
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("narrow")]
 
@@ -236,13 +237,55 @@ def test_a_file_that_is_wrong_changes_nothing(
     assert sorted(os.listdir(tmp_path)) == ["built", "labels.csv"]
 
 
-def test_an_index_of_the_paper_says_what_to_do(images: Path, tmp_path: Path, here, label) -> None:
-    quick = ["--recipe", "paper", "--epochs", "1", "--image-size", "28"]
-    here("--data", str(images), "--labels", "none", *quick, "--out", "paper")
+OF_THE_PAPER = ["--recipe", "paper", "--rule", "swta_fh", "--epochs", "1", "--set", "whiten=true"]
+QUICK = ["--image-size", "28", "--set", "bits=32", "--set", "finetune_epochs=1", "--set", "head_epochs=1"]
+
+
+@pytest.mark.parametrize(("given", "full"), [("none", False), ("first", False), ("first", True)])
+def test_an_index_of_the_paper_gets_embeddings_from_the_files(
+    images: Path, tmp_path: Path, here, label, given: str, full: bool
+) -> None:
+    first = csv(tmp_path / "first.csv", [f"{n:03d}.png" for n in range(60)])
+    known = "none" if given == "none" else str(first)
+    here("--data", str(images), "--labels", known, *OF_THE_PAPER, *QUICK, "--out", "paper")
+    before = open_artifact(tmp_path / "paper")
+    csv(tmp_path / "more.csv", [f"{n:03d}.png" for n in range(100)])
+    anew = ["--full"] if full else []
+    label(tmp_path / "paper", tmp_path / "more.csv", *anew, "--out", tmp_path / "new")
+    made = open_artifact(tmp_path / "new")
+    assert list(faults(made.path)) == []
+    assert made.manifest.config["recipe"] == "best"
+    taught = before.manifest.data["training_labels"] + before.manifest.data["validation_labels"]
+    assert made.manifest.data["network_labels"] == (None if full else taught or None)
+    encoder, old = Encoder.load(made.encoder_path), Encoder.load(before.encoder_path)
+    weights = zip(old.features.parameters(), encoder.features.parameters(), strict=True)
+    assert all(torch.equal(was, now) for was, now in weights) != full
+    with made.open_catalogue() as catalogue, before.open_catalogue() as other:
+        assert catalogue.held_out() == other.held_out()
+        items, (ids, vectors) = list(catalogue.every_item()), catalogue.embeddings()
+        table = catalogue.codes()
+    paths = {item.id: images / item.path for item in items}
+    shown = torch.stack([encoder.prepare(open_image(paths[id_])) for id_ in ids.tolist()])
+    assert np.allclose(encoder.embed(shown), vectors, atol=2e-3)
+    assert np.array_equal(encoder.code(vectors), table.codes)
+    label(tmp_path / "new", "--out", tmp_path / "again")  # of what is kept now
+    assert np.array_equal(open_artifact(tmp_path / "again").open_catalogue().codes().codes, table.codes)
+
+
+def test_an_index_of_the_paper_names_files_that_are_gone(images: Path, tmp_path: Path, here, label) -> None:
+    shutil.copytree(images, tmp_path / "pictures")
+    here("--data", "pictures", "--labels", "none", *OF_THE_PAPER, *QUICK, "--out", "paper")
+    (tmp_path / "pictures" / "007.png").unlink()
     said = label(tmp_path / "paper", "--out", tmp_path / "new", code=2)
-    assert "keeps no embeddings to learn from again; build it once with --recipe best" in said
+    assert "the files of 1 images are gone, such as 007.png; put them back or remove these images" in said
     said = label(tmp_path / "paper", "--out", tmp_path / "paper", code=2)
     assert "exists already" in said
+
+
+def test_an_index_of_the_digits_says_what_to_do(tmp_path: Path, here, label) -> None:
+    here(*OF_THE_PAPER, *QUICK, "--out", "digits")
+    said = label(tmp_path / "digits", "--out", tmp_path / "new", code=2)
+    assert "keeps no embeddings to learn from, and was not made from a folder of files" in said
 
 
 def test_a_sent_image_takes_part(built: Path, tmp_path: Path, label) -> None:
@@ -279,8 +322,6 @@ def test_codes_are_those_that_the_new_encoder_makes_of_the_images(
 ) -> None:
     label(built, csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(60)]), "--out", tmp_path / "new")
     made = open_artifact(tmp_path / "new")
-
-    from training.nets.encoder import Encoder
 
     encoder = Encoder.load(made.encoder_path)
     with made.open_catalogue() as catalogue:

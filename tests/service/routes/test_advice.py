@@ -89,7 +89,7 @@ def test_the_client_asks_for_both(http: httpx.Client) -> None:
 def test_an_index_without_embeddings_says_what_to_do(server: str, route: str) -> None:
     answer = httpx.get(server + route)
     assert answer.status_code == 409
-    assert "hebbsearch build --recipe best" in answer.json()["detail"]
+    assert "hebbsearch label ARTIFACT --out NEW" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("limit", [0, 201, "x"])
