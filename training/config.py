@@ -403,8 +403,6 @@ def _check_pretrained(config: Config) -> None:
         )
     if config.rule != "none":
         raise ConfigError(f"rule {config.rule}: {config.backbone} learned elsewhere; leave out --rule")
-    if config.finetune_backbone and config.labels == "none":
-        raise ConfigError("finetune_backbone: needs labels to learn from")
     if config.finetune_backbone and not config.student_epochs:
         raise ConfigError("finetune_backbone: needs student_epochs, 1 or more")
     try:

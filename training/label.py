@@ -16,12 +16,13 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -56,7 +57,7 @@ from training.checkpoint import CHECKPOINT
 from training.coding.learning import Learned, learn_codes
 from training.coding.predictions import predict, top1
 from training.command_line import RELEARNING, OneLineParser, OutputError, beside, hebbsearch, run_or_fail
-from training.config import Config, from_json
+from training.config import ABOUT, Config, check, from_json, parse_setting, settings_help
 from training.data import indexed
 from training.device import choose_device, describe, round_products, set_up_process
 from training.export import versions
@@ -140,12 +141,21 @@ class Embedded:
     versions: dict[str, Any] = field(default_factory=dict)  # with which the network learned anew
 
 
-def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0, full: bool = False) -> Relearned:
+def relearn(
+    path: Path,
+    labels: Path | None,
+    target: Path,
+    *,
+    seed: int = 0,
+    full: bool = False,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Relearned:
     """The artifact in `path` with the labels of a file too, learned from again, in the new folder `target`.
 
     A tenth of the labels that came since the build, chosen by the images' bytes, is not learned from: with
-    them both artifacts are measured. `full`: the network learns again too; what was stopped goes on when it
-    is asked for again. ArtifactError, DataError.
+    them both artifacts are measured. `full`: the network learns again too, with other `settings` than before
+    where some are given; what was stopped goes on when it is asked for again. ArtifactError, DataError,
+    ConfigError.
     """
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
@@ -156,11 +166,12 @@ def relearn(path: Path, labels: Path | None, target: Path, *, seed: int = 0, ful
         return relearned(source, labels, target, seed, kept if encoder.embedding_size else added)
     if source.manifest.data.get("root") is None:
         raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
-    with working(path, target, seed) as work:
+    with_settings(source, settings)
+    with working(path, target, seed, settings) as work:
         if not (copy := work / COPY).exists():
             copy_artifact(path, copy)  # what a stopped run goes on with, whatever changes there meanwhile
         anew = partial(new_embeddings, work=work, seed=seed)
-        made = relearned(open_artifact(copy), labels, target, seed, anew)
+        made = relearned(with_settings(open_artifact(copy), settings), labels, target, seed, anew)
     shutil.rmtree(work)
     return made
 
@@ -198,6 +209,7 @@ def relearned(
             source.manifest,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             encoder_id=encoder_id(folder / ENCODER),
+            bits=new.bits,
             classes=classes,
             config=source.manifest.config | {"recipe": "best"},  # the paper's gave its place to it
             preprocessing=new.preprocessing(),
@@ -336,6 +348,12 @@ def settings_of(source: Artifact) -> Config:
         raise ArtifactError(f"{source.path}: its settings are of another version ({reason})") from error
 
 
+def with_settings(source: Artifact, settings: Mapping[str, Any]) -> Artifact:
+    """The artifact as if it had been built with these. ConfigError for what its network cannot."""
+    check(replace(settings_of(source), **settings))
+    return replace(source, manifest=replace(source.manifest, config=source.manifest.config | dict(settings)))
+
+
 def divided(division: Division, items: Sequence[Item]) -> protocol.Split:
     """The positions of all `items`, those of the division's table first, by what a run does with them."""
     everything, seen = np.arange(len(items)), np.flatnonzero(division.seen)
@@ -368,11 +386,13 @@ def _refuse(root: Path, lost: Sequence[str], why: str) -> None:
 
 
 @contextmanager
-def working(path: Path, target: Path, seed: int) -> Iterator[Path]:
+def working(path: Path, target: Path, seed: int, settings: Mapping[str, Any]) -> Iterator[Path]:
     """The folder beside `target` in which a run works that may be stopped, for one process at a time.
     OutputError where another run was stopped there."""
     work = beside(target)
-    asked = json.dumps({"artifact": os.path.abspath(path), "seed": seed})
+    # What diverged goes on from before that, with another rate.
+    same = {name: value for name, value in settings.items() if not ABOUT[name].changeable}
+    asked = json.dumps({"artifact": os.path.abspath(path), "seed": seed} | same)
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work):
         if not (note := work / RELEARNING).exists():
@@ -380,7 +400,7 @@ def working(path: Path, target: Path, seed: int) -> Iterator[Path]:
                 raise OutputError(f"{work}: is an unfinished run of hebbsearch build; finish or remove it")
             note.write_text(asked)
         elif note.read_text() != asked:
-            raise OutputError(f"{work}: is an unfinished run of another artifact or seed; remove it")
+            raise OutputError(f"{work}: is an unfinished run of another artifact, seed or setting; remove it")
         try:
             yield work
         except BaseException as stop:
@@ -515,12 +535,27 @@ def run_command(arguments: list[str] | None = None) -> None:
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     command.add_argument("--json", action="store_true", help="progress and result as lines of JSON")
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", help="with --full, any value of a build's --set"
+    )
     options = command.parse_args(arguments)
+    settings = dict(parse_setting(text, settings_help()) for text in options.set or ())
+    if settings and not options.full:
+        command.error("--set goes with --full, which learns the network anew")
+    if taken := settings.keys() - settings_help().keys():
+        command.error(f"--set {min(taken)}: stays as the index was built")
     handlers = [Lines()] if options.json else None
     logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=handlers, force=options.json)
     set_up_process("fp32")
     torch.manual_seed(options.seed)
-    made = relearn(options.artifact, options.labels, options.out, seed=options.seed, full=options.full)
+    made = relearn(
+        options.artifact,
+        options.labels,
+        options.out,
+        seed=options.seed,
+        full=options.full,
+        settings=settings,
+    )
     if options.json:
         result = {**asdict(made), "artifact": str(made.artifact.path)}
         print(json.dumps(result), flush=True)

@@ -466,6 +466,8 @@ def remembered_embeddings(run: Run, encoder: Encoder) -> NDArray[np.float32] | N
 def with_student(run: Run) -> bool:
     """Whether a student learns from changed images: not from few, of which it knows too little."""
     if not (run.config.student_epochs and run.classes):
+        if run.config.finetune_backbone:
+            log.info("the pre-trained network does not learn on: there are no labels")
         return False
     enough = run.config.finetune_backbone or len(run.split.pretraining) >= FEWEST
     if not enough:

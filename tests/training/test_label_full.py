@@ -219,13 +219,45 @@ def test_another_run_does_not_go_on_with_it(built: Path, tmp_path: Path, call, l
         )
         assert wanted in said
     shutil.copytree(built, tmp_path / "other")
-    for arguments in ([tmp_path / "other"], [built, "--seed", "1"]):
+    for arguments in ([tmp_path / "other"], [built, "--seed", "1"], [built, "--set", "mirror=false"]):
         said = label(*arguments, code=2)
-        assert "new.partial: is an unfinished run of another artifact or seed; remove it" in said
+        assert "new.partial: is an unfinished run of another artifact, seed or setting; remove it" in said
     csv(tmp_path / "labels.csv", [f"{number:03d}.png" for number in range(100)])
     said = label(built, tmp_path / "labels.csv", code=2)
     assert "the images or labels are not those that the run was started with (20 with another label" in said
     assert (tmp_path / "new.partial").exists()
+
+
+def test_what_diverged_goes_on_with_the_setting_that_is_named(built: Path, tmp_path: Path, label) -> None:
+    said = label(built, tmp_path / "labels.csv", "--set", "student_lr=1e30", code=2)
+    assert "pixel student diverged" in said
+    smaller = said.partition("use a smaller one (")[2].partition(")")[0].split()
+    assert smaller[0] == "--set"
+    assert (tmp_path / "new.partial").exists()
+    label(built, tmp_path / "labels.csv", "--set", "student_lr=0.05")
+    made = open_artifact(tmp_path / "new")
+    assert list(faults(made.path)) == []
+    assert made.manifest.config["student_lr"] == 0.05
+    assert not (tmp_path / "new.partial").exists()
+
+
+def test_what_learns_anew_may_be_set_otherwise(built: Path, tmp_path: Path, label, call) -> None:
+    label(built, tmp_path / "labels.csv", "--set", "bits=64", "--set", "student_epochs=0")
+    made = open_artifact(tmp_path / "new")
+    assert list(faults(made.path)) == []
+    assert (made.manifest.bits, made.manifest.config["bits"]) == (64, 64)
+    assert Encoder.load(made.encoder_path).description.backbone == "soft3"
+    for words, *arguments in (
+        ("bits 7: at least 8 is needed", "--full", "--set", "bits=7"),
+        ("bits 12: use a multiple of 8", "--full", "--set", "bits=12"),
+        ("--set bit=8: use name=value with one of", "--full", "--set", "bit=8"),
+        ("--set epochs: stays as the index was built", "--full", "--set", "epochs=8"),
+        ("--set goes with --full", "--set", "bits=8"),
+    ):
+        said = call(main, built, *arguments, "--out", tmp_path / "other", code=2).err
+        assert words in said
+        assert said.count("\n") == 1
+    assert not list(tmp_path.glob("other*"))
 
 
 def test_a_stopped_build_is_left_alone(built: Path, tmp_path: Path, label) -> None:

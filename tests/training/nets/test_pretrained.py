@@ -255,7 +255,6 @@ def test_weights_that_cannot_be_fetched_say_which_file_to_give(
         ({"backbone": NAME, "rule": "hpca_fh"}, "rule hpca_fh: timm/test_resnet learned elsewhere"),
         ({"backbone": "conv6", "weights": "a.pth"}, "weights a.pth: only for a backbone timm/NAME"),
         ({"backbone": NAME, "finetune_backbone": True, "student_epochs": 0}, "needs student_epochs"),
-        ({"backbone": NAME, "finetune_backbone": True, "labels": "none"}, "needs labels to learn from"),
         ({"backbone": VIT, "image_size": 1}, "image size 1: timm/test_vit does not take it"),
     ],
 )
