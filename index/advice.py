@@ -81,21 +81,20 @@ def doubts(vectors: Vectors, labels: NDArray[np.int64]) -> Doubts:
     classes, own = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         return Doubts(np.full(n, -1, np.float32), np.full(n, -1, np.int64))
-    targets = np.eye(len(classes))[own]
-    centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
-    spread, axes = np.linalg.eigh(centred.T @ centred)
-    along = centred @ axes
+    targets = np.eye(len(classes), dtype=np.float32)[own]
+    centred = vectors - vectors.mean(0)
+    spread, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    along = centred @ axes.astype(np.float32)
 
-    def left_out(penalty: float) -> NDArray[np.float64]:
+    def left_out(penalty: float) -> NDArray[np.float32]:
         """What is said of each image by the others (n, classes)."""
-        weight = 1 / (np.maximum(spread, 0) + penalty * n)
+        weight = (1 / (np.maximum(spread, 0) + penalty * n)).astype(np.float32)
         fitted = targets.mean(0) + along @ (weight[:, None] * (along.T @ targets))
         leverage = 1 / n + np.square(along) @ weight
-        others: NDArray[np.float64] = targets - (targets - fitted) / (1 - leverage)[:, None]
+        others: NDArray[np.float32] = targets - (targets - fitted) / (1 - leverage)[:, None]
         return others
 
     said = min(map(left_out, PENALTIES), key=lambda said: np.square(targets - said).sum())
     confirmed = said[np.arange(n), own].copy()
     said[np.arange(n), own] = -np.inf
-    doubt = np.clip(said.max(1) - confirmed, -1, 1).astype(np.float32)
-    return Doubts(doubt, classes[said.argmax(1)])
+    return Doubts(np.clip(said.max(1) - confirmed, -1, 1), classes[said.argmax(1)])
