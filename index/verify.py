@@ -39,6 +39,7 @@ def faults(path: Path) -> Iterator[Fault]:
             parts: list[Iterator[Fault]] = [(Fault(catalogue.path, what) for what in catalogue.faults())]
             if not any(fault.path.name == QUERIES for fault in wrong):
                 parts.append(_queries(artifact, catalogue))
+            parts.append(_embeddings(catalogue))
             parts.append(_originals(Originals(path / ORIGINALS), catalogue))
             for part in parts:
                 yield from _as_far_as_it_is_read(part, catalogue)
@@ -92,6 +93,13 @@ def _queries(artifact: Artifact, catalogue: Catalogue) -> Iterator[Fault]:
         yield from (Fault(path, f"query {id_} {what}") for id_ in sorted(ids))
     if len(held_out) < len(rows):
         yield Fault(path, f"holds {len(rows) - len(held_out):,} ids more than once")
+
+
+def _embeddings(catalogue: Catalogue) -> Iterator[Fault]:
+    """An index keeps one of each image, or none at all."""
+    missing, counts = catalogue.without_embedding(), catalogue.counts()
+    if 0 < len(missing) < counts["database"] + counts["queries"]:
+        yield Fault(catalogue.path, f"{len(missing):,} images have no embedding, such as image {missing[0]}")
 
 
 def _originals(originals: Originals, catalogue: Catalogue) -> Iterator[Fault]:

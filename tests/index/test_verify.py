@@ -3,6 +3,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from index.artifact import (
@@ -94,6 +95,19 @@ def test_a_sound_artifact_has_no_faults(path: Path) -> None:
 def test_each_fault_is_named(path: Path, damage: Callable[[Path], None], words: str) -> None:
     damage(path)
     assert words in "\n".join(found(path))
+
+
+def test_an_embedding_that_is_gone_is_named_and_none_at_all_is_no_fault(path: Path) -> None:
+    with Catalogue.open(path / CATALOGUE) as catalogue:
+        ids = [item.id for item in catalogue.every_item()]
+        catalogue.embed((id_, np.ones(4, np.float16)) for id_ in ids)
+    assert found(path) == []
+    edit("DELETE FROM embeddings WHERE item_id IN (5, 64)")(path)
+    assert [line.partition(": ")[2] for line in found(path)] == [
+        "2 images have no embedding, such as image 5"
+    ]
+    edit("DELETE FROM embeddings")(path)
+    assert found(path) == []
 
 
 LONGER = "image = CAST(image || x'00' AS BLOB)"
