@@ -21,6 +21,8 @@ from index.names import normal, on_a_line, shown, take_any_letter
 from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
+from service.schemas.images import Image
+from service.schemas.search import Result
 from service.settings import PREFIX, Settings
 
 T = TypeVar("T")
@@ -195,7 +197,7 @@ def search(options: argparse.Namespace, client: Client) -> int:
         show(answer.model_dump())
     else:
         for result in answer.results:
-            say(f"{result.distance:4d}  {result.id:8d}  {'–' if result.label is None else result.label}")
+            say(f"{result.distance:4d}  {named(result)}")
     return 0
 
 
@@ -219,9 +221,14 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
         show([image.model_dump() for image in found])
     else:
         for image in found:
-            where = image.path if image.folder is None else f"{image.folder}/{image.path}"
-            say(f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}")
+            say(named(image))
     return 0
+
+
+def named(image: Result | Image) -> str:
+    """Id, label and place of an image, in columns."""
+    where = image.path or "–" if image.folder is None else f"{image.folder}/{image.path}"
+    return f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}"
 
 
 def remove(options: argparse.Namespace, client: Client) -> int:

@@ -190,6 +190,20 @@ class Reader:
                 found |= {row.id: _item(row) for row in connection.execute(some)}
         return [found[item_id] for item_id in wanted]
 
+    def paths(self, ids: Iterable[int]) -> dict[int, tuple[str, str | None]]:
+        """Path and folder, as an item has them, of those items that are there."""
+        wanted, found = list(ids), dict[int, tuple[str, str | None]]()
+        query = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder)
+        with self._connections.reading() as connection:
+            for start in range(0, len(wanted), rows.BATCH):
+                some = query.where(ITEMS.c.id.in_(wanted[start : start + rows.BATCH]))
+                with connection.execute(some) as result:  # the driver's own tuples: each search asks for them
+                    found |= {
+                        id_: (from_stored(path, folder), folder)
+                        for id_, path, folder in result.cursor.fetchall()
+                    }
+        return found
+
     def stored(self) -> Iterator[list[tuple[Item, bytes]]]:
         """The items of the database split by ascending id, some at a time, with their codes; all as they are
         at the first step."""

@@ -37,6 +37,7 @@ T = TypeVar("T")
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
 SENT = ""  # the folder of an item that was sent alone
+GONE = (None, None)  # path and folder of an item that was removed meanwhile
 TRIES = 3  # searches that a change may come between, before changes wait for one
 
 
@@ -67,6 +68,8 @@ class Match:
     """One item near the query."""
 
     id: int
+    path: str | None  # as an item has it; None: it was removed meanwhile
+    folder: str | None
     label: str | None
     distance: int
     similarity: float
@@ -260,8 +263,9 @@ class Searcher:
             with self._refreshing:  # nobody does
                 snapshot = self._latest
                 found = self._found(snapshot, codes, wanted)
+        paths = self.catalogue.paths({id_ for _, ids, _ in found for id_ in ids.tolist()})
         return [
-            Answer(code[None], self._matches(snapshot, distances, ids), self._engine.exact, ties)
+            Answer(code[None], self._matches(snapshot, distances, ids, paths), self._engine.exact, ties)
             for code, (distances, ids, ties) in zip(codes, found, strict=True)
         ]
 
@@ -288,12 +292,22 @@ class Searcher:
         ]
 
     def _matches(
-        self, snapshot: Snapshot, distances: NDArray[np.int32], ids: NDArray[np.int64]
+        self,
+        snapshot: Snapshot,
+        distances: NDArray[np.int32],
+        ids: NDArray[np.int64],
+        paths: Mapping[int, tuple[str | None, str | None]],
     ) -> tuple[Match, ...]:
         bits = self.catalogue.bits
         rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
         return tuple(
-            Match(item_id, _name(snapshot.classes, label), distance, 1 - distance / bits)
+            Match(
+                item_id,
+                *paths.get(item_id, GONE),
+                _name(snapshot.classes, label),
+                distance,
+                1 - distance / bits,
+            )
             for item_id, distance, label in rows
         )
 

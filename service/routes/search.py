@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from index.codes import Codes, from_hex
+from index.names import shown
 from service.core.decoding import NoDecoder, TooSlow
 from service.core.library import too_large
 from service.core.live import Generation
@@ -204,6 +205,8 @@ def _in_json(answer: Answer, request: Request) -> bytes:
             "results": [
                 {
                     "id": match.id,
+                    "path": None if match.path is None else shown(match.path),
+                    "folder": match.folder or None,
                     "label": match.label,
                     "distance": match.distance,
                     "similarity": match.similarity,

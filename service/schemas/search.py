@@ -34,6 +34,8 @@ class Result(BaseModel):
     """An indexed image near the query."""
 
     id: int
+    path: str | None = Field(description="As GET /images/{id} has it. null: it was removed meanwhile.")
+    folder: str | None = Field(description="As GET /images/{id} has it.")
     label: str | None = Field(description="null: the image has no label.")
     distance: int = Field(description="Hamming distance: bits in which the two codes differ.")
     similarity: float = Field(description="1 − distance / bits.")
@@ -43,7 +45,15 @@ class Result(BaseModel):
 ANSWER: dict[str, Any] = {
     "code": "9c41d7" + "0" * 58,
     "results": [
-        {"id": 17, "label": "3", "distance": 12, "similarity": 0.953125, "thumbnail": "/images/17/thumbnail"}
+        {
+            "id": 17,
+            "path": "three/0017.png",
+            "folder": None,
+            "label": "3",
+            "distance": 12,
+            "similarity": 0.953125,
+            "thumbnail": "/images/17/thumbnail",
+        }
     ],
     "exact": True,
     "ties_at_cut": 1,

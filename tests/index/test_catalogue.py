@@ -38,6 +38,7 @@ def test_more_items_than_fit_a_statement(catalogue: Catalogue, monkeypatch: pyte
     ids = catalogue.add(new_item(number) for number in range(25))
     table = catalogue.codes()
     assert ids == table.ids.tolist() == sorted(set(ids))
+    assert catalogue.paths([*ids, 10**6]) == {id_: (catalogue.get(id_).path, None) for id_ in ids}
     backwards = [item.path for item in catalogue.get_many(reversed(ids))]
     assert backwards == [f"a/{number}.png" for number in reversed(range(25))]
     assert table.codes.tolist() == [new_item(number).code.tolist() for number in range(25)]
@@ -482,6 +483,7 @@ def test_a_name_that_is_no_utf_8_comes_back_as_it_is(catalogue: Catalogue) -> No
     path, other = "caf\udce9/\udce8.png", "caf\udce8/\udce8.png"
     first, second = catalogue.add([new_item(1, path=path), new_item(2, path=other)])
     assert catalogue.get(first).path == path
+    assert catalogue.paths([second, first]) == {first: (path, None), second: (other, None)}
     assert [item.path for item in catalogue.page(count=9)] == [path, other]
     asked = Identity(None, path)
     assert catalogue.known_as([asked]) == {asked: [catalogue.get(first)]}

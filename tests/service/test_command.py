@@ -292,7 +292,10 @@ def test_search_evaluate_count_and_remove(hebbsearch: Run, folder: Path) -> None
     image = folder / "one" / "0.png"
     found = json.loads(hebbsearch("search", str(image), "-k", "3", "--json").stdout)["results"]
     assert len(found) == 3 and (found[0]["distance"], found[0]["label"]) == (0, "mine")
-    assert f"   0  {found[0]['id']:8d}  mine" in hebbsearch("search", str(image)).stdout
+    assert found[0]["folder"] == folder.name and found[0]["path"] == "one/0.png"
+    assert (
+        f"   0  {found[0]['id']:8d}  mine  {folder.name}/one/0.png" in hebbsearch("search", str(image)).stdout
+    )
     assert "label 'nobody' is unknown" in hebbsearch("search", str(image), "--label", "nobody", code=1).stderr
     assert "No such file" in hebbsearch("search", "nothing.png", code=1).stderr
 

@@ -186,8 +186,20 @@ def test_matches_say_what_they_are(searcher: Searcher) -> None:
     for match in matches:
         item = searcher.catalogue.get(match.id)
         assert (match.label, match.similarity) == (item.label, 1 - match.distance / 256)
+        assert (match.path, match.folder) == (item.path, item.folder)
     assert sum(match.label is None for match in matches) == UNLABELLED_ITEMS
     assert len(matches) == len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS
+
+
+def test_what_is_removed_while_it_is_ranked_has_no_path(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = searcher.catalogue.paths
+    monkeypatch.setattr(
+        searcher.catalogue, "paths", lambda ids: {id_: at for id_, at in there(ids).items() if id_ != 5}
+    )
+    matches = searcher.search(file_of(searcher, 1), k=1000).matches
+    assert [match.id for match in matches if match.path is None] == [5]
 
 
 def test_an_indexed_file_finds_itself(searcher: Searcher) -> None:

@@ -61,7 +61,9 @@ def test_search(http: httpx.Client, picture: bytes) -> None:
     assert found["exact"] is True
     assert len(found["results"]) == 10
     for result in found["results"]:
-        assert result.keys() == {"id", "label", "distance", "similarity", "thumbnail"}
+        assert result.keys() == {"id", "path", "folder", "label", "distance", "similarity", "thumbnail"}
+        known = http.get(f"/images/{result['id']}").json()
+        assert (result["path"], result["folder"]) == (known["path"], known["folder"])
         assert result["similarity"] == pytest.approx(1 - result["distance"] / 256)
         assert http.get(result["thumbnail"]).headers["content-type"] == "image/webp"
     order = [(result["distance"], result["id"]) for result in found["results"]]
