@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -27,7 +28,7 @@ from service.settings import PREFIX, Settings
 
 T = TypeVar("T")
 
-SOME_LEFT_OUT = 3
+SOME_LEFT_OUT, CUT_OFF = 3, 141  # the latter is what a shell says of a program that SIGPIPE ended
 SHOWN = 20  # files left out that are named, without --json
 SECRET = ("read_keys", "write_keys", "admin_keys")  # in the environment only: others can read a command line
 
@@ -288,6 +289,7 @@ def snapshot(options: argparse.Namespace, client: Client) -> int:
 def parser() -> argparse.ArgumentParser:
     """Of every subcommand but those of TRAINING, which have parsers of their own."""
     made = argparse.ArgumentParser(prog="hebbsearch", description="Image search that measures itself.")
+    made.add_argument("--version", action="version", version=f"hebbsearch {version('hebbsearch')}")
     subcommands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     subcommands.add_parser("build", help="learn from images and index them: see hebbsearch build --help")
     subcommands.add_parser("label", help="learn again from labels that grew: see hebbsearch label --help")
@@ -388,10 +390,14 @@ def main(arguments: list[str] | None = None) -> int:
         train(TRAINING[arguments[0]], arguments[1:])
     options = parser().parse_args(arguments)
     try:
-        if not options.remote:
-            return int(options.run(options))
-        with closing(Client(options.url, os.environ.get(PREFIX + "KEY"))) as client:
-            return int(options.run(options, client))
+        code = run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read it has gone, as `| head` does
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python will write the rest at its end
+        return CUT_OFF
     except (ServiceError, Failed, DataError) as error:
         say(f"hebbsearch: {error}", file=sys.stderr)
     except OSError as error:
@@ -400,6 +406,14 @@ def main(arguments: list[str] | None = None) -> int:
         say("hebbsearch: stopped", file=sys.stderr)
         return 130
     return 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command that was chosen; its exit code."""
+    if not options.remote:
+        return int(options.run(options))
+    with closing(Client(options.url, os.environ.get(PREFIX + "KEY"))) as client:
+        return int(options.run(options, client))
 
 
 def show(value: Any) -> None:

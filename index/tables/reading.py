@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, and_, bindparam, func, or_, select
+from sqlalchemy import Row, and_, func, or_, select
 
 from index.codes import Codes
 from index.items import UNLABELLED, Changes, CodeTable, Embedding, Identity, Item
@@ -44,10 +44,6 @@ KNOWN = (
     .outerjoin(SOURCES, SOURCES.c.item_id == ITEMS.c.id)
     .outerjoin(PREDICTIONS, and_(PREDICTIONS.c.item_id == ITEMS.c.id, ITEMS.c.label.is_(None)))
     .outerjoin(PREDICTED, PREDICTED.c.id == PREDICTIONS.c.label)
-)
-# Each search asks for it: made anew it takes twice as long.
-PATHS = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder).where(
-    ITEMS.c.id.in_(bindparam("ids", expanding=True))
 )
 
 
@@ -196,16 +192,8 @@ class Reader:
 
     def paths(self, ids: Iterable[int]) -> dict[int, tuple[str, str | None]]:
         """Path and folder, as an item has them, of those items that are there."""
-        wanted, found = list(ids), dict[int, tuple[str, str | None]]()
         with self._connections.reading() as connection:
-            for start in range(0, len(wanted), rows.BATCH):
-                some = {"ids": wanted[start : start + rows.BATCH]}
-                with connection.execute(PATHS, some) as result:  # the driver's own tuples
-                    found |= {
-                        id_: (from_stored(path, folder), folder)
-                        for id_, path, folder in result.cursor.fetchall()
-                    }
-        return found
+            return rows.paths(connection, list(ids))
 
     def stored(self) -> Iterator[list[tuple[Item, bytes]]]:
         """The items of the database split by ascending id, some at a time, with their codes; all as they are
@@ -249,21 +237,8 @@ class Reader:
 
     def copies_of_queries(self) -> NDArray[np.int64]:
         """The ids (n,) of copies, byte for byte, of what is held out; of nothing that is held out itself."""
-        query, source = ITEMS.alias(), SOURCES.alias()
-        held = select(SOURCES.c.item_id).where(SOURCES.c.held_out)
-        copies = (
-            select(ITEMS.c.id)
-            .join(query, query.c.sha256 == ITEMS.c.sha256)
-            .outerjoin(source, source.c.item_id == query.c.id)
-            .where(
-                or_(query.c.split == "query", source.c.held_out),
-                ITEMS.c.split == "database",
-                ITEMS.c.id.not_in(held),
-            )
-            .distinct()
-        )
         with self._connections.reading() as connection:
-            return np.array(list(connection.scalars(copies)), np.int64)
+            return rows.copies_of_queries(connection)
 
     def gone(self, since: int) -> list[Identity]:
         """What was removed after revision `since` and has not come back to its path."""

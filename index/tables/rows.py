@@ -4,14 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
 
 from index.items import UNLABELLED, Changes, CodeTable, Embedding
 from index.names import from_stored
-from index.tables.schema import CLASSES, CODES, EMBEDDINGS, ITEMS, META
+from index.tables.schema import CLASSES, CODES, EMBEDDINGS, ITEMS, META, SOURCES
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 READ = 512  # rows turned into arrays at a time: bounds what exists as Python objects
+# Each search asks for it: made anew it takes twice as long.
+PATHS = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder).where(
+    ITEMS.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 class Unusable(ValueError):
@@ -60,6 +64,16 @@ def code_table(connection: Connection, bits: int, *which: ColumnElement[bool]) -
         parts = [as_table(part, bits) for part in iter(lambda: result.cursor.fetchmany(READ), [])]
     table = CodeTable.joined([*parts, as_table([], bits)])
     return table.rows(np.argsort(table.ids)) if which else table
+
+
+def paths(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+    """Path and folder of those of the items that are there."""
+    found: dict[int, tuple[str, str | None]] = {}
+    for start in range(0, len(ids), BATCH):
+        with connection.execute(PATHS, {"ids": ids[start : start + BATCH]}) as result:
+            some = result.cursor.fetchall()  # the driver's own tuples
+        found |= {id_: (from_stored(path, folder), folder) for id_, path, folder in some}
+    return found
 
 
 def as_table(rows: Sequence[tuple[int, int, bytes]], bits: int) -> CodeTable:
@@ -132,6 +146,24 @@ def held_out(connection: Connection) -> dict[int, int]:
     """The label of each held-out query, a class index or UNLABELLED."""
     query = select(ITEMS.c.id, func.coalesce(ITEMS.c.label, UNLABELLED)).where(ITEMS.c.split == "query")
     return {id_: label for id_, label in connection.execute(query)}
+
+
+def copies_of_queries(connection: Connection) -> NDArray[np.int64]:
+    """The ids (n,) of copies, byte for byte, of what is held out; of nothing that is held out itself."""
+    query, source = ITEMS.alias(), SOURCES.alias()
+    held = select(SOURCES.c.item_id).where(SOURCES.c.held_out)
+    copies = (
+        select(ITEMS.c.id)
+        .join(query, query.c.sha256 == ITEMS.c.sha256)
+        .outerjoin(source, source.c.item_id == query.c.id)
+        .where(
+            or_(query.c.split == "query", source.c.held_out),
+            ITEMS.c.split == "database",
+            ITEMS.c.id.not_in(held),
+        )
+        .distinct()
+    )
+    return np.array(list(connection.scalars(copies)), np.int64)
 
 
 def changes(connection: Connection, table: CodeTable, removed: Sequence[int]) -> Changes:

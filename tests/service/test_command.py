@@ -446,6 +446,24 @@ def test_no_module_is_taken_from_the_folder_in_which_it_is_started(own: Artifact
     assert not ran.exists(), f"serve ran {ran.read_text()}"
 
 
+def test_who_reads_only_the_first_lines_sees_no_fault(own: Artifact, monkeypatch, capsys) -> None:
+    for output in (["verify"], ["verify", "--json"]):  # whole lines, and what waits for the end
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as pipe:
+            monkeypatch.setattr(sys, "stdout", pipe)
+            assert command.main([*output, str(own.path)]) == 141
+            pipe.write("what Python still writes at its end")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"hebbsearch \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 def test_a_name_that_is_no_unicode_is_shown_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8", errors="strict"))
