@@ -205,6 +205,10 @@ def test_labels_that_were_given_are_searched_for_where_nothing_is_measured(
 
 def test_a_click_counts_although_labels_are_counted_anew_meanwhile(page: Page, picture: Path) -> None:
     page.set_input_files("#file", picture)
+    # The picture and what the answer says move the labels; the mouse aims at them once they lie still.
+    page.wait_for_function("document.querySelector('#picture').naturalWidth > 0")
+    expect(page.locator("#results a:visible .about")).to_have_count(24)
+    expect(page.locator("#prediction")).to_contain_text(re.compile(r"confidence \d+ %"))
     box = page.locator("#choices input").first
     box.hover()
     page.mouse.down()
