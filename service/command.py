@@ -394,9 +394,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read it has gone, as `| head` does
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python will write the rest at its end
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # for what Python still writes at its end
+        os.dup2(nowhere, sys.stdout.fileno())
         return CUT_OFF
     except (ServiceError, Failed, DataError) as error:
         say(f"hebbsearch: {error}", file=sys.stderr)

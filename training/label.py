@@ -160,11 +160,16 @@ def relearn(
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
     source = open_artifact(path)
-    encoder = load(source)
+    encoder, no_files = load(source), source.manifest.data.get("root") is None
+    if no_files and not (full or encoder.embedding_size):
+        raise ArtifactError(
+            f"{path}: keeps no embeddings to learn from, and was not made from a folder of files, of which "
+            "they could be made; build it anew with --recipe best"
+        )
     if not full:
         kept, added = partial(kept_embeddings, encoder), partial(added_embeddings, encoder, seed=seed)
         return relearned(source, labels, target, seed, kept if encoder.embedding_size else added)
-    if source.manifest.data.get("root") is None:
+    if no_files:
         raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
     with_settings(source, settings)
     with working(path, target, seed, settings) as work:
@@ -268,9 +273,8 @@ def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _:
         raise ArtifactError(
             f"{source.path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
         )
-    data = source.manifest.data
-    before = None if own_network(encoder, source) else data["training_labels"] + data["validation_labels"]
-    taught = data.get("network_labels", before)
+    before = None if own_network(encoder, source) else labels_before(source)
+    taught = source.manifest.data.get("network_labels", before)
     vectors = (catalogue.embeddings()[1], catalogue.embeddings("query")[1])
     return Embedded(encoder, *vectors, network_labels=taught)
 
@@ -280,12 +284,6 @@ def added_embeddings(
 ) -> Embedded:
     """Those of an artifact whose encoder makes none: its network stays, what follows is learned anew from the
     files of all images. ArtifactError where files are gone or changed."""
-    data = source.manifest.data
-    if data.get("root") is None:
-        raise ArtifactError(
-            f"{source.path}: keeps no embeddings to learn from, and was not made from a folder of files, of "
-            "which they could be made; build it anew with --recipe best"
-        )
     logging.info("no embeddings are kept: they are made of the files of all images")
 
     def as_it_was(run: Run) -> None:
@@ -294,8 +292,7 @@ def added_embeddings(
 
     config = replace(settings_of(source), recipe="best", student_epochs=0, seed=seed)
     made = embeddings_by(as_it_was, config, source, catalogue, division, None)
-    taught = data["training_labels"] + data["validation_labels"]
-    return replace(made, network_labels=taught or None)
+    return replace(made, network_labels=labels_before(source) or None)
 
 
 def new_embeddings(
@@ -492,6 +489,12 @@ def counts(division: Division) -> dict[str, Any]:
         "validation_labels": 0,
         "held_out": int(division.held.sum()),
     }
+
+
+def labels_before(source: Artifact) -> int:
+    """How many labels an artifact learned from or chose by."""
+    data = source.manifest.data
+    return int(data["training_labels"] + data["validation_labels"])
 
 
 def own_network(encoder: Encoder, source: Artifact) -> bool:

@@ -269,7 +269,8 @@ def test_an_index_of_the_paper_gets_embeddings_from_the_files(
     assert np.allclose(encoder.embed(shown), vectors, atol=2e-3)
     assert np.array_equal(encoder.code(vectors), table.codes)
     label(tmp_path / "new", "--out", tmp_path / "again")  # of what is kept now
-    assert np.array_equal(open_artifact(tmp_path / "again").open_catalogue().codes().codes, table.codes)
+    with open_artifact(tmp_path / "again").open_catalogue() as catalogue:
+        assert np.array_equal(catalogue.codes().codes, table.codes)
 
 
 def test_an_index_of_the_paper_names_files_that_are_gone(images: Path, tmp_path: Path, here, label) -> None:
