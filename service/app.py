@@ -23,8 +23,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
-from service.core import decoding
 from service.core.live import ANSWERING, Live
+from service.core.pictures import decoding
+from service.core.pictures.previews import Previews
 from service.core.searcher import Searcher
 from service.routes import about, admin, changes, evaluation, health, images, labels, search
 from service.schemas.problem import problems
@@ -114,7 +115,8 @@ async def _running(
         decoding.Pool(workers, seconds=seconds, memory=settings.decoding_memory, least=least)
         for workers, seconds, least in (
             (ANSWERING + 1, PATIENCE, PATIENCE / 4),  # one for whoever asks how we are
-            (2 * settings.concurrency, settings.decoding_seconds, None),  # half for images that are added
+            # A third each for images that are searched with, that are added, and that are looked at.
+            (3 * settings.concurrency, settings.decoding_seconds, None),
         )
     )
     live = Live(opened.pop(), settings, counting=metrics.counting, decode=large.decode)
@@ -130,8 +132,9 @@ async def _running(
                 live=live,
                 small=small,
                 large=large,
+                previews=Previews(large.decode, max_pixels=settings.max_pixels),
                 places=Places(CapacityLimiter(settings.queue), CapacityLimiter(settings.concurrency)),
-                turns=Turns(prepare=CapacityLimiter(settings.concurrency)),
+                turns=Turns(*(CapacityLimiter(settings.concurrency) for _ in range(2))),
             )
         }
     finally:

@@ -141,6 +141,11 @@ def _thumbnail(item_id: int) -> Call[bytes]:
     return Call("GET", f"/images/{item_id}/thumbnail", bytes)
 
 
+def _preview(item_id: int) -> Call[bytes]:
+    """A WebP of an image, large enough to look at."""
+    return Call("GET", f"/images/{item_id}/preview", bytes)
+
+
 def _original(item_id: int) -> Call[bytes]:
     """The file of an image, as it came."""
     return Call("GET", f"/images/{item_id}/original", bytes)
@@ -318,6 +323,7 @@ class Routes:
     page = Route(_page)
     image = Route(_image)
     thumbnail = Route(_thumbnail)
+    preview = Route(_preview)
     original = Route(_original)
     add = Route(_add)
     change = Route(_change)

@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     originals_to: Literal["readers", "writers", "nobody"] = Field(
         default="writers",
         description="who gets the files themselves, which may say where and with what a picture was taken: "
-        "readers, writers (without any key: this machine) or nobody; all others see thumbnails, without EXIF",
+        "readers, writers (without any key: this machine) or nobody; all others see thumbnails and previews, "
+        "without EXIF",
     )
     reload_margin: float = Field(
         default=0.02,

@@ -18,10 +18,10 @@ from index.codes import Codes
 from index.items import UNLABELLED, Embedding, File, Identity, Item, NewItem
 from index.labels import normal_form
 from index.names import normal, shown
-from service.core.decoding import Decode, decode
 from service.core.library import Library, rows
 from service.core.measuring import NothingToMeasure, scores
-from service.core.originals import NoOriginal
+from service.core.pictures.decoding import Decode, decode
+from service.core.pictures.originals import NoOriginal
 from service.core.searcher import Searcher
 from training.nets.images import MAX_PIXELS, ImageError
 

@@ -17,10 +17,10 @@ from index.codes import Codes
 from index.items import UNLABELLED, Embedding, File, Item, NewItem
 from index.labels import LabelError, known_as, label_of
 from index.sources import Source
-from service.core.decoding import Decode, Decoded, decode
+from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.searcher import SENT, Searcher
 from training.nets.encoder import Encoded
-from training.nets.images import BrokenImage, ImageError
+from training.nets.images import THUMBNAIL, BrokenImage, ImageError
 
 TOGETHER = 64  # images encoded at a time
 
@@ -203,7 +203,7 @@ class Library:
             raise BrokenImage("the file is empty")
         if len(upload.content) > self._max_bytes:
             raise BrokenImage(too_large(self._max_bytes))
-        made = self.searcher.decoded(upload.content, decode, max_pixels=self._max_pixels, thumbnail=True)
+        made = self.searcher.decoded(upload.content, decode, max_pixels=self._max_pixels, thumbnail=THUMBNAIL)
         return _Readable(upload, sha256, made)
 
     def _items(self, readable: Sequence[_Readable]) -> list[NewItem]:

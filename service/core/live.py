@@ -19,8 +19,8 @@ from index.backup import copy_artifact
 from index.sqlite import CatalogueError, Superseded
 from service.core.batching import Batcher
 from service.core.carrying import Carried, Comparison, carry, compare
-from service.core.decoding import Decode
 from service.core.library import Library
+from service.core.pictures.decoding import Decode
 from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings
 

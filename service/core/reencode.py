@@ -29,7 +29,7 @@ from index.items import Embedding, Item
 from index.names import shown
 from index.staging import staging
 from service.core.library import rows
-from service.core.originals import NoOriginal
+from service.core.pictures.originals import NoOriginal
 from service.core.searcher import Searcher, load_encoder
 from training.nets.encoder import Encoder
 from training.nets.images import MAX_PIXELS, ImageError, open_image

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -26,10 +26,12 @@ from index.items import UNLABELLED, Changes, Item
 from index.labels import normal_form
 from index.originals import Originals
 from index.snapshot import Snapshot
-from service.core.decoding import Decode, Decoded, decode
-from service.core.originals import original_of
+from service.core.pictures.decoding import Decode, Decoded, decode
+from service.core.pictures.originals import original_of
+from service.core.pictures.previews import Source, source_of
 from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
+from training.nets.images import Reading
 from training.nets.pretrained import MissingPackage
 
 T = TypeVar("T")
@@ -184,6 +186,11 @@ class Searcher:
         """The file that the item was made from. Raises NoOriginal."""
         return original_of(self.artifact, self.originals, item)
 
+    def to_look_at(self, item_id: int) -> Source:
+        """What a preview of an image, or of a held-out query, is made from. Raises KeyError."""
+        item, thumbnail = self.catalogue.get(item_id), self.catalogue.thumbnail(item_id)
+        return source_of(partial(self.original_of, item), thumbnail, self.reading)
+
     def once(self, what: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes of the index as it is now, remembered until the index changes: who asks for the
         same meanwhile waits for it."""
@@ -203,16 +210,15 @@ class Searcher:
                     self._latest = self._latest.after(changes)
         return self._latest
 
-    def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: bool = False) -> Decoded:
+    def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: int = 0) -> Decoded:
         """What `encode` takes of an image, read as those that are there were. Raises ImageError."""
-        rule = self._encoder.description
-        return decode(
-            content,
-            size=rule.image_size,
-            max_pixels=max_pixels,
-            reading=rule.reading,
-            thumbnail=thumbnail,
-        )
+        size = self._encoder.description.image_size
+        return decode(content, size=size, max_pixels=max_pixels, reading=self.reading, thumbnail=thumbnail)
+
+    @property
+    def reading(self) -> Reading:
+        """By which the images that are there became pixels."""
+        return self._encoder.description.reading
 
     def encode(self, pixels: Tensor) -> Codes:
         """Packed codes (n, bits/8) of uint8 pixels (n, 3, S, S)."""

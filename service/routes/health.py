@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
 from index.sqlite import CatalogueError
-from service.core.decoding import NoDecoder
+from service.core.pictures.decoding import NoDecoder
 from service.schemas.admin import Health, Readiness
 from service.schemas.problem import problems
 from service.web.asking import Service, shared

@@ -1,23 +1,25 @@
 """The routes that show what is indexed."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
 from index.items import UNLABELLED, Item
 from index.names import shown
-from service.core.originals import NoOriginal
+from service.core.pictures.decoding import NoDecoder
+from service.core.pictures.originals import NoOriginal
+from service.core.pictures.previews import short_hash
 from service.core.searcher import Searcher
 from service.schemas.images import Image, Page, PageParameters
 from service.schemas.problem import problems
 from service.web.access import may_have_originals, reading_router
-from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found
+from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found, shared
 
 router = reading_router()
 
@@ -34,9 +36,10 @@ SAFE_TYPES = {
     ".webp": "image/webp",
 }
 DOWNLOAD = "application/octet-stream"
+NO_DECODER = "no process that decodes can be started (…); try again in a second"
 KEPT_BACK = (
     "the files themselves, which may say where a picture was taken, are not for everyone who may read; see "
-    "HEBBSEARCH_ORIGINALS_TO, or take the thumbnail"
+    "HEBBSEARCH_ORIGINALS_TO, or take the preview"
 )
 
 
@@ -93,32 +96,71 @@ def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
             sha256=item.sha256,
             metadata=dict(item.metadata),
             thumbnail=address(request, item.id, "thumbnail"),
+            preview=address(request, item.id, "preview"),
             original=original,
         )
 
     return described
 
 
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The picture.",
+        "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    304: {"description": "It is the one that If-None-Match names."},
+}
+
+
 @router.get(
     "/images/{item_id}/thumbnail",
     summary="A small WebP of an image",
     response_class=Response,
-    responses={
-        200: {
-            "description": "The thumbnail.",
-            "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
-        },
-        304: {"description": "The thumbnail is the one that If-None-Match names."},
-        **problems(UNKNOWN_ID),
-    },
+    responses={**PICTURE, **problems(UNKNOWN_ID)},
 )
 def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
-    """Revalidated by its ETag: another artifact at the same address has other images under the same ids."""
+    """Of at most 128 × 128 pixels."""
     content = found(searcher.catalogue.thumbnail, item_id)
-    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type="image/webp", headers=headers)
+    return _as_asked(request, short_hash(content)) or _picture(content, short_hash(content))
+
+
+@router.get(
+    "/images/{item_id}/preview",
+    summary="A WebP of an image, large enough to look at",
+    response_class=Response,
+    responses={**PICTURE, **problems({**UNKNOWN_ID, 503: NO_DECODER})},
+)
+async def preview(item_id: ItemId, request: Request, searcher: Service) -> Response:
+    """Of at most 1,024 × 1,024 pixels, without what the file says of itself. It is made from the original
+    when it is asked for; where that is gone or cannot be decoded, it is the thumbnail."""
+    source = await to_thread.run_sync(found, searcher.to_look_at, item_id)
+    unchanged = _as_asked(request, source.key)
+    if unchanged is not None:
+        return unchanged
+    previews, turns = shared(request).previews, shared(request).turns
+    content = previews.kept(source)
+    if content is None:
+        try:
+            content = await to_thread.run_sync(previews.make, source, limiter=turns.preview)
+        except NoDecoder as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
+    return _picture(content, source.key)
+
+
+def _as_asked(request: Request, key: str) -> Response | None:
+    """304 where whoever asks has the picture with this key; else None."""
+    if f'"{key}"' not in request.headers.get("if-none-match", ""):
+        return None
+    return Response(status_code=304, headers=_revalidated(key))
+
+
+def _picture(content: bytes, key: str) -> Response:
+    return Response(content, media_type="image/webp", headers=_revalidated(key))
+
+
+def _revalidated(key: str) -> dict[str, str]:
+    """Each time: another artifact at the same address has other images under the same ids."""
+    return {"ETag": f'"{key}"', "Cache-Control": "no-cache"}
 
 
 @router.get(

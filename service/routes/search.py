@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 
 from index.codes import Codes, from_hex
 from index.names import shown
-from service.core.decoding import NoDecoder, TooSlow
 from service.core.library import too_large
 from service.core.live import Generation
+from service.core.pictures.decoding import NoDecoder, TooSlow
 from service.core.searcher import Answer
 from service.schemas.problem import problem, problems
 from service.schemas.search import BatchAnswer, CodeSearch, CodeSearchAnswer, SearchAnswer, SearchParameters

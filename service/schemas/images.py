@@ -28,6 +28,7 @@ IMAGE: dict[str, Any] = {
     "sha256": "ab" * 32,
     "metadata": {"camera": "left"},
     "thumbnail": "/images/17/thumbnail",
+    "preview": "/images/17/preview",
     "original": "/images/17/original",
 }
 MOST_METADATA = 16_384  # bytes
@@ -124,6 +125,7 @@ class Image(BaseModel):
     sha256: str | None = Field(description="Of the file, in hexadecimal; null: not known.")
     metadata: dict[str, Any] = Field(description="The user's own.")
     thumbnail: str
+    preview: str = Field(description="Large enough to look at.")
     original: str | None = Field(description="null: the original file is not there.")
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Path, Request
 from starlette.exceptions import HTTPException
 
-from service.core.decoding import Pool
 from service.core.live import Generation, Live
+from service.core.pictures.decoding import Pool
+from service.core.pictures.previews import Previews
 from service.core.searcher import Searcher
 from service.settings import Settings
 from service.web.limits import TOO_SLOW
@@ -36,6 +37,7 @@ class Shared:
     live: Live
     small: Pool  # decodes images that take milliseconds
     large: Pool  # and all others
+    previews: Previews
     places: Places
     turns: Turns
 

@@ -34,6 +34,7 @@ class Turns:
     """Who waits for one of these must not hold threads that others need."""
 
     prepare: CapacityLimiter
+    preview: CapacityLimiter
     evaluate: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     count: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     group: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))

@@ -13,10 +13,10 @@ from index.artifact import ArtifactError
 from index.labels import LabelError
 from index.space import no_space
 from service.core.carrying import CannotCarry
-from service.core.decoding import NoDecoder
 from service.core.library import HeldOut, OtherBytes
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
+from service.core.pictures.decoding import NoDecoder
 from service.core.searcher import UnknownLabel
 from service.schemas.problem import PROBLEM_MEDIA_TYPE, problem
 

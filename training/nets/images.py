@@ -54,6 +54,7 @@ OTHERS = {
     "ICO": rb"\0\0[\1\2]\0",
     "PSD": rb"8BPS",
 }
+THUMBNAIL = 128  # pixels of its longer side
 OUT_OF_MEMORY = "decoding the image takes more memory than there is; send it smaller"
 TGA_DEPTH = 16  # where it stands, and what the bits are behind it
 OFTEN_WITHOUT_ALPHA = {"TGA", "BMP", "DIB"}  # programs leave it 0 everywhere, and mean nothing by it
@@ -180,7 +181,7 @@ def square_pixels(image: Image.Image, size: int) -> Tensor:
     return pixels.contiguous()
 
 
-def thumbnail(image: Image.Image, size: int = 128) -> bytes:
+def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> bytes:
     """A WebP of at most size × size pixels, without metadata; small images keep their exact pixels."""
     small = image.copy()
     small.thumbnail((size, size))

@@ -24,7 +24,7 @@ from index.evaluation import average_precision
 from index.items import UNLABELLED, Item, NewItem
 from index.originals import Originals
 from service.core.measuring import NothingToMeasure, measure
-from service.core.originals import NoOriginal, original_of
+from service.core.pictures.originals import NoOriginal, original_of
 from service.core.searcher import TRIES, Searcher, UnknownLabel
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from service.app import create_app
-from service.core.decoding import Decoded, Pool
+from service.core.pictures.decoding import Decoded, Pool
 from service.settings import Settings
 from tests.labels import FAMILY, REFUSED, TAKEN
 from tests.samples import serve_here

@@ -23,7 +23,7 @@ from PIL import Image
 
 from index.artifact import Artifact
 from service.app import create_app
-from service.core.decoding import Decoded, Pool
+from service.core.pictures.decoding import Decoded, Pool
 from service.settings import Settings
 from tests import forking
 from tests.samples import CLASSES, command, draw, environment, free_port, serve_here, served, wait_until_ready

@@ -46,7 +46,7 @@ from training.nets.images import (
 from training.nets.images import thumbnail as thumbnail_of
 
 LONGEST_TEXT = 2_000  # bytes of an error message
-LARGEST_THUMBNAIL = 1_000_000  # bytes, far more than one has
+LARGEST_THUMBNAIL = 8_000_000  # bytes, far more than one has
 ORPHANED = 2.0  # seconds beyond its time after which a worker that nobody stops ends by itself
 LOADING = 60.0  # seconds for the first nursery of a service to load, which a busy machine may need
 NURSING = 3.0  # seconds for a nursery to answer, and to wait for one that takes the place of another
@@ -55,8 +55,8 @@ NURSING = 3.0  # seconds for a nursery to answer, and to wait for one that takes
 ORDER = Struct("<iqd")
 # From it: the new worker's process id, or the status with which one ended.
 DONE = Struct("<i")
-# To a worker: bytes of the file, pixels allowed, pixels of a side, whether a thumbnail, the two of Reading.
-TASK = Struct("<QQH??B")
+# To a worker: bytes of the file, pixels allowed, pixels of a side, the thumbnail's, the two of Reading.
+TASK = Struct("<QQHH?B")
 # From it: 0 or which error, width, height; bytes of pixels and thumbnail, or of text.
 RESULT = Struct("<BIII")
 ERRORS: tuple[type[ImageError], ...] = (NotAnImage, BrokenImage, TooManyPixels, TooMuchMemory)
@@ -70,6 +70,7 @@ MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 NOT_IN_TIME = "the process that starts them does not answer in time"
 
 log = logging.getLogger("hebbsearch")
@@ -98,7 +99,8 @@ class Decoded:
 
 
 class Decode(Protocol):
-    """From the bytes of a file to what is needed of it. Raises ImageError."""
+    """From the bytes of a file to what is needed of it: its centre square with a side of `size` pixels, and
+    all of it as a WebP with sides of at most `thumbnail` pixels; 0: none of it. Raises ImageError."""
 
     def __call__(
         self,
@@ -107,21 +109,21 @@ class Decode(Protocol):
         size: int,
         max_pixels: int,
         reading: Reading = AS_SHOWN,
-        thumbnail: bool = False,
+        thumbnail: int = 0,
     ) -> Decoded: ...
 
 
 def decode(
-    content: bytes, *, size: int, max_pixels: int, reading: Reading = AS_SHOWN, thumbnail: bool = False
+    content: bytes, *, size: int, max_pixels: int, reading: Reading = AS_SHOWN, thumbnail: int = 0
 ) -> Decoded:
     """Within this process, as the workers do it."""
     image = open_image(content, max_pixels=max_pixels, reading=reading)
     try:
-        pixels = square_pixels(image, size)
-        small = thumbnail_of(image) if thumbnail else b""
+        pixels = square_pixels(image, size) if size else NO_PIXELS
+        webp = thumbnail_of(image, thumbnail) if thumbnail else b""
     except (MemoryError, RuntimeError):  # torch's where it gets no memory
         raise TooMuchMemory(OUT_OF_MEMORY) from None
-    return Decoded(pixels, image.width, image.height, small)
+    return Decoded(pixels, image.width, image.height, webp)
 
 
 # --- the server's side -----------------------------------------------------------------------------
@@ -153,7 +155,7 @@ class Pool:
         size: int,
         max_pixels: int,
         reading: Reading = AS_SHOWN,
-        thumbnail: bool = False,
+        thumbnail: int = 0,
     ) -> Decoded:
         """`decode` in a worker. Raises also TooSlow and Crashed, after which the worker is another, and
         NoDecoder where none can be started."""
@@ -268,7 +270,7 @@ class _Nursery:
         self._loaded = False
         self._stuck = False
         self._socket, theirs = socket.socketpair()
-        start = f"from service.core.decoding import nurse; nurse({theirs.fileno()})"
+        start = f"from service.core.pictures.decoding import nurse; nurse({theirs.fileno()})"
         code = f"import sys; sys.path = {sys.path!r}; {start}"
         # Of one thread each: a process with more must not be forked, and there are many workers.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -386,7 +388,7 @@ def _replace_if_stuck(nursery: _Nursery) -> None:
 
 def _decoded(body: bytearray, size: int, width: int, height: int) -> Decoded:
     count = 3 * size**2
-    pixels = torch.frombuffer(body, dtype=torch.uint8, count=count).view(3, size, size)
+    pixels = torch.frombuffer(body, dtype=torch.uint8, count=count).view(3, size, size) if size else NO_PIXELS
     return Decoded(pixels, width, height, bytes(body[count:]))
 
 
@@ -462,7 +464,7 @@ def _rehearse() -> None:
     for format in ("PNG", "JPEG", "WEBP"):
         file = BytesIO()
         Image.new("RGB", (9, 9)).save(file, format)
-        decode(file.getvalue(), size=8, max_pixels=81, thumbnail=True)
+        decode(file.getvalue(), size=8, max_pixels=81, thumbnail=8)
 
 
 def _work(descriptor: int, *, seconds: float, memory: int) -> NoReturn:
@@ -485,7 +487,7 @@ def _work(descriptor: int, *, seconds: float, memory: int) -> NoReturn:
         os._exit(1)
 
 
-def _answer(content: bytes, size: int, max_pixels: int, reading: Reading, thumbnail: bool) -> bytes:
+def _answer(content: bytes, size: int, max_pixels: int, reading: Reading, thumbnail: int) -> bytes:
     try:
         made = decode(content, size=size, max_pixels=max_pixels, reading=reading, thumbnail=thumbnail)
     except ImageError as error:

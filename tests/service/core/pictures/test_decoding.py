@@ -15,8 +15,8 @@ import torch
 
 from index.artifact import Artifact
 from service.app import create_app
-from service.core import decoding
-from service.core.decoding import Crashed, NoDecoder, Pool, TooSlow, decode
+from service.core.pictures import decoding
+from service.core.pictures.decoding import Crashed, NoDecoder, Pool, TooSlow, decode
 from service.settings import Settings
 from tests import forking
 from tests.samples import build_artifact, command, environment, free_port, serve_here, wait_until_ready
@@ -25,6 +25,7 @@ from tests.training.nets.profiles import rgb_profile
 from training.nets.encoder import Encoder
 from training.nets.images import (
     BEFORE,
+    THUMBNAIL,
     ImageError,
     Reading,
     TooMuchMemory,
@@ -143,7 +144,7 @@ def test_a_worker_makes_what_the_encoder_would_be_given(pool: Pool, size: int) -
         KIT["1 × 20,000"].make(),
     ):
         image = open_image(content)
-        made = pool.decode(content, size=size, max_pixels=PIXELS, thumbnail=True)
+        made = pool.decode(content, size=size, max_pixels=PIXELS, thumbnail=THUMBNAIL)
         assert torch.equal(made.pixels, encoder.prepare(image))
         assert (made.width, made.height) == image.size
         assert made.thumbnail == thumbnail(image)
@@ -153,7 +154,7 @@ def test_a_worker_makes_what_the_encoder_would_be_given(pool: Pool, size: int) -
 @pytest.mark.parametrize("reading", [BEFORE, Reading(grey_bits=12)])
 def test_a_worker_reads_by_the_rule_that_it_is_told(pool: Pool, reading: Reading) -> None:
     for content in (saved(noise(), icc_profile=rgb_profile("ProPhoto")), saved(wide("I;16"))):
-        made = pool.decode(content, size=32, max_pixels=PIXELS, reading=reading, thumbnail=True)
+        made = pool.decode(content, size=32, max_pixels=PIXELS, reading=reading, thumbnail=THUMBNAIL)
         image = open_image(content, reading=reading)
         assert torch.equal(made.pixels, square_pixels(image, 32))
         assert made.thumbnail == thumbnail(image)

@@ -37,7 +37,7 @@ def original_of(artifact: Artifact, kept: Originals, item: Item) -> Path:
     # An artifact says itself where its images lie: nothing but an image is ever given out, and through a link
     # that leads out of the folder nothing but the image that was indexed.
     try:
-        if not path.is_relative_to(root) and item.sha256 != _hash_of(path, _state(path)):
+        if not path.is_relative_to(root) and item.sha256 != _hash_of(path, state_of(path)):
             raise NoOriginal("what lies outside the indexed folder is not the file that was indexed")
         if looks_like_an_image(path):
             return path
@@ -46,7 +46,7 @@ def original_of(artifact: Artifact, kept: Originals, item: Item) -> Path:
     raise NoOriginal("the original is not an image any more; there is only the thumbnail")
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def state_of(path: Path) -> tuple[int, ...]:
     """What is another one once the file has changed."""
     about = os.stat(path)
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
