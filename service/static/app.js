@@ -7,14 +7,25 @@ import { dropped } from "./files.js";
 import * as images from "./images.js";
 import { refreshQuality } from "./quality.js";
 import * as search from "./search.js";
+import * as viewer from "./viewer.js";
 
 const views = { search, images, evaluation, codes };
 let shown = null; // {name, address, state} of what the page shows
 
-/** Show what the address and its history entry stand for. */
+/** Show what the address and its history entry stand for: a view, or an image above the one that is shown. */
 function route() {
   const [name, rest] = location.hash.slice(1).split("/");
-  const now = { name: Object.hasOwn(views, name) ? name : "search", address: location.hash, state: history.state };
+  if (name === "image" && rest) {
+    const entered = shown !== null; // the entry before this one is that of the view
+    if (!entered) show({ name: "search", address: "#search", state: null });
+    return viewer.open(decoded(rest), { address: shown.address, entered });
+  }
+  viewer.leave();
+  show({ name: Object.hasOwn(views, name) ? name : "search", address: location.hash, state: history.state }, rest);
+  Object.assign(shown, { address: location.hash, state: history.state }); // the view may have named itself
+}
+
+function show(now, rest) {
   if (shown !== null && shown.address === now.address && shown.state === now.state) return;
   const elsewhere = shown !== null && shown.name !== now.name;
   shown = now;
@@ -30,7 +41,6 @@ function route() {
     $(`${now.name}-view`).querySelector("h2[tabindex]").focus({ preventScroll: true });
   }
   views[now.name].open(rest && decoded(rest), now.state, elsewhere);
-  Object.assign(shown, { address: location.hash, state: history.state }); // the view may have named itself
 }
 
 /** A part of an address; one that cannot be decoded stands for itself. */

@@ -234,7 +234,7 @@ function groupRow({ size, labels, images }) {
 function member(image) {
   const name = image.label ?? "no label";
   const title = `Image ${image.id}, ${name}`;
-  return imageLink(image, `${title}. Search with it`, { title }, element("small", { textContent: name }));
+  return imageLink(image, title, { title }, element("small", { textContent: name }));
 }
 
 function sayRadius() {

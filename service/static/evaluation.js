@@ -382,7 +382,7 @@ function queryRow(query) {
   const { id, label, aps, results } = query;
   const asked = imageLink(
     query,
-    `Query ${id}, ${label}, average precision ${score(aps)}. Search with it`,
+    `Query ${id}, ${label}, average precision ${score(aps)}`,
     { className: "asked" },
     element("strong", { textContent: label, title: label }),
     element("small", { textContent: `AP ${score(aps)}` }),
@@ -398,9 +398,9 @@ function resultOf(wanted, result) {
   const verdict = label === null ? "unknown" : label === wanted ? "right" : "wrong";
   const name = label ?? "no label";
   const title = `${name}, ${verdict}, ${bitCount(distance)} away`;
-  return imageLink(
+  const link = imageLink(
     result,
-    `${title}. Search with it`,
+    title,
     { className: verdict, title },
     element("strong", { textContent: name }),
     element(
@@ -409,6 +409,8 @@ function resultOf(wanted, result) {
       element("span", { className: "unit", textContent: distance === 1 ? " bit" : " bits" }),
     ),
   );
+  link.dataset.distance = distance;
+  return link;
 }
 
 $("map-options").addEventListener("submit", (event) => event.preventDefault());

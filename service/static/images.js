@@ -1,12 +1,11 @@
 // The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
 
 import { stage } from "./adding.js";
-import { imageLink } from "./cards.js";
-import { $, alertIn, element, fact, markPixels, number, percent, plural, sentence } from "./dom.js";
+import { imageLink, similarLink } from "./cards.js";
+import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
-import { guess } from "./predict.js";
 import { refreshQuality } from "./quality.js";
-import { ask, askPatiently, blobAddress, hasKey, showPicture } from "./service.js";
+import { ask, askPatiently } from "./service.js";
 
 const PAGE = 60; // images that are asked for together
 const AHEAD = "600px"; // so far before its end comes into sight the list grows
@@ -26,8 +25,7 @@ let newest = null; // the lowest id of the images that were added from here
 let happened = ""; // what the status says beside the count
 let changing = false;
 let scrolled = 0; // how far, when the view was left
-let detailed = null; // the image whose details were opened last
-let followed = null; // the link or button by which it was left
+let followed = null; // the link by which it was left
 const shown = new Map(); // id -> {image, card}, in their order
 const selected = new Set(); // ids
 
@@ -80,6 +78,7 @@ async function load() {
     const page = await ask(`images?${asked}`, { signal });
     alertIn(browse);
     page.images.forEach(show);
+    dispatchEvent(new CustomEvent("grown", { detail: list }));
     last = page.images.at(-1)?.id ?? last;
     next = page.next;
   } catch (error) {
@@ -157,9 +156,8 @@ function show(image) {
   const name = image.label ?? "no label";
   const words = card.querySelector(".about strong");
   Object.assign(words, { textContent: name, title: name, className: image.label === null ? "none" : "" });
-  card.querySelector("a").setAttribute("aria-label", `Image ${image.id}, ${name}. Search for more like this`);
+  card.querySelector("a").setAttribute("aria-label", `Image ${image.id}, ${name}`);
   card.querySelector("input").setAttribute("aria-label", `Select image ${image.id}, ${name}`);
-  card.querySelector("button").setAttribute("aria-label", `Details of image ${image.id}, ${name}`);
 }
 
 /** Without what may change, which `show` says. */
@@ -168,15 +166,14 @@ function cardOf(image) {
   const link = imageLink(
     image,
     "",
-    { title: "More like this" },
+    {},
     element("strong"),
     element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
   );
-  link.addEventListener("click", () => (followed = link));
   const box = element("input", { type: "checkbox", value: id, autocomplete: "off" });
-  const details = element("button", { type: "button", className: "details", title: "Details", textContent: "⋯" });
-  details.addEventListener("click", () => openDetails(id, details));
-  return element("li", {}, link, element("label", { className: "tick" }, box), details);
+  const similar = similarLink(id);
+  similar.addEventListener("click", () => (followed = similar));
+  return element("li", {}, link, element("label", { className: "tick" }, box), similar);
 }
 
 // --- selecting ----------------------------------------------------------------------------------
@@ -259,10 +256,14 @@ async function remove(ids) {
     await change(id, { method: "DELETE" }, patience).catch((error) => {
       if (error.status !== 404) throw error; // it is gone
     });
-    shown.get(id)?.card.remove();
-    shown.delete(id);
+    forget(id);
   });
   refocus(order.slice(order.indexOf(ids[0])).find((id) => shown.has(id)) ?? [...shown.keys()].at(-1));
+}
+
+function forget(id) {
+  shown.get(id)?.card.remove();
+  shown.delete(id);
 }
 
 /** The keyboard goes on at this image, if what it was at is gone: then nothing visible has the focus. */
@@ -273,7 +274,7 @@ function refocus(id) {
 
 // --- dialogs ------------------------------------------------------------------------------------
 
-const dialogs = ["details", "labelling-dialog", "deleting"].map($);
+const dialogs = ["labelling-dialog", "deleting"].map($);
 
 /** What a dialog is closed with; empty: with nothing. */
 function closed(dialog) {
@@ -299,82 +300,9 @@ async function labelSelected() {
   if (answer === "remove") label(ids, null);
 }
 
-function openDetails(id, opener) {
-  const { image } = shown.get(id);
-  detailed = image;
-  followed = opener;
-  alertIn($("details"));
-  $("details-title").textContent = `Image ${id}`;
-  showPicture($("details-picture"), image.thumbnail);
-  $("details-facts").replaceChildren(...facts(image).map(fact));
-  $("details-label").value = image.label ?? "";
-  checkLabel($("details-label"));
-  showGuess(null);
-  offerGuess(image);
-  $("details-similar").href = `#search/${id}`;
-  $("details-original").hidden = image.original === null;
-  if (image.original !== null) $("details-original").href = image.original;
-  return closed($("details"));
-}
-
-function facts({ path, folder, width, height, added, original, sha256, metadata }) {
-  const known = {
-    File: path,
-    Folder: folder,
-    Size: `${number.format(width)} × ${number.format(height)} pixels`,
-    Added: added && new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),
-    Original: original === null ? "not available" : null,
-    "SHA-256": sha256,
-  };
-  const own = Object.entries(metadata).map(([name, value]) => [
-    name,
-    typeof value === "string" ? value : JSON.stringify(value),
-  ]);
-  return [...Object.entries(known).filter(([, value]) => value !== null), ...own];
-}
-
-/** Offer an unlabelled image the label that its neighbours speak for. */
-async function offerGuess(image) {
-  if (image.label !== null) return;
-  const prediction = await guess(image.id);
-  if (image === detailed) showGuess(prediction);
-}
-
-function showGuess(prediction) {
-  const { label, confidence } = prediction ?? { label: "", confidence: 0 };
-  $("details-guess").textContent = label && `Predicted label “${label}”, confidence ${percent(confidence)}`;
-  $("details-accept").value = label;
-  $("details-accept").hidden = label === "";
-}
-
-/** Of the image whose details are open; null: none. */
-async function saveLabel(text) {
-  const { id } = detailed;
-  try {
-    show(await ask(`images/${id}`, labelled(text)));
-  } catch (error) {
-    return alertIn($("details"), error.message);
-  }
-  $("details").close();
-  tell(text === null ? `Image ${id} has no label now.` : `Image ${id} labelled.`);
-  afterwards();
-}
-
-/** A link sends no key: with one the file is fetched and saved. */
-async function saveOriginal(address, name) {
-  try {
-    const source = await blobAddress(address);
-    element("a", { href: source, download: name }).click();
-    setTimeout(() => URL.revokeObjectURL(source), 60_000);
-  } catch (error) {
-    alertIn($("details"), error.message);
-  }
-}
-
 // --- what people do -----------------------------------------------------------------------------
 
 filter.addEventListener("change", begin);
-$("details-picture").addEventListener("load", () => markPixels($("details-picture")));
 $("more").addEventListener("click", async () => {
   const before = last;
   await more();
@@ -402,33 +330,30 @@ $("dismiss-failures").addEventListener("click", () => {
 for (const dialog of dialogs) {
   dialog.addEventListener("click", ({ target: { dataset } }) => "close" in dataset && dialog.close(dataset.close));
 }
-for (const field of [$("new-label"), $("details-label")]) field.addEventListener("input", () => checkLabel(field));
+$("new-label").addEventListener("input", () => checkLabel($("new-label")));
 $("labelling-form").addEventListener("submit", (event) => {
   event.preventDefault();
   $("labelling-dialog").close("set");
-});
-$("details-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  saveLabel(labelOf($("details-label").value) || null);
-});
-$("details-accept").addEventListener("click", ({ target }) => saveLabel(target.value));
-addEventListener("measured", () => $("details").open && offerGuess(detailed));
-$("details-delete").addEventListener("click", async () => {
-  const { id } = detailed;
-  if (changing || !(await askToRemove([id]))) return;
-  $("details").close();
-  remove([id]);
-});
-$("details-original").addEventListener("click", (event) => {
-  if (!hasKey()) return;
-  event.preventDefault();
-  saveOriginal(detailed.original, detailed.path.split("/").at(-1));
 });
 for (const event of ["popstate", "hashchange"]) {
   addEventListener(event, () => {
     for (const dialog of dialogs) if (dialog.open) dialog.close("");
   });
 }
+
+// What the viewer does, above whatever view is shown, and what it looks through.
+addEventListener("relabelled", ({ detail: image }) => {
+  if (shown.has(image.id)) show(image);
+  tell(image.label === null ? `Image ${image.id} has no label now.` : `Image ${image.id} labelled.`);
+  afterwards();
+});
+addEventListener("removed", ({ detail: id }) => {
+  select([id], false);
+  forget(id);
+  tell("1 image deleted.");
+  afterwards();
+});
+list.addEventListener("ending", more);
 
 addEventListener("added", ({ detail: first }) => {
   newest = Math.min(newest ?? first, first);

@@ -1,11 +1,12 @@
 // The view that searches: an image goes to the service, its neighbours become a grid.
 
-import { imageLink } from "./cards.js";
+import { imageLink, similarLink } from "./cards.js";
 import { $, alertIn, bitCount, element, markPixels, number, percent } from "./dom.js";
 import { pathOf } from "./files.js";
 import { guess, predict } from "./predict.js";
 import { quality } from "./quality.js";
 import { ask, showPicture } from "./service.js";
+import { lookAt } from "./viewer.js";
 
 const SAMPLES = 18;
 const ROUNDS = 4; // of drawing them, as some are drawn twice
@@ -53,6 +54,7 @@ function begin(query) {
   $("invitation").hidden = true;
   $("preview").hidden = false;
   $("preview").classList.remove("blind");
+  $("enlarge").href = `#image/${query.id ?? "query"}`;
   if (query.id) describe(query);
   else {
     query.source ??= URL.createObjectURL(query.blob);
@@ -214,8 +216,8 @@ function card(result) {
   const name = label ?? "no label";
   const link = imageLink(
     result,
-    `${name}, distance ${bitCount(distance)}${known}. Search for more like this`,
-    { title: `More like this. ${bitCount(distance)} away${known}` },
+    `${name}, distance ${bitCount(distance)}${known}`,
+    { title: `${bitCount(distance)} away${known}` },
     element("strong", { textContent: name, className: label === null ? "none" : "" }),
     element(
       "small",
@@ -223,11 +225,12 @@ function card(result) {
       element("span", { className: "percent", textContent: worth && ` · ${worth}` }),
     ),
   );
+  link.dataset.distance = distance;
   if (label === null) {
     link.dataset.unlabelled = id;
     insight.observe(link);
   }
-  return element("li", {}, link);
+  return element("li", {}, link, similarLink(id));
 }
 
 /** The code as a square of black and empty pixels, one for each bit. */
@@ -271,7 +274,7 @@ async function showSamples() {
   $("status").textContent =
     items === 0
       ? "The index is empty."
-      : `Choose an image, or start from one of the ${number.format(items)} in the index.`;
+      : `Choose an image, or see what is like one of the ${number.format(items)} in the index (≈).`;
 }
 
 const pageAfter = (after, limit) => ask(`images?after=${after}&limit=${limit}`);
@@ -304,7 +307,8 @@ async function drawn() {
 
 function sample(image) {
   const { id, label } = image;
-  return element("li", {}, imageLink(image, `Search with image ${id}${label === null ? "" : `, ${label}`}`));
+  const link = imageLink(image, `Image ${id}${label === null ? "" : `, ${label}`}`);
+  return element("li", {}, link, similarLink(id));
 }
 
 function offerLabels() {
@@ -341,6 +345,12 @@ addEventListener("measured", () => {
 $("picture").addEventListener("load", () => markPixels($("picture")));
 $("picture").addEventListener("error", () => {
   $("preview").classList.add("blind"); // TIFF and the like: the service reads more than browsers show
+});
+
+$("enlarge").addEventListener("click", () => {
+  const { blob, name, source } = current;
+  if (blob) lookAt({ key: "query", name, source, picture: $("picture"), distance: null });
+  else lookAt({ key: String(current.id), picture: $("picture"), distance: null });
 });
 
 $("options").addEventListener("submit", (event) => event.preventDefault());

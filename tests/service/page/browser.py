@@ -4,6 +4,7 @@ import base64
 import math
 from collections.abc import Iterator
 from io import BytesIO
+from typing import Any
 
 import httpx
 import pytest
@@ -26,11 +27,11 @@ expect.set_options(timeout=PATIENCE)
 
 
 def opened(
-    browser: Browser, address: str, *, refused: tuple[int, ...] = (), offline: bool = False, **options: object
+    browser: Browser, address: str, *, refused: tuple[int, ...] = (), offline: bool = False, **options: Any
 ) -> Iterator[Page]:
     """The page at an address, until the loop over it ends; then a failure if the browser complained of
     anything but requests that were refused with one of these statuses, or not sent for want of a network."""
-    context = browser.new_context(**options)  # type: ignore[arg-type]
+    context = browser.new_context(**options)
     page = context.new_page()
     tolerated = [COMPLAINT.format(status) for status in refused] + ["ERR_INTERNET_DISCONNECTED"] * offline
     complaints: list[str] = []
@@ -93,3 +94,19 @@ def barriers(page: Page) -> list[str]:
         for each in found
         if each["impact"] in ("serious", "critical")
     ]
+
+
+def images_view(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+    for page in opened(browser, address, **options):
+        page.get_by_role("link", name="Images", exact=True).click()
+        expect(page.locator("#images-list li")).not_to_have_count(0)
+        yield page
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(60):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"Tab does not lead to {selector}")

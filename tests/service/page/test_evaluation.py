@@ -189,9 +189,12 @@ def test_the_worst_queries_with_what_they_found(page: Page, ask: Ask) -> None:
     expect(page.get_by_role("button", name="More queries")).to_be_hidden()
     page.select_option("#queries-order", "best")
     best = ask("eval/queries", order="best", limit=1)["queries"][0]
-    expect(queries.first.locator(".asked")).to_have_attribute("href", f"#search/{best['id']}")
+    expect(queries.first.locator(".asked")).to_have_attribute("href", f"#image/{best['id']}")
     expect(queries).to_have_count(5)
     queries.first.locator(".asked").click()
+    expect(page.locator("#details-facts")).to_contain_text("held out: the answers are measured with it")
+    expect(page.locator("#details-delete")).to_be_hidden()
+    page.get_by_role("link", name="More like this").click()
     expect(page.locator("#name")).to_contain_text(f"image {best['id']}")
     expect(page.locator("#results .about")).to_have_count(24)
 
@@ -267,11 +270,11 @@ def test_groups_of_near_images_page_by_page(browser: Browser, artifact: Artifact
                     expect(shown.locator("p strong")).to_have_text(f"{group['size']} images")
                     expect(shown.locator(".mixed")).to_have_count(int(group["labels"] > 1))
                     assert [link.get_attribute("href") for link in shown.locator("a").all()] == [
-                        f"#search/{image['id']}" for image in group["images"]
+                        f"#image/{image['id']}" for image in group["images"]
                     ]
             expect(groups.first.locator("p")).to_have_text("14 images, 12 of them shown2 labels")
             groups.first.locator("a").first.click()
-            expect(page.locator("#results .about")).to_have_count(24)
+            expect(page.locator("#stage")).to_contain_text("1 / 12")
 
 
 def test_a_radius_that_is_too_much_is_explained(

@@ -15,16 +15,9 @@ from service.core.pictures.decoding import Decoded, Pool
 from service.settings import Settings
 from tests.labels import FAMILY, REFUSED, TAKEN
 from tests.samples import serve_here
-from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
+from tests.service.page.browser import LOOKS, barriers, fits, give, images_view, opened, png, tab_to
 
 MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
-
-
-def images_view(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    for page in opened(browser, address, **options):
-        page.get_by_role("link", name="Images", exact=True).click()
-        expect(page.locator("#images-list li")).not_to_have_count(0)
-        yield page
 
 
 @pytest.fixture
@@ -72,22 +65,13 @@ def listed(http: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
     return images
 
 
-def tab_to(page: Page, selector: str) -> None:
-    """Press Tab until an element has the focus."""
-    for _ in range(60):
-        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
-            return
-        page.keyboard.press("Tab")
-    pytest.fail(f"Tab does not lead to {selector}")
-
-
 def test_browse_and_filter(view: Page) -> None:
     cards, status = view.locator("#images-list li"), view.locator("#images-status")
     expect(status).to_have_text("60 of 63 images shown.")
     view.get_by_role("button", name="Show more").press("Enter")
     expect(cards).to_have_count(63)
     expect(status).to_have_text("63 images.")
-    expect(view.locator("#images-list a[href='#search/61']")).to_be_focused()
+    expect(view.locator("#images-list a[href='#image/61']")).to_be_focused()
     expect(view.get_by_role("button", name="Show more")).to_be_hidden()
 
     view.select_option("#images-filter", label="<b>cross</b> (20)")
@@ -106,7 +90,7 @@ def test_browse_and_filter(view: Page) -> None:
 
 
 def test_more_like_this_and_back_to_the_same_place(view: Page) -> None:
-    link = view.locator("#images-list a[href='#search/41']")
+    link = view.locator("#images-list a[href='#search/41']")  # beside the picture
     link.click()
     expect(view.locator("#name")).to_contain_text("image 41")
     expect(view.locator("#results .about")).to_have_count(24)
@@ -337,57 +321,6 @@ def test_a_full_or_lost_service_is_waited_for(
             expect(status).to_have_text("Done: 1 added.")
 
 
-def test_details_are_shown_and_the_label_changed(my_view: Page, http: httpx.Client) -> None:
-    http.patch("/images/3", json={"metadata": {"<u>camera</u>": "left", "tags": ["a", 1]}}).raise_for_status()
-    my_view.reload()
-    details = my_view.get_by_role("button", name="Details of image 3, circle")
-    details.click()
-    dialog = my_view.get_by_role("dialog", name="Image 3")
-    for text in ("class0/002.png", "24 × 24 pixels", "<u>camera</u>", "left", '["a",1]', "2026"):
-        expect(dialog).to_contain_text(text)
-    expect(dialog.locator("img")).to_have_js_property("naturalWidth", 24)
-    original = dialog.get_by_role("link", name="Original file").get_attribute("href")
-    assert http.get(str(original)).headers["content-type"] == "image/png"
-    dialog.get_by_label("Label").fill(MARKUP)
-    dialog.get_by_role("button", name="Save").click()
-    expect(dialog).to_be_hidden()
-    expect(my_view.locator("#images-status")).to_contain_text("Image 3 labelled.")
-    card = my_view.locator("li:has(a[href='#search/3'])")
-    expect(card.locator("strong")).to_have_text(MARKUP.strip())
-    expect(card.locator("button")).to_be_focused()
-    assert http.get("/images/3").json()["label"] == MARKUP.strip()
-
-    card.locator("button").press("Enter")
-    dialog.get_by_label("Label").fill("")
-    my_view.keyboard.press("Enter")
-    expect(card.locator("strong")).to_have_text("no label")
-    assert http.get("/images/3").json()["label"] is None
-
-
-def test_a_predicted_label_is_shown_and_accepted(my_view: Page, http: httpx.Client) -> None:
-    expect(my_view.locator("#score")).to_be_visible()
-    label, confidence = prediction(str(http.base_url).rstrip("/"), 62)
-    my_view.get_by_role("button", name="Details of image 3, circle").click()
-    expect(my_view.get_by_role("dialog", name="Image 3")).to_be_visible()
-    expect(my_view.locator("#details-guess")).to_have_text("")
-    expect(my_view.get_by_role("button", name="Accept")).to_be_hidden()
-    my_view.keyboard.press("Escape")
-
-    my_view.select_option("#images-filter", label="No label (3)")
-    details = my_view.get_by_role("button", name="Details of image 62, no label")
-    details.click()
-    words = f"Predicted label “{label}”, confidence {confidence} %"
-    expect(my_view.locator("#details-guess")).to_have_text(words)
-    my_view.locator("#details-label").focus()
-    tab_to(my_view, "#details-accept")
-    my_view.keyboard.press("Enter")
-    expect(my_view.locator("#details")).to_be_hidden()
-    expect(my_view.locator("#images-status")).to_contain_text("Image 62 labelled.")
-    expect(my_view.locator("li:has(a[href='#search/62']) strong")).to_have_text(label)
-    expect(my_view.get_by_role("button", name=f"Details of image 62, {label}")).to_be_focused()
-    assert http.get("/images/62").json()["label"] == label
-
-
 def test_several_are_labelled_and_what_fails_is_named(browser: Browser, http: httpx.Client) -> None:
     for view in images_view(browser, str(http.base_url).rstrip("/"), refused=(404,)):
         for item_id in (1, 2, 3):
@@ -430,15 +363,18 @@ def test_by_keyboard_alone_images_are_selected_and_deleted(my_view: Page, http: 
     tab_to(my_view, "#delete")
     my_view.keyboard.press("Enter")
     expect(my_view.locator("#images-status")).to_contain_text("2 images deleted.")
-    expect(my_view.locator("#images-list a[href='#search/4']")).to_be_focused()  # where they were
+    expect(my_view.locator("#images-list a[href='#image/4']")).to_be_focused()  # where they were
     assert [image["id"] for image in listed(http)][:2] == [1, 4]
 
-    tab_to(my_view, "button[aria-label^='Details of image 4,']")
     my_view.keyboard.press("Enter")
+    expect(my_view.get_by_role("dialog", name="003.png")).to_be_visible()
     tab_to(my_view, "#details-delete")
     my_view.keyboard.press("Enter")
     tab_to(my_view, "#delete")
     my_view.keyboard.press("Enter")
+    expect(my_view.get_by_role("dialog", name="004.png")).to_be_visible()  # the next one
+    my_view.keyboard.press("Escape")
+    expect(my_view.locator("#images-list a[href='#image/5']")).to_be_focused()
     expect(my_view.locator("#images-status")).to_contain_text("1 image deleted. ")
     assert [image["id"] for image in listed(http)][:2] == [1, 5]
 
@@ -470,20 +406,25 @@ def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: P
             page.get_by_role("button", name="Use it").click()
             page.get_by_role("link", name="Images", exact=True).click()
             expect(page.locator("#images-list img").first).to_have_js_property("naturalWidth", 24)
-            page.get_by_role("button", name="Details of image 1,").click()
+            page.get_by_role("link", name="Image 1,").click()
+            expect(page.get_by_role("img", name="Image 1", exact=True)).to_have_js_property(
+                "naturalWidth", 24
+            )
             page.locator("#details-label").fill("fox")
             page.get_by_role("button", name="Save").click()
             alert = page.locator("#details").get_by_role("alert")
             expect(alert).to_contain_text("This key does not allow that; ask whoever runs the service")
-            original = page.get_by_role("link", name="Original file")
-            expect(original).to_be_hidden()  # its file says more than a reader may know
-            page.locator("#details").get_by_role("button", name="Close").click()
+            # Its file says more than a reader may know.
+            with page.expect_download() as saved:
+                page.get_by_role("link", name="Download preview").click()
+            assert saved.value.suggested_filename == "000.webp"
+            page.keyboard.press("Escape")
             page.locator("#key-button").click()
             page.get_by_label("Key", exact=True).fill(write)
             page.get_by_role("button", name="Use it").click()
-            page.get_by_role("button", name="Details of image 1,").click()
+            page.get_by_role("link", name="Image 1,").click()
             with page.expect_download() as saved:
-                original.click()
+                page.get_by_role("link", name="Download", exact=True).click()
             assert saved.value.suggested_filename == "000.png"
     with serve_here(create_app(Settings(artifact=mine, write_keys=write))) as address:
         for view in images_view(browser, address, refused=(401,)):  # reading needs none
@@ -510,9 +451,11 @@ def test_nobody_is_kept_out(browser: Browser, server: str, scheme: str, width: i
         assert fits(view, 360)
         assert fits(view, width)
         assert barriers(view) == []
-        view.get_by_role("button", name="Details of").first.click()
+        view.get_by_role("link", name="Image 61,").click()
         expect(view.get_by_role("button", name="Accept")).to_be_visible()
         assert barriers(view) == []
+        assert fits(view, 360)
+        assert fits(view, width)
         view.keyboard.press("Escape")
         for button in ("Label …", "Delete …"):
             view.get_by_role("button", name=button).click()

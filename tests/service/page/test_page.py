@@ -18,7 +18,7 @@ from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png,
 def test_every_stylesheet_is_linked_once() -> None:
     static = Path(__file__).parents[3] / "service" / "static"
     linked = re.findall(r'<link rel="stylesheet" href="static/([^"]+)"', (static / "index.html").read_text())
-    assert sorted(linked) == sorted(file.name for file in static.glob("*.css"))
+    assert sorted(linked) == sorted(str(file.relative_to(static)) for file in static.rglob("*.css"))
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -49,14 +49,14 @@ def test_pick_filter_and_count(page: Page, picture: Path) -> None:
 
 def test_more_like_this_and_back(page: Page, picture: Path) -> None:
     page.set_input_files("#file", picture)
-    third = page.locator("#results a:has(.about)").nth(2)
+    third = page.locator("#results a.similar").nth(2)
     expect(third).to_be_visible()
     third.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#name")).to_contain_text("image ")
     asked = (page.locator("#name").text_content() or "").split()[1]
     expect(page.locator("#title")).to_be_visible()
-    expect(page.locator("#results a")).to_have_count(24)
+    expect(page.locator("#results .about")).to_have_count(24)
     expect(page.locator(f"#results img[src='/images/{asked}/thumbnail']")).to_have_count(0)  # not itself
     expect(page.locator("#title")).to_be_focused()  # the keyboard stays among the results
     page.go_back()
@@ -76,9 +76,9 @@ def test_each_result_says_what_its_distance_is_worth(page: Page, picture: Path) 
 
 
 def test_samples_to_start_from(page: Page) -> None:
-    samples = page.locator("#results a")
+    samples = page.locator("#results a[data-image]")
     expect(samples).to_have_count(18)
-    samples.first.click()
+    page.locator("#results a.similar").first.click()
     expect(page.locator("#results .about")).to_have_count(24)
 
 
@@ -91,12 +91,12 @@ def test_samples_are_images_that_are_there(browser: Browser, http: httpx.Client)
     new = {each["image"]["id"] for each in added}
     assert len(there) == 53 + 12
     for page in opened(browser, str(http.base_url).rstrip("/")):
-        samples = page.locator("#results a")
+        samples = page.locator("#results a[data-image]")
         seen: set[int] = set()
         for _ in range(20):  # that no new one is drawn so often is all but impossible
             expect(samples).to_have_count(18)
             hrefs = [link.get_attribute("href") or "" for link in samples.all()]
-            seen |= {int(href.removeprefix("#search/")) for href in hrefs}
+            seen |= {int(href.removeprefix("#image/")) for href in hrefs}
             if seen & new:
                 break
             page.reload()
@@ -109,7 +109,7 @@ def test_of_few_images_all_are_samples(browser: Browser, http: httpx.Client) -> 
     for item_id in range(1, 61):
         http.delete(f"/images/{item_id}").raise_for_status()
     for page in opened(browser, str(http.base_url).rstrip("/")):
-        expect(page.locator("#results a")).to_have_count(3)
+        expect(page.locator("#results a[data-image]")).to_have_count(3)
         expect(page.locator("#measure")).to_contain_text("No indexed image has a label")
         for thumbnail in page.locator("#results img").all():  # nothing is asked for any more
             expect(thumbnail).to_have_js_property("naturalWidth", 24)
@@ -193,11 +193,16 @@ def test_labels_that_were_given_are_searched_for_where_nothing_is_measured(
             page.get_by_role("checkbox", name="fox").check()
             expect(page.locator("#results strong")).to_have_text(["fox", "fox"])
             page.get_by_role("link", name="Images", exact=True).click()
-            for name in ("Details of image 1, fox", "Details of image 2, fox"):  # nobody is a fox any more
-                page.get_by_role("button", name=name).click()
+            page.get_by_role("link", name="Image 1, fox").click()
+            for item_id in (1, 2):  # nobody is a fox any more
+                expect(page).to_have_url(re.compile(f"#image/{item_id}$"))
+                expect(page.locator("#details-label")).to_have_value("fox")
                 page.locator("#details-label").fill("owl")
                 page.get_by_role("button", name="Save").click()
-                expect(page.locator("#details")).to_be_hidden()
+                expect(page.locator("#details-said")).to_have_text("The label is saved.")
+                page.keyboard.press("ArrowRight")
+            page.keyboard.press("Escape")
+            expect(page.locator("#viewer")).to_be_hidden()
             page.get_by_role("link", name="Search", exact=True).click()
             expect(page.locator("#results .about")).to_have_count(24)
             expect(page.locator("#labels")).to_be_hidden()  # of one label there is nothing to choose

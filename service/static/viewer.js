@@ -1,0 +1,357 @@
+// One image large, above whatever view is shown: its picture to look into, what is known of it, what can be done
+// with it. PhotoSwipe moves and zooms the picture; all else is here.
+
+import { $, alertIn, bitCount, element, fact, markPixels, number, percent } from "./dom.js";
+import { checkLabel, labelOf } from "./labels.js";
+import { guess } from "./predict.js";
+import { quality } from "./quality.js";
+import { ask, blobAddress, hasKey } from "./service.js";
+
+const SIDE = 4096; // pixels that the longer side is said to have: whatever the picture has, it fills the stage
+const CLOSER = 2.5; // times, by a click or a double tap
+const CLOSEST = 8;
+const AHEAD = 10; // images before the last at which a list that is not complete is asked for more
+
+/**
+ * What is looked through: {key, name, thumbnail, picture, source, distance}. `key`: the id as its address has it;
+ * `picture`: an <img> that may show it already, which tells its shape; `source`: where a picture that is not indexed
+ * can be had; `distance`: to what was searched with.
+ */
+let among = () => [];
+let list = null; // the element in which they are, if any
+let items = [];
+let shown = null; // {key, image} of what is shown; image: what the service knows of it, null until that is here
+let swipe = null; // PhotoSwipe
+let cameFrom = null; // the state of the view below, whose address is shown again at the end
+
+const viewer = $("viewer");
+const stage = $("stage");
+
+export const isOpen = () => viewer.open;
+
+/** To be called when a link is followed: the images of its list are those that the arrow keys lead through. */
+export function lookThrough(link) {
+  list = link.closest("ul, ol");
+  among = () =>
+    [...list.querySelectorAll("a[data-image]")].filter((each) => each.closest("[hidden]") === null).map(itemOf);
+}
+
+/** The same of a picture that is not indexed. */
+export function lookAt(item) {
+  list = null;
+  among = () => [item];
+}
+
+function itemOf(link) {
+  const { image: key, distance } = link.dataset;
+  return { key, picture: link.querySelector("img"), distance: distance === undefined ? null : Number(distance) };
+}
+
+/** Show the image of this key; `below`: {address, entered}, of the view that is seen again when it is closed. */
+export async function open(key, below) {
+  if (viewer.open && shown?.key === key) return;
+  shown = { key, image: null }; // at once: a browser tells of one step in two ways
+  cameFrom ??= below;
+  items = among();
+  let at = items.findIndex((item) => item.key === key);
+  if (at < 0) {
+    list = null;
+    items = [{ key, picture: null, distance: null }];
+    at = 0;
+  }
+  if (!viewer.open) viewer.showModal();
+  await show(at);
+}
+
+/** Close it; the address is another already. */
+export function leave() {
+  if (!viewer.open) return;
+  const key = shown?.key ?? "";
+  viewer.close();
+  swipe?.destroy();
+  swipe = shown = cameFrom = null;
+  const link = list?.querySelector(`a[data-image="${CSS.escape(key)}"]`);
+  link?.focus({ preventScroll: true });
+  link?.scrollIntoView({ block: "nearest" });
+}
+
+/** Back to the view below. */
+function close() {
+  if (cameFrom.entered) return history.back();
+  history.replaceState(null, "", cameFrom.address || location.pathname + location.search);
+  dispatchEvent(new Event("hashchange"));
+}
+
+// --- the picture --------------------------------------------------------------------------------
+
+async function show(at) {
+  const { default: PhotoSwipe } = await import("./vendor/photoswipe/photoswipe.esm.min.js");
+  if (!viewer.open) return; // it was closed meanwhile
+  swipe?.destroy();
+  swipe = new PhotoSwipe({
+    index: at,
+    appendToEl: stage,
+    getViewportSizeFn: () => ({ x: stage.clientWidth, y: stage.clientHeight }),
+    initialZoomLevel: "fit",
+    secondaryZoomLevel: ({ fit }) => CLOSER * fit,
+    maxZoomLevel: ({ fit }) => CLOSEST * fit,
+    wheelToZoom: true,
+    imageClickAction: "zoom",
+    bgClickAction: "none",
+    tapAction: "toggle-controls",
+    pinchToClose: false,
+    closeOnVerticalDrag: false,
+    loop: false,
+    bgOpacity: 1,
+    showHideAnimationType: "none",
+    close: false, // what would only close PhotoSwipe, not the dialog around it
+    escKey: false, // as before
+    trapFocus: false, // as dialogs do
+    returnFocus: false,
+  });
+  swipe.addFilter("numItems", () => items.length);
+  swipe.addFilter("itemData", (_, index) => slideOf(items[index]));
+  swipe.on("contentLoadImage", fetchWithKey);
+  swipe.on("loadComplete", fit);
+  swipe.on("change", () => turnTo(swipe.currIndex));
+  swipe.on("keydown", (event) => {
+    if (event.originalEvent.target.matches("input") || $("deleting").open || $("key").open) event.preventDefault();
+  });
+  swipe.on("uiRegister", () => swipe.ui.registerElement({ ...CLOSE, onClick: close }));
+  swipe.init();
+  swipe.element.setAttribute("role", "group"); // it says that it is a dialog, which the one around it is
+  swipe.element.setAttribute("aria-label", "Picture");
+  describe(items[at]);
+}
+
+const CLOSE = {
+  name: "leave",
+  order: 20,
+  isButton: true,
+  title: "Close (Esc)",
+  html: {
+    isCustomSVG: true,
+    inner: '<path d="M24 10l-2-2-6 6-6-6-2 2 6 6-6 6 2 2 6-6 6 6 2-2-6-6z" id="pswp__icn-leave"/>',
+    outlineID: "pswp__icn-leave",
+  },
+};
+
+function slideOf({ key, picture, name = `Image ${key}`, source = `images/${key}/preview` }) {
+  const [width, height] = shape(picture);
+  // What stands there until it comes. With a key a thumbnail has an address that leads nowhere any more.
+  const meanwhile = hasKey() ? undefined : picture?.currentSrc || undefined;
+  return { src: source, msrc: meanwhile, width, height, alt: name };
+}
+
+/** Width and height as if the picture were large. */
+function shape(picture) {
+  const { naturalWidth, naturalHeight } = picture ?? {};
+  if (!naturalWidth) return [SIDE, SIDE];
+  const factor = SIDE / Math.max(naturalWidth, naturalHeight);
+  return [Math.max(1, factor * naturalWidth), Math.max(1, factor * naturalHeight)];
+}
+
+/** An <img> sends no key: with one its picture is fetched. */
+function fetchWithKey(event) {
+  const { content } = event;
+  if (!hasKey() || content.data.src.startsWith("blob:")) return;
+  event.preventDefault();
+  const { element: image } = content;
+  Object.assign(content, { state: "loading" });
+  Object.assign(image, { onload: () => content.onLoaded(), onerror: () => content.onError(), alt: content.data.alt });
+  blobAddress(content.data.src).then(
+    (source) => {
+      image.addEventListener("load", () => URL.revokeObjectURL(source), { once: true });
+      image.src = source;
+    },
+    () => content.onError(),
+  );
+}
+
+/** Give the picture its own shape, which nobody knew before it came. */
+function fit({ slide, content: { element: image }, isError }) {
+  if (isError) return;
+  markPixels(image);
+  const [width, height] = shape(image);
+  if (Math.abs(slide.width / slide.height - width / height) < 0.01 * (width / height)) return;
+  Object.assign(slide, { width, height });
+  slide.resize();
+}
+
+/** The picture is another one now. */
+function turnTo(at) {
+  const item = items[at];
+  if (item === undefined || item.key === shown.key) return;
+  history.replaceState(history.state, "", `#image/${item.key}`);
+  if (items.length - at <= AHEAD && list !== null) list.dispatchEvent(new Event("ending"));
+  describe(item);
+}
+
+/** The list has grown while it is looked through. */
+addEventListener("grown", ({ detail }) => {
+  if (viewer.open && detail === list) items = among();
+});
+
+// --- what is known of it ------------------------------------------------------------------------
+
+async function describe(item) {
+  const now = { key: item.key, image: null };
+  shown = now;
+  const own = item.source !== undefined;
+  alertIn(viewer);
+  $("details-title").textContent = own ? item.name : `Image ${item.key}`;
+  $("details-distance").textContent = own ? "Your image. It is not in the index." : distanceOf(item);
+  $("details-facts").replaceChildren();
+  $("details-known").hidden = own;
+  $("details-form").hidden = true;
+  $("details-said").textContent = "";
+  $("details-similar").href = `#search/${item.key}`;
+  showGuess(null);
+  if (own) return;
+  let image;
+  try {
+    image = await ask(`images/${encodeURIComponent(item.key)}`);
+  } catch (error) {
+    if (shown === now) alertIn(viewer, error.message);
+    return;
+  }
+  if (shown === now) tell(image);
+}
+
+function distanceOf({ distance }) {
+  if (distance === null) return "";
+  const share = quality.worth?.[distance];
+  const worth = share === undefined ? "" : `: of images this near ${percent(share)} share the label`;
+  return `${bitCount(distance)} away${worth}.`;
+}
+
+function tell(image) {
+  shown.image = image;
+  $("details-title").textContent = image.path.split("/").at(-1);
+  $("details-facts").replaceChildren(...facts(image).map(fact));
+  $("details-form").hidden = false;
+  $("details-label").value = image.label ?? "";
+  checkLabel($("details-label"));
+  $("details-delete").hidden = image.split === "query"; // what measures the answers stays
+  $("details-download").textContent = image.original === null ? "Download preview" : "Download";
+  $("details-download").href = image.original ?? image.preview;
+  $("details-download").download = nameOf(image);
+  offerGuess(image);
+}
+
+/** Of the file that is saved. */
+function nameOf({ id, path, original }) {
+  const name = path.split("/").at(-1);
+  return original === null ? `${name.replace(/\.\w+$/, "") || id}.webp` : name;
+}
+
+const SOURCES = { given: "given", accepted: "predicted, then accepted", group: "accepted together with others" };
+
+function facts(image) {
+  const { id, path, folder, width, height, added, original, sha256, metadata, source, split, held_out } = image;
+  const known = {
+    Image: String(id),
+    File: path,
+    Folder: folder,
+    "Its label was": SOURCES[source] ?? null,
+    Measures: split === "query" || held_out ? "held out: the answers are measured with it" : null,
+    Size: `${number.format(width)} × ${number.format(height)} pixels`,
+    Added: added && new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),
+    Original: original === null ? "not available" : null,
+    "SHA-256": sha256,
+  };
+  const own = Object.entries(metadata).map(([name, value]) => [
+    name,
+    typeof value === "string" ? value : JSON.stringify(value),
+  ]);
+  return [...Object.entries(known).filter(([, value]) => value !== null), ...own];
+}
+
+/** Offer an unlabelled image the label that the index predicts, or that its neighbours speak for. */
+async function offerGuess(image) {
+  if (image.label !== null) return showGuess(null);
+  const { predicted: label, confidence } = image;
+  const prediction = confidence === null ? await guess(image.id) : { label, confidence };
+  if (image === shown?.image) showGuess(prediction);
+}
+
+function showGuess(prediction) {
+  const { label, confidence } = prediction ?? { label: "", confidence: 0 };
+  $("details-guess").textContent = label && `Predicted label “${label}”, confidence ${percent(confidence)}`;
+  $("details-accept").value = label;
+  $("details-accept").hidden = label === "";
+}
+
+// --- what can be done with it -------------------------------------------------------------------
+
+async function saveLabel(text, source = "given") {
+  const { key } = shown;
+  const body = JSON.stringify(text === null ? { label: null } : { label: text, source });
+  try {
+    const options = { method: "PATCH", headers: { "Content-Type": "application/json" }, body };
+    const image = await ask(`images/${key}`, options);
+    if (shown?.key === key) {
+      alertIn(viewer);
+      tell(image);
+      $("details-said").textContent = text === null ? "The label is removed." : "The label is saved.";
+      $("details-title").focus(); // the arrow keys lead on
+    }
+    dispatchEvent(new CustomEvent("relabelled", { detail: image }));
+  } catch (error) {
+    alertIn(viewer, error.message);
+  }
+}
+
+async function remove() {
+  const { key } = shown;
+  $("deleting-title").textContent = `Delete image ${key}?`;
+  $("delete").textContent = "Delete 1 image";
+  $("deleting").returnValue = "";
+  $("deleting").showModal();
+  await new Promise((resolve) => $("deleting").addEventListener("close", resolve, { once: true }));
+  if ($("deleting").returnValue !== "delete") return;
+  try {
+    await ask(`images/${key}`, { method: "DELETE" });
+  } catch (error) {
+    if (error.status !== 404) return alertIn(viewer, error.message); // else it is gone
+  }
+  const at = items.findIndex((item) => item.key === key);
+  items = items.filter((item) => item.key !== key);
+  dispatchEvent(new CustomEvent("removed", { detail: Number(key) }));
+  if (items.length === 0) return close();
+  const next = Math.min(at, items.length - 1);
+  history.replaceState(history.state, "", `#image/${items[next].key}`);
+  await show(next);
+}
+
+/** A link sends no key: with one the file is fetched and saved. */
+async function save(address, name) {
+  try {
+    const source = await blobAddress(address);
+    element("a", { href: source, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(source), 60_000);
+  } catch (error) {
+    alertIn(viewer, error.message);
+  }
+}
+
+viewer.addEventListener("cancel", (event) => {
+  event.preventDefault();
+  close();
+});
+$("details-label").addEventListener("input", () => {
+  $("details-said").textContent = "";
+  checkLabel($("details-label"));
+});
+$("details-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  saveLabel(labelOf($("details-label").value) || null);
+});
+$("details-accept").addEventListener("click", ({ target }) => saveLabel(target.value, "accepted"));
+$("details-delete").addEventListener("click", remove);
+$("details-download").addEventListener("click", (event) => {
+  if (!hasKey()) return;
+  event.preventDefault();
+  save(shown.image.original ?? shown.image.preview, nameOf(shown.image));
+});
+addEventListener("measured", () => viewer.open && shown?.image && offerGuess(shown.image));
