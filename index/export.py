@@ -4,7 +4,9 @@ Both are written some rows at a time from one state of the catalogue, in ascendi
 database split: held-out queries are no part of the index.
 """
 
+import csv
 import json
+from io import TextIOWrapper
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from index.catalogue import Catalogue
 from index.items import UNLABELLED, Item
+from index.labels import COLUMNS, PREDICTED
 from index.names import shown
 
 
@@ -54,6 +57,21 @@ def write_npz(file: IO[bytes], catalogue: Catalogue) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_labels(file: IO[bytes], catalogue: Catalogue, *, predicted: bool = False) -> None:
+    """All labels as CSV in UTF-8, as `index/labels.py` reads it: a line for each image that has one, held-out
+    queries too. `predicted`: also for those that have a predicted one, with PREDICTED as its source."""
+    text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    lines = csv.writer(text)  # with RFC 4180's line ends, so that both of their characters are quoted
+    lines.writerow(COLUMNS)
+    for item in catalogue.every_item():
+        label, source = item.label, str(item.source or "given")
+        if label is None and predicted:
+            label, source = item.predicted, PREDICTED
+        if label is not None:
+            lines.writerow((shown(item.path), label, item.folder or "", item.sha256 or "", source))
+    text.detach()
 
 
 def write_parquet(file: IO[bytes], catalogue: Catalogue) -> None:

@@ -4,10 +4,12 @@ The page has the rule again in service/static/labels.js, to say what is wrong be
 """
 
 import csv
+import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,44 +81,91 @@ def known_as(text: str, labels: Iterable[str]) -> str | None:
 
 NEEDED = ("path", "label")
 COLUMNS = (*NEEDED, "folder", "sha256", "source")
+PREDICTED = "predicted"  # the source of what is no label
 
 
-def read_labels(file: Path, root: Path, files: Collection[Path]) -> dict[Path, str]:
-    """`labels_and_strays`, and DataError for a path that names no file."""
-    labels, strays = labels_and_strays(file, root, files)
+class Labels(NamedTuple):
+    """What a file says of the files of a folder."""
+
+    labels: dict[Path, str]
+    strays: list[str]  # paths, in order, that name no file
+    elsewhere: list[str]  # likewise; these lines have a SHA-256, and no file here has it
+
+
+def read_labels(file: Path, root: Path, files: Collection[Path]) -> Labels:
+    """`labels_in`, and DataError for a path that names no file, unless its line has a SHA-256."""
+    read = labels_in(file, root, files)
+    strays = read.strays or (read.elsewhere if not read.labels else [])
     if strays:
         raise DataError(
             f"{file}: {len(strays)} labels name no file below {root} (first: {strays[0]}); "
             "paths are relative to that folder"
         )
-    return labels
+    return read
 
 
-def labels_and_strays(
+def labels_in(
     file: Path, root: Path, files: Collection[Path], take: Callable[[str], str] = label_of
-) -> tuple[dict[Path, str], list[str]]:
-    """The labels by path of a CSV file in UTF-8 that has columns `path` and `label`; and the paths in it, in
-    order, that name none of the `files`. `take` makes of a cell a label.
+) -> Labels:
+    """The labels by path of a CSV file in UTF-8 that has columns `path` and `label`, and perhaps `sha256` and
+    `source`. `take` makes of a cell a label.
 
     Paths are relative to the folder `root`. One names a file as it is written, else without white space
-    around it, composed or not, with slashes either way, or by way of a link. The first line names the
-    columns, in any order and in capitals or not; what else a line holds is ignored, and lines without text do
-    not count. Raises DataError for a file that is labelled twice, for a label that is empty or none, and
-    where no line is left.
+    around it, composed or not, with slashes either way, or by way of a link. A line with the SHA-256 of a
+    file is of the files that have it, wherever they lie now; of no other. The first line names the columns,
+    in any order and in capitals or not; what else a line holds is ignored, and lines without text, or with a
+    predicted label, do not count. Raises DataError for a file that is labelled twice, for a label that is
+    empty or none, and where no line is left.
     """
-    rows = _rows(file)
-    named = _named([path for path, _ in rows], root, files)
-    labels, strays = dict[Path, str](), set[str]()
-    for path, cell in rows:
+    rows = _lines(file, [name for name in COLUMNS if name != "folder"])  # all lie in one
+    named = _named([row["path"] for row in rows], root, files)
+    hashes = _Hashes(root, files)
+    labels, strays, elsewhere = dict[Path, str](), set[str](), set[str]()
+    for row in rows:
+        path, sha256 = row["path"], row.get("sha256", "").strip().lower()
         place = named[path] if path in named else Path(path.strip())
-        label = _label_in(file, place, cell, take)
-        if place in labels or str(place) in strays:
+        label = _label_in(file, place, row["label"], take)
+        places = hashes.places(sha256, named.get(path)) if sha256 else [place]
+        if not sha256 and (place in labels or str(place) in strays):
             raise DataError(f"{file}: {place} is labelled more than once; keep one line for each image")
-        if path in named:
-            labels[place] = label
-        else:
+        if not sha256 and path not in named:
             strays.add(str(place))
-    return labels, sorted(strays)
+            continue
+        if not places:
+            elsewhere.add(str(place))
+        for each in places:
+            if labels.setdefault(each, label) != label:
+                raise DataError(f"{file}: {each} is labelled {labels[each]!r} and {label!r}; keep one line")
+    return Labels(labels, sorted(strays), sorted(elsewhere))
+
+
+class _Hashes:
+    """Files below a folder by their SHA-256; only those are read that must be."""
+
+    def __init__(self, root: Path, files: Collection[Path]) -> None:
+        self._root = root
+        self._files = files
+        self._hash_of = cache(self._read)
+
+    def places(self, sha256: str, named: Path | None) -> list[Path]:
+        """The file that is named, if it has this hash; else all that have it."""
+        if named is not None and self._hash_of(named) == sha256:
+            return [named]
+        return self._by_hash.get(sha256, [])
+
+    @cached_property
+    def _by_hash(self) -> Mapping[str, list[Path]]:
+        found = defaultdict[str, list[Path]](list)
+        for file in self._files:
+            found[self._hash_of(file)].append(file)
+        return found
+
+    def _read(self, file: Path) -> str:
+        try:
+            with (self._root / file).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:  # it is left out and named when it is to be indexed
+            return ""
 
 
 class Given(NamedTuple):
@@ -133,7 +182,7 @@ def given_labels(file: Path) -> list[Given]:
     """The lines of a CSV file with columns `path` and `label`, and perhaps `folder`, `sha256` and `source`.
     DataError for a label or a source that is none."""
     given = list[Given]()
-    for row in _lines(file, COLUMNS):
+    for row in _lines(file):
         label = _label_in(file, row["path"], row["label"])
         source = row.get("source", "").strip() or "given"
         if source not in SOURCES:
@@ -212,13 +261,8 @@ def _loosely(path: str) -> str:
     return str(Path(normal(path.strip().replace("\\", "/"))))
 
 
-def _rows(file: Path) -> list[tuple[str, str]]:
-    """The cells of path and label of each line that holds anything, at least one."""
-    return [(row["path"], row["label"]) for row in _lines(file, NEEDED)]
-
-
-def _lines(file: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
-    """The cells of each line that holds anything, at least one, by the names of those `wanted` columns that
+def _lines(file: Path, wanted: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
+    """The cells of each line that gives a label, at least one, by the names of those `wanted` columns that
     there are; what else it holds is ignored."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -234,4 +278,8 @@ def _lines(file: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
         if names.count(name) > 1:
             raise DataError(f"{file}: the first line has {name!r} more than once; keep one such column")
     known = [(name, columns[name]) for name in wanted if name in columns]
-    return [{name: row[column] or "" for name, column in known} for row in rows]
+    cells = [{name: row[column] or "" for name, column in known} for row in rows]
+    given = [row for row in cells if row.get("source", "").strip() != PREDICTED]
+    if not given:
+        raise DataError(f"{file}: all its labels are predicted; there must be one that somebody gave")
+    return given

@@ -250,6 +250,11 @@ def _export(*, format: Literal["npz", "parquet"] = "npz") -> Call[bytes]:
     return Call("GET", "/export", bytes, {"params": {"format": format}})
 
 
+def _labels(*, predicted: bool = False) -> Call[bytes]:
+    """All labels as a CSV file, the whole of it in memory; with predicted ones if these are asked for."""
+    return Call("GET", "/labels.csv", bytes, {"params": {"predicted": predicted}})
+
+
 def _metrics() -> Call[str]:
     """What the service counts of itself, in Prometheus' text format."""
     return Call("GET", "/metrics", bytes.decode)
@@ -336,6 +341,7 @@ class Routes:
     duplicates = Route(_duplicates)
     suggestions = Route(_suggestions)
     doubtful = Route(_doubtful)
+    labels = Route(_labels)
     export = Route(_export)
     metrics = Route(_metrics)
     stats = Route(_stats)

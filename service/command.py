@@ -5,6 +5,7 @@ or failed, 2 wrong usage, 3 some files were left out.
 """
 
 import argparse
+import csv
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from index.labels import LabelError, known_as, label_of, labels_and_strays
+from index.labels import LabelError, known_as, label_of, labels_in
 from index.names import normal, on_a_line, shown, take_any_letter
 from index.walking import DataError, walk
 from service import folder as folders
@@ -120,7 +121,7 @@ def add(options: argparse.Namespace, client: Client) -> int:
         raise Failed(f"{options.folder}: is no folder")
     name = normal(shown(options.name or root.name))
     walked = walk(root, without=options.labels)
-    label_of, strays = labels(options, client, root, walked.files)
+    label_of, strays = labels_of_paths(options, client, root, walked.files)
     known = list(client.images(folder=name))
     plan = folders.compare(root, walked, known, label_of)
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
@@ -157,16 +158,17 @@ def add(options: argparse.Namespace, client: Client) -> int:
     return SOME_LEFT_OUT if refused else 0
 
 
-def labels(
+def labels_of_paths(
     options: argparse.Namespace, client: Client, root: Path, files: list[Path]
 ) -> tuple[Callable[[str], str | None], dict[str, str]]:
     """The label of a path in the folder; and what is wrong with paths that have a label and are not there."""
     there = cache(lambda: [each.label for each in client.stats().classes])
     taken = partial(accept, there)
     if options.labels is not None:
-        given, strays = labels_and_strays(options.labels, root, files, taken)
+        given = labels_in(options.labels, root, files, taken)
         fault = f"{options.labels} has a label for it, and there is no such file"
-        return lambda path: given.get(Path(path)), dict.fromkeys(strays, fault)
+        strays = dict.fromkeys([*given.strays, *given.elsewhere], fault)
+        return lambda path: given.labels.get(Path(path)), strays
     if options.label_folders:
         return lambda path: (taken(shown(PurePosixPath(path).parts[0])) or None) if "/" in path else None, {}
     label = None if options.label is None else taken(options.label)
@@ -230,6 +232,17 @@ def named(image: Result | Image) -> str:
     """Id, label and place of an image, in columns."""
     where = image.path or "–" if image.folder is None else f"{image.folder}/{image.path}"
     return f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}"
+
+
+def labels(options: argparse.Namespace, client: Client) -> int:
+    """Write all labels as CSV, which build, add and label take back."""
+    content = client.labels(predicted=options.predicted)
+    if options.json:
+        show(list(csv.DictReader(content.decode().splitlines(keepends=True))))
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    return 0
 
 
 def remove(options: argparse.Namespace, client: Client) -> int:
@@ -333,18 +346,25 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--unlabelled", action="store_true")
     one.add_argument("--folder", help="only images that were sent from it")
 
+    one = command("labels", labels)
+    one.add_argument("--predicted", action="store_true", help="predicted labels too")
+
     command("remove", remove).add_argument("id", type=int, nargs="+")
     command("stats", stats)
 
+    _add_administration(command)
+    _add_offline(command)
+    return made
+
+
+def _add_administration(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands about the artifact that is served."""
     one = command("reload", reload)
     one.add_argument("artifact", nargs="?", help="name of a folder beside the one served")
     one.add_argument("--force", action="store_true", help="even if it answers worse")
     one.add_argument("--as-it-is", action="store_true", help="without what was done since: a copy comes back")
     command("rollback", rollback)
     command("snapshot", snapshot).add_argument("name", help="of a new folder beside the one served")
-
-    _add_offline(command)
-    return made
 
 
 def _add_offline(command: Callable[..., argparse.ArgumentParser]) -> None:

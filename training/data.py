@@ -154,8 +154,13 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
         labels_of = {name: _label_of(name, root) for name in set(names)}
         names = [labels_of[name] for name in names]
     else:  # the folders still say what is held out, but no longer what is what
-        labels = read_labels(labels_file, root, files)
-        names = [labels.get(file) for file in files]
+        read = read_labels(labels_file, root, files)
+        if read.elsewhere:
+            log.warning(
+                "%s: the files of %d labels are not below %s (first: %s); these are left out",
+                labels_file, len(read.elsewhere), root, read.elsewhere[0],
+            )  # fmt: skip
+        names = [read.labels.get(file) for file in files]
     unreadable = tuple((place.as_posix(), reason) for place, reason in walked.unreadable.items())
     return replace(
         _from_files(shown(root.name or str(root)), root, files, names, queries), unreadable=unreadable

@@ -3,6 +3,7 @@
 import platform
 import time
 from bisect import bisect_right
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -184,6 +185,22 @@ async def export(
     each image with its path and metadata. `parquet` has a row for each image and the encoder in the file's
     metadata; it needs pyarrow where the service runs.
     """
+    try:
+        return await download(
+            request,
+            lambda file: WRITERS[asked.format](file, searcher.catalogue),
+            EXPORT_TYPES[asked.format],
+            f"hebbsearch.{asked.format}",
+        )
+    except NoParquet as error:
+        raise HTTPException(501, str(error)) from None
+
+
+async def download(
+    request: Request, write: Callable[[IO[bytes]], None], kind: str, name: str
+) -> TemporaryDownload:
+    """What is written to a file, of this media type and name. HTTPException where no place is free, or none
+    on the disk."""
     with ExitStack() as resources:
         resources.enter_context(place(shared(request).places.export, BUSY_EXPORTING))
 
@@ -191,23 +208,19 @@ async def export(
             # It has no name, so that it goes away whatever happens.
             file = TemporaryFile()  # noqa: SIM115  # closed with the resources
             resources.callback(_discard, file)
-            WRITERS[asked.format](file, searcher.catalogue)
+            write(file)
             file.flush()
             return file
 
         try:
             file = await to_thread.run_sync(work, limiter=shared(request).turns.export)
-        except NoParquet as error:
-            raise HTTPException(501, str(error)) from None
         except OSError as error:
             raise HTTPException(
                 507,
                 f"the export cannot be written to {gettempdir()}: {error.strerror}; set TMPDIR to a folder "
                 "with space",
             ) from None
-        return TemporaryDownload(
-            file, EXPORT_TYPES[asked.format], f"hebbsearch.{asked.format}", resources.pop_all()
-        )
+        return TemporaryDownload(file, kind, name, resources.pop_all())
 
 
 def _discard(file: IO[bytes]) -> None:

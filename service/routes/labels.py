@@ -1,5 +1,6 @@
 """The routes that advise who gives labels."""
 
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -7,25 +8,51 @@ from anyio import to_thread
 from fastapi import Query, Request
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 
 from index.advice import JUDGED, doubts, suggestions
+from index.export import write_labels
 from index.items import UNLABELLED, Item
+from index.labels import COLUMNS
 from service.core.searcher import Searcher
-from service.routes.about import BUSY_GROUPING
+from service.routes.about import BUSY_EXPORTING, BUSY_GROUPING, TemporaryDownload, download
 from service.routes.images import describing
 from service.schemas import labels as schemas
 from service.schemas.problem import problems
 from service.web.access import reading_router
 from service.web.asking import Service, shared
-from service.web.places import GROUPING, place
+from service.web.places import EXPORTING, GROUPING, place
 
 router = reading_router()
 
+CSV = "text/csv; charset=utf-8"
+EXAMPLE = f"{','.join(COLUMNS)}\nthree/0017.png,3,scans,{'ab' * 32},given\n"
 NO_EMBEDDINGS = (
     "this index keeps no embeddings, by which images are compared for this; make them with: hebbsearch label "
     "ARTIFACT --out NEW"
 )
 ANSWERS = problems({409: NO_EMBEDDINGS, 503: BUSY_GROUPING.format(GROUPING)})
+
+
+@router.get(
+    "/labels.csv",
+    summary="All labels as a file",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": f"CSV in UTF-8 with the columns {', '.join(COLUMNS)}.",
+            "content": {CSV: {"schema": {"type": "string"}, "example": EXAMPLE}},
+        },
+        **problems({503: BUSY_EXPORTING.format(EXPORTING)}),
+    },
+)
+async def as_csv(
+    request: Request, searcher: Service, asked: Annotated[schemas.FileParameters, Query()]
+) -> TemporaryDownload:
+    """A line for each image that has a label, held-out queries too: where its file lay, and what tells the
+    file wherever it lies now. `hebbsearch build`, `add` and `label` take it back."""
+    write = partial(write_labels, catalogue=searcher.catalogue, predicted=asked.predicted)
+    return await download(request, write, CSV, "labels.csv")
 
 
 @router.get("/labels/suggestions", summary="Which images to label next", responses=ANSWERS)

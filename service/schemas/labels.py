@@ -16,6 +16,20 @@ class AdviceParameters(BaseModel):
     limit: Annotated[int, Field(ge=1, le=200, description="At most so many images.")] = 20
 
 
+class FileParameters(BaseModel):
+    """Which labels the file has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    predicted: Annotated[
+        bool,
+        Field(
+            description="Also a line for each image without a label whose label is predicted, with the "
+            "source `predicted`: nothing takes such a line for a label."
+        ),
+    ] = False
+
+
 class Suggestions(BaseModel):
     """Images whose labels would teach most, the most telling first."""
 

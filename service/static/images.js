@@ -5,7 +5,7 @@ import { imageLink, similarLink } from "./cards.js";
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
-import { ask, askPatiently } from "./service.js";
+import { ask, askPatiently, saveFile } from "./service.js";
 
 const PAGE = 60; // images that are asked for together
 const AHEAD = "600px"; // so far before its end comes into sight the list grows
@@ -340,6 +340,10 @@ for (const event of ["popstate", "hashchange"]) {
     for (const dialog of dialogs) if (dialog.open) dialog.close("");
   });
 }
+
+$("labels-file").addEventListener("click", () =>
+  saveFile("labels.csv", "labels.csv").catch((error) => alertIn(browse, error.message)),
+);
 
 // What the viewer does, above whatever view is shown, and what it looks through.
 addEventListener("relabelled", ({ detail: image }) => {

@@ -162,3 +162,10 @@ export async function blobAddress(address) {
   if (!response.ok) throw new Error(`The service answered with status ${response.status}.`);
   return URL.createObjectURL(await response.blob());
 }
+
+/** Save a file of the service. A link sends no key: with one the file is fetched first. */
+export async function saveFile(address, name) {
+  const source = hasKey() ? await blobAddress(address) : address;
+  element("a", { href: source, download: name }).click();
+  if (source !== address) setTimeout(() => URL.revokeObjectURL(source), 60_000);
+}

@@ -1,11 +1,11 @@
 // One image large, above whatever view is shown: its picture to look into, what is known of it, what can be done
 // with it. PhotoSwipe moves and zooms the picture; all else is here.
 
-import { $, alertIn, bitCount, element, fact, markPixels, number, percent } from "./dom.js";
+import { $, alertIn, bitCount, fact, markPixels, number, percent } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { guess } from "./predict.js";
 import { quality } from "./quality.js";
-import { ask, blobAddress, hasKey } from "./service.js";
+import { ask, blobAddress, hasKey, saveFile } from "./service.js";
 
 const SIDE = 4096; // pixels that the longer side is said to have: whatever the picture has, it fills the stage
 const CLOSER = 2.5; // times, by a click or a double tap
@@ -234,8 +234,6 @@ function tell(image) {
   checkLabel($("details-label"));
   $("details-delete").hidden = image.split === "query"; // what measures the answers stays
   $("details-download").textContent = image.original === null ? "Download preview" : "Download";
-  $("details-download").href = image.original ?? image.preview;
-  $("details-download").download = nameOf(image);
   offerGuess(image);
 }
 
@@ -324,17 +322,6 @@ async function remove() {
   await show(next);
 }
 
-/** A link sends no key: with one the file is fetched and saved. */
-async function save(address, name) {
-  try {
-    const source = await blobAddress(address);
-    element("a", { href: source, download: name }).click();
-    setTimeout(() => URL.revokeObjectURL(source), 60_000);
-  } catch (error) {
-    alertIn(viewer, error.message);
-  }
-}
-
 viewer.addEventListener("cancel", (event) => {
   event.preventDefault();
   close();
@@ -349,9 +336,8 @@ $("details-form").addEventListener("submit", (event) => {
 });
 $("details-accept").addEventListener("click", ({ target }) => saveLabel(target.value, "accepted"));
 $("details-delete").addEventListener("click", remove);
-$("details-download").addEventListener("click", (event) => {
-  if (!hasKey()) return;
-  event.preventDefault();
-  save(shown.image.original ?? shown.image.preview, nameOf(shown.image));
+$("details-download").addEventListener("click", () => {
+  const { image } = shown;
+  saveFile(image.original ?? image.preview, nameOf(image)).catch((error) => alertIn(viewer, error.message));
 });
 addEventListener("measured", () => viewer.open && shown?.image && offerGuess(shown.image));

@@ -1,5 +1,6 @@
 """Files of labels, as people, spreadsheets and scripts write them."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ def read(tmp_path: Path, content: str | bytes, *files: str) -> dict[str, str]:
     """What a file says of a folder with these files, x.png and y.png if none are named."""
     file = tmp_path / "labels.csv"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    labels = read_labels(file, tmp_path / "album", [Path(name) for name in files or ("x.png", "y.png")])
+    labels = read_labels(
+        file, tmp_path / "album", [Path(name) for name in files or ("x.png", "y.png")]
+    ).labels
     return {path.as_posix(): label for path, label in labels.items()}
 
 
@@ -171,3 +174,71 @@ def test_a_column_that_is_not_asked_for_may_be_there_twice(tmp_path: Path) -> No
     assert read(tmp_path, content) == BOTH
     with pytest.raises(DataError, match="has 'folder' more than once"):
         given_labels(tmp_path / "labels.csv")
+
+
+# --- the hash of a file decides ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """x.png, its copy sub/x2.png, and y.png."""
+    (tmp_path / "album" / "sub").mkdir(parents=True)
+    for name, content in (("x.png", b"x"), ("sub/x2.png", b"x"), ("y.png", b"y")):
+        (tmp_path / "album" / name).write_bytes(content)
+    return tmp_path / "album"
+
+
+FILES = ("x.png", "sub/x2.png", "y.png")
+X, Y, OTHER = (sha256(content).hexdigest() for content in (b"x", b"y", b"other"))
+
+
+@pytest.mark.usefixtures("album")
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        ([f"y.png,eel,{Y}"], {"y.png": "eel"}),
+        ([f"old/place.png,eel,{Y}"], {"y.png": "eel"}),  # it has moved
+        ([f"old/place.png,owl,{X.upper()}"], {"x.png": "owl", "sub/x2.png": "owl"}),  # and has a copy
+        ([f"x.png,owl,{X}"], {"x.png": "owl"}),  # its copy has a line of its own, or none
+        ([f"x.png,eel,{Y}"], {"y.png": "eel"}),  # another file lies there now
+        ([f"x.png,owl,{X}", f"sub/x2.png,owl,{X}"], {"x.png": "owl", "sub/x2.png": "owl"}),
+        ([f"a.png,owl,{X}", f"b.png,owl,{X}"], {"x.png": "owl", "sub/x2.png": "owl"}),
+        ([f"x.png,owl,{OTHER}", "y.png,eel,"], {"y.png": "eel"}),  # no longer here
+    ],
+)
+def test_the_hash_of_a_file_decides_where_there_is_one(
+    tmp_path: Path, lines: list[str], labels: dict[str, str]
+) -> None:
+    assert read(tmp_path, "\n".join(["path,label,sha256", *lines]), *FILES) == labels
+
+
+@pytest.mark.usefixtures("album")
+def test_what_a_hash_cannot_decide_is_refused(tmp_path: Path) -> None:
+    for lines, fault in (
+        (f"a.png,owl,{X}\nb.png,eel,{X}", "x.png is labelled 'owl' and 'eel'; keep one line"),
+        (f"y.png,owl,\na.png,eel,{Y}", "y.png is labelled 'owl' and 'eel'; keep one line"),
+        (f"a.png,owl,{OTHER}", "1 labels name no file below"),  # of all of them none is here
+        (f"y.png,eel,{Y}\nz.png,owl,", r"1 labels name no file below .* \(first: z.png\)"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            read(tmp_path, f"path,label,sha256\n{lines}", *FILES)
+
+
+def test_files_are_read_only_where_a_hash_asks_for_them(album: Path, tmp_path: Path) -> None:
+    (album / "sub" / "x2.png").unlink()
+    (album / "sub" / "x2.png").symlink_to(tmp_path / "nowhere")  # cannot be read, and need not be
+    assert read(tmp_path, f"path,label,sha256\ny.png,eel,{Y}\nx.png,owl,", *FILES) == {
+        "y.png": "eel",
+        "x.png": "owl",
+    }
+    assert read(tmp_path, f"path,label,sha256\nz.png,eel,{Y}", *FILES) == {"y.png": "eel"}
+
+
+def test_a_predicted_label_is_none(tmp_path: Path) -> None:
+    assert read(tmp_path, "path,label,source\nx.png,owl,group\ny.png,eel,predicted\n") == {"x.png": "owl"}
+    (only,) = given_labels(tmp_path / "labels.csv")
+    assert (only.path, only.source) == ("x.png", "group")
+    text = "path,label,source\ny.png,eel, predicted \n"
+    for reading in (lambda: read(tmp_path, text), lambda: given_labels(tmp_path / "labels.csv")):
+        with pytest.raises(DataError, match="all its labels are predicted"):
+            reading()

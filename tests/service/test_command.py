@@ -256,17 +256,17 @@ def test_a_label_that_the_service_has_is_taken_whatever_it_is(tmp_path: Path) ->
     client = SimpleNamespace(stats=lambda: SimpleNamespace(classes=[SimpleNamespace(label=odd)]))
     for given in (["--label", odd], ["--label-folders"]):
         options = parser().parse_args(["add", str(tmp_path), *given])
-        label_of, strays = command.labels(options, cast(Client, client), tmp_path, [])
+        label_of, strays = command.labels_of_paths(options, cast(Client, client), tmp_path, [])
         assert (label_of(f"{odd} /1.png"), strays) == (odd, {})
     with pytest.raises(DataError, match="at most 200"):
         label_of("i" * 210 + "/1.png")
     (tmp_path / "labels.csv").write_text(f"path,label\nx.png,{odd}\n")
     options = parser().parse_args(["add", str(tmp_path), "--labels", str(tmp_path / "labels.csv")])
-    label_of, _ = command.labels(options, cast(Client, client), tmp_path, [Path("x.png")])
+    label_of, _ = command.labels_of_paths(options, cast(Client, client), tmp_path, [Path("x.png")])
     assert label_of("x.png") == odd
     options = parser().parse_args(["add", str(tmp_path), "--label", "caf\udce9"])
     with pytest.raises(DataError, match="half of a surrogate pair"):
-        command.labels(options, cast(Client, client), tmp_path, [])
+        command.labels_of_paths(options, cast(Client, client), tmp_path, [])
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:
@@ -306,6 +306,18 @@ def test_search_evaluate_count_and_remove(hebbsearch: Run, folder: Path) -> None
 
     assert hebbsearch("remove", str(found[0]["id"])).stdout == "1 removed\n"
     assert "there is no image" in hebbsearch("remove", str(found[0]["id"]), code=1).stderr
+
+
+def test_labels_are_written_and_taken_back(hebbsearch: Run, folder: Path, tmp_path: Path) -> None:
+    hebbsearch("add", str(folder), "--label-folders", code=3)
+    out = hebbsearch("labels").stdout
+    assert out.startswith("path,label,folder,sha256,source\n")
+    lines = json.loads(hebbsearch("labels", "--predicted", "--json").stdout)
+    mine = [line for line in lines if line["folder"] == folder.name]
+    assert mine and {line["label"] for line in mine} == {line["path"].split("/")[0] for line in mine}
+    (tmp_path / "labels.csv").write_text(out, newline="")
+    again = hebbsearch("add", str(folder), "--labels", str(tmp_path / "labels.csv"), code=3)
+    assert "0 added, 0 changed, 0 relabelled" in again.stdout
 
 
 def test_an_artifact_is_copied_served_verified_and_moved(hebbsearch: Run, tmp_path: Path) -> None:

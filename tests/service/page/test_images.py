@@ -416,7 +416,7 @@ def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: P
             expect(alert).to_contain_text("This key does not allow that; ask whoever runs the service")
             # Its file says more than a reader may know.
             with page.expect_download() as saved:
-                page.get_by_role("link", name="Download preview").click()
+                page.get_by_role("button", name="Download preview").click()
             assert saved.value.suggested_filename == "000.webp"
             page.keyboard.press("Escape")
             page.locator("#key-button").click()
@@ -424,7 +424,7 @@ def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: P
             page.get_by_role("button", name="Use it").click()
             page.get_by_role("link", name="Image 1,").click()
             with page.expect_download() as saved:
-                page.get_by_role("link", name="Download", exact=True).click()
+                page.get_by_role("button", name="Download", exact=True).click()
             assert saved.value.suggested_filename == "000.png"
     with serve_here(create_app(Settings(artifact=mine, write_keys=write))) as address:
         for view in images_view(browser, address, refused=(401,)):  # reading needs none

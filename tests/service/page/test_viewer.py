@@ -175,7 +175,7 @@ def test_what_is_known_is_shown_and_the_label_changed(my_view: Page, http: httpx
     for text in ("class0/002.png", "24 × 24 pixels", "<u>camera</u>", "left", '["a",1]', "2026", "given"):
         expect(dialog).to_contain_text(text)
     with my_view.expect_download() as saved:
-        dialog.get_by_role("link", name="Download", exact=True).click()
+        dialog.get_by_role("button", name="Download", exact=True).click()
     assert saved.value.suggested_filename == "002.png"
     assert saved.value.path().read_bytes() == http.get("/images/3/original").content
     dialog.get_by_label("Label").fill(MARKUP)

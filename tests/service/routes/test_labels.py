@@ -1,13 +1,17 @@
 """What a label is over HTTP, what becomes of one that is given, and those that were there before the rule."""
 
+import csv
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from index.artifact import Artifact
+from index.labels import given_labels, match, read_labels
 from tests.labels import FAMILY, REFUSED, TAKEN, rename_labels
 from tests.samples import CLASSES, served
 from tests.service.routes.test_changes import answer, png, refusal
@@ -154,3 +158,63 @@ def test_keys_of_metadata_follow_the_same_rule(http: httpx.Client) -> None:
         form = {"metadata": json.dumps(wrong)}
         assert says in refusal(http.post("/images", files={"image": png(2)}, data=form), 422)
     assert answer(http.get("/images/1"))["metadata"] == kept
+
+
+# --- all labels as a file ---------------------------------------------------------------------------
+
+
+def test_all_labels_come_out_as_a_file_and_go_in_again(
+    http: httpx.Client, own: Artifact, tmp_path: Path
+) -> None:
+    odd = 'a, "b"\u00e4'
+    sent = {"label": odd, "folder": "an album"}
+    http.post("/images", files={"image": ("one/a, b.png", png(1))}, data=sent).raise_for_status()
+    answer(http.patch("/images/1", json={"label": "fox", "source": "group"}))
+    response = http.get("/labels.csv")
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert 'filename="labels.csv"' in response.headers["content-disposition"]
+    file = tmp_path / "labels.csv"
+    file.write_bytes(response.content)
+
+    given = given_labels(file)
+    images = [
+        image
+        for split in ("database", "query")
+        for image in answer(http.get("/images", params={"limit": 1000, "split": split}))["images"]
+    ]
+    labelled = [image for image in images if image["label"] is not None]
+    assert [(each.path, each.label, each.folder, each.sha256, each.source) for each in given] == [
+        tuple(image[name] or "" for name in ("path", "label", "folder", "sha256", "source"))
+        for image in labelled
+    ]
+    assert {odd, "fox"} < {each.label for each in given}
+    assert any(image["split"] == "query" for image in labelled)
+
+    with own.open_catalogue() as catalogue:  # what `hebbsearch label` makes of it
+        found, strays = match(given, catalogue.every_item())
+        assert {id_: each.label for id_, each in found.items()} == {
+            image["id"]: image["label"] for image in labelled
+        }
+        assert strays == []
+    # What a build of these pictures and of those that were sent makes of it.
+    root = Path(shutil.copytree(own.manifest.data["root"], tmp_path / "root"))
+    (root / "moved.png").write_bytes(png(1))
+    there = [Path("moved.png"), *(Path(image["path"]) for image in labelled if image["folder"] is None)]
+    read = read_labels(file, root, there)
+    assert read.labels == {
+        Path("moved.png") if image["folder"] else Path(image["path"]): image["label"] for image in labelled
+    }
+    assert (read.strays, read.elsewhere) == ([], [])
+
+
+def test_predicted_labels_come_out_only_if_asked_for_and_never_go_in(
+    http: httpx.Client, own: Artifact, tmp_path: Path
+) -> None:
+    with own.open_catalogue() as catalogue:
+        catalogue.predict([(61, 0, 0.9)])
+    assert b"predicted" not in http.get("/labels.csv").content
+    (tmp_path / "all.csv").write_bytes(http.get("/labels.csv", params={"predicted": True}).content)
+    with (tmp_path / "all.csv").open(newline="", encoding="utf-8") as lines:
+        (predicted,) = [row for row in csv.DictReader(lines) if row["source"] == "predicted"]
+    assert (predicted["label"], predicted["path"]) == (CLASSES[0], answer(http.get("/images/61"))["path"])
+    assert predicted["path"] not in {each.path for each in given_labels(tmp_path / "all.csv")}
