@@ -178,13 +178,14 @@ def _change(
     metadata: Mapping[str, Any] | None = None,
     source: Source | None = None,
     sha256: str | None = None,
+    was: str | None = None,
 ) -> Call[Image]:
     """Give an image another label, or none, or other metadata; what is left out stays as it is. `source`: how
-    the label came; `sha256` as in `remove`."""
+    the label came; `sha256` as in `remove`; `was`: only if that is its label, or, empty, if it has none."""
     other = None if metadata is None else dict(metadata)
     body: dict[str, Any] = _given(label=label, source=source, metadata=other)
     body |= {"label": None} if unlabel else {}
-    sent = {"json": body, "params": _given(sha256=sha256)}
+    sent = {"json": body, "params": _given(sha256=sha256, was=was)}
     return Call("PATCH", f"/images/{item_id}", _model(Image), sent)
 
 

@@ -107,6 +107,11 @@ class Reader:
             found, vectors = rows.embedding_table(connection, ITEMS.c.id.in_(ids))
         return dict(zip(found.tolist(), vectors, strict=True))
 
+    def has_embeddings(self) -> bool:
+        """Whether any item has one."""
+        with self._connections.reading() as connection:
+            return bool(connection.scalar(select(select(EMBEDDINGS.c.item_id).exists())))
+
     def without_embedding(self) -> NDArray[np.int64]:
         """The ids (n,) of the items of both splits that have none."""
         kept = select(EMBEDDINGS.c.item_id).where(EMBEDDINGS.c.item_id == ITEMS.c.id).exists()

@@ -15,7 +15,7 @@ import torch
 
 from index.codes import Codes
 from index.items import UNLABELLED, Embedding, File, Item, NewItem
-from index.labels import LabelError, known_as, label_of
+from index.labels import LabelError, known_as, label_of, normal_form
 from index.sources import Source
 from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.searcher import SENT, Searcher
@@ -29,6 +29,10 @@ log = logging.getLogger("hebbsearch")
 
 class HeldOut(ValueError):
     """A held-out query must stay as it is; the message says why."""
+
+
+class OtherLabel(ValueError):
+    """An image has another label by now than the one that somebody saw; the message says which."""
 
 
 class OtherBytes(ValueError):
@@ -132,9 +136,14 @@ class Library:
         unlabel: bool = False,
         metadata: Mapping[str, Any] | None = None,
         sha256: str | None = None,
+        was: str | None = None,
     ) -> None:
-        """Give an image another label, or none, or other metadata. Raises as `remove` and `label`."""
-        self._changeable(item_id, sha256)
+        """Give an image another label, or none, or other metadata. Raises as `remove` and `label`, and
+        OtherLabel where it does not have the label that it `was` seen with; an empty one is none."""
+        item = self._changeable(item_id, sha256)
+        if was is not None and normal_form(was) != normal_form(item.label or ""):
+            now = "no label" if item.label is None else f"the label {item.label!r}"
+            raise OtherLabel(f"image {item_id} has {now} by now; look at it again")
         label = None if label is None else self.label(label)
         if unlabel or label is not None or metadata is not None:
             given = UNLABELLED if unlabel else label

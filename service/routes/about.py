@@ -281,6 +281,7 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
         artifact=shown(searcher.name),
         created=manifest.created,
         encoder_id=manifest.encoder_id,
+        embeddings=catalogue.has_embeddings(),
         bits=manifest.bits,
         revision=snapshot.revision,
         versions=versions(),

@@ -53,6 +53,13 @@ OnlyIf = Annotated[
         examples=["0f" * 32],
     ),
 ]
+Was = Annotated[
+    str | None,
+    Query(
+        description="Only if this is its label, or, empty, if it has none: another may have been faster.",
+        examples=["cat"],
+    ),
+]
 ABOUT = {
     "label": {"type": "string", "description": "Of all of them; may be new."},
     "metadata": {"type": "string", "description": "A JSON object, for each of them."},
@@ -165,7 +172,7 @@ def _added(
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT, **UNREADABLE_JSON}),
 )
 async def change(
-    item_id: ItemId, asked: schemas.Change, request: Request, sha256: OnlyIf = None
+    item_id: ItemId, asked: schemas.Change, request: Request, sha256: OnlyIf = None, was: Was = None
 ) -> schemas.Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
 
@@ -177,6 +184,7 @@ async def change(
             unlabel="label" in asked.model_fields_set and asked.label is None,
             metadata=asked.metadata,
             sha256=sha256,
+            was=was,
         )
         return describing(request, generation.searcher)(generation.searcher.catalogue.get(item_id))
 

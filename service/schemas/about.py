@@ -47,6 +47,7 @@ class Stats(BaseModel):
             "artifact": "run-001",
             "created": "2026-01-31T12:00:00+00:00",
             "encoder_id": "4f0c2a9be1d37750",
+            "embeddings": True,
             "bits": 256,
             "revision": 3,
             "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
@@ -63,6 +64,9 @@ class Stats(BaseModel):
     artifact: str = Field(description="Name of the artifact's folder.")
     created: str = Field(description="When the artifact was made (ISO 8601, UTC).")
     encoder_id: str
+    embeddings: bool = Field(
+        description="Whether embeddings of images are kept, by which labels are learned and advised on."
+    )
     bits: int
     revision: int = Field(description="Of the catalogue; grows with every change.")
     versions: dict[str, str] = Field(description="Of what the service runs on.")

@@ -5,11 +5,12 @@ import { $ } from "./dom.js";
 import * as evaluation from "./evaluation.js";
 import { dropped } from "./files.js";
 import * as images from "./images.js";
+import * as label from "./labelling.js";
 import { refreshQuality } from "./quality.js";
 import * as search from "./search.js";
 import * as viewer from "./viewer.js";
 
-const views = { search, images, evaluation, codes };
+const views = { search, images, label, evaluation, codes };
 let shown = null; // {name, address, state} of what the page shows
 
 /** Show what the address and its history entry stand for: a view, or an image above the one that is shown. */
@@ -28,6 +29,7 @@ function route() {
 function show(now, rest) {
   if (shown !== null && shown.address === now.address && shown.state === now.state) return;
   const elsewhere = shown !== null && shown.name !== now.name;
+  if (elsewhere) views[shown.name].leave?.();
   shown = now;
   for (const each of Object.keys(views)) {
     $(`${each}-view`).hidden = each !== now.name;

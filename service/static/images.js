@@ -117,7 +117,6 @@ async function count() {
   );
   filter.value = chosen;
   if (filter.value !== chosen) return restart(); // nobody knows that label any more
-  $("known-labels").replaceChildren(...labels.map(({ label }) => element("option", { value: label })));
   tell();
 }
 
@@ -355,6 +354,10 @@ addEventListener("removed", ({ detail: id }) => {
   select([id], false);
   forget(id);
   tell("1 image deleted.");
+  afterwards();
+});
+addEventListener("labelled", () => {
+  if (shown.size > 0) begin();
   afterwards();
 });
 list.addEventListener("ending", more);

@@ -4,14 +4,20 @@
 import { $, element, number, sentence } from "./dom.js";
 import { ask } from "./service.js";
 
-/** worth: for each distance the share of images that have the query's label; null: not measured. */
-export const quality = { worth: null, labels: [] };
+/**
+ * worth: for each distance the share of images that have the query's label; null: not measured. labels: those that
+ * images have; common: the same, those of most images first.
+ */
+export const quality = { worth: null, labels: [], common: [] };
 
 /** Count and measure anew: at the start and whenever the index has changed. */
 export async function refreshQuality() {
   try {
     const stats = await ask("stats");
-    quality.labels = stats.classes.filter(({ items }) => items > 0).map(({ label }) => label);
+    const there = stats.classes.filter(({ items }) => items > 0);
+    quality.labels = there.map(({ label }) => label);
+    quality.common = there.toSorted((a, b) => b.items - a.items).map(({ label }) => label);
+    $("known-labels").replaceChildren(...quality.labels.map((label) => element("option", { value: label })));
     dispatchEvent(new Event("counted"));
     refuseUnmeasurable(stats);
     const [curve, { map, definition }] = await Promise.all([ask("eval/curve"), ask("eval/map")]);

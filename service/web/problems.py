@@ -13,7 +13,7 @@ from index.artifact import ArtifactError
 from index.labels import LabelError
 from index.space import no_space
 from service.core.carrying import CannotCarry
-from service.core.library import HeldOut, OtherBytes
+from service.core.library import HeldOut, OtherBytes, OtherLabel
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
 from service.core.pictures.decoding import NoDecoder
@@ -27,6 +27,7 @@ REFUSALS: dict[type[Exception], int] = {
     NothingToMeasure: 409,
     HeldOut: 409,
     OtherBytes: 409,
+    OtherLabel: 409,
     CannotCarry: 409,
     NotReplaced: 409,
     ArtifactError: 422,

@@ -18,8 +18,7 @@ def axis(number: int, seed: int) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float16)
 
 
-@pytest.fixture
-def by_hand(own: Artifact) -> Artifact:
+def embed_by_hand(own: Artifact) -> None:
     """Circles lie by axis 0, squares by 1, all others by 2; of what has no label one lies by 5, two by 6."""
     with Catalogue.open(own.path / CATALOGUE) as catalogue:
         items = catalogue.page(count=1000)
@@ -32,6 +31,11 @@ def by_hand(own: Artifact) -> Artifact:
         catalogue.embed(vectors.items())
         unlabelled = [item.id for item in items if item.label is None]
         catalogue.predict([(id_, 0, 0.3) for id_ in unlabelled])
+
+
+@pytest.fixture
+def by_hand(own: Artifact) -> Artifact:
+    embed_by_hand(own)
     return own
 
 

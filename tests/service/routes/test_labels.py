@@ -160,6 +160,17 @@ def test_keys_of_metadata_follow_the_same_rule(http: httpx.Client) -> None:
     assert answer(http.get("/images/1"))["metadata"] == kept
 
 
+def test_of_two_who_label_one_image_the_second_is_told(http: httpx.Client) -> None:
+    answer(http.patch("/images/61?was=", json={"label": "cafe\u0301"}))
+    said = refusal(http.patch("/images/61?was=", json={"label": "owl"}), 409)
+    assert said == "image 61 has the label 'caf\u00e9' by now; look at it again"
+    assert answer(http.get("/images/61"))["label"] == "caf\u00e9"
+    answer(http.patch("/images/61", params={"was": "cafe\u0301"}, json={"label": None}))
+    said = refusal(http.patch("/images/61?was=owl", json={"metadata": {"a": 1}}), 409)
+    assert said == "image 61 has no label by now; look at it again"
+    assert answer(http.patch("/images/61", json={"label": "owl"}))["label"] == "owl"  # who does not ask
+
+
 # --- all labels as a file ---------------------------------------------------------------------------
 
 
