@@ -23,11 +23,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
+from service.core.jobs import Jobs
 from service.core.live import ANSWERING, Live
 from service.core.pictures import decoding
 from service.core.pictures.previews import Previews
 from service.core.searcher import Searcher
-from service.routes import about, admin, changes, evaluation, health, images, labels, search
+from service.routes import about, admin, changes, evaluation, health, images, jobs, labels, search
 from service.schemas.problem import problems
 from service.settings import PREFIX, Settings, split
 from service.web.asking import Shared
@@ -42,16 +43,18 @@ from service.web.watching import Watching, configure_logging
 log = logging.getLogger("hebbsearch")
 
 STATIC = Path(__file__).parent / "static"
-TAGS = {
-    health: "health",
-    search: "search",
-    images: "images",
-    evaluation: "evaluation",
-    about: "about",
-    labels: "labels",
-    changes: "images",
-    admin: "admin",
-}
+TAGS = (
+    (health.router, "health"),
+    (search.router, "search"),
+    (images.router, "images"),
+    (evaluation.router, "evaluation"),
+    (about.router, "about"),
+    (labels.router, "labels"),
+    (changes.router, "images"),
+    (admin.router, "admin"),
+    (jobs.router, "jobs"),
+    (jobs.changing, "jobs"),
+)
 # Seconds for a small image, which takes milliseconds; then it is one of the large ones. So long it holds a
 # thread that answers others.
 PATIENCE = 0.25
@@ -94,9 +97,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if origins := split(settings.cors_origins):  # outside of all that may fail: a page shall read why
         app.add_middleware(OtherOrigins, origins=origins)
     app.add_middleware(DefaultHeaders)
-    for routes, tag in TAGS.items():
+    for routes, tag in TAGS:
         app.include_router(
-            routes.router,
+            routes,
             tags=[tag],
             dependencies=[Depends(parameters_once)],
             responses=problems({422: GIVEN_TWICE.format("k")}),
@@ -120,6 +123,9 @@ async def _running(
         )
     )
     live = Live(opened.pop(), settings, counting=metrics.counting, decode=large.decode)
+    work = Jobs(settings.artifact.resolve())
+    with live.lease() as generation:
+        work.resume(generation.searcher.artifact.path.resolve())
     # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
     gc.collect()
     gc.freeze()
@@ -132,6 +138,7 @@ async def _running(
                 live=live,
                 small=small,
                 large=large,
+                jobs=work,
                 previews=Previews(large.decode, max_pixels=settings.max_pixels),
                 places=Places(CapacityLimiter(settings.queue), CapacityLimiter(settings.concurrency)),
                 turns=Turns(*(CapacityLimiter(settings.concurrency) for _ in range(2))),
@@ -139,6 +146,7 @@ async def _running(
         }
     finally:
         gc.unfreeze()
+        await work.close()
         await live.close()
         small.close()
         large.close()

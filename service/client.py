@@ -29,6 +29,7 @@ from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
 from service.schemas.images import AddedImages, Image, Page
+from service.schemas.jobs import Job, JobList
 from service.schemas.labels import Doubts, Suggestions
 from service.schemas.problem import Problem
 from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
@@ -251,6 +252,26 @@ def _export(*, format: Literal["npz", "parquet"] = "npz") -> Call[bytes]:
     return Call("GET", "/export", bytes, {"params": {"format": format}})
 
 
+def _learn() -> Call[Job]:
+    """Begin to learn from all labels that there are now."""
+    return Call("POST", "/labels/learn", _model(Job))
+
+
+def _jobs() -> Call[JobList]:
+    """What is being learned, and what was."""
+    return Call("GET", "/jobs", _model(JobList))
+
+
+def _job(job_id: int) -> Call[Job]:
+    """How far a job is, or what came of it."""
+    return Call("GET", f"/jobs/{job_id}", _model(Job))
+
+
+def _end_job(job_id: int) -> Call[None]:
+    """Cancel a job, or let go what it made."""
+    return Call("DELETE", f"/jobs/{job_id}", lambda _: None)
+
+
 def _labels(*, predicted: bool = False) -> Call[bytes]:
     """All labels as a CSV file, the whole of it in memory; with predicted ones if these are asked for."""
     return Call("GET", "/labels.csv", bytes, {"params": {"predicted": predicted}})
@@ -342,6 +363,10 @@ class Routes:
     duplicates = Route(_duplicates)
     suggestions = Route(_suggestions)
     doubtful = Route(_doubtful)
+    learn = Route(_learn)
+    jobs = Route(_jobs)
+    job = Route(_job)
+    end_job = Route(_end_job)
     labels = Route(_labels)
     export = Route(_export)
     metrics = Route(_metrics)

@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cache, partial
@@ -24,12 +25,14 @@ from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
 from service.schemas.images import Image
+from service.schemas.jobs import Learned
 from service.schemas.search import Result
 from service.settings import PREFIX, Settings
 
 T = TypeVar("T")
 
 SOME_LEFT_OUT, CUT_OFF = 3, 141  # the latter is what a shell says of a program that SIGPIPE ended
+POLL = 0.5  # seconds between two looks at a job
 SHOWN = 20  # files left out that are named, without --json
 SECRET = ("read_keys", "write_keys", "admin_keys")  # in the environment only: others can read a command line
 
@@ -245,6 +248,53 @@ def labels(options: argparse.Namespace, client: Client) -> int:
     return 0
 
 
+def learn(options: argparse.Namespace, client: Client) -> int:
+    """Have the service learn from all labels that there are now, and wait for it."""
+    job, step = client.learn(), ""
+    while job.status == "running":
+        if job.step not in ("", step) and not options.json:
+            say(step := job.step, file=sys.stderr)
+        time.sleep(POLL)
+        job = client.job(job.id)
+    if job.result is None:
+        raise Failed(f"job {job.id}: {job.error or 'it was cancelled'}")
+    if options.json:
+        show(job.model_dump())
+    else:
+        say(f"{job.target}: learned from {job.result.learned_from:,} labels")
+        say(compared(job.result))
+    if options.take:
+        return replaced(options, client.reload(job.target).model_dump())
+    if not options.json:
+        say(f"hebbsearch reload {job.target} serves it; hebbsearch jobs --end {job.id} deletes it")
+    return 0
+
+
+def compared(learned: Learned) -> str:
+    """How good the answers were and are."""
+    before, after = learned.before, learned.after
+    if before is None or after is None:
+        return f"{learned.held_out:,} labels are held out: too few to judge by"
+    return (
+        f"by {after.images:,} labels that nothing learned from: mAP {before.map:.3f} before, "
+        f"{after.map:.3f} now, top-1 {before.top1:.3f} before, {after.top1:.3f} now"
+    )
+
+
+def jobs(options: argparse.Namespace, client: Client) -> int:
+    """Say what is being learned, and what was."""
+    for number in options.end:
+        client.end_job(number)
+    found = client.jobs()
+    if options.json:
+        show(found.model_dump()["jobs"])
+    else:
+        for job in found.jobs:
+            use = ", in use" if job.in_use else ""
+            say(f"{job.id:5d}  {job.status:9}  {job.target}{use}  {job.error or job.step}")
+    return 0
+
+
 def remove(options: argparse.Namespace, client: Client) -> int:
     """Remove images by their ids."""
     for item_id in options.id:
@@ -346,8 +396,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--unlabelled", action="store_true")
     one.add_argument("--folder", help="only images that were sent from it")
 
-    one = command("labels", labels)
-    one.add_argument("--predicted", action="store_true", help="predicted labels too")
+    _add_labelling(command)
 
     command("remove", remove).add_argument("id", type=int, nargs="+")
     command("stats", stats)
@@ -355,6 +404,19 @@ def parser() -> argparse.ArgumentParser:
     _add_administration(command)
     _add_offline(command)
     return made
+
+
+def _add_labelling(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands about labels and what they teach."""
+    one = command("labels", labels)
+    one.add_argument("--predicted", action="store_true", help="predicted labels too")
+
+    one = command("learn", learn)
+    one.add_argument("--take", action="store_true", help="serve it then, unless it answers worse")
+    one = command("jobs", jobs)
+    one.add_argument(
+        "--end", type=int, action="append", default=[], metavar="ID", help="cancel it, or delete what it made"
+    )
 
 
 def _add_administration(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -15,7 +15,9 @@ import datetime
 import json
 import logging
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -527,6 +529,13 @@ class Lines(logging.Handler):
         print(json.dumps({"progress": record.getMessage()}), flush=True)
 
 
+def stop_with_input() -> None:
+    """Interrupt this process once nobody holds the other end of its standard input."""
+    while os.read(0, 2**12):  # not by sys.stdin, whose lock Python wants when it ends
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def run_command(arguments: list[str] | None = None) -> None:
     """Parse, learn, report."""
     command = OneLineParser(prog="hebbsearch label", description="Learn again from labels that grew.")
@@ -541,12 +550,17 @@ def run_command(arguments: list[str] | None = None) -> None:
     command.add_argument(
         "--set", metavar="NAME=VALUE", action="append", help="with --full, any value of a build's --set"
     )
+    command.add_argument(
+        "--while-read", action="store_true", help="stop when standard input ends: whoever started it is gone"
+    )
     options = command.parse_args(arguments)
     settings = dict(parse_setting(text, settings_help()) for text in options.set or ())
     if settings and not options.full:
         command.error("--set goes with --full, which learns the network anew")
     if taken := settings.keys() - settings_help().keys():
         command.error(f"--set {min(taken)}: stays as the index was built")
+    if options.while_read:
+        threading.Thread(target=stop_with_input, daemon=True).start()
     handlers = [Lines()] if options.json else None
     logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=handlers, force=options.json)
     set_up_process("fp32")

@@ -109,6 +109,13 @@ class Live:
         with generation.used():
             yield generation
 
+    async def in_use(self) -> set[str]:
+        """The names of the folders that are served, or that `back` would serve."""
+        with self.lease() as generation:
+            searcher = generation.searcher
+            before = await to_thread.run_sync(searcher.catalogue.noted, PREDECESSOR)
+            return {searcher.artifact.path.resolve().name, *([before] if before else [])}
+
     async def write(self, work: Callable[[Generation], T], *, ids_of: Generation | None = None) -> T:
         """Do `work` in a thread, alone, with the generation that is current when its turn comes.
 

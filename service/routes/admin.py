@@ -37,9 +37,10 @@ async def reload(request: Request, asked: Reload) -> Reloaded:
     one before. An image may have another id in it.
     """
     live = shared(request).live
-    return _reloaded(
-        await live.replace(_folder(request, asked.artifact), force=asked.force, as_it_is=asked.as_it_is)
-    )
+    folder = _folder(request, asked.artifact)
+    replaced = await live.replace(folder, force=asked.force, as_it_is=asked.as_it_is)
+    await shared(request).jobs.tidy(await live.in_use())
+    return _reloaded(replaced)
 
 
 @router.post(

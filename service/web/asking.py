@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Path, Request
 from starlette.exceptions import HTTPException
 
+from service.core.jobs import Jobs
 from service.core.live import Generation, Live
 from service.core.pictures.decoding import Pool
 from service.core.pictures.previews import Previews
@@ -38,6 +39,7 @@ class Shared:
     small: Pool  # decodes images that take milliseconds
     large: Pool  # and all others
     previews: Previews
+    jobs: Jobs
     places: Places
     turns: Turns
 

@@ -13,6 +13,7 @@ from index.artifact import ArtifactError
 from index.labels import LabelError
 from index.space import no_space
 from service.core.carrying import CannotCarry
+from service.core.jobs import JobError
 from service.core.library import HeldOut, OtherBytes, OtherLabel
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
@@ -30,6 +31,7 @@ REFUSALS: dict[type[Exception], int] = {
     OtherLabel: 409,
     CannotCarry: 409,
     NotReplaced: 409,
+    JobError: 409,
     ArtifactError: 422,
     NoDecoder: 503,
 }

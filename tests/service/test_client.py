@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {  # of the methods that need some
     "codes": ["00"],
     "encoder_id": "x",
     "item_id": 1,
+    "job_id": 1,
     "name": "x",
 }
 WITHOUT_A_METHOD: set[tuple[str, str]] = set()  # routes
@@ -112,7 +113,10 @@ def test_every_route_and_each_of_its_parameters_can_be_asked(address: str) -> No
     for route in vars(Routes).values():
         if isinstance(route, Route):
             arguments, call = described(route)
-            asked[call.method, re.sub(r"^/images/1\b", "/images/{item_id}", call.path)] = arguments
+            asked[
+                call.method,
+                re.sub(r"^/(image|job)s/1\b", r"/\1s/{\1_id}", call.path).replace("{image_id", "{item_id"),
+            ] = arguments
     document = httpx.get(f"{address}/openapi.json").json()
     routes = {
         (method.upper(), path): operation

@@ -1,0 +1,299 @@
+"""Learning from labels while the service answers, in a process of its own, over real HTTP."""
+
+import json
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from index.artifact import CATALOGUE, Artifact
+from index.catalogue import Catalogue
+from index.verify import faults
+from service.command import main
+from service.core import jobs
+from tests import forking
+from tests.samples import command, environment, free_port, wait_until_ready
+from tests.service.reloading import answer, reload, served
+from tests.training.narrow import widths_are_narrow
+from tests.training.test_build_index import stripes
+from training.build_index import run_command
+from training.coding import learning
+
+pytestmark = [pytest.mark.long, pytest.mark.process]
+
+# What the real child is, but for narrow networks and few steps; a third of the labels is held out.
+QUICK = """
+import pytest, sys
+from tests.training.narrow import widths_are_narrow
+from training import label
+from training.coding import learning
+patch = pytest.MonkeyPatch()
+widths_are_narrow(patch.setitem, patch.setattr)
+learning.LEAST_STEPS, label.SHARE = 60, 3
+label.main()
+"""
+# A child that learns nothing: what it makes is a copy.
+COPYING = """
+import json, sys
+from pathlib import Path
+from index.backup import copy_artifact
+copy_artifact(Path(sys.argv[1]), Path(sys.argv[3]))
+none = dict.fromkeys(["before", "after", "network_labels"])
+print(json.dumps({"artifact": sys.argv[3], "learned_from": 1, "held_out": 0, **none}))
+"""
+# A child that never gets anything done, and ends when it is told to.
+WAITING = """
+import json, sys
+print("a library's own words")
+print(json.dumps({"progress": "waiting"}), flush=True)
+sys.stdin.read()
+"""
+FAILING = (
+    "import sys; print('a traceback\\nhebbsearch label: it cannot be done', file=sys.stderr); sys.exit(2)"
+)
+
+
+def child(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", script))
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 240 pictures without labels."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(240):
+        stripes(folder / f"{seed:03d}.png", seed % 2 == 0, seed)
+    out = tmp_path_factory.mktemp("once") / "mine"
+    best = ["--recipe", "best", "--rule", "none", "--image-size", "28", "--set", "bits=32"]
+    with pytest.MonkeyPatch.context() as patch:
+        widths_are_narrow(patch.setitem, patch.setattr)
+        patch.setattr(learning, "LEAST_STEPS", 60)
+        run_command(["--data", str(folder), "--labels", "none", *best, "--out", str(out)])
+    return out
+
+
+@pytest.fixture
+def mine(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    widths_are_narrow(monkeypatch.setitem, monkeypatch.setattr)
+    return shutil.copytree(once, tmp_path / "artifacts" / "mine")
+
+
+@pytest.fixture
+def http(mine: Path) -> Iterator[httpx.Client]:
+    with served(mine) as client:
+        yield client
+
+
+def learn(http: httpx.Client) -> dict[str, Any]:
+    response = http.post("/labels/learn")
+    job: dict[str, Any] = answer(response, 202)
+    assert response.headers["location"] == f"/jobs/{job['id']}"
+    return job
+
+
+def until(http: httpx.Client, number: int, status: str, step: str = "") -> dict[str, Any]:
+    """The job, once it is so."""
+    while True:
+        job: dict[str, Any] = answer(http.get(f"/jobs/{number}"))
+        if job["status"] == status and step in job["step"]:
+            return job
+        assert job["status"] == "running", job
+        time.sleep(0.05)
+
+
+def in_folder(mine: Path) -> set[str]:
+    return {path.name for path in mine.parent.iterdir()}
+
+
+def test_labels_teach_and_what_was_learned_is_measured_taken_and_tidied(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, QUICK)
+    with Catalogue.open(mine / CATALOGUE) as catalogue:
+        given = {
+            item.id: "lying" if int(item.path[:3]) % 2 == 0 else "standing"
+            for item in catalogue.page(count=999)
+        }
+        catalogue.label_all({id_: (label, "given") for id_, label in given.items()})
+    with served(mine) as http:
+        assert http.get("/eval/map").status_code == 409  # nothing was held out when it was built
+        job = learn(http)
+        assert (job["status"], job["artifact"], job["target"]) == ("running", "mine", "mine-learned-1")
+        said = answer(http.post("/labels/learn"), 409)["detail"]
+        assert said == f"job {job['id']} is learning already; wait for it, or cancel it"
+        done = until(http, job["id"], "done")
+        result = done["result"]
+        assert result["artifact"] == "mine-learned-1"
+        assert result["learned_from"] + result["held_out"] == 240
+        assert result["after"]["images"] == result["held_out"] > 50
+        assert result["after"]["map"] > 0.9  # stripes lie or stand
+        assert list(faults(mine.parent / "mine-learned-1")) == []
+        assert not done["in_use"]
+
+        reload(http, "mine-learned-1", force=True)
+        assert answer(http.get("/eval/map"))["definition"]["queries"] == result["held_out"]
+        (listed,) = answer(http.get("/jobs"))["jobs"]
+        assert listed["in_use"]
+        assert "is served, or kept" in answer(http.delete(f"/jobs/{job['id']}"), 409)["detail"]
+        child(monkeypatch, COPYING)
+        second = learn(http)
+        assert second["target"] == "mine-learned-2"
+        assert second["seconds_left"] > 0  # by how long the first one took
+        until(http, second["id"], "done")
+        reload(http, "mine-learned-2", force=True)
+        assert {"mine", "mine-learned-1", "mine-learned-2"} <= in_folder(mine)  # to go back to
+        third = learn(http)
+        until(http, third["id"], "done")
+        reload(http, third["target"], force=True)
+        assert "mine-learned-1" not in in_folder(mine)
+        assert {"mine", "mine-learned-2", "mine-learned-3"} <= in_folder(mine)
+        assert [each["id"] for each in answer(http.get("/jobs"))["jobs"]] == [third["id"], second["id"]]
+
+
+def test_what_is_not_taken_is_let_go(http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, COPYING)
+    job = learn(http)
+    done = until(http, job["id"], "done")
+    assert done["result"]["before"] is done["result"]["after"] is None  # too few to judge by
+    answer(http.delete(f"/jobs/{job['id']}"), 204)
+    assert in_folder(mine) == {"mine", ".mine.jobs.json"}
+    assert answer(http.get(f"/jobs/{job['id']}"), 404)["detail"] == f"there is no job {job['id']}"
+
+
+def test_a_job_is_cancelled_and_another_begins(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, WAITING)
+    job = learn(http)
+    until(http, job["id"], "running", "waiting")
+    answer(http.delete(f"/jobs/{job['id']}"), 204)
+    assert until(http, job["id"], "cancelled")["result"] is None
+    again = learn(http)
+    assert again["id"] == job["id"] + 1
+    until(http, again["id"], "running", "waiting")
+    answer(http.delete(f"/jobs/{job['id']}"), 204)  # the line of the first
+    assert [each["id"] for each in answer(http.get("/jobs"))["jobs"]] == [again["id"]]
+
+
+def test_why_a_job_failed_is_said_and_nothing_is_left(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, FAILING)
+    job = learn(http)
+    assert until(http, job["id"], "failed")["error"] == "it cannot be done"
+    child(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    assert until(http, learn(http)["id"], "failed")["error"] == "ended by SIGKILL"
+    monkeypatch.setattr(jobs, "LABEL", ("/nowhere/python",))
+    assert "No such file" in until(http, learn(http)["id"], "failed")["error"]
+    assert in_folder(mine) == {"mine", ".mine.jobs.json"}
+    assert (
+        len(answer(http.post("/search?k=3", content=http.get("/images/1/original").content))["results"]) == 3
+    )
+
+
+def test_the_command_waits_says_what_it_brought_and_takes_it(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = ["--url", str(http.base_url)]
+    child(monkeypatch, FAILING)
+    assert main(["learn", *address]) == 1
+    assert capsys.readouterr().err == "hebbsearch: job 1: it cannot be done\n"
+    child(monkeypatch, COPYING)
+    assert main(["learn", *address]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "mine-learned-2: learned from 1 labels"
+    assert said[1] == "0 labels are held out: too few to judge by"
+    assert said[2] == "hebbsearch reload mine-learned-2 serves it; hebbsearch jobs --end 2 deletes it"
+    assert main(["jobs", "--end", "2", *address]) == 0
+    assert "mine-learned-2" not in in_folder(mine)
+    assert main(["learn", "--take", *address]) == 0
+    assert "mine-learned-2 takes the place of mine" in capsys.readouterr().out
+    assert main(["jobs", *address]) == 0
+    assert re.search(
+        r"^ +3  done +mine-learned-2, in use", capsys.readouterr().out, re.M
+    )  # no id comes again
+
+
+def test_where_there_is_no_room_nothing_begins(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(mine)
+    monkeypatch.setattr(jobs.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert "1,000 are free; free space" in answer(http.post("/labels/learn"), 507)["detail"]
+    monkeypatch.undo()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(mine.parent))
+
+    monkeypatch.setattr(jobs.Jobs, "_write", refuse)
+    assert "Permission denied; nothing was begun" in answer(http.post("/labels/learn"), 409)["detail"]
+    assert answer(http.get("/jobs")) == {"jobs": []}
+
+
+def test_who_may_only_read_sees_jobs_and_begins_none(mine: Path) -> None:
+    keys = {"read_keys": "r" * 16, "write_keys": "w" * 16}
+    with served(mine, **keys) as http:
+        http.headers["Authorization"] = f"Bearer {'r' * 16}"
+        assert answer(http.get("/jobs")) == {"jobs": []}
+        assert "write key" in answer(http.post("/labels/learn"), 403)["detail"]
+        assert "write key" in answer(http.delete("/jobs/1"), 403)["detail"]
+
+
+def test_a_stop_cuts_a_job_off_and_the_next_start_begins_it_again(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, WAITING)
+    with served(mine) as http:
+        job = learn(http)
+        until(http, job["id"], "running", "waiting")
+    (noted,) = json.loads((mine.parent / ".mine.jobs.json").read_text())["jobs"]
+    assert (noted["id"], noted["status"]) == (job["id"], "running")
+    child(monkeypatch, COPYING)
+    with served(mine) as http:
+        assert until(http, job["id"], "done")["result"]["artifact"] == job["target"]
+    (mine.parent / ".mine.jobs.json").write_text("no JSON")
+    with served(mine) as http:
+        assert answer(http.get("/jobs")) == {"jobs": []}
+
+
+def test_a_service_that_is_killed_leaves_no_child_and_begins_again(own: Artifact) -> None:
+    mine = own.path
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+
+    def started() -> forking.Popen:
+        process = forking.Popen(command(port), env=environment(mine))
+        wait_until_ready(address, process)
+        return process
+
+    def unfinished() -> list[Path]:
+        return list(mine.parent.glob(".unfinished-*"))
+
+    first = started()
+    with httpx.Client(base_url=address, timeout=60) as http:
+        job = learn(http)
+        while not unfinished():  # the child is at work
+            assert answer(http.get(f"/jobs/{job['id']}"))["status"] == "running"
+            time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    while unfinished():  # it notices, and takes away what it began
+        time.sleep(0.02)
+    second = started()
+    try:
+        with httpx.Client(base_url=address, timeout=60) as http:
+            assert answer(http.get(f"/jobs/{job['id']}"))["status"] == "running"
+            answer(http.delete(f"/jobs/{job['id']}"), 204)
+            assert until(http, job["id"], "cancelled")
+            assert not unfinished()
+    finally:
+        second.terminate()
+        second.wait()
+    assert not (mine.parent / job["target"]).exists()
