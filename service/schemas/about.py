@@ -35,6 +35,7 @@ class Stats(BaseModel):
             "items": 1618,
             "labelled": 1618,
             "unlabelled": 0,
+            "learned_from": 1618,
             "queries": 179,
             "classes": [{"label": "3", "items": 165, "queries": 18}],
             "bytes": {
@@ -58,6 +59,9 @@ class Stats(BaseModel):
     items: int = Field(description="Images that can be found.")
     labelled: int
     unlabelled: int
+    learned_from: int | None = Field(
+        description="Labels that the codes learned from; null: an earlier version did not note it."
+    )
     queries: int = Field(description="Images that are held out to measure the answers.")
     classes: list[ClassCount]
     bytes: Usage

@@ -1,10 +1,11 @@
-// The view in which labels are given: one image after the other, the most telling first, by keys; or, in doubtful.js,
-// looked at again.
+// The view in which labels are given: one image after the other, the most telling first, by keys. In doubtful.js they
+// are looked at again, in learning.js they teach.
 
 import { imageLink, strip } from "./cards.js";
 import { $, alertIn, element, markPixels, number, percent, plural, sentence } from "./dom.js";
 import { showDoubtful } from "./doubtful.js";
 import { checkLabel, labelOf } from "./labels.js";
+import { showLearning, stopWatching } from "./learning.js";
 import { quality } from "./quality.js";
 import { ask, blobAddress, hasKey } from "./service.js";
 import { lookAt } from "./viewer.js";
@@ -32,16 +33,21 @@ let changed = false; // whether others must count anew
 
 const view = $("label-view");
 
+const PARTS = { queue: showQueue, doubtful: showDoubtful, learning: showLearning };
+
 export function open(part) {
-  const again = part === "doubtful";
-  $("queue").hidden = again;
-  $("doubtful").hidden = !again;
+  stopWatching();
+  const name = { doubtful: "doubtful", learn: "learning" }[part] ?? "queue";
+  for (const each of Object.keys(PARTS)) $(each).hidden = each !== name;
   for (const link of view.querySelectorAll(".parts a")) {
-    if ((link.hash === "#label/doubtful") === again) link.setAttribute("aria-current", "page");
+    if (link.dataset.part === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (again) showDoubtful();
-  else if (line[at] === undefined) begin();
+  writing.then(PARTS[name]); // what was labelled before is there then
+}
+
+function showQueue() {
+  if (line[at] === undefined) begin();
   else count();
 }
 
@@ -55,6 +61,7 @@ addEventListener("reconsidered", () => (changed = true));
 
 /** What was labelled here is told once, not after each label: to measure takes a while. */
 export async function leave() {
+  stopWatching();
   if (!changed) return;
   changed = false;
   await writing;

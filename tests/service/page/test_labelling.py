@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from playwright.sync_api import Browser, Page, Request, expect
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from service.app import create_app
+from service.core import jobs
 from service.settings import Settings
 from tests.samples import CLASSES, serve_here, served
 from tests.service.page.browser import LOOKS, barriers, fits, opened
 from tests.service.routes.test_advice import embed_by_hand
+from tests.service.routes.test_jobs import COPYING, FAILING, QUICK, WAITING, built_of_stripes
+from tests.training.narrow import widths_are_narrow
 
 
 @pytest.fixture
@@ -218,3 +222,94 @@ def test_nobody_is_kept_out(browser: Browser, own: Artifact, scheme: str, width:
             expect(page.locator("#doubts .strip a")).not_to_have_count(0)
             assert barriers(page) == []
             assert fits(page, 360)
+
+
+@pytest.fixture
+def quick(mine_by_best: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index without any label, and a service that learns in seconds."""
+    monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", QUICK))
+    widths_are_narrow(monkeypatch.setitem, monkeypatch.setattr)
+    return mine_by_best
+
+
+@pytest.fixture
+def mine_by_best(stripes_by_best: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stripes_by_best, tmp_path / "artifacts" / "mine"))
+
+
+@pytest.fixture(scope="module")
+def stripes_by_best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_of_stripes(tmp_path_factory.mktemp("stripes"))
+
+
+@pytest.mark.long
+def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> None:
+    """The whole loop: label by keys, learn, look at old and new, take it, measured."""
+    with served(quick) as http:
+        for page in label_view(browser, http, refused=(404,)):
+            expect(page.locator("#label-status")).to_have_text(
+                "240 without a label. The most telling come first."
+            )
+            for label in ("lying", "standing"):  # the first of each is written, then each has a key
+                while truth(http, asked(page)) != label:
+                    page.keyboard.press("ArrowRight")
+                    expect(page.locator("#asked")).to_be_visible()
+                was = page.locator("#asked-enlarge").get_attribute("href") or ""
+                page.keyboard.type(label)
+                page.keyboard.press("Enter")
+                expect(page.locator("#asked-enlarge")).not_to_have_attribute("href", was)
+            for _ in range(4):
+                was = page.locator("#asked-enlarge").get_attribute("href") or ""
+                page.keyboard.press("1" if truth(http, asked(page)) == "lying" else "2")
+                expect(page.locator("#asked-enlarge")).not_to_have_attribute("href", was)
+            page.get_by_role("link", name="Learn", exact=True).click()
+            expect(page.locator("#learning-status")).to_have_text(
+                "This index has 6 labels. It has learned from none yet."
+            )
+            for image in http.get("/images?limit=240&unlabelled=true").json()["images"]:  # others help
+                given = {"label": truth(http, image["id"])}
+                http.patch(f"/images/{image['id']}", json=given).raise_for_status()
+            page.reload()
+            page.get_by_role("button", name="Learn from 240 labels").click()
+            expect(page.get_by_role("button", name="Learn from 240 labels")).to_be_disabled()
+            expect(page.locator("#job-title")).to_have_text("Learning …")
+            expect(page.locator("#job-title")).to_have_text("Learned", timeout=120_000)
+            expect(page.locator("#job-compared caption")).to_contain_text("that nothing learned from")
+            expect(page.locator("#job-compared tbody td")).to_have_count(4)
+            assert barriers(page) == []
+            assert fits(page, 360)
+            page.get_by_role("button", name="Take it", exact=True).click()
+            expect(page.locator("#job-title")).to_have_text("Learned, and served")
+            expect(page.locator("#score")).to_contain_text("mAP")  # it is measured now
+            expect(page.locator("#learning-status")).to_contain_text("It has learned from 1")
+
+
+def truth(http: httpx.Client, item_id: int) -> str:
+    path = http.get(f"/images/{item_id}").raise_for_status().json()["path"]
+    return "lying" if int(Path(path).stem) % 2 == 0 else "standing"
+
+
+def test_learning_is_cancelled_fails_and_is_let_go(
+    browser: Browser, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", WAITING))
+    with served(mine) as http:
+        for page in label_view(browser, http, "/learn"):
+            page.get_by_role("button", name="Learn from 60 labels").click()
+            expect(page.locator("#job-step")).to_have_text("Waiting")
+            page.get_by_role("link", name="Images", exact=True).click()  # it goes on
+            page.get_by_role("link", name="Label", exact=True).click()
+            page.get_by_role("link", name="Learn", exact=True).click()
+            expect(page.locator("#job-step")).to_have_text("Waiting")
+            page.get_by_role("button", name="Cancel", exact=True).last.click()
+            expect(page.locator("#job-title")).to_have_text("Cancelled")
+            monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", FAILING))
+            page.locator("#learn").click()
+            expect(page.locator("#job-step")).to_have_text("it cannot be done")
+            monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", COPYING))
+            page.locator("#learn").click()
+            expect(page.locator("#job-compared")).to_contain_text("0 labels are held out")
+            assert len(list(mine.parent.glob("artifact-learned-*"))) == 1
+            page.get_by_role("button", name="Let it go").click()
+            expect(page.locator("#job-title")).to_have_text("That went wrong")  # the one before it
+            assert list(mine.parent.glob("artifact-learned-*")) == []

@@ -64,19 +64,23 @@ def child(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", script))
 
 
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_of_stripes(folder: Path) -> Path:
     """An index of 240 pictures without labels."""
-    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "pictures").mkdir()
     for seed in range(240):
-        stripes(folder / f"{seed:03d}.png", seed % 2 == 0, seed)
-    out = tmp_path_factory.mktemp("once") / "mine"
+        stripes(folder / "pictures" / f"{seed:03d}.png", seed % 2 == 0, seed)
+    out = folder / "mine"
     best = ["--recipe", "best", "--rule", "none", "--image-size", "28", "--set", "bits=32"]
     with pytest.MonkeyPatch.context() as patch:
         widths_are_narrow(patch.setitem, patch.setattr)
         patch.setattr(learning, "LEAST_STEPS", 60)
-        run_command(["--data", str(folder), "--labels", "none", *best, "--out", str(out)])
+        run_command(["--data", str(folder / "pictures"), "--labels", "none", *best, "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_of_stripes(tmp_path_factory.mktemp("once"))
 
 
 @pytest.fixture
