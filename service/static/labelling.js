@@ -69,7 +69,7 @@ export async function leave() {
 }
 
 function begin() {
-  [line, at, after, exhausted] = [[], 0, 0, false];
+  [line, at, after, exhausted, loading] = [[], 0, 0, false, null];
   alertIn($("queue"));
   say("Looking for the most telling images …");
   more();
@@ -84,22 +84,29 @@ function more() {
 }
 
 async function load() {
+  const mine = line;
+  let found = [];
   try {
     const images = await next();
+    if (mine !== line) return; // another line has begun
     const known = new Set(line.map(({ image }) => image.id));
-    const found = images.filter(({ id }) => !known.has(id));
+    found = images.filter(({ id }) => !known.has(id));
     exhausted = found.length === 0;
-    line.push(...found.map((image) => ({ image, label: null, near: null, picture: null })));
   } catch (error) {
+    if (mine !== line) return;
     exhausted = true;
     alertIn($("queue"), error.message);
   }
   loading = null;
-  show();
+  const waiting = line[at] === undefined;
+  line.push(...found.map((image) => ({ image, label: null, near: null, picture: null })));
+  if (waiting) show();
+  else tell(); // somebody may be typing
 }
 
 /** Images without a label: the most telling ones, or, where nobody can tell, in their order. */
 async function next() {
+  await writing; // what was labelled here is not suggested again
   if (left === null || suggested === null) {
     const stats = await ask("stats");
     [left, suggested] = [stats.unlabelled, stats.embeddings];
@@ -232,6 +239,7 @@ function undo() {
   entry.label = null;
   if (left !== null) left += 1;
   write(entry, before, null);
+  if (!line.includes(entry)) line.splice(at, 0, entry); // of a line before this one
   go(line.indexOf(entry));
 }
 

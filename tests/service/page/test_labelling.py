@@ -45,6 +45,7 @@ def labels(http: httpx.Client, *ids: int) -> list[str | None]:
 def asked(page: Page) -> int:
     """The image that is asked about, once its picture is there."""
     picture = page.locator("#asked-picture img")
+    expect(picture).to_be_visible()
     expect(picture).to_have_js_property("complete", True)
     return int((page.locator("#asked-enlarge").get_attribute("href") or "").rpartition("/")[2])
 
@@ -71,6 +72,10 @@ def test_a_key_labels_and_the_next_image_is_there(browser: Browser, embedded: ht
         expect(page.locator("#label-status")).to_have_text("2 images labelled here. 1 image was skipped.")
         page.get_by_role("button", name="Show the skipped ones again").click()
         assert asked(page) == seen[1]
+        page.locator("#asked-undo").click()  # of the line before
+        assert asked(page) == seen[2]
+        page.keyboard.type("new owl")
+        page.keyboard.press("Enter")
         page.get_by_role("link", name="Images", exact=True).click()  # where all of it is seen
         expect(page.locator("#images-filter")).to_contain_text("new owl (1)")
         assert labels(embedded, *seen) == ["circle", None, "new owl"]
