@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, get_args, overload
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -322,6 +323,12 @@ class Route(Generic[P, T]):
     def __init__(self, describe: Callable[P, Call[T]]) -> None:
         self._describe = describe
         self.__doc__ = describe.__doc__
+        described = signature(describe)
+        (answered,) = get_args(described.return_annotation)
+        self._signature = described.replace(return_annotation=answered)
+
+    def __set_name__(self, owner: object, name: str) -> None:
+        self._name = name
 
     @overload
     def __get__(self, client: "Client", owner: object = None) -> Callable[P, T]: ...
@@ -336,7 +343,8 @@ class Route(Generic[P, T]):
         def ask(*args: P.args, **kwargs: P.kwargs) -> Any:
             return client.send(partial(self._describe, *args, **kwargs))
 
-        ask.__doc__ = self.__doc__
+        ask.__doc__, ask.__name__ = self.__doc__, self._name
+        ask.__signature__ = self._signature  # type: ignore[attr-defined]  # for help() and consoles
         return ask
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import pydoc
 import re
 import threading
 import tomllib
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from service.client import AsyncClient, Call, Client, Refused, Route, Routes, ServiceError, Unreachable
+from service.schemas.search import SearchAnswer
 from tests.samples import CLASSES, build_artifact, draw, free_port, serve
 from tests.test_layers import loaded_after
 
@@ -233,3 +235,14 @@ def test_refusals_and_dead_addresses_are_one_line(address: str, picture: Path) -
 def test_it_loads_no_torch_and_no_faiss() -> None:
     loaded = {name.split(".")[0] for name in loaded_after("import service.client")}
     assert not loaded & {"torch", "faiss", "numpy", "fastapi", "training"}
+
+
+def test_help_tells_what_a_method_takes_and_gives() -> None:
+    with Client("http://127.0.0.1:9") as client:
+        search = inspect.signature(client.search)
+        assert search.parameters.keys() == {"image", "how"}
+        assert search.return_annotation is SearchAnswer
+        assert client.search.__name__ == "search"  # type: ignore[attr-defined]
+        text = pydoc.plain(pydoc.render_doc(client.change))
+        assert "change(item_id: int, *, label: str | None = None" in text
+        assert "-> service.schemas.images.Image" in text
