@@ -91,7 +91,11 @@ class Jobs:
     def resume(self, served: Path) -> None:
         """Begin again what a restart cut off."""
         for job in self.all():
-            if job.status == "running":
+            if (
+                job.status == "running" and job.target == served.name
+            ):  # somebody was faster than the note of it
+                self._note(replace(job, status="done", ended=time.time()))
+            elif job.status == "running":
                 log.info("job %d was cut off and begins again", job.id)
                 self._begin(replace(job, artifact=served.name, started=time.time(), step=""), served)
                 return
@@ -100,8 +104,10 @@ class Jobs:
         """Begin to learn from the labels of the artifact that is served. Raises JobError where something is
         being learned, and NoRoom."""
         if self._running is not None:
-            (running,) = [job.id for job in self.all() if job.status == "running"]
-            raise JobError(f"job {running} is learning already; wait for it, or cancel it")
+            running = [job.id for job in self.all() if job.status == "running"]
+            if not running:
+                raise JobError("what was cancelled has not ended yet; try again in a second")
+            raise JobError(f"job {running[0]} is learning already; wait for it, or cancel it")
         needed = int(ROOM * (served / CATALOGUE).stat().st_size)
         free = shutil.disk_usage(self._parent).free
         if free < needed:
@@ -121,10 +127,12 @@ class Jobs:
             self._note(replace(job, status="cancelled", ended=time.time()))
             await self._stop()
             return
+        if job.status == "cancelled":
+            await self._stop()  # it may be ending still
         if job.status == "done" and job.target in in_use:
             raise JobError(f"{job.target} is served, or kept to go back to; serve another artifact first")
         await asyncio.to_thread(self._delete, job)
-        del self._jobs[number]
+        self._jobs.pop(number, None)
         self._write()
 
     async def tidy(self, in_use: Iterable[str]) -> None:
@@ -134,7 +142,7 @@ class Jobs:
         for job in [job for job in self.all() if job.status == "done"][1:]:
             if job.target not in wanted:
                 await asyncio.to_thread(self._delete, job)
-                del self._jobs[job.id]
+                self._jobs.pop(job.id, None)
         self._write()
 
     async def close(self) -> None:
@@ -147,24 +155,15 @@ class Jobs:
         self._running = asyncio.create_task(self._run(job, served))
 
     async def _run(self, job: Job, served: Path) -> None:
-        # What an earlier try has made whole is of labels that were there then.
-        await asyncio.to_thread(self._delete, job)
         try:
-            target = self._parent / job.target
-            self._process = await asyncio.create_subprocess_exec(
-                *LABEL, str(served), "--out", str(target), "--json", "--while-read",
-                stdin=PIPE, stdout=PIPE, stderr=PIPE, env=os.environ | SINGLE, limit=LONGEST_LINE,
-            )  # fmt: skip
-            with suppress(OSError):  # it is gone already
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
-            if self._closing or self._jobs[job.id].status != "running":  # while it was started
-                self._signal(signal.SIGINT)
-            said, result = await asyncio.gather(_all(self._process.stderr), self._follow(job.id))
-            status = await self._process.wait()
-        except OSError as error:
+            # What an earlier try has made whole is of labels that were there then.
+            await asyncio.to_thread(self._delete, job)
+            said, result, status = await self._learned(job, served)
+        except (OSError, ValueError) as error:
             said, result, status = str(error), None, -1
-        self._process = self._running = None
-        job = self._jobs[job.id]
+        finally:
+            self._process = self._running = None
+        job = self._jobs.get(job.id, job)
         if self._closing or job.status != "running":
             return
         if status == 0 and result is not None:
@@ -172,9 +171,23 @@ class Jobs:
             return
         reason = said.strip().splitlines()[-1:] or [_in_words(status)]
         log.warning("job %d failed: %s", job.id, reason[0])
-        await asyncio.to_thread(self._delete, job)
+        with suppress(OSError):
+            await asyncio.to_thread(self._delete, job)
         error_text = shown(reason[0].removeprefix("hebbsearch label: "))
         self._note(replace(job, status="failed", ended=time.time(), error=error_text))
+
+    async def _learned(self, job: Job, served: Path) -> tuple[str, dict[str, Any] | None, int]:
+        """What the child says on its standard error, its result, and its status."""
+        self._process = await asyncio.create_subprocess_exec(
+            *LABEL, str(served), "--out", str(self._parent / job.target), "--json", "--while-read",
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, env=os.environ | SINGLE, limit=LONGEST_LINE,
+        )  # fmt: skip
+        with suppress(OSError):  # it is gone already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+        if self._closing or self._jobs[job.id].status != "running":  # while it was started
+            self._signal(signal.SIGINT)
+        said, result = await asyncio.gather(_all(self._process.stderr), self._follow(job.id))
+        return said, result, await self._process.wait()
 
     async def _follow(self, number: int) -> dict[str, Any] | None:
         """Note each step that the child tells of; its result."""
@@ -218,10 +231,10 @@ class Jobs:
 
     def _delete(self, job: Job) -> None:
         """Rename first, so that no half of an artifact lies under its name."""
-        target = self._parent / job.target
+        gone = self._parent / f".{job.target}.gone"
+        shutil.rmtree(gone, ignore_errors=True)
         with suppress(FileNotFoundError):
-            gone = target.rename(self._parent / f".{job.target}.gone")
-            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree((self._parent / job.target).rename(gone), ignore_errors=True)
 
     def _note(self, job: Job) -> None:
         before = self._last, dict(self._jobs)
@@ -232,10 +245,13 @@ class Jobs:
                 del self._jobs[old.id]
         try:
             self._write()
-        except OSError:
+        except OSError as error:
             if job.id > before[0]:  # it is not begun
                 self._last, self._jobs = before
-            raise
+                raise
+            log.warning(
+                "%s: cannot be written (%s); a restart begins job %d again", self._file, error, job.id
+            )
 
     def _write(self) -> None:
         draft = self._file.with_suffix(".draft")

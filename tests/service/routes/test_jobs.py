@@ -1,12 +1,14 @@
 """Learning from labels while the service answers, in a process of its own, over real HTTP."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,26 @@ def test_a_job_is_cancelled_and_another_begins(
     until(http, again["id"], "running", "waiting")
     answer(http.delete(f"/jobs/{job['id']}"), 204)  # the line of the first
     assert [each["id"] for each in answer(http.get("/jobs"))["jobs"]] == [again["id"]]
+
+
+def test_while_a_cancelled_job_is_ending_none_begins_and_nothing_is_stuck(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    slowly = f"import signal, sys; signal.signal(2, lambda *_: sys.exit(open({str(gate)!r}).read()))\n"
+    child(monkeypatch, slowly + WAITING)
+    job = learn(http)
+    until(http, job["id"], "running", "waiting")
+    with ThreadPoolExecutor(2) as threads:
+        ends = [threads.submit(http.delete, f"/jobs/{job['id']}")]
+        until(http, job["id"], "cancelled")
+        assert "has not ended yet" in answer(http.post("/labels/learn"), 409)["detail"]
+        ends.append(threads.submit(http.delete, f"/jobs/{job['id']}"))  # its line too
+        gate.write_text("")  # now it may end
+        assert [end.result().status_code for end in ends] == [204, 204]
+    child(monkeypatch, COPYING)
+    until(http, learn(http)["id"], "done")
 
 
 def test_why_a_job_failed_is_said_and_nothing_is_left(
