@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from index.artifact import CATALOGUE
+from index.artifact import CATALOGUE, sync
 from index.names import shown
 
 Status = Literal["running", "done", "failed", "cancelled"]
@@ -139,11 +139,12 @@ class Jobs:
         """Delete what was learned before and is neither served nor kept to go back to. The latest waits for
         somebody to decide."""
         wanted = set(in_use)
-        for job in [job for job in self.all() if job.status == "done"][1:]:
+        done = [job for job in self.all() if job.status == "done"]
+        for job in done[1:]:
             if job.target not in wanted:
                 await asyncio.to_thread(self._delete, job)
                 self._jobs.pop(job.id, None)
-        self._write()
+                self._write()
 
     async def close(self) -> None:
         """Stop what runs; the next start begins it again."""
@@ -257,7 +258,9 @@ class Jobs:
         draft = self._file.with_suffix(".draft")
         noted = {"last": self._last, "jobs": [asdict(job) for job in self.all()]}
         draft.write_text(json.dumps(noted), encoding="utf-8")
+        sync(draft)  # what is acknowledged survives the machine
         draft.replace(self._file)
+        sync(self._file.parent)
 
     def _read(self) -> tuple[int, list[Job]]:
         """The last id that was given, and the jobs that are remembered."""

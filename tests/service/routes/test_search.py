@@ -380,6 +380,7 @@ def test_image(http: httpx.Client, artifact: Artifact) -> None:
         "sha256": None,
         "metadata": {},
         "thumbnail": "/images/25/thumbnail",
+        "preview": "/images/25/preview",
         "original": "/images/25/original",
     }
     queries = artifact.queries()
@@ -388,7 +389,7 @@ def test_image(http: httpx.Client, artifact: Artifact) -> None:
     assert answer(http.get("/images/61"))["label"] is None
 
 
-@pytest.mark.parametrize("what", ["", "/thumbnail", "/original"])
+@pytest.mark.parametrize("what", ["", "/thumbnail", "/preview", "/original"])
 def test_unknown_image(http: httpx.Client, what: str) -> None:
     for item_id in (0, -1, 99_999, 2**63, 10**30):
         assert "there is no image" in refusal(http.get(f"/images/{item_id}{what}"), 404)
