@@ -4,7 +4,6 @@ manifest.json describes it and holds the SHA-256 of every file that does not cha
 does change; it carries its own integrity and is bound to the encoder by the encoder's id.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from index.codes import Codes, check_codes
 from index.items import SUCCESSOR as SUCCESSOR
 from index.items import Changes
 from index.sqlite import CatalogueError, CatalogueUnavailable
+from index.walking import sha256_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -69,6 +69,12 @@ class Manifest:
     data: dict[str, Any]
     metrics: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256; `publish` fills it in
+
+    @property
+    def learned_from(self) -> int | None:
+        """Labels that the codes were learned from, or chosen by; None: an earlier version did not note it."""
+        taught, chose = (self.data.get(f"{what}_labels") for what in ("training", "validation"))
+        return None if taught is None or chose is None else int(taught + chose)
 
     def to_json(self) -> str:
         """ValueError for a number that JSON does not have, such as NaN."""
@@ -285,12 +291,6 @@ def _check_queries(queries: Queries) -> None:
                 f"{name} have type {values.dtype} and shape {values.shape}; "
                 f"wanted int64 ({len(queries.codes)},)"
             )
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

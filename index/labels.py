@@ -4,7 +4,6 @@ The page has the rule again in service/static/labels.js, to say what is wrong be
 """
 
 import csv
-import hashlib
 import os
 import unicodedata
 from collections import defaultdict
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from index.names import normal
 from index.sources import SOURCES, Source
-from index.walking import DataError
+from index.walking import DataError, sha256_of
 
 if TYPE_CHECKING:  # clients ask what a label is, and need no NumPy
     from index.items import Item
@@ -123,16 +122,16 @@ def labels_in(
     labels, strays, elsewhere = dict[Path, str](), set[str](), set[str]()
     for row in rows:
         path, sha256 = row["path"], row.get("sha256", "").strip().lower()
-        place = named[path] if path in named else Path(path.strip())
+        place = named.get(path, Path(path.strip()))
         label = _label_in(file, place, row["label"], take)
-        places = hashes.places(sha256, named.get(path)) if sha256 else [place]
-        if not sha256 and (place in labels or str(place) in strays):
+        if sha256:
+            places, lost = hashes.places(sha256, named.get(path)), elsewhere
+        elif place in labels or str(place) in strays:
             raise DataError(f"{file}: {place} is labelled more than once; keep one line for each image")
-        if not sha256 and path not in named:
-            strays.add(str(place))
-            continue
+        else:
+            places, lost = [place] if path in named else [], strays
         if not places:
-            elsewhere.add(str(place))
+            lost.add(str(place))
         for each in places:
             if labels.setdefault(each, label) != label:
                 raise DataError(f"{file}: {each} is labelled {labels[each]!r} and {label!r}; keep one line")
@@ -162,8 +161,7 @@ class _Hashes:
 
     def _read(self, file: Path) -> str:
         try:
-            with (self._root / file).open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return sha256_of(self._root / file)
         except OSError:  # it is left out and named when it is to be indexed
             return ""
 

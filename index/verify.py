@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, file_faults, read_manifest, sha256_of
+from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, file_faults, read_manifest
 from index.catalogue import Catalogue
 from index.originals import Originals
 from index.sqlite import DAMAGE
 from index.staging import abandoned
+from index.walking import sha256_of
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""The one walk through a folder of images: which files are in it, and in what order."""
+"""The one walk through a folder of images: which files are in it, their order, and what tells them apart."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,12 @@ from stat import S_ISDIR
 
 class DataError(ValueError):
     """Something about the images or labels given; the message names it and the way out."""
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass

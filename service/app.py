@@ -141,7 +141,10 @@ async def _running(
                 jobs=work,
                 previews=Previews(large.decode, max_pixels=settings.max_pixels),
                 places=Places(CapacityLimiter(settings.queue), CapacityLimiter(settings.concurrency)),
-                turns=Turns(*(CapacityLimiter(settings.concurrency) for _ in range(2))),
+                turns=Turns(
+                    prepare=CapacityLimiter(settings.concurrency),
+                    preview=CapacityLimiter(settings.concurrency),
+                ),
             )
         }
     finally:

@@ -1,6 +1,5 @@
 """A folder of images and what the service has of it: what to send, what was changed, what is gone."""
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from index.labels import LabelError, normal_form
 from index.names import normal, shown
-from index.walking import Walk
+from index.walking import Walk, sha256_of
 from service.client import Client, Refused
 from service.schemas.images import Image, ImagePath
 
@@ -166,12 +165,6 @@ def _in_place_of(source: Source, images: Sequence[Image]) -> Source:
         return source
     label = images[-1].label if source.label is None else source.label
     return replace(source, label=label, metadata=images[-1].metadata, instead_of=tuple(images))
-
-
-def sha256_of(file: Path) -> str:
-    """Of its bytes, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- sending ---------------------------------------------------------------------------------------

@@ -275,7 +275,7 @@ def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _:
         raise ArtifactError(
             f"{source.path}: {len(missing)} images have no embedding (such as {missing[0]}); send them again"
         )
-    before = None if own_network(encoder, source) else labels_before(source)
+    before = None if own_network(encoder, source) else source.manifest.learned_from
     taught = source.manifest.data.get("network_labels", before)
     vectors = (catalogue.embeddings()[1], catalogue.embeddings("query")[1])
     return Embedded(encoder, *vectors, network_labels=taught)
@@ -294,7 +294,7 @@ def added_embeddings(
 
     config = replace(settings_of(source), recipe="best", student_epochs=0, seed=seed)
     made = embeddings_by(as_it_was, config, source, catalogue, division, None)
-    return replace(made, network_labels=labels_before(source) or None)
+    return replace(made, network_labels=source.manifest.learned_from or None)
 
 
 def new_embeddings(
@@ -491,12 +491,6 @@ def counts(division: Division) -> dict[str, Any]:
         "validation_labels": 0,
         "held_out": int(division.held.sum()),
     }
-
-
-def labels_before(source: Artifact) -> int:
-    """How many labels an artifact learned from or chose by."""
-    data = source.manifest.data
-    return int(data["training_labels"] + data["validation_labels"])
 
 
 def own_network(encoder: Encoder, source: Artifact) -> bool:

@@ -40,7 +40,7 @@ class JobError(ValueError):
     """The job cannot be begun or ended as things are; the message says why."""
 
 
-class NoRoom(OSError):
+class NoRoom(ValueError):
     """The disk has too little space for another artifact; the message says how much is needed."""
 
 

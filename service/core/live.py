@@ -114,7 +114,7 @@ class Live:
         with self.lease() as generation:
             searcher = generation.searcher
             before = await to_thread.run_sync(searcher.catalogue.noted, PREDECESSOR)
-            return {searcher.artifact.path.resolve().name, *([before] if before else [])}
+            return {searcher.name, *([before] if before else [])}
 
     async def write(self, work: Callable[[Generation], T], *, ids_of: Generation | None = None) -> T:
         """Do `work` in a thread, alone, with the generation that is current when its turn comes.

@@ -3,14 +3,14 @@
 import platform
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from os import SEEK_END
 from tempfile import TemporaryFile, gettempdir
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 import numpy as np
 from anyio import to_thread
@@ -261,7 +261,7 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
         items=len(snapshot.ids),
         labelled=len(snapshot.ids) - unlabelled,
         unlabelled=unlabelled,
-        learned_from=_learned_from(manifest.data),
+        learned_from=manifest.learned_from,
         queries=len(queries),
         classes=[
             schemas.ClassCount(label=name, items=items, queries=asked)
@@ -288,13 +288,6 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
         versions=versions(),
         uptime=0,
     )
-
-
-def _learned_from(data: Mapping[str, Any]) -> int | None:
-    """The labels that codes were learned from, or chosen by, as a manifest says."""
-    if not {"training_labels", "validation_labels"} <= data.keys():
-        return None
-    return int(data["training_labels"] + data["validation_labels"])
 
 
 def _counts(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> list[int]:

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 
 from index.items import UNLABELLED, Item
 from index.names import shown
-from service.core.pictures.decoding import NoDecoder
 from service.core.pictures.originals import NoOriginal
 from service.core.pictures.previews import short_hash
 from service.core.searcher import Searcher
@@ -121,7 +120,8 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
     """Of at most 128 × 128 pixels."""
     content = found(searcher.catalogue.thumbnail, item_id)
-    return _as_asked(request, short_hash(content)) or _picture(content, short_hash(content))
+    key = short_hash(content)
+    return _as_asked(request, key) or _picture(content, key)
 
 
 @router.get(
@@ -140,10 +140,7 @@ async def preview(item_id: ItemId, request: Request, searcher: Service) -> Respo
     previews, turns = shared(request).previews, shared(request).turns
     content = previews.kept(source)
     if content is None:
-        try:
-            content = await to_thread.run_sync(previews.make, source, limiter=turns.preview)
-        except NoDecoder as error:
-            raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
+        content = await to_thread.run_sync(previews.make, source, limiter=turns.preview)
     return _picture(content, source.key)
 
 

@@ -36,8 +36,6 @@ async def learn(request: Request, response: Response) -> Job:
         served = generation.searcher.artifact.path.resolve()
     try:
         job = shared(request).jobs.learn(served)
-    except jobs.NoRoom as error:
-        raise HTTPException(507, str(error)) from None
     except OSError as error:  # nothing can be written beside the artifact
         text = f"{error.filename or served.parent}: {error.strerror}; nothing was begun"
         raise HTTPException(507 if no_space(error) else 409, text) from None
@@ -48,7 +46,8 @@ async def learn(request: Request, response: Response) -> Job:
 @router.get("/jobs", summary="What is being learned, and what was")
 async def all_jobs(request: Request) -> JobList:
     """The latest first."""
-    return JobList(jobs=[await _described(request, job) for job in shared(request).jobs.all()])
+    kept, used = shared(request).jobs, await shared(request).live.in_use()
+    return JobList(jobs=[_told(kept, job, used) for job in kept.all()])
 
 
 @router.get("/jobs/{job_id}", summary="How far a job is, or what came of it", responses=problems(UNKNOWN))
@@ -78,8 +77,8 @@ def _found(request: Request, job_id: int) -> jobs.Job:
 
 
 async def _described(request: Request, job: jobs.Job) -> Job:
-    return Job(
-        **{name: value for name, value in vars(job).items()},
-        seconds_left=shared(request).jobs.seconds_left(job),
-        in_use=job.target in await shared(request).live.in_use(),
-    )
+    return _told(shared(request).jobs, job, await shared(request).live.in_use())
+
+
+def _told(kept: jobs.Jobs, job: jobs.Job, in_use: set[str]) -> Job:
+    return Job(**vars(job), seconds_left=kept.seconds_left(job), in_use=job.target in in_use)

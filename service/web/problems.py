@@ -13,7 +13,7 @@ from index.artifact import ArtifactError
 from index.labels import LabelError
 from index.space import no_space
 from service.core.carrying import CannotCarry
-from service.core.jobs import JobError
+from service.core.jobs import JobError, NoRoom
 from service.core.library import HeldOut, OtherBytes, OtherLabel
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
@@ -32,6 +32,7 @@ REFUSALS: dict[type[Exception], int] = {
     CannotCarry: 409,
     NotReplaced: 409,
     JobError: 409,
+    NoRoom: 507,
     ArtifactError: 422,
     NoDecoder: 503,
 }

@@ -95,6 +95,22 @@ def test_what_was_published_opens(artifact: Artifact, staging: Path, target: Pat
         assert np.array_equal(got, given)
 
 
+@pytest.mark.parametrize(
+    ("noted", "labels"),
+    [
+        ({"training_labels": 54, "validation_labels": 6}, 60),
+        ({"training_labels": 0, "validation_labels": 0}, 0),
+        ({"training_labels": 54, "validation_labels": None}, None),
+        ({"training_labels": 54}, None),
+        ({}, None),
+    ],
+)
+def test_what_codes_learned_from_is_known_where_it_was_noted(
+    artifact: Artifact, noted: dict[str, int | None], labels: int | None
+) -> None:
+    assert replace(artifact.manifest, data=noted).learned_from == labels
+
+
 def test_without_labels_there_are_no_queries(staging: Path, target: Path) -> None:
     publish(staging, target, stage(staging))
     assert open_artifact(target).queries() is None

@@ -4,9 +4,10 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from index.artifact import Artifact, sha256_of
+from index.artifact import Artifact
 from index.items import Item
 from index.originals import Originals
+from index.walking import sha256_of
 from training.nets.images import looks_like_an_image
 
 HASHES = 10_000  # of files behind links that are remembered
