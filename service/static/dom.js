@@ -27,6 +27,25 @@ export function fact([name, value]) {
   return element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }));
 }
 
+/** A function that has something done once an element comes into sight, or so near to it. */
+export function onceInSight(rootMargin = "0px") {
+  const actions = new WeakMap();
+  const observer = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (!isIntersecting) continue;
+        observer.unobserve(target);
+        actions.get(target)();
+      }
+    },
+    { rootMargin },
+  );
+  return (target, action) => {
+    actions.set(target, action);
+    observer.observe(target);
+  };
+}
+
 /** The alert of a view; without a message it disappears. */
 export function alertIn(place, message = "") {
   const alert = place.querySelector(".error");

@@ -1,13 +1,14 @@
 // Labels that all others contradict, looked at again: each image between those of its label and those of the other.
 
 import { imageLink, strip } from "./cards.js";
-import { $, alertIn, element, percent, plural } from "./dom.js";
-import { ask } from "./service.js";
+import { $, alertIn, element, onceInSight, percent, plural } from "./dom.js";
+import { ask, relabel } from "./service.js";
 
 const NEAREST = 4; // images shown of each label
 const LISTED = 20;
 
 const place = $("doubtful");
+const whenSeen = onceInSight();
 const kept = new Set(); // ids of images whose labels were looked at here and stay
 
 export async function showDoubtful() {
@@ -53,11 +54,7 @@ function row({ image, rival, doubt }) {
   const keep = element("button", { type: "button", textContent: `Keep “${label}”` });
   change.addEventListener("click", async () => {
     try {
-      await ask(`images/${id}?${new URLSearchParams({ was: label })}`, {
-        method: "PATCH",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ label: rival }),
-      });
+      await relabel(id, rival, { was: label });
       alertIn(place);
       dispatchEvent(new Event("reconsidered"));
       settle();
@@ -85,8 +82,7 @@ function row({ image, rival, doubt }) {
 /** The nearest images with a label, fetched when they come into sight. */
 function compared(id, label) {
   const shown = element("div", {}, element("p", { textContent: `Nearest “${label}”` }));
-  seen.observe(shown);
-  wanted.set(shown, async () => {
+  whenSeen(shown, async () => {
     const asked = new URLSearchParams({ k: NEAREST, label });
     const { results } = await ask(`images/${id}/similar?${asked}`).catch(() => ({ results: [] }));
     const links = results.map((result) => imageLink(result, `Image ${result.id}, ${label}`));
@@ -94,12 +90,3 @@ function compared(id, label) {
   });
   return shown;
 }
-
-const wanted = new WeakMap(); // element -> what fills it
-const seen = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    seen.unobserve(target);
-    wanted.get(target)();
-  }
-});

@@ -2,10 +2,11 @@
 
 import { stage } from "./adding.js";
 import { imageLink, similarLink } from "./cards.js";
+import { askToRemove, closed } from "./dialogs.js";
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
-import { ask, askPatiently, saveFile } from "./service.js";
+import { ask, askPatiently, json, saveFile } from "./service.js";
 
 const PAGE = 60; // images that are asked for together
 const AHEAD = "600px"; // so far before its end comes into sight the list grows
@@ -192,12 +193,6 @@ function select(ids, yes = true) {
 
 const change = (id, options, patience) => askPatiently(`images/${id}`, options, patience);
 
-const labelled = (label) => ({
-  method: "PATCH",
-  headers: { "Content-Type": "application/json" },
-  body: JSON.stringify({ label }),
-});
-
 /**
  * Do something to each of these images, two at a time. What fails is named with its reason and stays selected; the
  * rest goes on, unless it would fail as well.
@@ -245,7 +240,9 @@ function showFailures(texts) {
 
 async function label(ids, text) {
   const [doing, done] = text === null ? ["Removing labels", "without a label now"] : ["Labelling", "labelled"];
-  await toEach(ids, doing, done, async (id, patience) => show(await change(id, labelled(text), patience)));
+  await toEach(ids, doing, done, async (id, patience) =>
+    show(await change(id, json("PATCH", { label: text }), patience)),
+  );
   refocus(ids[0]);
 }
 
@@ -274,20 +271,6 @@ function refocus(id) {
 // --- dialogs ------------------------------------------------------------------------------------
 
 const dialogs = ["labelling-dialog", "deleting"].map($);
-
-/** What a dialog is closed with; empty: with nothing. */
-function closed(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
-}
-
-async function askToRemove(ids) {
-  const what = ids.length === 1 ? `image ${ids[0]}` : plural(ids.length, "image");
-  $("deleting-title").textContent = `Delete ${what}?`;
-  $("delete").textContent = `Delete ${plural(ids.length, "image")}`;
-  return (await closed($("deleting"))) === "delete";
-}
 
 async function labelSelected() {
   const ids = [...selected];

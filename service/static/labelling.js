@@ -7,7 +7,7 @@ import { showDoubtful } from "./doubtful.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { showLearning, stopWatching } from "./learning.js";
 import { quality } from "./quality.js";
-import { ask, blobAddress, hasKey } from "./service.js";
+import { ask, relabel, showPicture } from "./service.js";
 import { lookAt } from "./viewer.js";
 
 const KEYS = 9; // labels that have one
@@ -22,7 +22,7 @@ const NEAREST = 8; // of them that are shown
 let line = [];
 let at = 0; // place in the line
 let given = []; // entries in the order in which they were labelled here
-let loading = null; // promise of more
+let loading = null; // promise of more, while it is asked for
 let after = 0; // cursor, where the service suggests nothing and all come in their order
 let suggested = null; // whether it does; null: not known
 let exhausted = false;
@@ -80,7 +80,6 @@ function begin() {
 /** Ask for more images: once, however often it is called meanwhile. */
 function more() {
   loading ??= load();
-  return loading;
 }
 
 async function load() {
@@ -163,8 +162,7 @@ function fetchAll(entry) {
   const picture = element("img", { alt: "The image to label", draggable: false });
   picture.addEventListener("load", () => markPixels(picture));
   entry.picture = picture;
-  if (hasKey()) blobAddress(preview).then((source) => (picture.src = source));
-  else picture.src = preview;
+  showPicture(picture, preview);
 }
 
 function neighbour(result) {
@@ -190,7 +188,7 @@ function offer(entry, near) {
       const sure = label === predicted && confidence !== null ? percent(confidence) : "";
       const button = element(
         "button",
-        { type: "button", title: label, className: label === likely[0] ? "likely" : "" },
+        { type: "button", title: label, className: label === likely[0] ? "button likely" : "button" },
         element("kbd", { textContent: row + 1 }),
         element("span", { textContent: label }),
         element("small", { textContent: sure }),
@@ -239,6 +237,11 @@ function undo() {
   entry.label = null;
   if (left !== null) left += 1;
   write(entry, before, null);
+  returnTo(entry);
+}
+
+/** Ask about an image again. */
+function returnTo(entry) {
   if (!line.includes(entry)) line.splice(at, 0, entry); // of a line before this one
   go(line.indexOf(entry));
 }
@@ -249,17 +252,13 @@ function write(entry, before, label, source) {
   changed = true;
   writing = writing.then(async () => {
     try {
-      await ask(`images/${id}?${new URLSearchParams({ was: before ?? "" })}`, {
-        method: "PATCH",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(label === null ? { label } : { label, source }),
-      });
+      await relabel(id, label, { source, was: before ?? "" });
     } catch (error) {
       entry.label = before;
       given = given.filter((each) => each !== entry);
       count();
       alertIn($("queue"), `Image ${id}: ${sentence(error.message)}`);
-      go(line.indexOf(entry));
+      returnTo(entry);
     }
   });
 }

@@ -1,7 +1,7 @@
 // The part of the view Label in which labels become better answers: learn, compare, take or let go.
 
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
-import { ask, askPatiently } from "./service.js";
+import { ask, askPatiently, json } from "./service.js";
 
 const EVERY = 1000; // milliseconds between two looks at a job
 
@@ -129,11 +129,7 @@ async function take(force) {
   alertIn(place);
   $("job-take").disabled = true;
   try {
-    await ask("admin/reload", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ artifact: latest.target, force }),
-    });
+    await ask("admin/reload", json("POST", { artifact: latest.target, force }));
     location.reload();
   } catch (error) {
     alertIn(place, error.message);

@@ -1,7 +1,7 @@
 // How good the answers are and which labels there are, as every view uses it: the calibrated precision of each
 // distance, and the footer.
 
-import { $, element, number, sentence } from "./dom.js";
+import { $, element, number, percent, sentence } from "./dom.js";
 import { ask } from "./service.js";
 
 /**
@@ -9,6 +9,18 @@ import { ask } from "./service.js";
  * images have; common: the same, those of most images first.
  */
 export const quality = { worth: null, labels: [], common: [] };
+
+/** What share of the images so far from a query have its label, in words; empty: nobody knows. */
+export function worthOf(distance) {
+  const share = quality.worth?.[distance];
+  return share === undefined ? "" : percent(share);
+}
+
+/** The same as what follows a distance. */
+export function nearnessOf(distance) {
+  const worth = worthOf(distance);
+  return worth && `: of images this near ${worth} share the label`;
+}
 
 /** Count and measure anew: at the start and whenever the index has changed. */
 export async function refreshQuality() {

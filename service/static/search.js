@@ -1,10 +1,10 @@
 // The view that searches: an image goes to the service, its neighbours become a grid.
 
 import { imageLink, similarLink } from "./cards.js";
-import { $, alertIn, bitCount, element, markPixels, number, percent } from "./dom.js";
+import { $, alertIn, bitCount, element, markPixels, number, onceInSight, percent } from "./dom.js";
 import { pathOf } from "./files.js";
 import { guess, predict } from "./predict.js";
-import { quality } from "./quality.js";
+import { nearnessOf, quality, worthOf } from "./quality.js";
 import { ask, showPicture } from "./service.js";
 import { lookAt } from "./viewer.js";
 
@@ -191,13 +191,7 @@ function showPrediction(prediction) {
 }
 
 /** Predictions are asked for when their result comes into sight: there may be hundreds. */
-const insight = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    insight.unobserve(target);
-    guess(Number(target.dataset.unlabelled)).then((prediction) => prediction && showGuess(target, prediction));
-  }
-});
+const whenSeen = onceInSight();
 
 function showGuess(link, { label, confidence }) {
   const text = `predicted ${label}, ${percent(confidence)}`;
@@ -210,9 +204,7 @@ function showGuess(link, { label, confidence }) {
 
 function card(result) {
   const { id, label, distance } = result;
-  const share = quality.worth?.[distance];
-  const worth = share === undefined ? "" : percent(share);
-  const known = worth && `: of images this near ${worth} share the label`;
+  const [worth, known] = [worthOf(distance), nearnessOf(distance)];
   const name = label ?? "no label";
   const link = imageLink(
     result,
@@ -228,7 +220,7 @@ function card(result) {
   link.dataset.distance = distance;
   if (label === null) {
     link.dataset.unlabelled = id;
-    insight.observe(link);
+    whenSeen(link, () => guess(id).then((prediction) => prediction && showGuess(link, prediction)));
   }
   return element("li", {}, link, similarLink(id));
 }

@@ -1,6 +1,7 @@
 // All that the page asks of the service. The key, if one is needed, lives as long as the tab and in no address.
 
-import { $, alertIn, element, markPixels, sentence } from "./dom.js";
+import { closed } from "./dialogs.js";
+import { $, alertIn, element, markPixels, onceInSight, sentence } from "./dom.js";
 
 const KEY = "hebbsearch key"; // in the session storage
 const NEAR = "400px"; // so far beyond the window pictures are fetched
@@ -24,6 +25,22 @@ export async function ask(address, options) {
     });
   }
   return body;
+}
+
+/** Options of a request that has a value as its body. */
+export const json = (method, value) => ({
+  method,
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(value),
+});
+
+/**
+ * Give an image a label, or none (null); resolves to what is known of it then. `source`: how the label came; `was`:
+ * only if that is its label, or, empty, if it has none.
+ */
+export function relabel(id, label, { source, was } = {}) {
+  const only = was === undefined ? "" : `?${new URLSearchParams({ was })}`;
+  return ask(`images/${id}${only}`, json("PATCH", label === null ? { label } : { label, source }));
 }
 
 /**
@@ -89,16 +106,12 @@ async function anotherKey(refused, detail) {
 }
 
 /** Ask for the key; whether one was entered or forgotten. */
-function enterKey(detail = "") {
+async function enterKey(detail = "") {
   const dialog = $("key");
   $("key-text").value = "";
   $("forget").hidden = !hasKey();
   alertIn(dialog, detail);
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue !== ""), { once: true }),
-  );
+  return (await closed(dialog)) !== "";
 }
 
 $("key-form").addEventListener("submit", (event) => {
@@ -119,16 +132,7 @@ $("key-button").addEventListener("click", async () => {
 // --- pictures -----------------------------------------------------------------------------------
 
 const addresses = new WeakMap(); // image -> what it will show
-const visible = new IntersectionObserver(
-  (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      visible.unobserve(target);
-      fetchPicture(target, addresses.get(target));
-    }
-  },
-  { rootMargin: NEAR },
-);
+const whenNear = onceInSight(NEAR);
 
 /** An image of the service, loaded when it comes into sight. */
 export function picture(address) {
@@ -136,7 +140,7 @@ export function picture(address) {
   image.addEventListener("load", () => markPixels(image));
   if (hasKey()) {
     addresses.set(image, address);
-    visible.observe(image); // an <img> sends no key
+    whenNear(image, () => fetchPicture(image, addresses.get(image))); // an <img> sends no key
   } else image.src = address;
   return image;
 }

@@ -1,11 +1,12 @@
 // One image large, above whatever view is shown: its picture to look into, what is known of it, what can be done
 // with it. PhotoSwipe moves and zooms the picture; all else is here.
 
+import { askToRemove } from "./dialogs.js";
 import { $, alertIn, bitCount, fact, markPixels, number, percent } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { guess } from "./predict.js";
-import { quality } from "./quality.js";
-import { ask, blobAddress, hasKey, saveFile } from "./service.js";
+import { nearnessOf } from "./quality.js";
+import { ask, blobAddress, hasKey, relabel, saveFile } from "./service.js";
 
 const SIDE = 4096; // pixels that the longer side is said to have: whatever the picture has, it fills the stage
 const CLOSER = 2.5; // times, by a click or a double tap
@@ -26,8 +27,6 @@ let cameFrom = null; // the state of the view below, whose address is shown agai
 
 const viewer = $("viewer");
 const stage = $("stage");
-
-export const isOpen = () => viewer.open;
 
 /** To be called when a link is followed: the images of its list are those that the arrow keys lead through. */
 export function lookThrough(link) {
@@ -220,9 +219,7 @@ async function describe(item) {
 
 function distanceOf({ distance }) {
   if (distance === null) return "";
-  const share = quality.worth?.[distance];
-  const worth = share === undefined ? "" : `: of images this near ${percent(share)} share the label`;
-  return `${bitCount(distance)} away${worth}.`;
+  return `${bitCount(distance)} away${nearnessOf(distance)}.`;
 }
 
 function tell(image) {
@@ -284,10 +281,8 @@ function showGuess(prediction) {
 
 async function saveLabel(text, source = "given") {
   const { key } = shown;
-  const body = JSON.stringify(text === null ? { label: null } : { label: text, source });
   try {
-    const options = { method: "PATCH", headers: { "Content-Type": "application/json" }, body };
-    const image = await ask(`images/${key}`, options);
+    const image = await relabel(key, text, { source });
     if (shown?.key === key) {
       alertIn(viewer);
       tell(image);
@@ -302,12 +297,7 @@ async function saveLabel(text, source = "given") {
 
 async function remove() {
   const { key } = shown;
-  $("deleting-title").textContent = `Delete image ${key}?`;
-  $("delete").textContent = "Delete 1 image";
-  $("deleting").returnValue = "";
-  $("deleting").showModal();
-  await new Promise((resolve) => $("deleting").addEventListener("close", resolve, { once: true }));
-  if ($("deleting").returnValue !== "delete") return;
+  if (!(await askToRemove([key]))) return;
   try {
     await ask(`images/${key}`, { method: "DELETE" });
   } catch (error) {
