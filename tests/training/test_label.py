@@ -46,24 +46,31 @@ def truth(name: str) -> str:
     return "lying" if int(Path(name).stem) % 2 == 0 else "standing"
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def draw_pictures(folder: Path) -> Path:
     """A folder of 240 pictures without labels."""
-    folder = tmp_path_factory.mktemp("pictures")
     for seed in range(240):
         picture(folder / f"{seed:03d}.png", seed)
     return folder
 
 
-@pytest.fixture(scope="module")
-def once(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of them that knows no label, of which each test gets a copy."""
-    out = tmp_path_factory.mktemp("once") / "built"
+def build(images: Path, out: Path) -> Path:
+    """A narrow index of them that knows no label."""
     with pytest.MonkeyPatch.context() as patch:
         widths_are_narrow(patch.setitem, patch.setattr)
         patch.setattr(learning, "LEAST_STEPS", 60)
         run_command(["--data", str(images), "--labels", "none", *BEST, "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def once(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of which each test gets a copy."""
+    return build(images, tmp_path_factory.mktemp("once") / "built")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ LOOKS = [
         for scheme, width in (("light", 360), ("dark", 1280), ("dark", 360))
     ),
 ]  # colour scheme and width in pixels; axe takes seconds for each
+MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
 PATIENCE = 30_000  # milliseconds until what is expected must have come: machines are slow at times
 COMPLAINT = "the server responded with a status of {} "  # of Chromium, for each request that is refused
 

@@ -4,10 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.service.page.browser import opened
+from tests.service.page.browser import images_view, opened
 
 # Of Chromium, the cheapest first: the shell is the same engine without windows, for half the processor time.
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -32,3 +33,9 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, server: str) -> Iterator[Page]:
     """The page, opened. Ends with a failure if the browser complained of anything."""
     yield from opened(browser, server)
+
+
+@pytest.fixture
+def my_view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
+    """The images of a collection of the test alone."""
+    yield from images_view(browser, str(http.base_url).rstrip("/"))

@@ -15,21 +15,13 @@ from service.core.pictures.decoding import Decoded, Pool
 from service.settings import Settings
 from tests.labels import FAMILY, REFUSED, TAKEN
 from tests.samples import serve_here
-from tests.service.page.browser import LOOKS, barriers, fits, give, images_view, opened, png, tab_to
-
-MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
+from tests.service.page.browser import LOOKS, MARKUP, barriers, fits, give, images_view, opened, png, tab_to
 
 
 @pytest.fixture
 def view(browser: Browser, server: str) -> Iterator[Page]:
     """Over the collection that all tests share: it must stay as it is."""
     yield from images_view(browser, server)
-
-
-@pytest.fixture
-def my_view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
-    """Over a collection of the test alone."""
-    yield from images_view(browser, str(http.base_url).rstrip("/"))
 
 
 def files(count: int) -> list[Any]:

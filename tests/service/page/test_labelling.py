@@ -21,6 +21,7 @@ from tests.service.page.browser import LOOKS, barriers, fits, opened
 from tests.service.routes.test_advice import embed_by_hand
 from tests.service.routes.test_jobs import COPYING, FAILING, QUICK, WAITING, built_of_stripes
 from tests.training.narrow import widths_are_narrow
+from tests.training.test_label import truth
 
 
 @pytest.fixture
@@ -256,7 +257,7 @@ def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> Non
                 "240 without a label. The most telling come first."
             )
             for label in ("lying", "standing"):  # the first of each is written, then each has a key
-                while truth(http, asked(page)) != label:
+                while truth_of(http, asked(page)) != label:
                     page.keyboard.press("ArrowRight")
                     expect(page.locator("#asked")).to_be_visible()
                 was = page.locator("#asked-enlarge").get_attribute("href") or ""
@@ -265,14 +266,14 @@ def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> Non
                 expect(page.locator("#asked-enlarge")).not_to_have_attribute("href", was)
             for _ in range(4):
                 was = page.locator("#asked-enlarge").get_attribute("href") or ""
-                page.keyboard.press("1" if truth(http, asked(page)) == "lying" else "2")
+                page.keyboard.press("1" if truth_of(http, asked(page)) == "lying" else "2")
                 expect(page.locator("#asked-enlarge")).not_to_have_attribute("href", was)
             page.get_by_role("link", name="Learn", exact=True).click()
             expect(page.locator("#learning-status")).to_have_text(
                 "This index has 6 labels. It has learned from none yet."
             )
             for image in http.get("/images?limit=240&unlabelled=true").json()["images"]:  # others help
-                given = {"label": truth(http, image["id"])}
+                given = {"label": truth_of(http, image["id"])}
                 http.patch(f"/images/{image['id']}", json=given).raise_for_status()
             page.reload()
             page.get_by_role("button", name="Learn from 240 labels").click()
@@ -289,9 +290,8 @@ def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> Non
             expect(page.locator("#learning-status")).to_contain_text("It has learned from 1")
 
 
-def truth(http: httpx.Client, item_id: int) -> str:
-    path = http.get(f"/images/{item_id}").raise_for_status().json()["path"]
-    return "lying" if int(Path(path).stem) % 2 == 0 else "standing"
+def truth_of(http: httpx.Client, item_id: int) -> str:
+    return truth(http.get(f"/images/{item_id}").raise_for_status().json()["path"])
 
 
 def test_learning_is_cancelled_fails_and_is_let_go(

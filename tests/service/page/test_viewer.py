@@ -7,25 +7,17 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.service.page.browser import give, images_view, opened, png, prediction, tab_to
+from tests.service.page.browser import MARKUP, give, images_view, opened, png, prediction, tab_to
 
 VENDOR = Path(__file__).parents[3] / "service" / "static" / "vendor"
-MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
 SHOWN = "#stage .pswp__item[aria-hidden=false] img:not([aria-hidden])"  # not what stands there until it comes
 VENDORED = json.loads((VENDOR / "vendored.json").read_text())
-
-
-@pytest.fixture
-def my_view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
-    """The images of a collection of the test alone."""
-    yield from images_view(browser, str(http.base_url).rstrip("/"))
 
 
 def at(page: Page, item_id: int) -> None:

@@ -24,9 +24,7 @@ from tests import forking
 from tests.samples import command, environment, free_port, wait_until_ready
 from tests.service.reloading import answer, reload, served
 from tests.training.narrow import widths_are_narrow
-from tests.training.test_build_index import stripes
-from training.build_index import run_command
-from training.coding import learning
+from tests.training.test_label import build, draw_pictures, truth
 
 pytestmark = [pytest.mark.long, pytest.mark.process]
 
@@ -69,15 +67,7 @@ def child(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def built_of_stripes(folder: Path) -> Path:
     """An index of 240 pictures without labels."""
     (folder / "pictures").mkdir()
-    for seed in range(240):
-        stripes(folder / "pictures" / f"{seed:03d}.png", seed % 2 == 0, seed)
-    out = folder / "mine"
-    best = ["--recipe", "best", "--rule", "none", "--image-size", "28", "--set", "bits=32"]
-    with pytest.MonkeyPatch.context() as patch:
-        widths_are_narrow(patch.setitem, patch.setattr)
-        patch.setattr(learning, "LEAST_STEPS", 60)
-        run_command(["--data", str(folder / "pictures"), "--labels", "none", *best, "--out", str(out)])
-    return out
+    return build(draw_pictures(folder / "pictures"), folder / "mine")
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +113,7 @@ def test_labels_teach_and_what_was_learned_is_measured_taken_and_tidied(
 ) -> None:
     child(monkeypatch, QUICK)
     with Catalogue.open(mine / CATALOGUE) as catalogue:
-        given = {
-            item.id: "lying" if int(item.path[:3]) % 2 == 0 else "standing"
-            for item in catalogue.page(count=999)
-        }
+        given = {item.id: truth(item.path) for item in catalogue.page(count=999)}
         catalogue.label_all({id_: (label, "given") for id_, label in given.items()})
     with served(mine) as http:
         assert http.get("/eval/map").status_code == 409  # nothing was held out when it was built
