@@ -24,6 +24,11 @@ MARKUP = "<i>new</i> " + "long " * 30  # a label that is neither short nor plain
 PATIENCE = 30_000  # milliseconds until what is expected must have come: machines are slow at times
 COMPLAINT = "the server responded with a status of {} "  # of Chromium, for each request that is refused
 
+# Resolves once nothing moves any more, but for what moves without end.
+SETTLED = """() => Promise.allSettled(document.getAnimations()
+    .filter((each) => Number.isFinite(each.effect.getComputedTiming().endTime))
+    .map((each) => each.finished))"""
+
 expect.set_options(timeout=PATIENCE)
 
 
@@ -89,6 +94,7 @@ def fits(page: Page, width: int) -> bool:
 
 def barriers(page: Page) -> list[str]:
     """What axe-core calls serious or critical of the page as it is now: the rule and the elements."""
+    page.evaluate(SETTLED)  # what is half faded in has half its contrast
     found = Axe().run(page).response["violations"]
     return [
         f"{each['id']}: {[node['target'] for node in each['nodes']]}"
