@@ -5,6 +5,7 @@ Only index/sqlite.py and index/tables/checking.py know that it is SQLite, so tha
 PostgreSQL.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,13 +19,16 @@ from index.items import SUCCESSOR, Changes, Embedding, Identity, Item, NewItem
 from index.sources import Source
 from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
+from index.tables.arriving import Arrival, add_unknown
 from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
+from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
 from index.tables.reading import TOGETHER, Reader
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
+from index.tables.trash import Made, Trash, put, take_out, throw, undo
 
 
 class Catalogue(Reader):
@@ -33,6 +37,8 @@ class Catalogue(Reader):
     def __init__(self, connections: Connections, *, writable: bool = True) -> None:
         super().__init__(connections)
         self.writable = writable  # else it stays as it is
+        self.trash = Trash(connections)
+        self.history = History(connections)
 
     @classmethod
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:
@@ -88,22 +94,59 @@ class Catalogue(Reader):
             return change.add(items)
 
     def add_unknown(
-        self, items: Sequence[NewItem], labels: Mapping[int, str] = MappingProxyType({})
-    ) -> list[tuple[int, bool]]:
+        self,
+        items: Sequence[NewItem],
+        labels: Mapping[int, str] = MappingProxyType({}),
+        *,
+        batch: str | None = None,
+    ) -> list[tuple[int, Arrival]]:
         """Store those of `items`, of the database split, whose file is not there yet, all or none.
 
-        For each its id and whether it is new; one whose file is there already, with the same SHA-256, has
-        the id that the file has, the lowest of several, and its label if that has none. So have the items
-        with the ids in `labels`.
+        For each its id and what became of it. One whose file is there already, with the same SHA-256, has the
+        id that the file has, the lowest of several, and its label if that has none; if it lies in the trash,
+        it comes back. So have the items with the ids in `labels`.
         """
-        with self._changing() as change:
-            return change.add_unknown(items, labels)
+        with self._changing(batch) as change:
+            return add_unknown(change, items, labels)
 
-    def remove(self, ids: Iterable[int]) -> list[int]:
-        """Forget the items of the database split among `ids`, with their thumbnails; which they were."""
+    def remove(self, ids: Iterable[int], *, noting: str | None = None) -> list[int]:
+        """Forget the items of the database split and of the trash among `ids`, with their thumbnails, for
+        good; which they were. If there are any, the note under the key `noting` says so."""
         wanted = sorted({check_id(item_id) for item_id in ids})
         with self._changing() as change:
-            return change.remove(wanted)
+            gone = change.remove(wanted)
+            if gone and noting:
+                write_notes(change.connection, {noting: "1"})
+            return gone
+
+    def throw(self, ids: Iterable[int], *, since: int | None = None, batch: str | None = None) -> list[int]:
+        """Put the items of the database split among `ids` into the trash, where they lie `since` that time,
+        in seconds since 1970 (None: now); which they were."""
+        wanted = sorted({check_id(item_id) for item_id in ids})
+        with self._changing(batch) as change:
+            return throw(change, wanted, int(time.time()) if since is None else since)
+
+    def throw_new(self, items: Iterable[tuple[NewItem, int]]) -> None:
+        """Store items, without codes, that lie in the trash since those times, in seconds since 1970."""
+        drawn = list(items)
+        with self._changing() as change:
+            for id_, (_, since) in zip(change.add([item for item, _ in drawn]), drawn, strict=True):
+                put(change.connection, {id_: None}, since)
+
+    def take_out(
+        self, ids: Iterable[int], made: Made = MappingProxyType({}), *, batch: str | None = None
+    ) -> list[int]:
+        """Let the items among `ids` that lie in the trash be found again; which they were. One without a code
+        (`Trash.uncoded`) stays there unless it is `made`."""
+        wanted = sorted({check_id(item_id) for item_id in ids})
+        with self._changing(batch) as change:
+            return take_out(change, wanted, made)
+
+    def undo(self, batch: Batch, made: Made = MappingProxyType({}), *, name: str | None = None) -> list[int]:
+        """Let those items of a batch that nobody has changed since be as they were before it; which these
+        are. What comes out of the trash does so as by `take_out`. `name`: of the batch that this is."""
+        with self._changing(name) as change:
+            return undo(change, batch, int(time.time()), made)
 
     def change(
         self,
@@ -112,27 +155,28 @@ class Catalogue(Reader):
         label: int | str | None = None,
         metadata: Mapping[str, Any] | None = None,
         source: Source = "given",
+        batch: str | None = None,
     ) -> None:
         """Give an item of the database split another label, as in NewItem, or other metadata; None leaves as
         it is. A label that is another one has this `source`, and its image is held out no more. KeyError when
         it is unknown, ValueError for a label that there is not."""
         values: dict[str, Any] = {} if metadata is None else {"metadata": in_json(metadata)}
         item_id = check_id(item_id)
-        with self._changing() as change:
+        with self._changing(batch) as change:
             change.update(item_id, label, values, source)
 
     def every_item(self) -> Iterator[Item]:
-        """All of both splits, some read at a time."""
+        """All that can be found or is held out, some read at a time."""
         for split in ("database", "query"):
             after = 0
             while some := self.page(after=after, count=TOGETHER, split=split):
                 yield from some
                 after = some[-1].id
 
-    def label_all(self, labels: Mapping[int, tuple[str, Source]]) -> None:
+    def label_all(self, labels: Mapping[int, tuple[str, Source]], *, batch: str | None = None) -> None:
         """Give many items of the database split their labels, and say how these came, all or none. KeyError
         when one is unknown."""
-        with self._changing() as change:
+        with self._changing(batch) as change:
             change.label_all(labels)
 
     def hold_out(self, ids: Iterable[int]) -> None:
@@ -213,10 +257,11 @@ class Catalogue(Reader):
         return had
 
     @contextmanager
-    def _changing(self) -> Iterator[Change]:
-        """One transaction, alone; afterwards its new classes are known here."""
+    def _changing(self, batch: str | None = None) -> Iterator[Change]:
+        """One transaction, alone; afterwards its new classes are known here. `batch`: the name by which it
+        can be undone."""
         with self._connections.writing() as (connection, revision):
-            change = Change(connection, revision, self.bits, class_indices(connection))
+            change = Change(connection, revision, self.bits, class_indices(connection), batch)
             yield change
         self._learn(change.classes)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from index.sources import Source
 
 SUCCESSOR = "successor"  # note of a catalogue: the folder beside its artifact that took that one's place
 UNLABELLED = -1
+# What can be found; what is held out to ask with; what was deleted and can come back.
+Split = Literal["database", "query", "trash"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 Embedding = NDArray[np.float16]  # (E,)
 
@@ -31,11 +34,11 @@ class File:
 class NewItem:
     path: str  # relative to the indexed folder
     label: int | str  # class index, UNLABELLED, or a name, which becomes a class if it is none yet
-    split: Literal["database", "query"]
+    split: Split
     width: int
     height: int
     thumbnail: bytes
-    code: Codes | None  # None for queries: theirs lie beside the catalogue
+    code: Codes | None  # None for others than the database split's
     file: File | None = None  # None: there is none
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the user's own, what JSON can hold
     added: int | None = None  # seconds since 1970; None: now
@@ -59,7 +62,7 @@ class Item:
     id: int
     path: str
     label: str | None  # class name
-    split: str
+    split: Split
     width: int
     height: int
     added: int | None = None  # seconds since 1970; None: by a version that did not write it down
@@ -70,6 +73,7 @@ class Item:
     held_out: bool = False  # asked with since it has its label, and not learned from
     predicted: str | None = None  # class name
     confidence: float | None = None  # of the prediction, 0 to 1
+    trashed: int | None = None  # since when, in seconds since 1970; None: it is not in the trash
 
     @property
     def identity(self) -> Identity:

@@ -3,6 +3,7 @@
 Run it with `uvicorn --factory service.app:create_app`.
 """
 
+import asyncio
 import gc
 import logging
 import time
@@ -23,12 +24,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
+from index.sqlite import CatalogueError
 from service.core.jobs import Jobs
 from service.core.live import ANSWERING, Live
 from service.core.pictures import decoding
 from service.core.pictures.previews import Previews
 from service.core.searcher import Searcher
-from service.routes import about, admin, changes, evaluation, health, images, jobs, labels, search
+from service.routes import about, admin, changes, evaluation, health, images, jobs, labels, search, trash
 from service.schemas.problem import problems
 from service.settings import PREFIX, Settings, split
 from service.web.asking import Shared
@@ -51,6 +53,7 @@ TAGS = (
     (about.router, "about"),
     (labels.router, "labels"),
     (changes.router, "images"),
+    (trash.router, "trash"),
     (admin.router, "admin"),
     (jobs.router, "jobs"),
     (jobs.changing, "jobs"),
@@ -58,6 +61,7 @@ TAGS = (
 # Seconds for a small image, which takes milliseconds; then it is one of the large ones. So long it holds a
 # thread that answers others.
 PATIENCE = 0.25
+HOUR = 3600  # seconds
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -126,6 +130,7 @@ async def _running(
     work = Jobs(settings.artifact.resolve())
     with live.lease() as generation:
         work.resume(generation.searcher.artifact.path.resolve())
+    tidying = asyncio.create_task(_tidy(live))
     # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
     gc.collect()
     gc.freeze()
@@ -149,10 +154,23 @@ async def _running(
         }
     finally:
         gc.unfreeze()
+        tidying.cancel()
+        await asyncio.wait([tidying])
         await work.close()
         await live.close()
         small.close()
         large.close()
+
+
+async def _tidy(live: Live) -> None:
+    """Empty the trash of what has lain there long enough, now and every hour."""
+    while True:
+        try:
+            if forgotten := await live.tidy():
+                log.info("%s images left the trash for good", f"{forgotten:,}")
+        except (CatalogueError, OSError):  # a disk that is full, another process that serves a successor
+            log.exception("the trash could not be emptied of what is old; it is tried again in an hour")
+        await asyncio.sleep(HOUR)
 
 
 def _searcher(settings: Settings) -> Searcher:

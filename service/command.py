@@ -103,7 +103,7 @@ def verify(options: argparse.Namespace) -> int:
 def reencode(options: argparse.Namespace) -> int:
     """Move an artifact whose images are there to the encoder of another."""
     from index.artifact import ArtifactError
-    from service.core.reencode import reencode as move
+    from service.core.artifacts.reencode import reencode as move
 
     try:
         made = move(options.artifact, options.encoder_of, options.out, progress=progress)

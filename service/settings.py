@@ -52,6 +52,13 @@ class Settings(BaseSettings):
         "readers, writers (without any key: this machine) or nobody; all others see thumbnails and previews, "
         "without EXIF",
     )
+    trash_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="days that deleted images lie in the trash, from which they can come back; 0: they are "
+        "gone at once",
+    )
     reload_margin: float = Field(
         default=0.02,
         ge=0,

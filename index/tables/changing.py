@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -12,19 +12,21 @@ import numpy as np
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 from index.codes import Codes
-from index.items import UNLABELLED, Embedding, Identity, NewItem
+from index.items import SPLITS, UNLABELLED, CodeTable, Embedding, Identity, NewItem
 from index.labels import normal_form
 from index.names import from_stored, stored
 from index.sources import Source
-from index.tables import checksums
+from index.tables import checksums, history
 from index.tables.digest import digest
+from index.tables.history import What
 from index.tables.learned import forget_learned, keep, keep_sources, set_sources
-from index.tables.rows import BATCH, as_table, code_table, held_out, ids_by_hash, value
+from index.tables.rows import BATCH, as_table, code_table, held_out, value
 from index.tables.schema import (
     CHECKSUMS,
     CLASSES,
     CODES,
     EMBEDDINGS,
+    HISTORY,
     ITEMS,
     META,
     PREDICTIONS,
@@ -32,10 +34,11 @@ from index.tables.schema import (
     SCHEMA,
     SOURCES,
     THUMBNAILS,
+    TRASH,
     metadata,
 )
 
-OF_ITEM = [table.c.item_id for table in (CODES, THUMBNAILS, EMBEDDINGS, SOURCES, PREDICTIONS)]
+OF_ITEM = [table.c.item_id for table in (CODES, THUMBNAILS, EMBEDDINGS, SOURCES, PREDICTIONS, TRASH, HISTORY)]
 
 
 def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence[str]) -> None:
@@ -66,6 +69,17 @@ class Change:
     revision: int  # which it makes
     bits: int  # of a code
     classes: dict[str, int]  # the indices of the labels' names, to which new ones are added
+    batch: str | None = None  # the name by which it can be undone; None: it cannot
+    _begun: bool = field(default=False, init=False)
+
+    def remember(self, what: What, ids: Sequence[int]) -> None:
+        """Of at most BATCH items, so that it can be undone; before anything but `added` happens to them."""
+        if self.batch is None or not ids:
+            return
+        if not self._begun:
+            history.begin(self.connection, self.revision, self.batch)
+            self._begun = True
+        history.remember(self.connection, self.revision, what, ids)
 
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """As `Catalogue.add`: the items are drawn some at a time."""
@@ -73,27 +87,6 @@ class Change:
         while batch := list(islice(rows, BATCH)):
             ids += self._insert(batch)
         return ids
-
-    def add_unknown(self, items: Sequence[NewItem], labels: Mapping[int, str]) -> list[tuple[int, bool]]:
-        """As `Catalogue.add_unknown`."""
-        keys = [item.file.sha256 if item.file else number for number, item in enumerate(items)]
-        known = ids_by_hash(self.connection, [item.file.sha256 for item in items if item.file])
-        unknown: dict[bytes | int, NewItem] = {}  # each file once
-        for key, item in zip(keys, items, strict=True):
-            if key not in known:
-                unknown.setdefault(key, item)
-        added = dict(zip(unknown, self.add(unknown.values()), strict=True))
-        for key, item in zip(keys, items, strict=True):
-            if isinstance(key, bytes) and key in known:
-                self._label_unlabelled(known[key], item.label)
-        for id_, label in labels.items():
-            self._label_unlabelled(id_, label)
-        answers, told = list[tuple[int, bool]](), set[int]()
-        for key in keys:
-            id_ = added[key] if key in added else known[key]  # type: ignore[index]  # known: hashes only
-            answers.append((id_, key in added and id_ not in told))
-            told.add(id_)
-        return answers
 
     def _insert(self, batch: Sequence[NewItem]) -> list[int]:
         now = int(time.time())
@@ -110,6 +103,7 @@ class Change:
         keep(self.connection, zip(ids, (item.embedding for item in batch), strict=True))
         told = {id_: (item.source, item.held_out) for id_, item in zip(ids, batch, strict=True)}
         keep_sources(self.connection, told)
+        self.remember("added", ids)
         coded = [
             (id_, UNLABELLED if row["label"] is None else row["label"], item.code.tobytes())
             for id_, item, row in zip(ids, batch, rows, strict=True)
@@ -117,12 +111,12 @@ class Change:
         ]
         if coded:
             self.connection.execute(insert(CODES), [{"item_id": id_, "code": code} for id_, _, code in coded])
-            self._carry_on(digest(as_table(coded, self.bits)))
+            self.carry_on(digest(as_table(coded, self.bits)))
         return ids
 
     def _row(self, item: NewItem) -> dict[str, Any]:
-        if item.split not in ("database", "query"):
-            raise ValueError(f"{item.path}: split is {item.split!r}; wanted database or query")
+        if item.split not in SPLITS:
+            raise ValueError(f"{item.path}: split is {item.split!r}; wanted one of {', '.join(SPLITS)}")
         if (item.split == "database") != (item.code is not None):
             raise ValueError(f"{item.path}: database items, and only they, have a code here")
         if item.code is not None and (item.code.dtype != np.uint8 or item.code.size * 8 != self.bits):
@@ -163,14 +157,6 @@ class Change:
         """The index of the first label of each normal form."""
         return {normal_form(name): index for name, index in reversed(self.classes.items())}
 
-    def _label_unlabelled(self, item_id: int, label: int | str) -> None:
-        """Give an item of the database split a label if it is there and has none."""
-        lacking = select(ITEMS.c.id).where(
-            ITEMS.c.id == item_id, ITEMS.c.split == "database", ITEMS.c.label.is_(None)
-        )
-        if label != UNLABELLED and self.connection.scalar(lacking) is not None:
-            self.update(item_id, label, {})
-
     def update(
         self, item_id: int, label: int | str | None, values: dict[str, Any], source: Source = "given"
     ) -> None:
@@ -197,21 +183,27 @@ class Change:
             new = values[id_].get("label", label)
             if (UNLABELLED if new is None else new) != label:
                 relabelled[id_] = ("given" if new is None else sources[id_], False)
+        self.remember("changed", list(values))
         set_sources(self.connection, relabelled)
+        self.write(values, before)
+
+    def write(self, values: Mapping[int, Mapping[str, Any]], before: CodeTable) -> None:
+        """Values of the same columns of the items that `before` has as they are."""
         statement = update(ITEMS).where(ITEMS.c.id == bindparam("this")).values(revision=self.revision)
         self.connection.execute(statement, [{"this": id_, **row} for id_, row in values.items()])
         checksums.rewrite(self.connection, values)
-        self._carry_on(digest(code_table(self.connection, self.bits, these)) - digest(before))
+        now = code_table(self.connection, self.bits, ITEMS.c.id.in_(values))
+        self.carry_on(digest(now) - digest(before))
 
     def remove(self, ids: Sequence[int]) -> list[int]:
         """As `Catalogue.remove`."""
         gone = list[int]()
         for start in range(0, len(ids), BATCH):
-            some = code_table(self.connection, self.bits, ITEMS.c.id.in_(ids[start : start + BATCH]))
-            here = some.ids.tolist()
+            these = ITEMS.c.id.in_(ids[start : start + BATCH])
+            here = list(self.connection.scalars(select(ITEMS.c.id).where(these, ITEMS.c.split != "query")))
             if not here:
                 continue
-            self._carry_on(-digest(some))
+            self.carry_on(-digest(code_table(self.connection, self.bits, these)))
             for of_item in (*OF_ITEM, CHECKSUMS.c.id):
                 self.connection.execute(delete(of_item.table).where(of_item.in_(here)))
             known = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder, ITEMS.c.sha256)
@@ -279,7 +271,7 @@ class Change:
             self.connection.execute(update(META).where(META.c.key == key).values(value=text))
         return {id_: code for id_, code in queries.items() if code is not None}
 
-    def _carry_on(self, difference: int) -> None:
+    def carry_on(self, difference: int) -> None:
         """Have the digest follow a change."""
         total = (int(value(self.connection, "digest")) + difference) % 2**64
         self.connection.execute(update(META).where(META.c.key == "digest").values(value=str(total)))

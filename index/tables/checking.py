@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, func, inspect, select, update
 
-from index.items import Changes
+from index.items import SPLITS, Changes
 from index.sqlite import DAMAGE, undecoded
 from index.tables import checksums
 from index.tables.connections import Connections
@@ -14,7 +14,6 @@ from index.tables.schema import (
     CHECKSUMS,
     CLASSES,
     CODES,
-    EMBEDDINGS,
     ITEMS,
     META,
     READABLE,
@@ -22,15 +21,20 @@ from index.tables.schema import (
     SCHEMA,
     STAND_INS,
     THUMBNAILS,
+    TRASH,
     upgrade,
 )
 
 _coded = select(CODES.c.item_id).where(CODES.c.item_id == ITEMS.c.id).exists()
+_thrown = select(TRASH.c.item_id).where(TRASH.c.item_id == ITEMS.c.id).exists()
 _shown = select(THUMBNAILS.c.item_id).where(THUMBNAILS.c.item_id == ITEMS.c.id).exists()
 FAULTS = {
     "has no code": select(ITEMS.c.id).where(ITEMS.c.split == "database", ~_coded),
     "is held out and has a code": select(ITEMS.c.id).where(ITEMS.c.split == "query", _coded),
-    "has a split that there is not": select(ITEMS.c.id).where(ITEMS.c.split.not_in(("database", "query"))),
+    "is in the trash and can be found": select(ITEMS.c.id).where(ITEMS.c.split == "trash", _coded),
+    "is in the trash, which does not know it": select(ITEMS.c.id).where(ITEMS.c.split == "trash", ~_thrown),
+    "is not in the trash, which knows it": select(ITEMS.c.id).where(ITEMS.c.split != "trash", _thrown),
+    "has a split that there is not": select(ITEMS.c.id).where(ITEMS.c.split.not_in(SPLITS)),
     "has no thumbnail": select(ITEMS.c.id).where(~_shown),
     "has a thumbnail that is no WebP": select(THUMBNAILS.c.item_id).where(
         func.substr(THUMBNAILS.c.image, 9, 4) != b"WEBP"
@@ -48,7 +52,8 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
     if found == str(SCHEMA):
         return
     if found in READABLE and not writable:
-        connections.stand_in(STAND_INS)
+        missing = (each for version, each in STAND_INS.items() if version > int(found))
+        connections.stand_in([statement for statements in missing for statement in statements])
         return
     with connections.reading() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
@@ -133,8 +138,7 @@ def _rows(connection: Connection) -> Iterator[str]:
     tables = inspect(connection)
     if tables.has_table(CHECKSUMS.name):  # else an earlier version wrote it, and it stays so
         yield from checksums.faults(connection)
-    if tables.has_table(EMBEDDINGS.name):
-        yield from checksums.own_faults(connection)
+    yield from checksums.own_faults(connection, [name for name in checksums.OWN if tables.has_table(name)])
 
 
 def _thumbnails(connection: Connection) -> Iterator[str]:

@@ -24,9 +24,29 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from index.tables.rows import BATCH, noted
-from index.tables.schema import CHECKSUMS, EMBEDDINGS, ITEMS, META, REMOVED, SOURCES, THUMBNAILS
+from index.tables.schema import (
+    CHECKSUMS,
+    EMBEDDINGS,
+    HISTORY,
+    ITEMS,
+    META,
+    REMOVED,
+    SOURCES,
+    THUMBNAILS,
+    TRASH,
+)
 
 NOTES = "checksum"  # the note that has that of the others
+
+OWN = {  # tables each of whose rows ends with its own checksum, and what a row is
+    table.name: (table, what)
+    for table, what in (
+        (EMBEDDINGS, "the embedding of image {}"),
+        (SOURCES, "the source of the label of {}"),
+        (TRASH, "what the trash knows of image {}"),
+        (HISTORY, "row {} of what was changed"),
+    )
+}
 
 Value = int | float | str | bytes | None
 Stored = Sequence[Value]  # a row: its id, and the other columns in their order
@@ -114,12 +134,9 @@ def thumbnail_faults(connection: Connection) -> Iterator[str]:
     yield from _differing(connection, THUMBNAILS, CHECKSUMS.c.thumbnail, "the thumbnail of image {}")
 
 
-def own_faults(connection: Connection) -> Iterator[str]:
-    """What does not match the checksum in its own row."""
-    for table, what in (
-        (EMBEDDINGS, "the embedding of image {}"),
-        (SOURCES, "the source of the label of {}"),
-    ):
+def own_faults(connection: Connection, names: Iterable[str]) -> Iterator[str]:
+    """What does not match the checksum in its own row, of the tables with these names among OWN."""
+    for table, what in (OWN[name] for name in names):
         for rows in _batches(connection, table):
             for *row, checksum in rows:
                 if of_row(row) != checksum:

@@ -26,6 +26,7 @@ from index.tables.schema import (
     REMOVED,
     SOURCES,
     THUMBNAILS,
+    TRASH,
 )
 
 TOGETHER = 4096  # items, with all that is known of them, read at a time
@@ -39,11 +40,13 @@ KNOWN = (
         SOURCES.c.held_out,
         PREDICTED.c.name.label("predicted"),
         PREDICTIONS.c.confidence,
+        TRASH.c.since.label("trashed"),
     )
     .outerjoin(CLASSES, CLASSES.c.id == ITEMS.c.label)
     .outerjoin(SOURCES, SOURCES.c.item_id == ITEMS.c.id)
     .outerjoin(PREDICTIONS, and_(PREDICTIONS.c.item_id == ITEMS.c.id, ITEMS.c.label.is_(None)))
     .outerjoin(PREDICTED, PREDICTED.c.id == PREDICTIONS.c.label)
+    .outerjoin(TRASH, TRASH.c.item_id == ITEMS.c.id)
 )
 
 
@@ -73,13 +76,8 @@ class Reader:
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
         with self._connections.reading() as connection:
-            gone = (
-                select(REMOVED.c.item_id)
-                .where(REMOVED.c.revision > since, REMOVED.c.item_id > 0)
-                .order_by(REMOVED.c.item_id)
-            )
             table = rows.code_table(connection, self.bits, ITEMS.c.revision > since)
-            found = rows.changes(connection, table, list(connection.scalars(gone)))
+            found = rows.changes(connection, table, rows.gone(connection, since))
         self._learn(found.classes)
         return found
 
@@ -115,8 +113,9 @@ class Reader:
     def without_embedding(self) -> NDArray[np.int64]:
         """The ids (n,) of the items of both splits that have none."""
         kept = select(EMBEDDINGS.c.item_id).where(EMBEDDINGS.c.item_id == ITEMS.c.id).exists()
+        query = select(ITEMS.c.id).where(~kept, ITEMS.c.split != "trash")
         with self._connections.reading() as connection:
-            return np.array(list(connection.scalars(select(ITEMS.c.id).where(~kept))), np.int64)
+            return np.array(list(connection.scalars(query)), np.int64)
 
     def predictions(self) -> dict[int, float]:
         """The confidence of the predicted label of each image that has one."""
@@ -126,8 +125,9 @@ class Reader:
 
     def sources(self) -> dict[int, tuple[Source, bool]]:
         """How items came to their labels, and whether they are held out, of those where that is not as usual:
-        given, and learned from."""
-        query = select(SOURCES.c.item_id, SOURCES.c.source, SOURCES.c.held_out)
+        given, and learned from. Without what lies in the trash."""
+        query = select(SOURCES.c.item_id, SOURCES.c.source, SOURCES.c.held_out).join(ITEMS)
+        query = query.where(ITEMS.c.split != "trash")
         with self._connections.reading() as connection:
             return {id_: (source, bool(held)) for id_, source, held in connection.execute(query)}
 
@@ -137,7 +137,7 @@ class Reader:
             return rows.held_out(connection)
 
     def counts(self) -> dict[str, int]:
-        """How many items: database = labelled + unlabelled, and queries."""
+        """How many items: database = labelled + unlabelled, queries, and trash."""
         labelled = ITEMS.c.label.is_not(None)
         query = select(ITEMS.c.split, labelled, func.count()).group_by(ITEMS.c.split, labelled)
         with self._connections.reading() as connection:
@@ -148,6 +148,7 @@ class Reader:
             "labelled": with_label,
             "unlabelled": without,
             "queries": number["query", True] + number["query", False],
+            "trash": number["trash", True] + number["trash", False],
         }
 
     def changed(self, since: int, *, after: int = 0, count: int) -> list[Item]:
@@ -157,7 +158,7 @@ class Reader:
             ITEMS.c.split == "database", ITEMS.c.revision > since, ITEMS.c.id > after
         ).order_by(ITEMS.c.id)
         with self._connections.reading() as connection:
-            return [_item(row) for row in connection.execute(query.limit(count))]
+            return [item_of(row) for row in connection.execute(query.limit(count))]
 
     def page(
         self,
@@ -179,7 +180,7 @@ class Reader:
         if sha256 is not None:
             query = query.where(ITEMS.c.sha256 == sha256)
         with self._connections.reading() as connection:
-            return [_item(row) for row in connection.execute(query)]
+            return [item_of(row) for row in connection.execute(query)]
 
     def get(self, item_id: int) -> Item:
         """One item. KeyError when unknown."""
@@ -188,12 +189,17 @@ class Reader:
     def get_many(self, ids: Iterable[int]) -> list[Item]:
         """The items in the order asked. KeyError when one is unknown."""
         wanted = [rows.check_id(item_id) for item_id in ids]
+        found = self.find(wanted)
+        return [found[item_id] for item_id in wanted]
+
+    def find(self, ids: Sequence[int]) -> dict[int, Item]:
+        """Those of the items that there are."""
         found: dict[int, Item] = {}
         with self._connections.reading() as connection:
-            for start in range(0, len(wanted), rows.BATCH):
-                some = KNOWN.where(ITEMS.c.id.in_(wanted[start : start + rows.BATCH]))
-                found |= {row.id: _item(row) for row in connection.execute(some)}
-        return [found[item_id] for item_id in wanted]
+            for start in range(0, len(ids), rows.BATCH):
+                some = KNOWN.where(ITEMS.c.id.in_(ids[start : start + rows.BATCH]))
+                found |= {row.id: item_of(row) for row in connection.execute(some)}
+        return found
 
     def paths(self, ids: Iterable[int]) -> dict[int, tuple[str, str | None]]:
         """Path and folder, as an item has them, of those items that are there."""
@@ -207,11 +213,13 @@ class Reader:
         with self._connections.reading() as connection:
             reading = connection.execution_options(yield_per=TOGETHER)
             for some in reading.execute(query.order_by(ITEMS.c.id)).partitions():
-                yield [(_item(row), row.code) for row in some]
+                yield [(item_of(row), row.code) for row in some]
 
-    def thumbnail(self, item_id: int) -> bytes:
-        """The stored WebP bytes. KeyError when the item is unknown."""
+    def thumbnail(self, item_id: int, *, thrown: bool = True) -> bytes:
+        """The stored WebP bytes. KeyError when the item is unknown, or, not `thrown`, lies in the trash."""
         query = select(THUMBNAILS.c.image).where(THUMBNAILS.c.item_id == rows.check_id(item_id))
+        if not thrown:
+            query = query.join(ITEMS).where(ITEMS.c.split != "trash")
         with self._connections.reading() as connection:
             image: bytes | None = connection.scalar(query)
         if image is None:
@@ -233,6 +241,13 @@ class Reader:
         """The item of the database split whose file has this SHA-256, the lowest id of several."""
         with self._connections.reading() as connection:
             return rows.ids_by_hash(connection, [sha256]).get(sha256)
+
+    def has_file(self, sha256: bytes) -> bool:
+        """Whether an item of any split was made from the file with this SHA-256."""
+        with self._connections.reading() as connection:
+            return bool(
+                connection.scalar(select(select(ITEMS.c.id).where(ITEMS.c.sha256 == sha256).exists()))
+            )
 
     def hashes(self) -> set[bytes]:
         """The SHA-256 of every file that was sent."""
@@ -262,7 +277,7 @@ class Reader:
             ]
 
     def known_as(self, identities: Sequence[Identity]) -> dict[Identity, list[Item]]:
-        """The items of both splits that are known by each of these: those of the same bytes, else, where its
+        """The items of all splits that are known by each of these: those of the same bytes, else, where its
         own or theirs are not known, those at its path in the indexed folder."""
         found: dict[Identity, list[Item]] = {}
         with self._connections.reading() as connection:
@@ -278,9 +293,9 @@ class Reader:
                 by_bytes: defaultdict[bytes | None, list[Item]] = defaultdict(list)
                 by_path: defaultdict[str, list[Item]] = defaultdict(list)
                 for row in connection.execute(KNOWN.where(which).order_by(ITEMS.c.id)):
-                    by_bytes[row.sha256].append(_item(row))
+                    by_bytes[row.sha256].append(item_of(row))
                     if row.folder is None:
-                        by_path[normal(_item(row).path)].append(_item(row))
+                        by_path[normal(item_of(row).path)].append(item_of(row))
                 for each in some:
                     same = by_bytes[each.sha256] if each.sha256 else []
                     there = by_path[normal(each.path)] if each.folder is None else []
@@ -296,7 +311,8 @@ class Reader:
                 self.classes = names
 
 
-def _item(row: Row[Any]) -> Item:
+def item_of(row: Row[Any]) -> Item:
+    """What a row of KNOWN says."""
     return Item(
         id=row.id,
         path=from_stored(row.path, row.folder),
@@ -312,4 +328,5 @@ def _item(row: Row[Any]) -> Item:
         held_out=bool(row.held_out),
         predicted=row.predicted,
         confidence=row.confidence,
+        trashed=row.trashed,
     )

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select
 
 from index.items import UNLABELLED, Changes, CodeTable, Embedding
 from index.names import from_stored
-from index.tables.schema import CLASSES, CODES, EMBEDDINGS, ITEMS, META, SOURCES
+from index.tables.schema import CLASSES, CODES, EMBEDDINGS, ITEMS, META, REMOVED, SOURCES
 
 BATCH = 1000  # rows per statement: one bound value each must stay below every database's limit
 READ = 512  # rows turned into arrays at a time: bounds what exists as Python objects
@@ -122,13 +122,13 @@ def embedding_table(
     return ids, vectors
 
 
-def ids_by_hash(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
-    """The item of the database split of each file that is there, the lowest id of several, by SHA-256."""
+def ids_by_hash(connection: Connection, hashes: Sequence[bytes], split: str = "database") -> dict[bytes, int]:
+    """The item of a split of each file that is there, the lowest id of several, by SHA-256."""
     found: dict[bytes, int] = {}
     for start in range(0, len(hashes), BATCH):
         query = (
             select(ITEMS.c.sha256, func.min(ITEMS.c.id))
-            .where(ITEMS.c.sha256.in_(hashes[start : start + BATCH]), ITEMS.c.split == "database")
+            .where(ITEMS.c.sha256.in_(hashes[start : start + BATCH]), ITEMS.c.split == split)
             .group_by(ITEMS.c.sha256)
         )
         found |= {sha256: id_ for sha256, id_ in connection.execute(query)}
@@ -157,13 +157,20 @@ def copies_of_queries(connection: Connection) -> NDArray[np.int64]:
         .join(query, query.c.sha256 == ITEMS.c.sha256)
         .outerjoin(source, source.c.item_id == query.c.id)
         .where(
-            or_(query.c.split == "query", source.c.held_out),
+            or_(query.c.split == "query", and_(source.c.held_out, query.c.split == "database")),
             ITEMS.c.split == "database",
             ITEMS.c.id.not_in(held),
         )
         .distinct()
     )
     return np.array(list(connection.scalars(copies)), np.int64)
+
+
+def gone(connection: Connection, since: int) -> list[int]:
+    """The ids of what can be found no more after revision `since`, ascending."""
+    removed = select(REMOVED.c.item_id).where(REMOVED.c.revision > since, REMOVED.c.item_id > 0)
+    thrown = select(ITEMS.c.id).where(ITEMS.c.revision > since, ITEMS.c.split == "trash")
+    return sorted(connection.scalars(removed.union_all(thrown)))
 
 
 def changes(connection: Connection, table: CodeTable, removed: Sequence[int]) -> Changes:

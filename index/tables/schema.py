@@ -5,8 +5,8 @@ SQLAlchemy Core, in types that PostgreSQL has too.
 
 import sqlalchemy as sa
 
-SCHEMA = 5
-READABLE = ("3", "4", "5")  # as they are, where they cannot be upgraded
+SCHEMA = 6
+READABLE = ("3", "4", "5", "6")  # as they are, where they cannot be upgraded
 
 metadata = sa.MetaData()
 META = sa.Table(
@@ -94,12 +94,57 @@ PREDICTIONS = sa.Table(  # of images without a label; made anew whenever somethi
     sa.Column("label", sa.ForeignKey("classes.id"), nullable=False),
     sa.Column("confidence", sa.Float, nullable=False),
 )
-# What stands in for the tables of schema 5 where an older catalogue cannot be upgraded: empty, and forgotten.
-STAND_INS = (
-    "CREATE TEMP TABLE embeddings (item_id INTEGER PRIMARY KEY, vector BLOB, checksum BIGINT)",
-    "CREATE TEMP TABLE sources (item_id INTEGER PRIMARY KEY, source TEXT, held_out BOOLEAN, checksum BIGINT)",
-    "CREATE TEMP TABLE predictions (item_id INTEGER PRIMARY KEY, label INTEGER, confidence FLOAT)",
+# What can come back: items of the split "trash" keep all but their code here.
+TRASH = sa.Table(
+    "trash",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("code", sa.LargeBinary),  # NULL: another encoder came since, and it is to be made anew
+    sa.Column("since", sa.BigInteger, nullable=False),  # seconds since 1970
+    sa.Column("checksum", sa.BigInteger, nullable=False),
 )
+sa.Index("trash_since", TRASH.c.since)
+# Changes that can be undone, each by the revision that it made. A copy of the catalogue has them too and goes
+# on by itself: by its name no change is taken for another one.
+BATCHES = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("time", sa.BigInteger, nullable=False),  # seconds since 1970
+)
+# How each item was before one of them.
+HISTORY = sa.Table(
+    "history",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("revision", sa.ForeignKey("batches.revision"), nullable=False),
+    sa.Column("item_id", sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("label", sa.ForeignKey("classes.id")),
+    sa.Column("source", sa.Text),  # of that label, and whether it was held out: NULL as in SOURCES
+    sa.Column("held_out", sa.Boolean),
+    sa.Column("metadata", sa.Text),
+    sa.Column("checksum", sa.BigInteger, nullable=False),
+)
+sa.Index("history_revision", HISTORY.c.revision)
+sa.Index("history_item", HISTORY.c.item_id)
+# What stands in for the tables of each version where an older catalogue cannot be upgraded: empty, and
+# forgotten.
+STAND_INS: dict[int, tuple[str, ...]] = {
+    5: (
+        "CREATE TEMP TABLE embeddings (item_id INTEGER PRIMARY KEY, vector BLOB, checksum BIGINT)",
+        "CREATE TEMP TABLE sources "
+        "(item_id INTEGER PRIMARY KEY, source TEXT, held_out BOOLEAN, checksum BIGINT)",
+        "CREATE TEMP TABLE predictions (item_id INTEGER PRIMARY KEY, label INTEGER, confidence FLOAT)",
+    ),
+    6: (
+        "CREATE TEMP TABLE trash (item_id INTEGER PRIMARY KEY, code BLOB, since BIGINT, checksum BIGINT)",
+        "CREATE TEMP TABLE batches (revision INTEGER PRIMARY KEY, name TEXT, time BIGINT)",
+        "CREATE TEMP TABLE history (id INTEGER PRIMARY KEY, revision INTEGER, item_id INTEGER, what TEXT, "
+        "label INTEGER, source TEXT, held_out BOOLEAN, metadata TEXT, checksum BIGINT)",
+    ),
+}
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
 # above must not change what an older one became.
@@ -148,6 +193,20 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "CREATE TABLE IF NOT EXISTS predictions (item_id INTEGER NOT NULL, label INTEGER NOT NULL, "
         "confidence FLOAT NOT NULL, PRIMARY KEY (item_id), FOREIGN KEY(item_id) REFERENCES items (id), "
         "FOREIGN KEY(label) REFERENCES classes (id))",
+    ),
+    6: (
+        "CREATE TABLE IF NOT EXISTS trash (item_id INTEGER NOT NULL, code BLOB, since BIGINT NOT NULL, "
+        "checksum BIGINT NOT NULL, PRIMARY KEY (item_id), FOREIGN KEY(item_id) REFERENCES items (id))",
+        "CREATE INDEX IF NOT EXISTS trash_since ON trash (since)",
+        "CREATE TABLE IF NOT EXISTS batches (revision INTEGER NOT NULL, name TEXT NOT NULL, "
+        "time BIGINT NOT NULL, PRIMARY KEY (revision), UNIQUE (name))",
+        "CREATE TABLE IF NOT EXISTS history (id INTEGER NOT NULL, revision INTEGER NOT NULL, "
+        "item_id INTEGER NOT NULL, what TEXT NOT NULL, label INTEGER, source TEXT, held_out BOOLEAN, "
+        "metadata TEXT, checksum BIGINT NOT NULL, PRIMARY KEY (id), "
+        "FOREIGN KEY(revision) REFERENCES batches (revision), FOREIGN KEY(item_id) REFERENCES items (id), "
+        "FOREIGN KEY(label) REFERENCES classes (id))",
+        "CREATE INDEX IF NOT EXISTS history_revision ON history (revision)",
+        "CREATE INDEX IF NOT EXISTS history_item ON history (item_id)",
     ),
 }
 

@@ -6,7 +6,8 @@ and every search that begins afterwards sees it.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,18 +18,24 @@ from index.codes import Codes
 from index.items import UNLABELLED, Embedding, File, Item, NewItem
 from index.labels import LabelError, known_as, label_of, normal_form
 from index.sources import Source
+from index.tables.arriving import Arrival
 from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.searcher import SENT, Searcher
 from training.nets.encoder import Encoded
 from training.nets.images import THUMBNAIL, BrokenImage, ImageError
 
 TOGETHER = 64  # images encoded at a time
+FORGETTING = "forgetting"  # note of a catalogue: files of images that were forgotten may still be there
 
 log = logging.getLogger("hebbsearch")
 
 
 class HeldOut(ValueError):
     """A held-out query must stay as it is; the message says why."""
+
+
+class InTrash(ValueError):
+    """An image that lies in the trash must come back before it can be changed; the message says so."""
 
 
 class OtherLabel(ValueError):
@@ -52,10 +59,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an upload: an item, new or there before, or the error that refused it."""
+    """What became of an upload: an item, or the error that refused it."""
 
     id: int | None
-    new: bool = False
+    arrival: Arrival = "exists"
     error: ImageError | None = None
 
 
@@ -89,10 +96,12 @@ class Library:
         self._max_pixels = max_pixels
         self._keep = keep
 
-    def add(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> list[Outcome]:
+    def add(
+        self, uploads: Sequence[Upload], *, decode: Decode = decode, batch: str | None = None
+    ) -> list[Outcome]:
         """Add what can be read, all of it or nothing; the same bytes are the same item. They are decoded in
-        this process unless `decode` says otherwise."""
-        return self.put(self.prepare(uploads, decode=decode))
+        this process unless `decode` says otherwise. `batch`: the name by which it can be undone, as below."""
+        return self.put(self.prepare(uploads, decode=decode), batch=batch)
 
     def prepare(self, uploads: Sequence[Upload], *, decode: Decode = decode) -> Prepared:
         """Decode and encode what is not there yet: nearly all of the time that `add` takes. Raises as
@@ -118,13 +127,13 @@ class Library:
         files = {each.sha256: each.upload.content for each in readable.values()}
         return Prepared(self, len(uploads), outcomes, items, files, labels)
 
-    def put(self, prepared: Prepared) -> list[Outcome]:
+    def put(self, prepared: Prepared, *, batch: str | None = None) -> list[Outcome]:
         """Add what was prepared by this library, all of it or nothing. What is there already and has no label
-        gets the one that was given."""
-        items = list(prepared.items.values())
-        added = self.store(items, prepared.files, prepared.labels) if items or prepared.labels else []
-        outcomes = dict(prepared.outcomes)
-        outcomes |= zip(prepared.items, (Outcome(id_, new) for id_, new in added), strict=True)
+        gets the one that was given; what lies in the trash comes back."""
+        items, outcomes = list(prepared.items.values()), dict(prepared.outcomes)
+        if items or prepared.labels:
+            stored = self.store(items, prepared.files, prepared.labels, batch=batch)
+            outcomes |= zip(prepared.items, (Outcome(*each) for each in stored), strict=True)
         return [outcomes[number] for number in range(prepared.count)]
 
     def change(
@@ -137,17 +146,20 @@ class Library:
         metadata: Mapping[str, Any] | None = None,
         sha256: str | None = None,
         was: str | None = None,
+        batch: str | None = None,
     ) -> None:
-        """Give an image another label, or none, or other metadata. Raises as `remove` and `label`, and
+        """Give an image another label, or none, or other metadata. Raises as `changeable` and `label`, and
         OtherLabel where it does not have the label that it `was` seen with; an empty one is none."""
-        item = self._changeable(item_id, sha256)
+        item = self.changeable(item_id, sha256)
+        if item.trashed is not None:
+            raise InTrash(f"image {item_id} lies in the trash; restore it first")
         if was is not None and normal_form(was) != normal_form(item.label or ""):
             now = "no label" if item.label is None else f"the label {item.label!r}"
             raise OtherLabel(f"image {item_id} has {now} by now; look at it again")
         label = None if label is None else self.label(label)
         if unlabel or label is not None or metadata is not None:
             given = UNLABELLED if unlabel else label
-            self._catalogue.change(item_id, label=given, metadata=metadata, source=source)
+            self._catalogue.change(item_id, label=given, metadata=metadata, source=source, batch=batch)
             self.searcher.snapshot()
 
     def label(self, text: str) -> str:
@@ -166,29 +178,36 @@ class Library:
             self._catalogue.hold_out([item_id])
         self.searcher.snapshot()
 
-    def remove(self, item_id: int, *, sha256: str | None = None) -> None:
-        """Forget an image, its thumbnail and, if it was sent, its file. Raises KeyError and HeldOut, and
-        OtherBytes where its file has not this SHA-256, in lower-case hexadecimal."""
-        if not self.forget([self._changeable(item_id, sha256)]):
-            raise KeyError(item_id)
-
     def forget(self, items: Sequence[Item]) -> list[int]:
-        """Forget those of the items that are there and held out for nothing; which they were."""
-        gone = self._catalogue.remove(item.id for item in items)
-        if gone:
-            self.searcher.snapshot()
-            self._forget_unused(bytes.fromhex(item.sha256) for item in items if item.sha256)
+        """Forget those of the items that are there or in the trash and held out for nothing, for good, and
+        the files that no other needs; which they were."""
+        with self._originals.alone():
+            gone = self._catalogue.remove((item.id for item in items), noting=FORGETTING)
+            if gone:
+                self.searcher.snapshot()
+                self._forget_unused(bytes.fromhex(item.sha256) for item in items if item.sha256)
+                self._catalogue.note(FORGETTING, None)
         return gone
 
-    def _forget_unused(self, hashes: Iterable[bytes]) -> None:
-        """Remove the files that no item needs. The items are gone: a file that cannot be removed stays."""
+    def finish_forgetting(self) -> int:
+        """Remove the files of images that were forgotten when the process was killed; how many."""
+        if self._catalogue.noted(FORGETTING) is None:
+            return 0
         with self._originals.alone():
-            for sha256 in hashes:
-                if self._catalogue.with_hash(sha256) is None:
-                    try:
-                        self._originals.forget(sha256)
-                    except OSError:
-                        log.exception("%s of no item stays", self._originals.path(sha256))
+            needed = self._catalogue.hashes()  # within: who adds keeps the file first
+            unneeded = [sha256 for sha256 in self._originals.hashes() if sha256 not in needed]
+            self._forget_unused(unneeded)
+            self._catalogue.note(FORGETTING, None)
+        return len(unneeded)
+
+    def _forget_unused(self, hashes: Iterable[bytes]) -> None:
+        """Remove the files that no item needs, alone. One that cannot be removed stays: its item is gone."""
+        for sha256 in hashes:
+            if not self._catalogue.has_file(sha256):
+                try:
+                    self._originals.forget(sha256)
+                except OSError:
+                    log.exception("%s of no item stays", self._originals.path(sha256))
 
     def _is_unlabelled(self, item_id: int) -> bool:
         try:
@@ -196,8 +215,9 @@ class Library:
         except KeyError:  # removed at this moment
             return False
 
-    def _changeable(self, item_id: int, sha256: str | None) -> Item:
-        """The item, if it may be changed. Raises as `remove`."""
+    def changeable(self, item_id: int, sha256: str | None = None) -> Item:
+        """The item, if it may be changed. Raises KeyError and HeldOut, and OtherBytes where its file has not
+        this SHA-256, in lower-case hexadecimal."""
         item = self._catalogue.get(item_id)
         if item.split == "query":
             raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
@@ -240,24 +260,36 @@ class Library:
         items: Sequence[NewItem],
         files: Mapping[bytes, bytes],
         labels: Mapping[int, str] = MappingProxyType({}),
-    ) -> list[tuple[int, bool]]:
+        *,
+        batch: str | None = None,
+    ) -> list[tuple[int, Arrival]]:
         """Add the items that are not there yet, all of them or nothing, as `Catalogue.add_unknown`.
 
         `files` are theirs, by SHA-256, and kept where they shall be.
         """
-        kept: list[bytes] = []
+        with self._keeping(files):
+            arrived = self._catalogue.add_unknown(items, labels, batch=batch)
+        self.searcher.snapshot()
+        return arrived
+
+    def store_thrown(self, items: Sequence[tuple[NewItem, int]], files: Mapping[bytes, bytes]) -> None:
+        """Have the trash hold items that were never here, as `Catalogue.throw_new`; `files` as above."""
+        with self._keeping(files):
+            self._catalogue.throw_new(items)
+
+    @contextmanager
+    def _keeping(self, files: Mapping[bytes, bytes]) -> Iterator[None]:
+        """The files are there before the items that come within, and go again if these do not come: an item
+        whose file is lost is worse than a file of no item."""
         try:
             with self._originals.alone(make=self._keep and bool(files)):
-                # Before the items: an item whose file is lost is worse than a file of no item.
                 for sha256, content in files.items() if self._keep else ():
-                    if self._originals.keep(sha256, content):
-                        kept.append(sha256)
-                added = self._catalogue.add_unknown(items, labels)
+                    self._originals.keep(sha256, content)
+                yield
         except Exception:
-            self._forget_unused(kept)
+            with self._originals.alone():
+                self._forget_unused(files)
             raise
-        self.searcher.snapshot()
-        return added
 
 
 def rows(encoded: Encoded) -> list[tuple[Codes, Embedding | None]]:

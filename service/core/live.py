@@ -17,11 +17,12 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from index.artifact import BUILT, PREDECESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
 from index.sqlite import CatalogueError, Superseded
+from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
-from service.core.carrying import Carried, Comparison, carry, compare
 from service.core.library import Library
 from service.core.pictures.decoding import Decode
 from service.core.searcher import Answer, Question, Searcher
+from service.core.trash import Trash
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Replaced:
 class Generation:
     """An open artifact with all that answers from it. Made within the event loop."""
 
-    def __init__(self, searcher: Searcher, settings: Settings, counting: Counting) -> None:
+    def __init__(self, searcher: Searcher, settings: Settings, counting: Counting, decode: Decode) -> None:
         self.searcher = searcher
         self.library = Library(
             searcher,
@@ -61,6 +62,7 @@ class Generation:
             max_pixels=settings.max_pixels,
             keep=settings.keep_originals,
         )
+        self.trash = Trash(self.library, days=settings.trash_days, decode=decode)
         self.batches: Batcher[Question, Answer] = Batcher(
             counting(searcher.answer), largest=LARGEST_BATCH, threads=ANSWERING
         )
@@ -97,7 +99,7 @@ class Live:
         self._settings = settings
         self._counting = counting
         self._decode = decode
-        self._current = Generation(searcher, settings, counting)
+        self._current = Generation(searcher, settings, counting, decode)
         self._retired: set[asyncio.Task[None]] = set()
         self._replacing = asyncio.Lock()
         self.writing = CapacityLimiter(1)  # decoding takes what the cores have
@@ -135,6 +137,15 @@ class Live:
                         "other ids; look for the image again"
                     )
                 return await to_thread.run_sync(in_place, generation)
+
+    async def tidy(self) -> int:
+        """Forget what lies in the trash for all its days, some at a time, so that others write between, and
+        what a process that was killed began to forget; how many images. Nothing of an index that cannot be
+        changed."""
+        forgotten = 0
+        while (some := await self.write(_tidied)) > 0:
+            forgotten += some
+        return forgotten
 
     async def close(self) -> None:
         """Close what is served and what was."""
@@ -211,7 +222,7 @@ class Live:
     async def _opened(self, path: Path) -> AsyncIterator[Generation]:
         """A generation of this folder, closed again if it does not come to be served."""
         searcher = await to_thread.run_sync(lambda: Searcher.open(path, max_pixels=self._settings.max_pixels))
-        generation = Generation(searcher, self._settings, self._counting)
+        generation = Generation(searcher, self._settings, self._counting, self._decode)
         try:
             yield generation
         except BaseException:
@@ -267,6 +278,13 @@ class Live:
         task = asyncio.create_task(end())
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
+
+
+def _tidied(generation: Generation) -> int:
+    if not generation.searcher.catalogue.writable:
+        return 0
+    generation.library.finish_forgetting()
+    return generation.trash.empty(generation.trash.overdue())
 
 
 @asynccontextmanager

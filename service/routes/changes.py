@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 router = guarded_router(Access.WRITE)
 
+BATCH = "X-Batch"  # header with the name of what was changed, for POST /changes/{batch}/undo
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
 SHOWN = 5  # reasons that one message gives
 WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")  # how a path begins there: old browsers send all of it
@@ -52,6 +54,9 @@ OnlyIf = Annotated[
         description="Only if its file has this SHA-256: in another artifact ids are those of others.",
         examples=["0f" * 32],
     ),
+]
+Forever = Annotated[
+    bool, Query(description="For good: neither image nor file can come back. Also of what is in the trash.")
 ]
 Was = Annotated[
     str | None,
@@ -126,12 +131,13 @@ async def add(
         with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
             prepare = partial(generation.library.prepare, decode=shared(request).large.decode)
             prepared = await to_thread.run_sync(prepare, uploads, limiter=shared(request).turns.prepare)
-        outcomes, images = await _write(request, partial(_added, uploads, prepared, request))
+        batch = undoable(response)
+        outcomes, images = await write(request, partial(_added, uploads, prepared, request, batch))
     for outcome in outcomes:
         shared(request).metrics.images.labels(_status(outcome)).inc()
     if all(outcome.error for outcome in outcomes):
         raise _refusal(uploads, outcomes)
-    if not any(outcome.new for outcome in outcomes):
+    if all(outcome.arrival == "exists" for outcome in outcomes):
         response.status_code = 200
 
     return schemas.AddedImages(
@@ -148,7 +154,7 @@ async def add(
 
 
 def _added(
-    uploads: list[Upload], prepared: Prepared, request: Request, generation: Generation
+    uploads: list[Upload], prepared: Prepared, request: Request, batch: str, generation: Generation
 ) -> tuple[list[Outcome], list[schemas.Image | None]]:
     """What became of each, and what is known of it then."""
     searcher, library = generation.searcher, generation.library
@@ -162,7 +168,7 @@ def _added(
         except KeyError:  # removed by another process at this moment
             return None
 
-    outcomes = library.put(prepared)
+    outcomes = library.put(prepared, batch=batch)
     return outcomes, [None if outcome.id is None else found(outcome.id) for outcome in outcomes]
 
 
@@ -172,9 +178,15 @@ def _added(
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT, **UNREADABLE_JSON}),
 )
 async def change(
-    item_id: ItemId, asked: schemas.Change, request: Request, sha256: OnlyIf = None, was: Was = None
+    item_id: ItemId,
+    asked: schemas.Change,
+    request: Request,
+    response: Response,
+    sha256: OnlyIf = None,
+    was: Was = None,
 ) -> schemas.Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
+    batch = undoable(response)
 
     def work(generation: Generation) -> schemas.Image:
         generation.library.change(
@@ -185,32 +197,46 @@ async def change(
             metadata=asked.metadata,
             sha256=sha256,
             was=was,
+            batch=batch,
         )
         return describing(request, generation.searcher)(generation.searcher.catalogue.get(item_id))
 
     with place(shared(request).places.change, BUSY), lease(request) as current:
-        return await _write(request, work, item_id, ids_of=current)
+        return await write(request, work, item_id, ids_of=current)
 
 
 @router.delete(
     "/images/{item_id}",
     status_code=204,
-    summary="Remove an image from the index",
+    summary="Delete an image",
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
-async def remove(item_id: ItemId, request: Request, sha256: OnlyIf = None) -> None:
-    """No search that begins after the answer finds it. Of an image that was sent its file is removed too; one
-    that was indexed from a folder stays there."""
+async def remove(
+    item_id: ItemId, request: Request, response: Response, sha256: OnlyIf = None, forever: Forever = False
+) -> None:
+    """No search that begins after the answer finds it. It lies in the trash for HEBBSEARCH_TRASH_DAYS, from
+    where POST /trash/restore brings it back. With `forever` it is gone at once, also from the trash, and, if
+    it was sent, its file too; one that was indexed from a folder stays there."""
+    batch = undoable(response)
 
-    def work(generation: Generation) -> None:
-        generation.library.remove(item_id, sha256=sha256)
+    def work(generation: Generation) -> bool:
+        return generation.trash.delete(item_id, sha256=sha256, forever=forever, batch=batch)
 
     with place(shared(request).places.change, BUSY), lease(request) as current:
-        await _write(request, work, item_id, ids_of=current)
-    shared(request).metrics.images.labels("removed").inc()
+        can_come_back = await write(request, work, item_id, ids_of=current)
+    if not can_come_back:
+        del response.headers[BATCH]
+    shared(request).metrics.images.labels("trashed" if can_come_back else "removed").inc()
 
 
-async def _write(
+def undoable(response: Response) -> str:
+    """The name of what this request changes, by which it can be undone, said in the answer."""
+    name = secrets.token_hex(8)
+    response.headers[BATCH] = name
+    return name
+
+
+async def write(
     request: Request, work: Callable[[Generation], T], item_id: int = 0, ids_of: Generation | None = None
 ) -> T:
     """One after the other: whoever waits takes no thread that others need."""
@@ -229,8 +255,8 @@ async def _write(
         raise HTTPException(409, text) from None
 
 
-def _status(outcome: Outcome) -> Literal["added", "exists", "refused"]:
-    return "refused" if outcome.error else "added" if outcome.new else "exists"
+def _status(outcome: Outcome) -> Literal["added", "exists", "restored", "refused"]:
+    return "refused" if outcome.error else outcome.arrival
 
 
 def _kept(upload: Upload, image: schemas.Image | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -17,8 +18,8 @@ from service.core.pictures.previews import short_hash
 from service.core.searcher import Searcher
 from service.schemas.images import Image, Page, PageParameters
 from service.schemas.problem import problems
-from service.web.access import may_have_originals, reading_router
-from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found, shared
+from service.web.access import Access, may, may_have_originals, reading_router
+from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found, no_image, shared
 
 router = reading_router()
 
@@ -65,8 +66,16 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
 
 @router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
 def image(item_id: ItemId, request: Request, searcher: Service) -> Image:
-    """Indexed images and held-out queries."""
-    return describing(request, searcher)(found(searcher.catalogue.get, item_id))
+    """Indexed images and held-out queries; for whoever may write, what lies in the trash too."""
+    return describing(request, searcher)(seen(request, searcher, item_id))
+
+
+def seen(request: Request, searcher: Searcher, item_id: int) -> Item:
+    """The item, if whoever asks may see it: what lies in the trash is for whoever can bring it back."""
+    item = found(searcher.catalogue.get, item_id)
+    if item.trashed is not None and not may(request, Access.WRITE):
+        raise no_image(item_id)
+    return item
 
 
 def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
@@ -94,6 +103,7 @@ def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
             added=item.added,
             sha256=item.sha256,
             metadata=dict(item.metadata),
+            trashed=item.trashed,
             thumbnail=address(request, item.id, "thumbnail"),
             preview=address(request, item.id, "preview"),
             original=original,
@@ -119,7 +129,8 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 )
 def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
     """Of at most 128 × 128 pixels."""
-    content = found(searcher.catalogue.thumbnail, item_id)
+    thrown = may(request, Access.WRITE)
+    content = found(partial(searcher.catalogue.thumbnail, thrown=thrown), item_id)
     key = short_hash(content)
     return _as_asked(request, key) or _picture(content, key)
 
@@ -133,6 +144,7 @@ def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
 async def preview(item_id: ItemId, request: Request, searcher: Service) -> Response:
     """Of at most 1,024 × 1,024 pixels, without what the file says of itself. It is made from the original
     when it is asked for; where that is gone or cannot be decoded, it is the thumbnail."""
+    await to_thread.run_sync(seen, request, searcher, item_id)
     source = await to_thread.run_sync(found, searcher.to_look_at, item_id)
     unchanged = _as_asked(request, source.key)
     if unchanged is not None:
@@ -186,7 +198,7 @@ def original(item_id: ItemId, request: Request, searcher: Service) -> FileRespon
     """Only while the file lies in the indexed folder, or, of an image that was sent, is kept."""
     if not may_have_originals(request):
         raise HTTPException(403, KEPT_BACK)
-    item = found(searcher.catalogue.get, item_id)
+    item = seen(request, searcher, item_id)
     try:
         path = searcher.original_of(item)
     except NoOriginal as error:

@@ -27,6 +27,7 @@ IMAGE: dict[str, Any] = {
     "added": 1764028800,
     "sha256": "ab" * 32,
     "metadata": {"camera": "left"},
+    "trashed": None,
     "thumbnail": "/images/17/thumbnail",
     "preview": "/images/17/preview",
     "original": "/images/17/original",
@@ -118,12 +119,16 @@ class Image(BaseModel):
     )
     predicted: str | None = Field(description="The likeliest label, where none was given.")
     confidence: float | None = Field(description="How likely that is, from 0 to 1.")
-    split: str = Field(description="database: it can be found; query: held out to measure the answers.")
+    split: Literal["database", "query", "trash"] = Field(
+        description="database: it can be found; query: held out to measure the answers; trash: deleted, and "
+        "can come back."
+    )
     width: int
     height: int
     added: int | None = Field(description="Seconds since 1970; null: an earlier version did not note it.")
     sha256: str | None = Field(description="Of the file, in hexadecimal; null: not known.")
     metadata: dict[str, Any] = Field(description="The user's own.")
+    trashed: int | None = Field(description="Seconds since 1970; null: it is not in the trash.")
     thumbnail: str
     preview: str = Field(description="Large enough to look at.")
     original: str | None = Field(description="null: the original file is not there.")
@@ -174,7 +179,9 @@ class AddedImage(BaseModel):
     """What became of one image."""
 
     name: str = Field(description="Of the file; its path where a folder was given.")
-    status: Literal["added", "exists", "refused"]
+    status: Literal["added", "exists", "restored", "refused"] = Field(
+        description="restored: it came out of the trash, with its label and metadata."
+    )
     image: Image | None = Field(description="null: it was refused, or is gone already.")
     error: str | None = Field(
         description="Why it was refused; where it exists: what it keeps that differs from what was given."

@@ -187,10 +187,12 @@ def check(request: Request, level: Access) -> None:
 
 def may_have_originals(request: Request) -> bool:
     """Whether whoever asks gets images as they came, with all that their files say of themselves."""
-    settings = shared(request).settings
-    level = {"readers": Access.READ, "writers": Access.WRITE}.get(settings.originals_to)
-    if level is None:
-        return False
+    level = {"readers": Access.READ, "writers": Access.WRITE}.get(shared(request).settings.originals_to)
+    return level is not None and may(request, level)
+
+
+def may(request: Request, level: Access) -> bool:
+    """Whether whoever asks may do what `level` says."""
     try:
         check(request, level)
     except HTTPException:

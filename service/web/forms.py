@@ -200,7 +200,7 @@ def filled_in(given: ImmutableMultiDict[str, Any]) -> list[tuple[str, Any]]:
 
 async def parameters_once(request: Request) -> None:
     """Refuse an address with two values of one parameter: of all routes, or one of the values were lost."""
-    each_once(request.query_params, several={"label"})
+    each_once(request.query_params, several={"label", "id"})
 
 
 def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("label", "image")) -> None:

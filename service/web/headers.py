@@ -81,7 +81,7 @@ class OtherOrigins(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
             allow_headers=("Authorization", "X-Request-ID"),  # a key is sent so, never as a cookie
-            expose_headers=("X-Request-ID", "Retry-After", "Content-Disposition"),
+            expose_headers=("X-Request-ID", "X-Batch", "Retry-After", "Content-Disposition"),
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -46,7 +46,7 @@ class Metrics:
             "batch_size", "Images that were encoded and ranked together.", buckets=TOGETHER, **own
         )
         self.images = Counter("images", "Images by what became of them.", ["outcome"], **own)
-        for outcome in ("added", "exists", "refused", "removed"):
+        for outcome in ("added", "exists", "refused", "trashed", "restored", "removed"):
             self.images.labels(outcome)  # 0 is a value too
         for what in ("image", "code"):
             self.searches.labels(what)

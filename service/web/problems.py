@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from index.artifact import ArtifactError
 from index.labels import LabelError
 from index.space import no_space
-from service.core.carrying import CannotCarry
+from service.core.artifacts.carrying import CannotCarry
 from service.core.jobs import JobError, NoRoom
-from service.core.library import HeldOut, OtherBytes, OtherLabel
+from service.core.library import HeldOut, InTrash, OtherBytes, OtherLabel
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
 from service.core.pictures.decoding import NoDecoder
@@ -27,6 +27,7 @@ REFUSALS: dict[type[Exception], int] = {
     LabelError: 422,
     NothingToMeasure: 409,
     HeldOut: 409,
+    InTrash: 409,
     OtherBytes: 409,
     OtherLabel: 409,
     CannotCarry: 409,

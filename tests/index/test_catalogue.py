@@ -61,7 +61,13 @@ def test_an_empty_catalogue(catalogue: Catalogue) -> None:
 
 def test_counts(filled: Path) -> None:
     with Catalogue.open(filled) as catalogue:
-        assert catalogue.counts() == {"database": 20, "labelled": 17, "unlabelled": 3, "queries": 2}
+        assert catalogue.counts() == {
+            "database": 20,
+            "labelled": 17,
+            "unlabelled": 3,
+            "queries": 2,
+            "trash": 0,
+        }
 
 
 def test_description_and_revision_survive(filled: Path) -> None:
@@ -148,7 +154,7 @@ def test_thumbnails_take_little_more_than_their_bytes(path: Path, size: int) -> 
     thumbnails = [os.urandom(size) for _ in range(400)]
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add([new_item(number, thumbnail=each) for number, each in enumerate(thumbnails)])
-    others = 150 * len(thumbnails) + 2**18  # rows, indexes, and the pages that a table has at least
+    others = 150 * len(thumbnails) + 3 * 2**17  # rows, indexes, and the pages that a table has at least
     assert path.stat().st_size < 1.25 * size * len(thumbnails) + others
 
 
@@ -256,7 +262,8 @@ def test_a_file_is_stored_once(catalogue: Catalogue) -> None:
         [item(2, 2), item(3, 1), new_item(4), item(5, 2), new_item(4), item(6, 3)]
     )
     ids, new = zip(*answers, strict=True)
-    assert new == (True, False, True, False, True, True)  # of a query's file there may be an item too
+    # Of a query's file there may be an item too.
+    assert new == ("added", "exists", "added", "exists", "added", "added")
     assert ids[1] == first
     assert ids[3] == ids[0]
     assert len({*ids, query}) == 6
@@ -271,7 +278,7 @@ def test_a_label_that_is_given_for_a_file_that_is_there_is_its_label_if_it_has_n
         items = [new_item(n, label=n - 31, file=File(bytes([n]) * 32)) for n in (30, 31, 32)]
         bare, cat, dog = catalogue.add(items)
         again = [replace(item, label="fox") for item in items]
-        assert catalogue.add_unknown(again) == [(bare, False), (cat, False), (dog, False)]
+        assert catalogue.add_unknown(again) == [(bare, "exists"), (cat, "exists"), (dog, "exists")]
         assert [item.label for item in catalogue.get_many([bare, cat, dog])] == ["fox", "cat", "dog"]
         query = catalogue.add([new_query(33, label=UNLABELLED)])[0]
         catalogue.add_unknown([], {1: "owl", 2: "owl", query: "owl", 99: "owl"})

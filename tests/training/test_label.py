@@ -449,9 +449,9 @@ def test_embeddings_go_through_sending_copying_reload_and_reencode(
     built: Path, images: Path, tmp_path: Path, here, label
 ) -> None:
     from index.backup import copy_artifact
-    from service.core.carrying import carry
+    from service.core.artifacts.carrying import carry
+    from service.core.artifacts.reencode import reencode
     from service.core.library import Library, Upload
-    from service.core.reencode import reencode
     from service.core.searcher import Searcher
 
     def opened(path: Path) -> Searcher:

@@ -18,7 +18,7 @@ import pytest
 from index.artifact import PREDECESSOR, Artifact
 from index.catalogue import Catalogue
 from service.app import create_app
-from service.core.carrying import Carried
+from service.core.artifacts.carrying import Carried
 from service.core.live import Generation, Live
 from service.core.searcher import Answer, Question, Searcher
 from service.settings import Settings

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.core import live
-from service.core.carrying import Carried
+from service.core.artifacts.carrying import Carried
 from tests.service.reloading import add, answer, images, png, reload, served
 
 pytestmark = pytest.mark.process

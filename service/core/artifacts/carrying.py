@@ -7,8 +7,9 @@ be begun while images still come and go, and be finished when none do.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from service.core.pictures.originals import NoOriginal
 from service.core.searcher import Searcher
 from training.nets.images import MAX_PIXELS, ImageError
 
+FOUND, THROWN = ("database",), ("trash",)  # splits of what can be found, and of what was deleted
 PAGE = 1000  # items looked at together
 TOGETHER = 16  # images in memory at a time, each with its file
 
@@ -72,7 +74,8 @@ def carry(source: Searcher, target: Library, since: int, *, decode: Decode = dec
     gone = source.catalogue.gone(since)
     removed = _remove(source, target, gone)
     target.searcher.catalogue.bury(gone)  # what it never had must not come back from a third one
-    added, changed, coming = 0, 0, list[Item]()
+    removed += _throw(source, target, source.catalogue.trash.since(since))
+    added, changed, coming = _take_out(source, target, since, decode), 0, list[Item]()
     for item, twin in _changed(source, target, since):
         if twin:
             changed += _change(target, item, twin)
@@ -119,17 +122,21 @@ def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[It
         after = items[-1].id
 
 
-def _found_as(searcher: Searcher, identities: Sequence[Identity]) -> list[Item]:
-    """What can be found there of these, each item once. One that is held out has no place among it yet."""
+def _found_as(
+    searcher: Searcher, identities: Sequence[Identity], splits: Collection[str] = FOUND
+) -> list[Item]:
+    """What is there of these, each item once. One that is held out has no place among it yet."""
     known = searcher.catalogue.known_as(list(dict.fromkeys(identities)))
-    items = {item.id: item for each in known.values() for item in each if item.split == "database"}
+    items = {item.id: item for each in known.values() for item in each if item.split in splits}
     return [items[id_] for id_ in sorted(items)]
 
 
-def _twins(source: Searcher, theirs: Sequence[Item]) -> dict[int, Item]:
+def _twins(
+    source: Searcher, theirs: Sequence[Item], splits: Collection[str] = FOUND
+) -> dict[int, Item]:
     """Those of `theirs` that an item of the source is, by its id. All that may be one of them have their say,
     not only what changed."""
-    return _paired(_found_as(source, [item.identity for item in theirs]), theirs)
+    return _paired(_found_as(source, [item.identity for item in theirs], splits), theirs)
 
 
 def _paired(ours: Sequence[Item], theirs: Sequence[Item]) -> dict[int, Item]:
@@ -201,19 +208,99 @@ def _same_embedding(source: Searcher, target: Library) -> bool:
 
 
 def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
-    """Without those that are still there in the source: where some of equal bytes are, only the one at the
-    same path goes."""
-    theirs = _found_as(target.searcher, gone)
-    kept = {item.id for item in _twins(source, theirs).values()}
-    there = {item.sha256 for item in _found_as(source, gone)} - {None}
+    """Forget for good what is gone for good; how many could be found. What lies in the trash of both stays."""
+    leaving = _leaving(source, target, gone, FOUND, FOUND)
+    thrown = _leaving(source, target, gone, THROWN, (*FOUND, *THROWN))
+    removed = sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))
+    for at in range(0, len(thrown), PAGE):
+        target.forget(thrown[at : at + PAGE])
+    return removed
+
+
+def _leaving(
+    source: Searcher,
+    target: Library,
+    gone: Sequence[Identity],
+    splits: Collection[str],
+    staying: Collection[str],
+) -> list[Item]:
+    """What the target has of these in `splits`, without those that are still there in the source, in
+    `staying`: where some of equal bytes are, only the one at the same path goes."""
+    theirs = _found_as(target.searcher, gone, splits)
+    kept = {item.id for item in _twins(source, theirs, staying).values()}
+    there = {item.sha256 for item in _found_as(source, gone, staying)} - {None}
     places = {(each.sha256, normal(each.path)) for each in gone}
-    leaving = [
+    return [
         item
         for item in theirs
         if item.id not in kept
         and (item.sha256 not in there or (item.identity.sha256, normal(item.path)) in places)
     ]
-    return sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))
+
+
+def _throw(source: Searcher, target: Library, thrown: Sequence[Item]) -> int:
+    """Put into the target's trash what lies in the source's, as it was there; how many could be found."""
+    identities = [item.identity for item in thrown]
+    leaving = _leaving(source, target, identities, FOUND, FOUND)
+    pairs, since = _paired(thrown, leaving), dict[int, int]()
+    for item in thrown:
+        if item.id in pairs:
+            twin = pairs[item.id]
+            _change(target, item, twin)
+            since[twin.id] = item.trashed or 0
+    latest = max((item.trashed or 0 for item in thrown), default=0)
+    for time in sorted({since.get(item.id, latest) for item in leaving}):
+        ids = [item.id for item in leaving if since.get(item.id, latest) == time]
+        target.searcher.catalogue.throw(ids, since=time)
+    known = set(_paired(thrown, _found_as(target.searcher, identities, THROWN)))
+    strange = [item for item in thrown if item.id not in known and item.folder is not None]
+    for at in range(0, len(strange), TOGETHER):
+        _throw_new(source, target, strange[at : at + TOGETHER])
+    target.searcher.snapshot()
+    return len(leaving)
+
+
+def _throw_new(source: Searcher, target: Library, items: Sequence[Item]) -> None:
+    """Have the target's trash hold what the target never had: its codes are made when it comes back."""
+    same = _same_embedding(source, target)
+    kept = source.catalogue.embeddings_of([item.id for item in items]) if same else {}
+    files = {
+        hashed.sha256: file
+        for item in items
+        if (hashed := _as_file(item)) and (file := _file(source, item)) is not None
+    }
+    new = [(_new(source, item, None, kept.get(item.id), "trash"), item.trashed or 0) for item in items]
+    target.store_thrown(new, files)
+
+
+def _take_out(source: Searcher, target: Library, since: int, decode: Decode) -> int:
+    """Let what came out of the source's trash, and lies in the target's, be found there; how many."""
+    taken = 0
+    lone = [item for item, twin in _changed(source, target, since) if not twin]
+    thrown = _found_as(target.searcher, [item.identity for item in lone], THROWN)
+    pairs = _paired(lone, thrown)
+    items = [item for item in lone if item.id in pairs]
+    for at in range(0, len(items), TOGETHER):
+        some = items[at : at + TOGETHER]
+        uncoded = set(target.searcher.catalogue.trash.uncoded([pairs[item.id].id for item in some]))
+        waiting = [item for item in some if pairs[item.id].id in uncoded]
+        files = {item.id: file for item in waiting if (file := _file(source, item)) is not None}
+        known = source.catalogue.embeddings_of([item.id for item in waiting])
+        able = [
+            item
+            for item in waiting
+            if item.id in files
+            or _same_encoder(source, target)
+            or (_same_embedding(source, target) and item.id in known)
+        ]
+        made = _encoded(source, target, able, files, decode)
+        taken += len(
+            target.searcher.catalogue.take_out(
+                [pairs[item.id].id for item in some], {pairs[id_].id: each for id_, each in made.items()}
+            )
+        )
+    target.searcher.snapshot()
+    return taken
 
 
 def _change(target: Library, item: Item, twin: Item) -> bool:
@@ -247,29 +334,36 @@ def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decod
 def _add_all(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
     files = {item.id: file for item in items if (file := _file(source, item)) is not None}
     encoded = _encoded(source, target, items, files, decode)
-    new = [
-        NewItem(
-            path=item.path,
-            label=UNLABELLED if item.label is None else item.label,
-            split="database",
-            width=item.width,
-            height=item.height,
-            thumbnail=source.catalogue.thumbnail(item.id),
-            code=code,
-            embedding=embedding,
-            file=_as_file(item),
-            metadata=item.metadata,
-            added=item.added,
-            source=item.source or "given",
-            held_out=item.held_out,
-        )
-        for item in items
-        for code, embedding in [encoded[item.id]]
-    ]
+    new = [_new(source, item, *encoded[item.id]) for item in items]
     kept = {
         hashed.sha256: files[item.id] for item in items if item.id in files and (hashed := _as_file(item))
     }
-    return sum(is_new for _, is_new in target.store(new, kept))
+    return sum(arrival != "exists" for _, arrival in target.store(new, kept))
+
+
+def _new(
+    source: Searcher,
+    item: Item,
+    code: Codes | None,
+    embedding: Embedding | None,
+    split: Literal["database", "trash"] = "database",
+) -> NewItem:
+    """An item as another catalogue is to have it."""
+    return NewItem(
+        path=item.path,
+        label=UNLABELLED if item.label is None else item.label,
+        split=split,
+        width=item.width,
+        height=item.height,
+        thumbnail=source.catalogue.thumbnail(item.id),
+        code=code,
+        embedding=embedding,
+        file=_as_file(item),
+        metadata=item.metadata,
+        added=item.added,
+        source=item.source or "given",
+        held_out=item.held_out,
+    )
 
 
 def _encoded(

@@ -14,7 +14,7 @@ from index.catalogue import Catalogue
 from index.items import Item
 from index.verify import faults
 from service.core.library import Library, Upload
-from service.core.reencode import reencode
+from service.core.artifacts.reencode import reencode
 from service.core.searcher import Searcher
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import EvaluationParameters
