@@ -19,6 +19,7 @@ from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack, get_args, overload
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -34,6 +35,7 @@ from service.schemas.jobs import Job, JobList
 from service.schemas.labels import Doubts, Suggestions
 from service.schemas.problem import Problem
 from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
+from service.schemas.trash import Batches, Changed, TrashPage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,9 +135,9 @@ def _page(*, after: int = 0, limit: int | None = None, **which: Unpack[Which]) -
     return Call("GET", "/images", _model(Page), {"params": _given(after=after, limit=limit, **which)})
 
 
-def _image(item_id: int) -> Call[Image]:
+def _image(item_id: int, *, trashed: bool = False) -> Call[Image]:
     """What is known of an image."""
-    return Call("GET", f"/images/{item_id}", _model(Image))
+    return Call("GET", f"/images/{item_id}", _model(Image), {"params": _given(trashed=trashed or None)})
 
 
 def _thumbnail(item_id: int) -> Call[bytes]:
@@ -191,10 +193,41 @@ def _change(
     return Call("PATCH", f"/images/{item_id}", _model(Image), sent)
 
 
-def _remove(item_id: int, *, sha256: str | None = None) -> Call[None]:
-    """Remove an image from the index; with `sha256` only if that is its file's: ids may change with the
-    artifact."""
-    return Call("DELETE", f"/images/{item_id}", lambda _: None, {"params": _given(sha256=sha256)})
+def _remove(item_id: int, *, forever: bool = False, sha256: str | None = None) -> Call[None]:
+    """Put an image into the trash, or `forever` remove it; with `sha256` only if that is its file's: ids may
+    change with the artifact."""
+    params = _given(forever=forever or None, sha256=sha256)
+    return Call("DELETE", f"/images/{item_id}", lambda _: None, {"params": params})
+
+
+def _throw(ids: Sequence[int]) -> Call[Changed]:
+    """Put many images into the trash, at once."""
+    return Call("POST", "/trash", _model(Changed), {"json": {"ids": list(ids)}})
+
+
+def _trash(*, offset: int | None = None, limit: int | None = None) -> Call[TrashPage]:
+    """What was deleted and can come back, the latest first."""
+    return Call("GET", "/trash", _model(TrashPage), {"params": _given(offset=offset, limit=limit)})
+
+
+def _restore(ids: Sequence[int]) -> Call[Changed]:
+    """Bring images back that lie in the trash."""
+    return Call("POST", "/trash/restore", _model(Changed), {"json": {"ids": list(ids)}})
+
+
+def _empty_trash(ids: Sequence[int] = ()) -> Call[Changed]:
+    """Remove what lies in the trash, or only these images of it, for good."""
+    return Call("DELETE", "/trash", _model(Changed), {"params": {"id": list(ids)}})
+
+
+def _changes(*, limit: int | None = None) -> Call[Batches]:
+    """What was changed and can be undone, the latest first."""
+    return Call("GET", "/changes", _model(Batches), {"params": _given(limit=limit)})
+
+
+def _undo(batch: str) -> Call[Changed]:
+    """Undo a change, by the name that `changes` gives it."""
+    return Call("POST", f"/changes/{quote(batch, safe='')}/undo", _model(Changed))
 
 
 def _evaluate(**measure: Unpack[Measure]) -> Call[Evaluation]:
@@ -363,6 +396,12 @@ class Routes:
     add = Route(_add)
     change = Route(_change)
     remove = Route(_remove)
+    throw = Route(_throw)
+    trash = Route(_trash)
+    restore = Route(_restore)
+    empty_trash = Route(_empty_trash)
+    changes = Route(_changes)
+    undo = Route(_undo)
     evaluate = Route(_evaluate)
     curve = Route(_curve)
     queries = Route(_queries)

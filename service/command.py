@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from datetime import datetime
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -27,11 +28,13 @@ from service.client import URL, Client, ServiceError
 from service.schemas.images import Image
 from service.schemas.jobs import Learned
 from service.schemas.search import Result
+from service.schemas.trash import Changed
 from service.settings import PREFIX, Settings
 
 T = TypeVar("T")
 
 SOME_LEFT_OUT, CUT_OFF = 3, 141  # the latter is what a shell says of a program that SIGPIPE ended
+COUNTED = ("added", "exists", "restored", "changed")  # what becomes of the files of a folder
 POLL = 0.5  # seconds between two looks at a job
 SHOWN = 20  # files left out that are named, without --json
 SECRET = ("read_keys", "write_keys", "admin_keys")  # in the environment only: others can read a command line
@@ -129,13 +132,13 @@ def add(options: argparse.Namespace, client: Client) -> int:
     plan = folders.compare(root, walked, known, label_of)
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
-    refused, count = plan.refused | plan.kept | strays, {"added": 0, "exists": 0, "changed": 0}
+    refused, count = plan.refused | plan.kept | strays, dict.fromkeys(COUNTED, 0)
     for sent in progress(folders.send(client, name, plan.send), len(plan.send)):
         if sent.reason is not None:
             refused[sent.source.path] = sent.reason
         if sent.status != "refused":
-            changed = sent.status == "added" and bool(sent.source.instead_of)
-            count["changed" if changed else sent.status] += 1
+            other = sent.status != "exists" and bool(sent.source.instead_of)
+            count["changed" if other else sent.status] += 1
     relabelled = sum(1 for _ in progress(folders.relabel(client, plan.relabel), len(plan.relabel)))
     removed = 0
     if options.remove_gone and plan.refused and plan.gone:
@@ -150,7 +153,7 @@ def add(options: argparse.Namespace, client: Client) -> int:
         say(
             f"{name}: {count['added']:,} added, {count['changed']:,} changed, {relabelled:,} relabelled, "
             f"{plan.unchanged:,} unchanged, {count['exists']:,} there already under another name, "
-            f"{removed:,} removed"
+            f"{count['restored']:,} back from the trash, {removed:,} removed"
         )
         if gone:
             say(f"{len(gone):,} are gone from the folder and still indexed; --remove-gone removes them")
@@ -296,11 +299,64 @@ def jobs(options: argparse.Namespace, client: Client) -> int:
 
 
 def remove(options: argparse.Namespace, client: Client) -> int:
-    """Remove images by their ids."""
+    """Put images into the trash by their ids, or remove them for good."""
     for item_id in options.id:
-        client.remove(item_id)
-    show({"removed": options.id}) if options.json else say(f"{len(options.id):,} removed")
+        client.remove(item_id, forever=options.forever)
+    where = "removed for good" if options.forever else "deleted; hebbsearch trash shows what can come back"
+    show({"removed": options.id}) if options.json else say(f"{len(options.id):,} {where}")
     return 0
+
+
+def trash(options: argparse.Namespace, client: Client) -> int:
+    """Show what was deleted, bring it back, or remove it for good."""
+    if options.restore or options.empty:
+        done = client.restore(options.restore) if options.restore else client.empty_trash()
+        return changed(options, done, "restored" if options.restore else "removed for good")
+    images = list(everything(lambda offset: client.trash(offset=offset).images))
+    if options.json:
+        show([image.model_dump() for image in images])
+    else:
+        for image in images:
+            say(named(image))
+    return 0
+
+
+def everything(page: Callable[[int], list[T]]) -> Iterator[T]:
+    """All that the pages have, each from so many on."""
+    offset = 0
+    while found := page(offset):
+        yield from found
+        offset += len(found)
+
+
+def undo(options: argparse.Namespace, client: Client) -> int:
+    """Undo the latest change, or another one, or list what can be undone."""
+    if options.list:
+        found = client.changes(limit=1000).changes
+        if options.json:
+            show([each.model_dump() for each in found])
+        for each in [] if options.json else found:
+            what = ", ".join(f"{count:,} {name}" for name, count in each.counts.items())
+            when = datetime.fromtimestamp(each.time).isoformat(" ", "seconds")
+            say(f"{each.batch}  {when}  {what}  ({each.undoable:,} can be undone)")
+        return 0
+    latest = [options.batch] if options.batch else [each.batch for each in client.changes(limit=1).changes]
+    if not latest:
+        raise Failed("nothing was changed that can be undone")
+    return changed(options, client.undo(*latest), "undone")
+
+
+def changed(options: argparse.Namespace, done: Changed, what: str) -> int:
+    """Say what became of many images."""
+    if options.json:
+        show(done.model_dump())
+    else:
+        say(f"{done.changed:,} {what}")
+        for each in done.left[:SHOWN]:
+            say(f"left: image {each.id}: {each.reason}", file=sys.stderr)
+        if len(done.left) > SHOWN:
+            say(f"left: {len(done.left) - SHOWN:,} more; --json names all", file=sys.stderr)
+    return SOME_LEFT_OUT if done.left else 0
 
 
 def stats(options: argparse.Namespace, client: Client) -> int:
@@ -398,7 +454,16 @@ def parser() -> argparse.ArgumentParser:
 
     _add_labelling(command)
 
-    command("remove", remove).add_argument("id", type=int, nargs="+")
+    one = command("remove", remove)
+    one.add_argument("id", type=int, nargs="+")
+    one.add_argument("--forever", action="store_true", help="for good, also what is in the trash")
+    one = command("trash", trash)
+    what = one.add_mutually_exclusive_group()
+    what.add_argument("--restore", type=int, nargs="+", metavar="ID", help="bring these images back")
+    what.add_argument("--empty", action="store_true", help="remove all of it for good")
+    one = command("undo", undo)
+    one.add_argument("batch", nargs="?", help="the name of a change (the latest)")
+    one.add_argument("--list", action="store_true", help="show what can be undone")
     command("stats", stats)
 
     _add_administration(command)

@@ -73,7 +73,11 @@ async def stats(request: Request, searcher: Service) -> schemas.Stats:
         return searcher.once("stats", lambda: _stats(searcher, searcher.snapshot()))
 
     counted = await to_thread.run_sync(work, limiter=shared(request).turns.count)
-    return counted.model_copy(update={"uptime": time.monotonic() - shared(request).started})
+    now = {
+        "trash_days": shared(request).settings.trash_days,
+        "uptime": time.monotonic() - shared(request).started,
+    }
+    return counted.model_copy(update=now)
 
 
 @router.get(
@@ -254,7 +258,8 @@ def metrics(request: Request, searcher: Service) -> Response:
 def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
     manifest, catalogue = searcher.artifact.manifest, searcher.catalogue
     queries = asked(searcher, searcher.contents().table).labels
-    images = len(snapshot.ids) + (0 if searcher.queries is None else len(searcher.queries.ids))
+    trash = catalogue.trash.count()
+    images = len(snapshot.ids) + trash + (0 if searcher.queries is None else len(searcher.queries.ids))
     size, originals = catalogue.file_bytes(), searcher.originals.size()
     unlabelled = int((snapshot.labels == UNLABELLED).sum())
     return schemas.Stats(
@@ -263,6 +268,8 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
         unlabelled=unlabelled,
         learned_from=manifest.learned_from,
         queries=len(queries),
+        trash=trash,
+        trash_days=0,
         classes=[
             schemas.ClassCount(label=name, items=items, queries=asked)
             for name, items, asked in zip(

@@ -65,9 +65,19 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
 
 
 @router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))
-def image(item_id: ItemId, request: Request, searcher: Service) -> Image:
-    """Indexed images and held-out queries; for whoever may write, what lies in the trash too."""
-    return describing(request, searcher)(seen(request, searcher, item_id))
+def image(
+    item_id: ItemId,
+    request: Request,
+    searcher: Service,
+    trashed: Annotated[
+        bool, Query(description="Also if it lies in the trash; for whoever may write.")
+    ] = False,
+) -> Image:
+    """Indexed images and held-out queries."""
+    item = seen(request, searcher, item_id)
+    if item.trashed is not None and not trashed:
+        raise no_image(item_id)
+    return describing(request, searcher)(item)
 
 
 def seen(request: Request, searcher: Searcher, item_id: int) -> Item:

@@ -37,6 +37,8 @@ class Stats(BaseModel):
             "unlabelled": 0,
             "learned_from": 1618,
             "queries": 179,
+            "trash": 0,
+            "trash_days": 30,
             "classes": [{"label": "3", "items": 165, "queries": 18}],
             "bytes": {
                 "codes": 51_776,
@@ -63,6 +65,8 @@ class Stats(BaseModel):
         description="Labels that the codes learned from; null: an earlier version did not note it."
     )
     queries: int = Field(description="Images that are held out to measure the answers.")
+    trash: int = Field(description="Images that were deleted and can come back; they count nowhere else.")
+    trash_days: int = Field(description="So long each lies there; 0: a deleted image is gone at once.")
     classes: list[ClassCount]
     bytes: Usage
     artifact: str = Field(description="Name of the artifact's folder.")

@@ -34,6 +34,7 @@ OPERATIONS = {  # by their tags; whoever made a program of the document needs th
     "about": ["duplicates", "export", "metrics", "stats"],
     "admin": ["reload", "rollback", "snapshot"],
     "labels": ["as_csv", "doubtful", "suggested"],
+    "trash": ["changed", "empty", "restore", "throw", "trash", "undo"],
     "jobs": ["all_jobs", "end_job", "job", "learn"],
 }
 MEGABYTE = 2**20

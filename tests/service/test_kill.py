@@ -222,7 +222,7 @@ def test_what_was_acknowledged_survives_kills(own: Artifact, kills: int) -> None
 
 COPIES = {
     "a copy": "from index import backup as module; name, make = 'sync', module.copy_artifact",
-    "a new encoder's": "from service.core import reencode as module; name = 'publish'\n"
+    "a new encoder's": "from service.core.artifacts import reencode as module; name = 'publish'\n"
     "make = lambda path, target: module.reencode(path, path, target)",
 }
 

@@ -84,7 +84,7 @@ def test_an_image_is_added_found_changed_and_removed(http: httpx.Client) -> None
     assert answer(http.patch(f"/images/{image['id']}", json={"label": None}))["label"] is None
     assert answer(http.get(f"/images/{image['id']}")) == changed | {"label": None, "source": None}
 
-    assert http.delete(f"/images/{image['id']}").status_code == 204
+    assert http.delete(f"/images/{image['id']}", params={"forever": True}).status_code == 204
     assert image["id"] not in [item_id for item_id, _ in found(k=1000)]
     for path in ("", "/thumbnail", "/original", "/similar"):
         refusal(http.get(f"/images/{image['id']}{path}"), 404)
@@ -305,7 +305,7 @@ def test_originals_are_kept_only_if_wanted(own: Artifact) -> None:
 def test_a_file_goes_with_its_image(http: httpx.Client, own: Artifact) -> None:
     (added,) = answer(http.post("/images", content=png(1)), 201)["images"]
     assert kept(own) == [added["image"]["sha256"]]
-    http.delete(f"/images/{added['image']['id']}")
+    http.delete(f"/images/{added['image']['id']}", params={"forever": True})
     assert kept(own) == []
 
 

@@ -379,6 +379,7 @@ def test_image(http: httpx.Client, artifact: Artifact) -> None:
         "height": 24,
         "sha256": None,
         "metadata": {},
+        "trashed": None,
         "thumbnail": "/images/25/thumbnail",
         "preview": "/images/25/preview",
         "original": "/images/25/original",

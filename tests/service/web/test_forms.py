@@ -55,7 +55,7 @@ def sent(http: httpx.Client, parameters: bytes, *, folder: str | None = "names")
 def test_a_file_has_the_name_that_was_meant(http: httpx.Client, parameters: bytes, name: str) -> None:
     image = sent(http, parameters)
     assert (image["name"], image["image"]["path"], image["image"]["folder"]) == (name, name, "names")
-    answer(http.delete(f"/images/{image['image']['id']}"), 204)
+    answer(http.delete(f"/images/{image['image']['id']}?forever=true"), 204)
     alone = sent(http, parameters, folder=None)
     assert (alone["image"]["path"], alone["image"]["folder"]) == (name, None)
 
@@ -69,7 +69,7 @@ def test_of_a_file_that_is_sent_alone_the_folders_are_left_out(http: httpx.Clien
     ):
         image = sent(http, parameters, folder=None)["image"]
         assert image["path"] == name
-        answer(http.delete(f"/images/{image['id']}"), 204)
+        answer(http.delete(f"/images/{image['id']}?forever=true"), 204)
 
 
 def test_a_name_that_is_no_utf_8_is_stored_as_it_is(http: httpx.Client, mine: Any) -> None:
@@ -77,7 +77,7 @@ def test_a_name_that_is_no_utf_8_is_stored_as_it_is(http: httpx.Client, mine: An
     with Catalogue.open(mine / "catalogue.sqlite") as catalogue:
         assert catalogue.get(image["id"]).path == "a/caf\udce9.png"
     words = base64.b64encode(b"a/caf\xe8.png").decode()
-    answer(http.delete(f"/images/{image['id']}"), 204)
+    answer(http.delete(f"/images/{image['id']}?forever=true"), 204)
     image = sent(http, f'filename="=?unknown-8bit?B?{words}?="'.encode())["image"]
     with Catalogue.open(mine / "catalogue.sqlite") as catalogue:
         assert catalogue.get(image["id"]).path == "a/caf\udce8.png"

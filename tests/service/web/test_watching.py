@@ -82,7 +82,8 @@ def test_what_happens_is_counted(http: httpx.Client) -> None:
     files = [("image", png(colour)) for colour in (1, 2, 1)] + [("image", b"x")]
     (one, *_) = http.post("/images", files=files).json()["images"]
     http.delete(f"/images/{one['image']['id']}").raise_for_status()
-    after = settled(http, 8)
+    http.delete(f"/images/{one['image']['id']}?forever=true").raise_for_status()
+    after = settled(http, 9)
     requests = {
         (labels["method"], labels["route"], labels["status"]): value
         for (name, pairs), value in after.items()
@@ -94,7 +95,7 @@ def test_what_happens_is_counted(http: httpx.Client) -> None:
         ("POST", "/search/batch", "200"): 1,
         ("GET", "/images/{item_id}/similar", "200"): 1,
         ("POST", "/images", "201"): 1,
-        ("DELETE", "/images/{item_id}", "204"): 1,
+        ("DELETE", "/images/{item_id}", "204"): 2,
     }
     assert after[key("request_seconds_count", route="/search")] == 4
     assert after[key("request_seconds_bucket", route="/search", le="+Inf")] == 4
@@ -102,9 +103,9 @@ def test_what_happens_is_counted(http: httpx.Client) -> None:
     assert after[key("searches_total", by="code")] == 1
     outcomes = {
         outcome: after[key("images_total", outcome=outcome)]
-        for outcome in ("added", "exists", "refused", "removed")
+        for outcome in ("added", "exists", "refused", "trashed", "restored", "removed")
     }
-    assert outcomes == {"added": 2, "exists": 1, "refused": 1, "removed": 1}
+    assert outcomes == {"added": 2, "exists": 1, "refused": 1, "trashed": 1, "restored": 0, "removed": 1}
     assert after[key("items")] == before[key("items")] + 1
     assert (after[key("places", of="search")], after[key("places_taken", of="search")]) == (128, 0)
     assert after[key("process_resident_memory_bytes")] > 10**7
@@ -231,10 +232,10 @@ def failing_app() -> Any:
 
     put = Library.put
 
-    def fail_for_some(self: Library, prepared: Prepared) -> list[Outcome]:
+    def fail_for_some(self: Library, prepared: Prepared, **more: Any) -> list[Outcome]:
         if any(item.label == "failing" for item in prepared.items.values()):
             raise ZeroDivisionError("a bug")
-        return put(self, prepared)
+        return put(self, prepared, **more)
 
     def fail(self: Searcher, **_: Any) -> None:
         raise ZeroDivisionError("a bug")

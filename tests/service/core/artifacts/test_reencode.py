@@ -48,7 +48,7 @@ def test_codes_are_those_of_the_other_encoder_and_all_else_stays(both: Path) -> 
     searcher = opened(both / "first")
     library = Library(searcher, max_bytes=10**6, max_pixels=10**6, keep=True)
     (sent,) = library.add([Upload("sent.png", png(1), "mine", {"by": "me"})])
-    library.remove(3)
+    library.forget([searcher.catalogue.get(3)])
     library.change(5, label="square")
     before = searcher.catalogue.page(count=1000)
     searcher.close()
