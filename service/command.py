@@ -454,6 +454,16 @@ def parser() -> argparse.ArgumentParser:
 
     _add_labelling(command)
 
+    _add_deleting(command)
+    command("stats", stats)
+
+    _add_administration(command)
+    _add_offline(command)
+    return made
+
+
+def _add_deleting(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands that delete and bring back."""
     one = command("remove", remove)
     one.add_argument("id", type=int, nargs="+")
     one.add_argument("--forever", action="store_true", help="for good, also what is in the trash")
@@ -464,11 +474,6 @@ def parser() -> argparse.ArgumentParser:
     one = command("undo", undo)
     one.add_argument("batch", nargs="?", help="the name of a change (the latest)")
     one.add_argument("--list", action="store_true", help="show what can be undone")
-    command("stats", stats)
-
-    _add_administration(command)
-    _add_offline(command)
-    return made
 
 
 def _add_labelling(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -205,7 +205,7 @@ def test_a_folder_and_paths_in_it_are_kept(address: str, picture: Path) -> None:
         assert (image.path, image.folder) == (names[0], "scans")
         assert client.original(image.id) == content
         assert list(client.images(folder="elsewhere")) == []
-        client.remove(image.id)
+        client.remove(image.id, forever=True)
 
 
 @pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../x.png", "a//x.png", "./x.png"])

@@ -304,8 +304,21 @@ def test_search_evaluate_count_and_remove(hebbsearch: Run, folder: Path) -> None
     assert json.loads(hebbsearch("eval", "-k", "5", "--json").stdout)["definition"]["k"] == 5
     assert json.loads(hebbsearch("stats", "--json").stdout)["queries"] == 12
 
-    assert hebbsearch("remove", str(found[0]["id"])).stdout == "1 removed\n"
-    assert "there is no image" in hebbsearch("remove", str(found[0]["id"]), code=1).stderr
+    deleted = str(found[0]["id"])
+    assert hebbsearch("remove", deleted).stdout.startswith("1 deleted; hebbsearch trash")
+    assert "there is no image" in hebbsearch("remove", deleted, code=1).stderr
+    assert f"{folder.name}/one/0.png" in hebbsearch("trash").stdout
+    assert hebbsearch("trash", "--restore", deleted).stdout == "1 restored\n"
+    left = hebbsearch("trash", "--restore", deleted, code=3)
+    assert (left.stdout, "does not lie in the trash" in left.stderr) == ("0 restored\n", True)
+    assert hebbsearch("undo").stdout == "1 undone\n"
+    assert [image["id"] for image in json.loads(hebbsearch("trash", "--json").stdout)] == [int(deleted)]
+    listed = hebbsearch("undo", "--list").stdout.splitlines()
+    assert "1 trashed  (1 can be undone)" in listed[0]
+    assert hebbsearch("undo", listed[0].split()[0]).stdout == "1 undone\n"
+    hebbsearch("remove", "--forever", deleted)
+    assert hebbsearch("trash").stdout == ""
+    assert "can be undone" in hebbsearch("undo", "nothing", code=1).stderr
 
 
 def test_labels_are_written_and_taken_back(hebbsearch: Run, folder: Path, tmp_path: Path) -> None:

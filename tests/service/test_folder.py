@@ -86,7 +86,9 @@ def test_what_was_planned_before_another_artifact_came_concerns_the_same_images(
     for number, name in enumerate(("a", "b", "c", "d")):
         (album / f"{name}.png").write_bytes(png(300 + number))
     with served(both / "first") as http, closing(Client(str(http.base_url))) as client:
-        answer(http.delete(f"/images/{add(http, png(99))}"), 204)  # so that ids differ in the next artifact
+        answer(
+            http.delete(f"/images/{add(http, png(99))}?forever=true"), 204
+        )  # so that ids differ in the next artifact
         list(folders.send(client, "album", folders.compare(album, walk(album), [], lambda _: None).send))
         known = {image.path: image for image in client.images(folder="album")}
 
