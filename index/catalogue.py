@@ -22,6 +22,7 @@ from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
 from index.tables.learned import embed, hold_out, predict
+from index.tables.listing import Listing
 from index.tables.reading import TOGETHER, Reader
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
@@ -125,7 +126,7 @@ class Catalogue(Reader):
         """All of both splits, some read at a time."""
         for split in ("database", "query"):
             after = 0
-            while some := self.page(after=after, count=TOGETHER, split=split):
+            while some := self.page(Listing(split=split), after=after, count=TOGETHER):
                 yield from some
                 after = some[-1].id
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
 from index.names import shown
+from index.sorting import Sort
 from index.sources import Source
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
@@ -94,6 +95,11 @@ class Which(TypedDict, total=False):
     unlabelled: bool
     folder: str | None
     sha256: str | None
+    name: str | None
+    predicted: Sequence[str]
+    min_confidence: float | None
+    sort: Sort
+    descending: bool
 
 
 class Measure(TypedDict, total=False):
@@ -128,9 +134,13 @@ def _similar(item_id: int, **how: Unpack[How]) -> Call[SearchAnswer]:
     return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": _given(**how)})
 
 
-def _page(*, after: int = 0, limit: int | None = None, **which: Unpack[Which]) -> Call[Page]:
-    """One page of the list of images; `after`: the `next` of the page before."""
-    return Call("GET", "/images", _model(Page), {"params": _given(after=after, limit=limit, **which)})
+def _page(
+    *, after: int | None = None, offset: int | None = None, limit: int | None = None, **which: Unpack[Which]
+) -> Call[Page]:
+    """One page of the list of images; `after`: the `next` of the page before; `offset`: so many are skipped,
+    in any order, and all are counted."""
+    params = _given(after=after, offset=offset, limit=limit, **which)
+    return Call("GET", "/images", _model(Page), {"params": params})
 
 
 def _image(item_id: int) -> Call[Image]:
@@ -402,12 +412,12 @@ class Client(Routes):
             return _answer(call, self._http.request(call.method, call.path, **call.options))
 
     def images(self, **which: Unpack[Which]) -> Iterator[Image]:
-        """All images by ascending id, a page at a time."""
-        after: int | None = 0
-        while after is not None:
-            page = self.page(after=after, limit=PAGE, **which)
+        """All of these images, a page at a time."""
+        place = _first_place(which)
+        while place is not None:
+            page = self.page(**place, limit=PAGE, **which)
             yield from page.images
-            after = page.next
+            place = _next_place(place, page)
 
     def close(self) -> None:
         """End its connections."""
@@ -435,13 +445,13 @@ class AsyncClient(Routes):
             return _answer(call, await self._http.request(call.method, call.path, **call.options))
 
     async def images(self, **which: Unpack[Which]) -> AsyncIterator[Image]:
-        """All images by ascending id, a page at a time."""
-        after: int | None = 0
-        while after is not None:
-            page = await self.page(after=after, limit=PAGE, **which)
+        """All of these images, a page at a time."""
+        place = _first_place(which)
+        while place is not None:
+            page = await self.page(**place, limit=PAGE, **which)
             for image in page.images:
                 yield image
-            after = page.next
+            place = _next_place(place, page)
 
     async def close(self) -> None:
         """End its connections."""
@@ -458,6 +468,25 @@ PAGE = 1000  # images that `images` asks for at a time
 
 
 # --- their parts -----------------------------------------------------------------------------------
+
+
+class Place(TypedDict, total=False):
+    """Where a page begins."""
+
+    after: int
+    offset: int
+
+
+def _first_place(which: Which) -> Place | None:
+    """By ascending id nothing is missed or repeated, whatever comes or goes meanwhile."""
+    in_order = which.get("sort", "id") == "id" and not which.get("descending")
+    return {"after": 0} if in_order else {"offset": 0}
+
+
+def _next_place(place: Place, page: Page) -> Place | None:
+    if "offset" in place:
+        return {"offset": place["offset"] + PAGE} if len(page.images) == PAGE else None
+    return None if page.next is None else {"after": page.next}
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from contextlib import closing, suppress
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar, get_args
 
 from tqdm import tqdm
 
 from index.labels import LabelError, known_as, label_of, labels_in
 from index.names import normal, on_a_line, shown, take_any_letter
+from index.sorting import Sort
 from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
@@ -222,7 +223,16 @@ def evaluate(options: argparse.Namespace, client: Client) -> int:
 
 def list_images(options: argparse.Namespace, client: Client) -> int:
     """Name what is indexed."""
-    found = client.images(label=options.label, unlabelled=options.unlabelled, folder=options.folder)
+    found = client.images(
+        label=options.label,
+        unlabelled=options.unlabelled,
+        folder=options.folder,
+        name=options.name,
+        predicted=options.predicted,
+        min_confidence=options.min_confidence,
+        sort=options.sort,
+        descending=options.descending,
+    )
     if options.json:
         show([image.model_dump() for image in found])
     else:
@@ -395,6 +405,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--label", action="append", default=[])
     one.add_argument("--unlabelled", action="store_true")
     one.add_argument("--folder", help="only images that were sent from it")
+    one.add_argument("--name", help="only images that have this in their path")
+    predicted = "only images without a label for which it is predicted; repeatable"
+    one.add_argument("--predicted", action="append", default=[], metavar="LABEL", help=predicted)
+    one.add_argument("--min-confidence", type=float, metavar="SHARE", help="how sure that is, from 0 to 1")
+    one.add_argument("--sort", choices=get_args(Sort), default="id", help="(id)")
+    one.add_argument("--descending", action="store_true", help="in the opposite order")
 
     _add_labelling(command)
 

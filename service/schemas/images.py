@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from index.labels import LONGEST, label_of
 from index.names import normal
+from index.sorting import Sort
 from index.sources import Source
 from service.schemas.example import with_example
 from service.schemas.search import MOST_LABELS
@@ -93,6 +94,7 @@ LabelText = Annotated[
 Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_name)]
 FolderName = Annotated[FileName, AfterValidator(normal)]
+Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ImagePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_relative)]  # PATH_MAX
 Metadata = Annotated[dict[str, Any], AfterValidator(_small), AfterValidator(_named)]
 
@@ -159,15 +161,51 @@ class PageParameters(BaseModel):
     sha256: Sha256 | None = Field(
         default=None, description="Only images whose file has this SHA-256.", examples=["0f" * 32]
     )
+    name: FileName | None = Field(
+        default=None,
+        description="Only images whose path has this in it, in capitals or small letters.",
+        examples=["17.png"],
+    )
+    predicted: Annotated[
+        list[str],
+        Field(
+            max_length=MOST_LABELS,
+            description="Only images without a label for which one of these is predicted; repeatable.",
+            examples=[["3", "8"]],
+        ),
+    ] = []
+    min_confidence: Confidence | None = Field(
+        default=None,
+        description="Only images without a label for which one is predicted at least so surely.",
+        examples=[0.8],
+    )
+    sort: Annotated[
+        Sort,
+        Field(
+            description="time: since when they are here; name: their path; confidence: of the predicted "
+            "label, the surest first. Equal ones by id, those that lack it last."
+        ),
+    ] = "id"
+    descending: Annotated[bool, Field(description="In the opposite order.")] = False
+    offset: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="So many are skipped, and `total` is counted. In place of `after`, in any order.",
+        examples=[100],
+    )
 
 
 class Page(BaseModel):
-    """Images by ascending id."""
+    """Images in the order that was asked for."""
 
-    model_config = with_example({"images": [IMAGE], "next": 17})
+    model_config = with_example({"images": [IMAGE], "next": 17, "total": None})
 
     images: list[Image]
-    next: int | None = Field(description="`after` of the next page; null: this is the last one.")
+    next: int | None = Field(
+        description="`after` of the next page; null: this is the last one, or `offset` leads to the others."
+    )
+    total: int | None = Field(description="All of these images; null: there was no `offset`.")
 
 
 class AddedImage(BaseModel):

@@ -20,6 +20,7 @@ from index.names import UNREADABLE, shown
 from index.space import no_space
 from service.core.library import too_large
 from service.web.asking import shared
+from service.web.headers import route_path
 from service.web.limits import BOUNDARY, BOUNDARY_TOO_LONG
 
 MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
@@ -200,7 +201,8 @@ def filled_in(given: ImmutableMultiDict[str, Any]) -> list[tuple[str, Any]]:
 
 async def parameters_once(request: Request) -> None:
     """Refuse an address with two values of one parameter: of all routes, or one of the values were lost."""
-    each_once(request.query_params, several={"label"})
+    lists = {"label", "predicted"} if route_path(request.scope) == "/images" else {"label"}
+    each_once(request.query_params, several=lists)
 
 
 def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("label", "image")) -> None:

@@ -146,6 +146,10 @@ def test_images_walks_all_pages(address: str, monkeypatch: pytest.MonkeyPatch) -
         listed = [image.id for image in client.images()]
         assert len(listed) == client.ready().items
         assert {image.label for image in client.images(label=CLASSES[:1])} == {CLASSES[0]}
+        paths = [image.path for image in client.images(sort="name", descending=True, name="CLASS")]
+        assert len(paths) == 60
+        assert paths == sorted(paths, reverse=True)
+        assert client.page(offset=5, limit=2, sort="id").total == len(listed)
     assert listed == sorted(set(listed)) == asyncio.run(ids())
 
 

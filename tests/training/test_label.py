@@ -18,6 +18,7 @@ from index.artifact import CATALOGUE, open_artifact
 from index.catalogue import Catalogue
 from index.evaluation import mean_average_precision
 from index.items import File, Item, NewItem
+from index.tables.listing import Listing
 from index.verify import faults
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_build_index import stripes
@@ -357,7 +358,7 @@ def test_a_build_predicts_what_has_no_label(images: Path, tmp_path: Path, here) 
         assert len(unlabelled) == 120
         assert np.mean([item.predicted == truth(item.path) for item in unlabelled]) > 0.9
         assert len(catalogue.without_embedding()) == 0
-        queries = catalogue.page(count=1000, split="query")
+        queries = catalogue.page(Listing(split="query"), count=1000)
         assert len(catalogue.embeddings("query")[0]) == len(queries) > 5
 
 
