@@ -130,9 +130,9 @@ class Catalogue(Reader):
                 yield from some
                 after = some[-1].id
 
-    def label_all(self, labels: Mapping[int, tuple[str, Source]]) -> None:
-        """Give many items of the database split their labels, and say how these came, all or none. KeyError
-        when one is unknown."""
+    def label_all(self, labels: Mapping[int, tuple[str | None, Source]]) -> None:
+        """Give many items of the database split their labels, or none (None), and say how these came, all
+        or nothing. KeyError when one is unknown."""
         with self._changing() as change:
             change.label_all(labels)
 

@@ -30,9 +30,9 @@ from index.sources import Source
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
-from service.schemas.images import AddedImages, Image, Page
+from service.schemas.images import AddedImages, Image, Page, Relabelled
 from service.schemas.jobs import Job, JobList
-from service.schemas.labels import Doubts, Suggestions
+from service.schemas.labels import Doubts, Predictions, Suggestions
 from service.schemas.problem import Problem
 from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
 
@@ -201,6 +201,15 @@ def _change(
     return Call("PATCH", f"/images/{item_id}", _model(Image), sent)
 
 
+def _relabel(
+    ids: Sequence[int], label: str | None, *, source: Source | None = None, was: str | None = None
+) -> Call[Relabelled]:
+    """Give at most 10,000 images one label, or none, in one step; `source` and `was` as in `change`. Those
+    that cannot have it are named."""
+    body = {"ids": list(ids), "label": label, **_given(source=source, was=was)}
+    return Call("PATCH", "/images", _model(Relabelled), {"json": body})
+
+
 def _remove(item_id: int, *, sha256: str | None = None) -> Call[None]:
     """Remove an image from the index; with `sha256` only if that is its file's: ids may change with the
     artifact."""
@@ -246,6 +255,12 @@ def _duplicates(
     before, `members`: at most so many images of each group."""
     params = _given(radius=radius, after=after, limit=limit, members=members)
     return Call("GET", "/duplicates", _model(DuplicatePage), {"params": params})
+
+
+def _predictions(*, min_confidence: float | None = None) -> Call[Predictions]:
+    """Which labels are predicted at least so surely, of how many images."""
+    params = _given(min_confidence=min_confidence)
+    return Call("GET", "/labels/predictions", _model(Predictions), {"params": params})
 
 
 def _suggestions(*, limit: int | None = None) -> Call[Suggestions]:
@@ -372,6 +387,7 @@ class Routes:
     original = Route(_original)
     add = Route(_add)
     change = Route(_change)
+    relabel = Route(_relabel)
     remove = Route(_remove)
     evaluate = Route(_evaluate)
     curve = Route(_curve)
@@ -379,6 +395,7 @@ class Routes:
     confusion = Route(_confusion)
     codes = Route(_codes)
     duplicates = Route(_duplicates)
+    predictions = Route(_predictions)
     suggestions = Route(_suggestions)
     doubtful = Route(_doubtful)
     learn = Route(_learn)

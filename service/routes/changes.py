@@ -192,6 +192,25 @@ async def change(
         return await _write(request, work, item_id, ids_of=current)
 
 
+@router.patch(
+    "/images",
+    summary="Give many images one label",
+    responses=problems({**UNWRITABLE, **UNREADABLE_JSON, 422: "ids: List should have at least 1 item"}),
+)
+async def relabel(asked: schemas.Relabelling, request: Request) -> schemas.Relabelled:
+    """Or none, all in one step. Those that are gone, held out, or have another label by now are left, and the
+    answer says why; the others have it then."""
+
+    def work(generation: Generation) -> tuple[int, dict[int, str]]:
+        return generation.library.relabel(asked.ids, asked.label, source=asked.source, was=asked.was)
+
+    with place(shared(request).places.change, BUSY), lease(request) as current:
+        changed, left = await _write(request, work, ids_of=current)
+    return schemas.Relabelled(
+        changed=changed, left=[schemas.Left(id=item_id, reason=reason) for item_id, reason in left.items()]
+    )
+
+
 @router.delete(
     "/images/{item_id}",
     status_code=204,

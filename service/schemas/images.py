@@ -34,6 +34,7 @@ IMAGE: dict[str, Any] = {
 }
 MOST_METADATA = 16_384  # bytes
 DEEPEST_METADATA = 20
+MOST_RELABELLED = 10_000  # images in one request
 LONGEST_NAME = 255  # characters; Linux's NAME_MAX
 
 
@@ -83,6 +84,13 @@ def _named(value: Any) -> Any:
     return dict(named)
 
 
+def _check_source(asked: "Change | Relabelling") -> None:
+    """ValueError for a source without a label."""
+    if "source" in asked.model_fields_set and asked.label is None:
+        raise ValueError("source: says how a label came; give the label too")
+
+
+KnownId = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 LabelText = Annotated[
     str,
     Field(
@@ -239,6 +247,43 @@ class AddedImages(BaseModel):
     images: list[AddedImage]
 
 
+class Relabelling(BaseModel):
+    """One label for many images."""
+
+    model_config = with_example({"ids": [3, 17], "label": "cat", "was": ""}, extra="forbid")
+
+    ids: Annotated[list[KnownId], Field(min_length=1, max_length=MOST_RELABELLED)]
+    label: LabelText | None = Field(description="May be new; null: none.")
+    source: Source = Field(
+        default="given", description="How the label came. Goes with a label; of one that is there it stays."
+    )
+    was: str | None = Field(
+        default=None,
+        description="Only those with this label, or, empty, without any: another may have been faster.",
+    )
+
+    @model_validator(mode="after")
+    def _source_has_a_label(self) -> Self:
+        _check_source(self)
+        return self
+
+
+class Left(BaseModel):
+    """An image that stays as it was."""
+
+    id: int
+    reason: str
+
+
+class Relabelled(BaseModel):
+    """What became of many images that were to get one label."""
+
+    model_config = with_example({"changed": 1, "left": [{"id": 3, "reason": "there is no image 3"}]})
+
+    changed: int = Field(description="So many have the label now.")
+    left: list[Left]
+
+
 class Change(BaseModel):
     """What to change of an image; what is left out stays as it is."""
 
@@ -254,6 +299,5 @@ class Change(BaseModel):
 
     @model_validator(mode="after")
     def _source_has_a_label(self) -> Self:
-        if "source" in self.model_fields_set and self.label is None:
-            raise ValueError("source: says how a label came; give the label too")
+        _check_source(self)
         return self

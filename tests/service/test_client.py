@@ -30,6 +30,8 @@ ARGUMENTS: dict[str, Any] = {  # of the methods that need some
     "encoder_id": "x",
     "item_id": 1,
     "job_id": 1,
+    "ids": [1],
+    "label": "x",
     "name": "x",
 }
 WITHOUT_A_METHOD: set[tuple[str, str]] = set()  # routes

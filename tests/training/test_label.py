@@ -174,9 +174,12 @@ def test_labels_accepted_in_groups_are_learned_from_and_never_held_out(
     given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(100)], column=",group")
     said = label(built, given, "--out", tmp_path / "new")
     assert "learned from 100" in said
-    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+    made = open_artifact(tmp_path / "new")
+    with made.open_catalogue() as catalogue:
         assert {item.source for item in catalogue.page(count=1000) if item.label} == {"group"}
         assert not any(item.held_out for item in catalogue.page(count=1000))
+    assert made.manifest.data["held_out"] == 0
+    assert made.manifest.metrics["calibration"]["kind"] != "held out"
 
 
 def test_a_new_class_comes_and_another_loses_its_labels(built: Path, tmp_path: Path, label) -> None:
