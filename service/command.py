@@ -401,17 +401,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--ties", choices=("expected", "order"), default="expected")
     one.add_argument("--denominator", choices=("min", "retrieved"), default="min")
 
-    one = command("list", list_images)
-    one.add_argument("--label", action="append", default=[])
-    one.add_argument("--unlabelled", action="store_true")
-    one.add_argument("--folder", help="only images that were sent from it")
-    one.add_argument("--name", help="only images that have this in their path")
-    predicted = "only images without a label for which it is predicted; repeatable"
-    one.add_argument("--predicted", action="append", default=[], metavar="LABEL", help=predicted)
-    one.add_argument("--min-confidence", type=float, metavar="SHARE", help="how sure that is, from 0 to 1")
-    one.add_argument("--sort", choices=get_args(Sort), default="id", help="(id)")
-    one.add_argument("--descending", action="store_true", help="in the opposite order")
-
+    _add_listing(command("list", list_images))
     _add_labelling(command)
 
     command("remove", remove).add_argument("id", type=int, nargs="+")
@@ -420,6 +410,21 @@ def parser() -> argparse.ArgumentParser:
     _add_administration(command)
     _add_offline(command)
     return made
+
+
+def _add_listing(listing: argparse.ArgumentParser) -> None:
+    """The options of `list`: which images, and in which order."""
+    listing.add_argument("--label", action="append", default=[])
+    listing.add_argument("--unlabelled", action="store_true")
+    listing.add_argument("--folder", help="only images that were sent from it")
+    listing.add_argument("--name", help="only images that have this in their path")
+    predicted = "only images without a label for which it is predicted; repeatable"
+    listing.add_argument("--predicted", action="append", default=[], metavar="LABEL", help=predicted)
+    listing.add_argument(
+        "--min-confidence", type=float, metavar="SHARE", help="how sure that is, from 0 to 1"
+    )
+    listing.add_argument("--sort", choices=get_args(Sort), default="id", help="(id)")
+    listing.add_argument("--descending", action="store_true", help="in the opposite order")
 
 
 def _add_labelling(command: Callable[..., argparse.ArgumentParser]) -> None:
