@@ -25,6 +25,7 @@ from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
 from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
+from index.tables.listing import Listing
 from index.tables.reading import TOGETHER, Reader
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
@@ -169,13 +170,13 @@ class Catalogue(Reader):
         """All that can be found or is held out, some read at a time."""
         for split in ("database", "query"):
             after = 0
-            while some := self.page(after=after, count=TOGETHER, split=split):
+            while some := self.page(Listing(split=split), after=after, count=TOGETHER):
                 yield from some
                 after = some[-1].id
 
-    def label_all(self, labels: Mapping[int, tuple[str, Source]], *, batch: str | None = None) -> None:
-        """Give many items of the database split their labels, and say how these came, all or none. KeyError
-        when one is unknown."""
+    def label_all(self, labels: Mapping[int, tuple[str | None, Source]], *, batch: str | None = None) -> None:
+        """Give many items of the database split their labels, or none (None), and say how these came, all
+        or nothing. KeyError when one is unknown."""
         with self._changing(batch) as change:
             change.label_all(labels)
 

@@ -26,16 +26,17 @@ from pydantic import BaseModel, ValidationError
 
 from index.conventions import Denominator, Ties
 from index.names import shown
+from index.sorting import Sort
 from index.sources import Source
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
-from service.schemas.images import AddedImages, Image, Page
+from service.schemas.images import AddedImages, Changed, Image, Page
 from service.schemas.jobs import Job, JobList
-from service.schemas.labels import Doubts, Suggestions
+from service.schemas.labels import Doubts, Predictions, Suggestions
 from service.schemas.problem import Problem
 from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
-from service.schemas.trash import Batches, Changed, TrashPage
+from service.schemas.trash import Batches, TrashPage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,8 +95,14 @@ class Which(TypedDict, total=False):
     split: Literal["database", "query"]
     label: Sequence[str]
     unlabelled: bool
+    trashed: bool
     folder: str | None
     sha256: str | None
+    name: str | None
+    predicted: Sequence[str]
+    min_confidence: float | None
+    sort: Sort
+    descending: bool
 
 
 class Measure(TypedDict, total=False):
@@ -130,9 +137,13 @@ def _similar(item_id: int, **how: Unpack[How]) -> Call[SearchAnswer]:
     return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": _given(**how)})
 
 
-def _page(*, after: int = 0, limit: int | None = None, **which: Unpack[Which]) -> Call[Page]:
-    """One page of the list of images; `after`: the `next` of the page before."""
-    return Call("GET", "/images", _model(Page), {"params": _given(after=after, limit=limit, **which)})
+def _page(
+    *, after: int | None = None, offset: int | None = None, limit: int | None = None, **which: Unpack[Which]
+) -> Call[Page]:
+    """One page of the list of images; `after`: the `next` of the page before; `offset`: so many are skipped,
+    in any order, and all are counted."""
+    params = _given(after=after, offset=offset, limit=limit, **which)
+    return Call("GET", "/images", _model(Page), {"params": params})
 
 
 def _image(item_id: int, *, trashed: bool = False) -> Call[Image]:
@@ -191,6 +202,15 @@ def _change(
     body |= {"label": None} if unlabel else {}
     sent = {"json": body, "params": _given(sha256=sha256, was=was)}
     return Call("PATCH", f"/images/{item_id}", _model(Image), sent)
+
+
+def _relabel(
+    ids: Sequence[int], label: str | None, *, source: Source | None = None, was: str | None = None
+) -> Call[Changed]:
+    """Give at most 10,000 images one label, or none, in one step; `source` and `was` as in `change`. Those
+    that cannot have it are named."""
+    body = {"ids": list(ids), "label": label, **_given(source=source, was=was)}
+    return Call("PATCH", "/images", _model(Changed), {"json": body})
 
 
 def _remove(item_id: int, *, forever: bool = False, sha256: str | None = None) -> Call[None]:
@@ -269,6 +289,12 @@ def _duplicates(
     before, `members`: at most so many images of each group."""
     params = _given(radius=radius, after=after, limit=limit, members=members)
     return Call("GET", "/duplicates", _model(DuplicatePage), {"params": params})
+
+
+def _predictions(*, min_confidence: float | None = None) -> Call[Predictions]:
+    """Which labels are predicted at least so surely, of how many images."""
+    params = _given(min_confidence=min_confidence)
+    return Call("GET", "/labels/predictions", _model(Predictions), {"params": params})
 
 
 def _suggestions(*, limit: int | None = None) -> Call[Suggestions]:
@@ -395,6 +421,7 @@ class Routes:
     original = Route(_original)
     add = Route(_add)
     change = Route(_change)
+    relabel = Route(_relabel)
     remove = Route(_remove)
     throw = Route(_throw)
     trash = Route(_trash)
@@ -408,6 +435,7 @@ class Routes:
     confusion = Route(_confusion)
     codes = Route(_codes)
     duplicates = Route(_duplicates)
+    predictions = Route(_predictions)
     suggestions = Route(_suggestions)
     doubtful = Route(_doubtful)
     learn = Route(_learn)
@@ -441,12 +469,12 @@ class Client(Routes):
             return _answer(call, self._http.request(call.method, call.path, **call.options))
 
     def images(self, **which: Unpack[Which]) -> Iterator[Image]:
-        """All images by ascending id, a page at a time."""
-        after: int | None = 0
-        while after is not None:
-            page = self.page(after=after, limit=PAGE, **which)
+        """All of these images, a page at a time."""
+        place = _first_place(which)
+        while place is not None:
+            page = self.page(**place, limit=PAGE, **which)
             yield from page.images
-            after = page.next
+            place = _next_place(place, page)
 
     def close(self) -> None:
         """End its connections."""
@@ -474,13 +502,13 @@ class AsyncClient(Routes):
             return _answer(call, await self._http.request(call.method, call.path, **call.options))
 
     async def images(self, **which: Unpack[Which]) -> AsyncIterator[Image]:
-        """All images by ascending id, a page at a time."""
-        after: int | None = 0
-        while after is not None:
-            page = await self.page(after=after, limit=PAGE, **which)
+        """All of these images, a page at a time."""
+        place = _first_place(which)
+        while place is not None:
+            page = await self.page(**place, limit=PAGE, **which)
             for image in page.images:
                 yield image
-            after = page.next
+            place = _next_place(place, page)
 
     async def close(self) -> None:
         """End its connections."""
@@ -497,6 +525,25 @@ PAGE = 1000  # images that `images` asks for at a time
 
 
 # --- their parts -----------------------------------------------------------------------------------
+
+
+class Place(TypedDict, total=False):
+    """Where a page begins."""
+
+    after: int
+    offset: int
+
+
+def _first_place(which: Which) -> Place | None:
+    """By ascending id nothing is missed or repeated, whatever comes or goes meanwhile."""
+    in_order = which.get("sort", "id") == "id" and not which.get("descending")
+    return {"after": 0} if in_order else {"offset": 0}
+
+
+def _next_place(place: Place, page: Page) -> Place | None:
+    if "offset" in place:
+        return {"offset": place["offset"] + PAGE} if len(page.images) == PAGE else None
+    return None if page.next is None else {"after": page.next}
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -16,19 +16,19 @@ from datetime import datetime
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar, get_args
 
 from tqdm import tqdm
 
 from index.labels import LabelError, known_as, label_of, labels_in
 from index.names import normal, on_a_line, shown, take_any_letter
+from index.sorting import Sort
 from index.walking import DataError, walk
 from service import folder as folders
 from service.client import URL, Client, ServiceError
-from service.schemas.images import Image
+from service.schemas.images import Changed, Image
 from service.schemas.jobs import Learned
 from service.schemas.search import Result
-from service.schemas.trash import Changed
 from service.settings import PREFIX, Settings
 
 T = TypeVar("T")
@@ -225,7 +225,16 @@ def evaluate(options: argparse.Namespace, client: Client) -> int:
 
 def list_images(options: argparse.Namespace, client: Client) -> int:
     """Name what is indexed."""
-    found = client.images(label=options.label, unlabelled=options.unlabelled, folder=options.folder)
+    found = client.images(
+        label=options.label,
+        unlabelled=options.unlabelled,
+        folder=options.folder,
+        name=options.name,
+        predicted=options.predicted,
+        min_confidence=options.min_confidence,
+        sort=options.sort,
+        descending=options.descending,
+    )
     if options.json:
         show([image.model_dump() for image in found])
     else:
@@ -447,11 +456,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--ties", choices=("expected", "order"), default="expected")
     one.add_argument("--denominator", choices=("min", "retrieved"), default="min")
 
-    one = command("list", list_images)
-    one.add_argument("--label", action="append", default=[])
-    one.add_argument("--unlabelled", action="store_true")
-    one.add_argument("--folder", help="only images that were sent from it")
-
+    _add_listing(command("list", list_images))
     _add_labelling(command)
 
     _add_deleting(command)
@@ -474,6 +479,21 @@ def _add_deleting(command: Callable[..., argparse.ArgumentParser]) -> None:
     one = command("undo", undo)
     one.add_argument("batch", nargs="?", help="the name of a change (the latest)")
     one.add_argument("--list", action="store_true", help="show what can be undone")
+
+
+def _add_listing(listing: argparse.ArgumentParser) -> None:
+    """The options of `list`: which images, and in which order."""
+    listing.add_argument("--label", action="append", default=[])
+    listing.add_argument("--unlabelled", action="store_true")
+    listing.add_argument("--folder", help="only images that were sent from it")
+    listing.add_argument("--name", help="only images that have this in their path")
+    predicted = "only images without a label for which it is predicted; repeatable"
+    listing.add_argument("--predicted", action="append", default=[], metavar="LABEL", help=predicted)
+    listing.add_argument(
+        "--min-confidence", type=float, metavar="SHARE", help="how sure that is, from 0 to 1"
+    )
+    listing.add_argument("--sort", choices=get_args(Sort), default="id", help="(id)")
+    listing.add_argument("--descending", action="store_true", help="in the opposite order")
 
 
 def _add_labelling(command: Callable[..., argparse.ArgumentParser]) -> None:

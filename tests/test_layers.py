@@ -18,6 +18,7 @@ ALLOWED = {
         "index.conventions",
         "index.labels",
         "index.names",
+        "index.sorting",
         "index.sources",
         "service.schemas",
     ),

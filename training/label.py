@@ -108,12 +108,15 @@ class Division:
     table: CodeTable
     held: NDArray[np.bool_]  # asked with
     copies: NDArray[np.bool_]  # of what is held out, byte for byte: neither learned from nor ranked
+    grouped: NDArray[np.bool_]  # with a label that was accepted in a group, when nobody looked at each
 
     @classmethod
     def of(cls, catalogue: Catalogue, held: NDArray[np.int64]) -> Self:
         """Of what a catalogue holds, with the ids of what is held out."""
         table = catalogue.codes()
-        return cls(table, np.isin(table.ids, held), np.isin(table.ids, catalogue.copies_of_queries()))
+        grouped = [id_ for id_, (source, _) in catalogue.sources().items() if source == "group"]
+        masks = (np.isin(table.ids, ids) for ids in (held, catalogue.copies_of_queries(), grouped))
+        return cls(table, *masks)
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -422,9 +425,10 @@ def _alone(work: Path) -> Iterator[None]:
 
 def learn(division: Division, vectors: Embeddings, classes: int, bits: int, seed: int) -> Learned:
     """A head from the embeddings (n, E) and labels of all that is seen."""
-    labels = division.table.labels[division.seen]
+    seen = division.seen
+    labels, grouped = division.table.labels[seen], division.grouped[seen]
     known = classes if (labels != UNLABELLED).any() else 0
-    return learn_codes(vectors[division.seen].astype(np.float32), labels, known, bits=bits, seed=seed)
+    return learn_codes(vectors[seen].astype(np.float32), labels, known, bits=bits, seed=seed, grouped=grouped)
 
 
 def with_head(encoder: Encoder, learned: Learned) -> Encoder:

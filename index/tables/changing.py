@@ -164,11 +164,12 @@ class Change:
         named = {} if label is None else {"label": self._label(f"item {item_id}", label)}
         self._update({item_id: values | named}, {item_id: source})
 
-    def label_all(self, labels: Mapping[int, tuple[str, Source]]) -> None:
+    def label_all(self, labels: Mapping[int, tuple[str | None, Source]]) -> None:
         """As `Catalogue.label_all`."""
         rows = iter(labels.items())
         while batch := dict(islice(rows, BATCH)):
-            values = {id_: {"label": self._label(f"item {id_}", name)} for id_, (name, _) in batch.items()}
+            names = {id_: UNLABELLED if name is None else name for id_, (name, _) in batch.items()}
+            values = {id_: {"label": self._label(f"item {id_}", name)} for id_, name in names.items()}
             self._update(values, {id_: source for id_, (_, source) in batch.items()})
 
     def _update(self, values: Mapping[int, Mapping[str, Any]], sources: Mapping[int, Source]) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, and_, func, or_, select
+from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from index.codes import Codes
-from index.items import UNLABELLED, Changes, CodeTable, Embedding, Identity, Item
+from index.items import Changes, CodeTable, Embedding, Identity, Item
 from index.names import from_stored, normal, spellings, stored
 from index.sources import Source
-from index.tables import rows
+from index.tables import listing, rows
 from index.tables.connections import Connections
+from index.tables.listing import EVERYTHING, OF_ITEM, Listing
 from index.tables.schema import (
     CLASSES,
     CODES,
@@ -44,7 +45,7 @@ KNOWN = (
     )
     .outerjoin(CLASSES, CLASSES.c.id == ITEMS.c.label)
     .outerjoin(SOURCES, SOURCES.c.item_id == ITEMS.c.id)
-    .outerjoin(PREDICTIONS, and_(PREDICTIONS.c.item_id == ITEMS.c.id, ITEMS.c.label.is_(None)))
+    .outerjoin(PREDICTIONS, OF_ITEM)
     .outerjoin(PREDICTED, PREDICTED.c.id == PREDICTIONS.c.label)
     .outerjoin(TRASH, TRASH.c.item_id == ITEMS.c.id)
 )
@@ -160,27 +161,23 @@ class Reader:
         with self._connections.reading() as connection:
             return [item_of(row) for row in connection.execute(query.limit(count))]
 
-    def page(
-        self,
-        *,
-        after: int = 0,
-        count: int,
-        labels: Sequence[int] | None = None,
-        split: str = "database",
-        folder: str | None = None,
-        sha256: bytes | None = None,
-    ) -> list[Item]:
-        """At most `count` items of a split with ids above `after`, ascending; with one of `labels`, which may
-        hold UNLABELLED, of one folder, and of one file, as in File."""
-        query = KNOWN.where(ITEMS.c.split == split, ITEMS.c.id > after).order_by(ITEMS.c.id).limit(count)
-        if labels is not None:
-            query = query.where(func.coalesce(ITEMS.c.label, UNLABELLED).in_(labels))
-        if folder is not None:
-            query = query.where(ITEMS.c.folder.in_(spellings(folder)))
-        if sha256 is not None:
-            query = query.where(ITEMS.c.sha256 == sha256)
+    def page(self, which: Listing = EVERYTHING, *, after: int = 0, count: int) -> list[Item]:
+        """At most `count` of these items with ids above `after`, ascending."""
+        query = KNOWN.where(*listing.conditions(which), ITEMS.c.id > after).order_by(ITEMS.c.id)
         with self._connections.reading() as connection:
-            return [item_of(row) for row in connection.execute(query)]
+            return [item_of(row) for row in connection.execute(query.limit(count))]
+
+    def part(self, which: Listing, *, offset: int, count: int) -> tuple[list[Item], int]:
+        """At most `count` of these items after the first `offset`, in their order, and how many there are."""
+        with self._connections.reading() as connection:
+            ids, total = listing.part(connection, which, offset=offset, count=count)
+            found = _known(connection, ids)
+        return [found[item_id] for item_id in ids], total
+
+    def predicted(self, min_confidence: float) -> dict[str, int]:
+        """As `listing.predicted`."""
+        with self._connections.reading() as connection:
+            return listing.predicted(connection, min_confidence)
 
     def get(self, item_id: int) -> Item:
         """One item. KeyError when unknown."""
@@ -189,17 +186,13 @@ class Reader:
     def get_many(self, ids: Iterable[int]) -> list[Item]:
         """The items in the order asked. KeyError when one is unknown."""
         wanted = [rows.check_id(item_id) for item_id in ids]
-        found = self.find(wanted)
+        found = self.there(wanted)
         return [found[item_id] for item_id in wanted]
 
-    def find(self, ids: Sequence[int]) -> dict[int, Item]:
+    def there(self, ids: Sequence[int]) -> dict[int, Item]:
         """Those of the items that there are."""
-        found: dict[int, Item] = {}
         with self._connections.reading() as connection:
-            for start in range(0, len(ids), rows.BATCH):
-                some = KNOWN.where(ITEMS.c.id.in_(ids[start : start + rows.BATCH]))
-                found |= {row.id: item_of(row) for row in connection.execute(some)}
-        return found
+            return _known(connection, ids)
 
     def paths(self, ids: Iterable[int]) -> dict[int, tuple[str, str | None]]:
         """Path and folder, as an item has them, of those items that are there."""
@@ -309,6 +302,15 @@ class Reader:
         with self._learning:
             if len(names) > len(self.classes):
                 self.classes = names
+
+
+def _known(connection: Connection, ids: Sequence[int]) -> dict[int, Item]:
+    """Those of the items that there are."""
+    found: dict[int, Item] = {}
+    for start in range(0, len(ids), rows.BATCH):
+        some = KNOWN.where(ITEMS.c.id.in_(ids[start : start + rows.BATCH]))
+        found |= {row.id: item_of(row) for row in connection.execute(some)}
+    return found
 
 
 def item_of(row: Row[Any]) -> Item:

@@ -150,17 +150,38 @@ class Library:
     ) -> None:
         """Give an image another label, or none, or other metadata. Raises as `changeable` and `label`, and
         OtherLabel where it does not have the label that it `was` seen with; an empty one is none."""
-        item = self.changeable(item_id, sha256)
-        if item.trashed is not None:
-            raise InTrash(f"image {item_id} lies in the trash; restore it first")
-        if was is not None and normal_form(was) != normal_form(item.label or ""):
-            now = "no label" if item.label is None else f"the label {item.label!r}"
-            raise OtherLabel(f"image {item_id} has {now} by now; look at it again")
+        _check_label(_check_not_thrown(self.changeable(item_id, sha256)), was)
         label = None if label is None else self.label(label)
         if unlabel or label is not None or metadata is not None:
             given = UNLABELLED if unlabel else label
             self._catalogue.change(item_id, label=given, metadata=metadata, source=source, batch=batch)
             self.searcher.snapshot()
+
+    def relabel(
+        self,
+        ids: Iterable[int],
+        label: str | None,
+        *,
+        source: Source = "given",
+        was: str | None = None,
+        batch: str | None = None,
+    ) -> tuple[int, dict[int, str]]:
+        """Give many images one label, or none, in one step. How many have it then, and why others were left:
+        those that are gone or held out, and those that do not have the label that they `was` seen with."""
+        wanted = list(dict.fromkeys(ids))
+        label = None if label is None else self.label(label)
+        there, left = self._catalogue.there(wanted), dict[int, str]()
+        for item_id in wanted:
+            try:
+                _check_label(_check_not_thrown(_check_not_held_out(there[item_id])), was)
+            except KeyError:
+                left[item_id] = f"there is no image {item_id}"
+            except (HeldOut, InTrash, OtherLabel) as error:
+                left[item_id] = str(error)
+        if labels := {item_id: (label, source) for item_id in wanted if item_id not in left}:
+            self._catalogue.label_all(labels, batch=batch)
+            self.searcher.snapshot()
+        return len(labels), left
 
     def label(self, text: str) -> str:
         """The label that a text gives: one that is there, by its normal form, or a new one. LabelError."""
@@ -218,9 +239,7 @@ class Library:
     def changeable(self, item_id: int, sha256: str | None = None) -> Item:
         """The item, if it may be changed. Raises KeyError and HeldOut, and OtherBytes where its file has not
         this SHA-256, in lower-case hexadecimal."""
-        item = self._catalogue.get(item_id)
-        if item.split == "query":
-            raise HeldOut(f"image {item_id} is held out to measure the answers and must stay as it is")
+        item = _check_not_held_out(self._catalogue.get(item_id))
         if sha256 not in (None, item.sha256):
             raise OtherBytes(
                 f"image {item_id} has other bytes than those of SHA-256 {sha256}; look for the image again"
@@ -290,6 +309,25 @@ class Library:
             with self._originals.alone():
                 self._forget_unused(files)
             raise
+
+
+def _check_not_held_out(item: Item) -> Item:
+    if item.split == "query":
+        raise HeldOut(f"image {item.id} is held out to measure the answers and must stay as it is")
+    return item
+
+
+def _check_not_thrown(item: Item) -> Item:
+    if item.trashed is not None:
+        raise InTrash(f"image {item.id} lies in the trash; restore it first")
+    return item
+
+
+def _check_label(item: Item, was: str | None) -> None:
+    """Raise OtherLabel where somebody saw it with another label; an empty one is none."""
+    if was is not None and normal_form(was) != normal_form(item.label or ""):
+        now = "no label" if item.label is None else f"the label {item.label!r}"
+        raise OtherLabel(f"image {item.id} has {now} by now; look at it again")
 
 
 def rows(encoded: Encoded) -> list[tuple[Codes, Embedding | None]]:

@@ -115,7 +115,7 @@ class Trash:
     def _found(self, ids: Iterable[int]) -> dict[int, Item | None]:
         """What is known of each; None: there is none."""
         wanted = list(dict.fromkeys(ids))
-        known = self._catalogue.find(wanted)
+        known = self._catalogue.there(wanted)
         return {id_: known.get(id_) for id_ in wanted}
 
     def _made(

@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -203,6 +203,32 @@ async def change(
 
     with place(shared(request).places.change, BUSY), lease(request) as current:
         return await write(request, work, item_id, ids_of=current)
+
+
+@router.patch(
+    "/images",
+    summary="Give many images one label",
+    responses=problems({**UNWRITABLE, **UNREADABLE_JSON, 422: "ids: List should have at least 1 item"}),
+)
+async def relabel(asked: schemas.Relabelling, request: Request, response: Response) -> schemas.Changed:
+    """Or none, all in one step. Those that are gone, held out, or have another label by now are left, and the
+    answer says why; the others have it then."""
+    batch = undoable(response)
+
+    def work(generation: Generation) -> tuple[int, dict[int, str]]:
+        return generation.library.relabel(
+            asked.ids, asked.label, source=asked.source, was=asked.was, batch=batch
+        )
+
+    with place(shared(request).places.change, BUSY), lease(request) as current:
+        changed, left = await write(request, work, ids_of=current)
+    return told(changed, left)
+
+
+def told(changed: int, left: Mapping[int, str]) -> schemas.Changed:
+    """So many images were changed, and others left for these reasons, by id."""
+    reasons = [schemas.Left(id=id_, reason=reason) for id_, reason in sorted(left.items())]
+    return schemas.Changed(changed=changed, left=reasons)
 
 
 @router.delete(

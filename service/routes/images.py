@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 
 from index.items import UNLABELLED, Item
 from index.names import shown
+from index.tables.listing import Listing
 from service.core.pictures.originals import NoOriginal
 from service.core.pictures.previews import short_hash
 from service.core.searcher import Searcher
 from service.schemas.images import Image, Page, PageParameters
 from service.schemas.problem import problems
-from service.web.access import Access, may, may_have_originals, reading_router
+from service.web.access import Access, check, may, may_have_originals, reading_router
 from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found, no_image, shared
 
 router = reading_router()
@@ -36,6 +37,9 @@ SAFE_TYPES = {
     ".webp": "image/webp",
 }
 DOWNLOAD = "application/octet-stream"
+AFTER_ALONE = (
+    "after: it goes on by ascending id alone; use offset instead, or leave out offset, sort and descending"
+)
 NO_DECODER = "no process that decodes can be started (…); try again in a second"
 KEPT_BACK = (
     "the files themselves, which may say where a picture was taken, are not for everyone who may read; see "
@@ -49,19 +53,36 @@ KEPT_BACK = (
     responses=problems({422: "label 'hexagon' is unknown; known are circle, square"}),
 )
 def images(request: Request, searcher: Service, asked: Annotated[PageParameters, Query()]) -> Page:
-    """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated."""
+    """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated. Or in
+    another order, where `offset` leads to any place and the answer says how many there are."""
+    counted, in_order = asked.offset is not None, asked.sort == "id" and not asked.descending
+    if "after" in asked.model_fields_set and (counted or not in_order):
+        raise HTTPException(422, AFTER_ALONE)
+    if asked.trashed:
+        check(request, Access.WRITE)
+    which, described = _listing(searcher, asked), describing(request, searcher)
+    if counted or not in_order:
+        items, total = searcher.catalogue.part(which, offset=asked.offset or 0, count=asked.limit)
+        return Page(images=[described(item) for item in items], next=None, total=total if counted else None)
+    items = searcher.catalogue.page(which, after=asked.after, count=asked.limit + 1)
+    more, items = len(items) > asked.limit, items[: asked.limit]
+    return Page(images=[described(item) for item in items], next=items[-1].id if more else None, total=None)
+
+
+def _listing(searcher: Searcher, asked: PageParameters) -> Listing:
+    """Raises UnknownLabel."""
     labels = [*searcher.wanted(1, labels=asked.label).labels, *[UNLABELLED] * asked.unlabelled]
-    found = searcher.catalogue.page(
-        after=asked.after,
-        count=asked.limit + 1,
+    return Listing(
+        split="trash" if asked.trashed else asked.split,
         labels=labels or None,
-        split=asked.split,
         folder=asked.folder,
         sha256=None if asked.sha256 is None else bytes.fromhex(asked.sha256),
+        name=asked.name,
+        predicted=searcher.wanted(1, labels=asked.predicted).labels or None,
+        min_confidence=asked.min_confidence,
+        sort=asked.sort,
+        descending=asked.descending,
     )
-    more, found = len(found) > asked.limit, found[: asked.limit]
-    described = describing(request, searcher)
-    return Page(images=[described(item) for item in found], next=found[-1].id if more else None)
 
 
 @router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from index.advice import JUDGED, doubts, suggestions
 from index.export import write_labels
-from index.items import UNLABELLED, Item
+from index.items import UNLABELLED
 from index.labels import COLUMNS
 from service.core.searcher import Searcher
 from service.routes.about import BUSY_EXPORTING, BUSY_GROUPING, TemporaryDownload, download
@@ -55,6 +55,19 @@ async def as_csv(
     return await download(request, write, CSV, "labels.csv")
 
 
+@router.get("/labels/predictions", summary="Which labels are predicted, of how many images")
+def predictions(
+    searcher: Service, asked: Annotated[schemas.PredictionParameters, Query()]
+) -> schemas.Predictions:
+    """Of images without a label. GET /images with `predicted` and `min_confidence` names them, and PATCH
+    /images takes them."""
+    found = searcher.catalogue.predicted(asked.min_confidence)
+    return schemas.Predictions(
+        predictions=[schemas.Predicted(label=label, images=count) for label, count in found.items()],
+        unlabelled=searcher.catalogue.counts()["unlabelled"],
+    )
+
+
 @router.get("/labels/suggestions", summary="Which images to label next", responses=ANSWERS)
 async def suggested(
     request: Request, searcher: Service, asked: Annotated[schemas.AdviceParameters, Query()]
@@ -65,7 +78,8 @@ async def suggested(
     def work() -> schemas.Suggestions:
         ids = searcher.once(("suggestions", asked.limit), lambda: _suggested(searcher, asked.limit))
         described = describing(request, searcher)
-        return schemas.Suggestions(images=[described(item) for item in there(searcher, ids)])
+        there = searcher.catalogue.there(ids)
+        return schemas.Suggestions(images=[described(there[id_]) for id_ in ids if id_ in there])
 
     with place(shared(request).places.duplicates, BUSY_GROUPING):
         return await to_thread.run_sync(work, limiter=shared(request).turns.group)
@@ -81,28 +95,17 @@ async def doubtful(
     def work() -> schemas.Doubts:
         found = searcher.once("doubtful", lambda: _doubtful(searcher))[: asked.limit]
         described = describing(request, searcher)
-        items = {item.id: item for item in there(searcher, [id_ for id_, _, _ in found])}
+        there = searcher.catalogue.there([id_ for id_, _, _ in found])
         return schemas.Doubts(
             found=[
-                schemas.Doubtful(image=described(items[id_]), rival=rival, doubt=doubt)
+                schemas.Doubtful(image=described(there[id_]), rival=rival, doubt=doubt)
                 for id_, rival, doubt in found
-                if id_ in items
+                if id_ in there
             ]
         )
 
     with place(shared(request).places.duplicates, BUSY_GROUPING):
         return await to_thread.run_sync(work, limiter=shared(request).turns.group)
-
-
-def there(searcher: Searcher, ids: list[int]) -> list[Item]:
-    """Those of the items that were not removed since."""
-    found = list[Item]()
-    for id_ in ids:
-        try:
-            found.append(searcher.catalogue.get(id_))
-        except KeyError:
-            continue
-    return found
 
 
 def _embedded(searcher: Searcher) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.int64]]:

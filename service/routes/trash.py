@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 
 from service.core.live import Generation
 from service.core.trash import PART, Done
-from service.routes.changes import BATCH, BUSY, UNWRITABLE, undoable, write
+from service.routes.changes import BATCH, BUSY, UNWRITABLE, told, undoable, write
 from service.routes.images import describing
 from service.schemas import trash as schemas
+from service.schemas.images import Changed
 from service.schemas.problem import problems
 from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.web.asking import UNREADABLE_JSON, Service, lease, shared
@@ -49,7 +50,7 @@ def trash(
 
 
 @router.post("/trash", summary="Delete many images", responses=problems({**UNWRITABLE, **UNREADABLE_JSON}))
-async def throw(asked: schemas.Ids, request: Request, response: Response) -> schemas.Changed:
+async def throw(asked: schemas.Ids, request: Request, response: Response) -> Changed:
     """All at once. They lie in the trash for HEBBSEARCH_TRASH_DAYS; with 0 they are gone for good. What
     cannot be deleted is left and said."""
     batch = undoable(response)
@@ -58,7 +59,7 @@ async def throw(asked: schemas.Ids, request: Request, response: Response) -> sch
         del response.headers[BATCH]
     what = "trashed" if shared(request).settings.trash_days else "removed"
     shared(request).metrics.images.labels(what).inc(len(done.done))
-    return _told(done)
+    return told(len(done.done), done.left)
 
 
 @router.post(
@@ -66,16 +67,16 @@ async def throw(asked: schemas.Ids, request: Request, response: Response) -> sch
     summary="Bring deleted images back",
     responses=problems({**UNWRITABLE, **UNREADABLE_JSON}),
 )
-async def restore(asked: schemas.Ids, request: Request, response: Response) -> schemas.Changed:
+async def restore(asked: schemas.Ids, request: Request, response: Response) -> Changed:
     """With ids, labels and metadata as they were, all at once. What is not in the trash is left and said."""
     batch = undoable(response)
     done = await _done(request, lambda current: current.trash.restore(asked.ids, batch=batch))
     shared(request).metrics.images.labels("restored").inc(len(done.done))
-    return _told(done)
+    return told(len(done.done), done.left)
 
 
 @router.delete("/trash", summary="Empty the trash", responses=problems(UNWRITABLE))
-async def empty(request: Request, asked: Annotated[schemas.EmptyParameters, Query()]) -> schemas.Changed:
+async def empty(request: Request, asked: Annotated[schemas.EmptyParameters, Query()]) -> Changed:
     """For good: neither images nor files that were sent can come back. Some go at a time: others change the
     index between, and what a crash comes before lies in the trash still."""
     forgotten = 0
@@ -84,7 +85,7 @@ async def empty(request: Request, asked: Annotated[schemas.EmptyParameters, Quer
         for at in range(0, len(ids), PART):
             forgotten += await write(request, partial(_forget, ids[at : at + PART]), ids_of=current)
     shared(request).metrics.images.labels("removed").inc(forgotten)
-    return schemas.Changed(changed=forgotten, left=[])
+    return Changed(changed=forgotten, left=[])
 
 
 @router.get("/changes", summary="What was changed and can be undone")
@@ -110,7 +111,7 @@ def changed(searcher: Service, asked: Annotated[schemas.ChangesParameters, Query
     summary="Undo a change",
     responses=problems({404: NOT_KEPT.format("9f86d081884c7d65"), **UNWRITABLE}),
 )
-async def undo(batch: Name, request: Request, response: Response) -> schemas.Changed:
+async def undo(batch: Name, request: Request, response: Response) -> Changed:
     """Images are as they were before it: what was added goes into the trash, what was deleted comes back.
     What somebody changed since stays, and is said. It is a change itself, which can be undone."""
     name = undoable(response)
@@ -121,7 +122,8 @@ async def undo(batch: Name, request: Request, response: Response) -> schemas.Cha
         except KeyError:
             raise HTTPException(404, NOT_KEPT.format(batch)) from None
 
-    return _told(await _done(request, work))
+    done = await _done(request, work)
+    return told(len(done.done), done.left)
 
 
 def _forget(ids: list[int], current: Generation) -> int:
@@ -131,8 +133,3 @@ def _forget(ids: list[int], current: Generation) -> int:
 async def _done(request: Request, work: Callable[[Generation], Done]) -> Done:
     with place(shared(request).places.change, BUSY), lease(request) as current:
         return await write(request, work, ids_of=current)
-
-
-def _told(done: Done) -> schemas.Changed:
-    left = [schemas.Left(id=id_, reason=reason) for id_, reason in sorted(done.left.items())]
-    return schemas.Changed(changed=len(done.done), left=left)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from index.labels import LONGEST, label_of
 from index.names import normal
+from index.sorting import Sort
 from index.sources import Source
 from service.schemas.example import with_example
 from service.schemas.search import MOST_LABELS
@@ -34,6 +35,7 @@ IMAGE: dict[str, Any] = {
 }
 MOST_METADATA = 16_384  # bytes
 DEEPEST_METADATA = 20
+MOST_AT_ONCE = 10_000  # images in one request
 LONGEST_NAME = 255  # characters; Linux's NAME_MAX
 
 
@@ -83,6 +85,13 @@ def _named(value: Any) -> Any:
     return dict(named)
 
 
+def _check_source(asked: "Change | Relabelling") -> None:
+    """ValueError for a source without a label."""
+    if "source" in asked.model_fields_set and asked.label is None:
+        raise ValueError("source: says how a label came; give the label too")
+
+
+KnownId = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 LabelText = Annotated[
     str,
     Field(
@@ -94,6 +103,7 @@ LabelText = Annotated[
 Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_name)]
 FolderName = Annotated[FileName, AfterValidator(normal)]
+Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ImagePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_relative)]  # PATH_MAX
 Metadata = Annotated[dict[str, Any], AfterValidator(_small), AfterValidator(_named)]
 
@@ -147,6 +157,9 @@ class PageParameters(BaseModel):
         Literal["database", "query"],
         Field(description="database: what can be found; query: held out to measure the answers."),
     ] = "database"
+    trashed: Annotated[bool, Field(description="What lies in the trash instead; for whoever may write.")] = (
+        False
+    )
     label: Annotated[
         list[str],
         Field(
@@ -164,15 +177,51 @@ class PageParameters(BaseModel):
     sha256: Sha256 | None = Field(
         default=None, description="Only images whose file has this SHA-256.", examples=["0f" * 32]
     )
+    name: FileName | None = Field(
+        default=None,
+        description="Only images whose path has this in it, in capitals or small letters.",
+        examples=["17.png"],
+    )
+    predicted: Annotated[
+        list[str],
+        Field(
+            max_length=MOST_LABELS,
+            description="Only images without a label for which one of these is predicted; repeatable.",
+            examples=[["3", "8"]],
+        ),
+    ] = []
+    min_confidence: Confidence | None = Field(
+        default=None,
+        description="Only images without a label for which one is predicted at least so surely.",
+        examples=[0.8],
+    )
+    sort: Annotated[
+        Sort,
+        Field(
+            description="time: since when they are here; name: their path; confidence: of the predicted "
+            "label, the surest first. Equal ones by id, those that lack it last."
+        ),
+    ] = "id"
+    descending: Annotated[bool, Field(description="In the opposite order.")] = False
+    offset: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="So many are skipped, and `total` is counted. In place of `after`, in any order.",
+        examples=[100],
+    )
 
 
 class Page(BaseModel):
-    """Images by ascending id."""
+    """Images in the order that was asked for."""
 
-    model_config = with_example({"images": [IMAGE], "next": 17})
+    model_config = with_example({"images": [IMAGE], "next": 17, "total": None})
 
     images: list[Image]
-    next: int | None = Field(description="`after` of the next page; null: this is the last one.")
+    next: int | None = Field(
+        description="`after` of the next page; null: this is the last one, or `offset` leads to the others."
+    )
+    total: int | None = Field(description="All of these images; null: there was no `offset`.")
 
 
 class AddedImage(BaseModel):
@@ -208,6 +257,43 @@ class AddedImages(BaseModel):
     images: list[AddedImage]
 
 
+class Relabelling(BaseModel):
+    """One label for many images."""
+
+    model_config = with_example({"ids": [3, 17], "label": "cat", "was": ""}, extra="forbid")
+
+    ids: Annotated[list[KnownId], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    label: LabelText | None = Field(description="May be new; null: none.")
+    source: Source = Field(
+        default="given", description="How the label came. Goes with a label; of one that is there it stays."
+    )
+    was: str | None = Field(
+        default=None,
+        description="Only those with this label, or, empty, without any: another may have been faster.",
+    )
+
+    @model_validator(mode="after")
+    def _source_has_a_label(self) -> Self:
+        _check_source(self)
+        return self
+
+
+class Left(BaseModel):
+    """An image that stays as it was."""
+
+    id: int
+    reason: str
+
+
+class Changed(BaseModel):
+    """What became of many images."""
+
+    model_config = with_example({"changed": 1, "left": [{"id": 3, "reason": "there is no image 3"}]})
+
+    changed: int = Field(description="How many images.")
+    left: list[Left] = Field(description="Those that stay as they were.")
+
+
 class Change(BaseModel):
     """What to change of an image; what is left out stays as it is."""
 
@@ -223,6 +309,5 @@ class Change(BaseModel):
 
     @model_validator(mode="after")
     def _source_has_a_label(self) -> Self:
-        if "source" in self.model_fields_set and self.label is None:
-            raise ValueError("source: says how a label came; give the label too")
+        _check_source(self)
         return self

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.example import with_example
-from service.schemas.images import IMAGE, Image
+from service.schemas.images import IMAGE, Confidence, Image
 
 
 class AdviceParameters(BaseModel):
@@ -14,6 +14,16 @@ class AdviceParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=200, description="At most so many images.")] = 20
+
+
+class PredictionParameters(BaseModel):
+    """Which predicted labels count."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_confidence: Annotated[
+        Confidence, Field(description="Only those that are at least so sure.", examples=[0.8])
+    ] = 0
 
 
 class FileParameters(BaseModel):
@@ -36,6 +46,22 @@ class Suggestions(BaseModel):
     model_config = with_example({"images": [IMAGE | {"label": None, "source": None}]})
 
     images: list[Image]
+
+
+class Predicted(BaseModel):
+    """A label that is predicted."""
+
+    label: str
+    images: int = Field(description="So many images without a label.")
+
+
+class Predictions(BaseModel):
+    """Predicted labels, that of most images first, then by name."""
+
+    model_config = with_example({"predictions": [{"label": "poppy", "images": 34}], "unlabelled": 120})
+
+    predictions: list[Predicted]
+    unlabelled: int = Field(description="All images without a label.")
 
 
 class Doubtful(BaseModel):

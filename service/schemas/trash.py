@@ -5,11 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.example import with_example
-from service.schemas.images import IMAGE, Image
-
-MOST = 10_000  # images of one request
-
-Id = Annotated[int, Field(ge=1, lt=2**63)]
+from service.schemas.images import IMAGE, MOST_AT_ONCE, Image, KnownId
 
 
 class TrashParameters(BaseModel):
@@ -42,7 +38,7 @@ class Ids(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ids": [17, 18]}]})
 
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MOST)]
+    ids: Annotated[list[KnownId], Field(min_length=1, max_length=MOST_AT_ONCE)]
 
 
 class EmptyParameters(BaseModel):
@@ -51,27 +47,11 @@ class EmptyParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: Annotated[
-        list[Id],
+        list[Annotated[int, Field(ge=1, lt=2**63)]],
         Field(
             max_length=1000, description="Only these; repeatable. Without any, all of it.", examples=[[17]]
         ),
     ] = []
-
-
-class Left(BaseModel):
-    """An image that stays as it was."""
-
-    id: int
-    reason: str
-
-
-class Changed(BaseModel):
-    """What became of many images."""
-
-    model_config = with_example({"changed": 2, "left": [{"id": 19, "reason": "it was changed since"}]})
-
-    changed: int = Field(description="How many images.")
-    left: list[Left] = Field(description="Those that stay as they were.")
 
 
 class ChangesParameters(BaseModel):

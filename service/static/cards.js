@@ -14,6 +14,13 @@ export function imageLink({ id, thumbnail }, name, properties = {}, ...about) {
   return link;
 }
 
+/** A box to tick, on a picture; `name` is what a screen reader says. */
+export function tick(id, name = "") {
+  const box = element("input", { type: "checkbox", value: id, autocomplete: "off" });
+  box.setAttribute("aria-label", name);
+  return element("label", { className: "tick" }, box);
+}
+
 /** What searches with an image, beside its picture. */
 export function similarLink(id) {
   const link = element("a", { href: `#search/${id}`, className: "similar", title: "More like this", textContent: "≈" });

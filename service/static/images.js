@@ -1,12 +1,12 @@
 // The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
 
 import { stage } from "./adding.js";
-import { imageLink, similarLink } from "./cards.js";
+import { imageLink, similarLink, tick } from "./cards.js";
 import { askToRemove, closed } from "./dialogs.js";
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
-import { ask, askPatiently, json, saveFile } from "./service.js";
+import { ask, askPatiently, relabelAll, saveFile } from "./service.js";
 
 const PAGE = 60; // images that are asked for together
 const AHEAD = "600px"; // so far before its end comes into sight the list grows
@@ -170,10 +170,9 @@ function cardOf(image) {
     element("strong"),
     element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
   );
-  const box = element("input", { type: "checkbox", value: id, autocomplete: "off" });
   const similar = similarLink(id);
   similar.addEventListener("click", () => (followed = similar));
-  return element("li", {}, link, element("label", { className: "tick" }, box), similar);
+  return element("li", {}, link, tick(id), similar);
 }
 
 // --- selecting ----------------------------------------------------------------------------------
@@ -238,11 +237,31 @@ function showFailures(texts) {
   $("failed").hidden = texts.length === 0;
 }
 
+/** All in one request, or few. What fails is named with its reason and stays selected. */
 async function label(ids, text) {
   const [doing, done] = text === null ? ["Removing labels", "without a label now"] : ["Labelling", "labelled"];
-  await toEach(ids, doing, done, async (id, patience) =>
-    show(await change(id, json("PATCH", { label: text }), patience)),
-  );
+  const patience = { signal: new AbortController().signal, say: tell };
+  const failed = [];
+  let settled = 0;
+  changing = true;
+  showFailures([]);
+  tell(`${doing}: ${plural(ids.length, "image")} …`);
+  try {
+    const send = (address, options) => askPatiently(address, options, patience);
+    const hear = ({ changed, left }) => {
+      for (const id of changed) if (shown.has(id)) show({ ...shown.get(id).image, label: text });
+      select(changed, false);
+      settled += changed.length;
+      failed.push(...left.map(({ id, reason }) => `Image ${id}: ${reason}`));
+    };
+    await relabelAll(ids, text, {}, hear, send);
+  } catch (error) {
+    failed.push(`${plural(ids.length - settled - failed.length, "image")} not changed: ${error.message}`);
+  }
+  changing = false;
+  showFailures(failed);
+  tell(`${plural(settled, "image")} ${done}.`);
+  afterwards();
   refocus(ids[0]);
 }
 

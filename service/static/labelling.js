@@ -1,6 +1,7 @@
 // The view in which labels are given: one image after the other, the most telling first, by keys. In doubtful.js they
-// are looked at again, in learning.js they teach.
+// are looked at again, in accepting.js whole groups get theirs, in learning.js they teach.
 
+import { showAccepting } from "./accepting.js";
 import { imageLink, strip } from "./cards.js";
 import { $, alertIn, element, markPixels, number, percent, plural, sentence } from "./dom.js";
 import { showDoubtful } from "./doubtful.js";
@@ -33,11 +34,11 @@ let changed = false; // whether others must count anew
 
 const view = $("label-view");
 
-const PARTS = { queue: showQueue, doubtful: showDoubtful, learning: showLearning };
+const PARTS = { queue: showQueue, accepting: showAccepting, doubtful: showDoubtful, learning: showLearning };
 
 export function open(part) {
   stopWatching();
-  const name = { doubtful: "doubtful", learn: "learning" }[part] ?? "queue";
+  const name = { accept: "accepting", doubtful: "doubtful", learn: "learning" }[part] ?? "queue";
   for (const each of Object.keys(PARTS)) $(each).hidden = each !== name;
   for (const link of view.querySelectorAll(".parts a")) {
     if (link.dataset.part === name) link.setAttribute("aria-current", "page");
@@ -57,7 +58,11 @@ async function count() {
   tell();
 }
 
-addEventListener("reconsidered", () => (changed = true));
+/** Where images without a label got one, or lost it again, the line begins anew. */
+addEventListener("reconsidered", ({ detail: ids }) => {
+  changed = true;
+  if (ids) [line, at, left] = [[], 0, null];
+});
 
 /** What was labelled here is told once, not after each label: to measure takes a while. */
 export async function leave() {

@@ -8,6 +8,7 @@ const NEAR = "400px"; // so far beyond the window pictures are fetched
 const PASSING = [429, 502, 503, 504]; // statuses of a service that will answer later
 const LONGEST_WAIT = 30; // seconds
 const MOST_BROKEN = 3;
+const MOST_RELABELLED = 10_000; // images in one request
 
 let entering = null; // promise of the key that is being asked for: all who need one wait for the same
 
@@ -41,6 +42,19 @@ export const json = (method, value) => ({
 export function relabel(id, label, { source, was } = {}) {
   const only = was === undefined ? "" : `?${new URLSearchParams({ was })}`;
   return ask(`images/${id}${only}`, json("PATCH", label === null ? { label } : { label, source }));
+}
+
+/**
+ * Give many images one label, or none, as `relabel` does; `tell` hears after each request {changed, left} of the ids
+ * that have it now and of those that could not have it, {id, reason}. `send` is `ask`, or like it.
+ */
+export async function relabelAll(ids, label, { source, was }, tell, send = ask) {
+  for (let at = 0; at < ids.length; at += MOST_RELABELLED) {
+    const some = ids.slice(at, at + MOST_RELABELLED);
+    const { left } = await send("images", json("PATCH", { ids: some, label, source, was }));
+    const kept = new Set(left.map(({ id }) => id));
+    tell({ changed: some.filter((id) => !kept.has(id)), left });
+  }
 }
 
 /**

@@ -20,6 +20,7 @@ from index.names import UNREADABLE, shown
 from index.space import no_space
 from service.core.library import too_large
 from service.web.asking import shared
+from service.web.headers import route_path
 from service.web.limits import BOUNDARY, BOUNDARY_TOO_LONG
 
 MOST_FIELDS, LARGEST_FIELD = 200, 65_536  # of a form, beside its files; bytes
@@ -27,6 +28,8 @@ NO_SPACE_TO_READ = (
     "{} is full, where large images of a form lie while they are read; free space there, set TMPDIR to "
     "another folder, or send one image as the raw body"
 )
+# Parameters that may have several values at an address; elsewhere only `label` may.
+SEVERAL = {"/images": {"label", "predicted"}, "/trash": {"id"}}
 GIVEN_TWICE = "{} is given more than once, with different values; give one"
 HOW_TO_SEND_MANY = "send the images as multipart fields 'image'"
 HOW_TO_SEND = "send one image as the multipart field 'image' or as the raw request body"
@@ -200,7 +203,7 @@ def filled_in(given: ImmutableMultiDict[str, Any]) -> list[tuple[str, Any]]:
 
 async def parameters_once(request: Request) -> None:
     """Refuse an address with two values of one parameter: of all routes, or one of the values were lost."""
-    each_once(request.query_params, several={"label", "id"})
+    each_once(request.query_params, several=SEVERAL.get(route_path(request.scope), {"label"}))
 
 
 def each_once(given: ImmutableMultiDict[str, Any], several: Collection[str] = ("label", "image")) -> None:

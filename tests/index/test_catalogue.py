@@ -12,6 +12,7 @@ import pytest
 from index.catalogue import Catalogue
 from index.items import UNLABELLED, File, Identity, Item, NewItem
 from index.sqlite import CatalogueError
+from index.tables.listing import Listing
 from tests.index.catalogues import CLASSES, change, new_item, new_query
 
 
@@ -197,8 +198,8 @@ def test_what_else_is_known_of_an_item_comes_back(catalogue: Catalogue) -> None:
     (item_id,) = catalogue.add([new_item(1, file=file, metadata=more)])
     item = catalogue.get(item_id)
     assert (item.sha256, item.metadata) == ("01" * 32, more)
-    assert catalogue.page(count=9, folder="/photos") == [item]
-    assert catalogue.page(count=9, folder="/elsewhere") == []
+    assert catalogue.page(Listing(folder="/photos"), count=9) == [item]
+    assert catalogue.page(Listing(folder="/elsewhere"), count=9) == []
     with pytest.raises(ValueError, match="JSON"):
         catalogue.add([new_item(2, metadata={"a": float("nan")})])
 
@@ -313,11 +314,11 @@ def test_pages(filled: Path) -> None:
     with Catalogue.open(filled) as catalogue:
         assert [item.id for item in catalogue.page(count=3)] == [1, 2, 3]
         assert [item.id for item in catalogue.page(after=18, count=9)] == [19, 20]
-        assert [item.id for item in catalogue.page(count=9, split="query")] == [21, 22]
-        assert [item.id for item in catalogue.page(count=9, labels=[UNLABELLED])] == [1, 8, 15]
-        both = catalogue.page(count=4, labels=[UNLABELLED, 1])
+        assert [item.id for item in catalogue.page(Listing(split="query"), count=9)] == [21, 22]
+        assert [item.id for item in catalogue.page(Listing(labels=[UNLABELLED]), count=9)] == [1, 8, 15]
+        both = catalogue.page(Listing(labels=[UNLABELLED, 1]), count=4)
         assert [item.label for item in both] == [None, "dog", "dog", "dog"]
-        assert catalogue.page(count=9, labels=[]) == []
+        assert catalogue.page(Listing(labels=[]), count=9) == []
 
 
 def test_classes_are_never_forgotten(filled: Path) -> None:

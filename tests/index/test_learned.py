@@ -146,6 +146,10 @@ def test_many_labels_are_given_all_or_none(embedded: Path) -> None:
         catalogue.label_all(dict.fromkeys((8, 10), ("fox", "given")))
         assert catalogue.revision == revision + 1
         assert catalogue.changes(revision).table.ids.tolist() == [8, 10]
+        catalogue.label_all({8: (None, "given"), 10: ("owl", "group")})
+        found = [(catalogue.get(n).label, catalogue.get(n).source) for n in (8, 10)]
+        assert found == [(None, None), ("owl", "group")]
+    assert faults(embedded) == []
 
 
 def test_more_labels_than_are_written_at_a_time_are_all_or_none_too(

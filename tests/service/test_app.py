@@ -29,11 +29,11 @@ LIMIT = 10_000_000
 OPERATIONS = {  # by their tags; whoever made a program of the document needs them as they are
     "health": ["live", "ready"],
     "search": ["search", "search_batch", "search_codes", "similar"],
-    "images": ["add", "change", "image", "images", "original", "preview", "remove", "thumbnail"],
+    "images": ["add", "change", "image", "images", "original", "preview", "relabel", "remove", "thumbnail"],
     "evaluation": ["eval_codes", "eval_confusion", "eval_curve", "eval_map", "eval_queries"],
     "about": ["duplicates", "export", "metrics", "stats"],
     "admin": ["reload", "rollback", "snapshot"],
-    "labels": ["as_csv", "doubtful", "suggested"],
+    "labels": ["as_csv", "doubtful", "predictions", "suggested"],
     "trash": ["changed", "empty", "restore", "throw", "trash", "undo"],
     "jobs": ["all_jobs", "end_job", "job", "learn"],
 }

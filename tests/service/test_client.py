@@ -30,6 +30,8 @@ ARGUMENTS: dict[str, Any] = {  # of the methods that need some
     "encoder_id": "x",
     "item_id": 1,
     "job_id": 1,
+    "ids": [1],
+    "label": "x",
     "name": "x",
 }
 WITHOUT_A_METHOD: set[tuple[str, str]] = set()  # routes
@@ -146,6 +148,10 @@ def test_images_walks_all_pages(address: str, monkeypatch: pytest.MonkeyPatch) -
         listed = [image.id for image in client.images()]
         assert len(listed) == client.ready().items
         assert {image.label for image in client.images(label=CLASSES[:1])} == {CLASSES[0]}
+        paths = [image.path for image in client.images(sort="name", descending=True, name="CLASS")]
+        assert len(paths) == 60
+        assert paths == sorted(paths, reverse=True)
+        assert client.page(offset=5, limit=2, sort="id").total == len(listed)
     assert listed == sorted(set(listed)) == asyncio.run(ids())
 
 

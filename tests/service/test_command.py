@@ -78,6 +78,16 @@ def added(run: Run, folder: Path, *more: str, code: int = 3) -> dict[str, Any]:
     return answer
 
 
+def test_images_are_listed_by_name_in_an_order(hebbsearch: Run, folder: Path) -> None:
+    added(hebbsearch, folder)
+    listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
+    asked = ("--folder", folder.name, "--name", "ONE/1", "--sort", "name", "--descending")
+    paths = [each["path"] for each in json.loads(hebbsearch("list", *asked, "--json").stdout)]
+    assert paths == sorted((each["path"] for each in listed if "one/1" in each["path"]), reverse=True)
+    assert len(paths) > 1
+    assert hebbsearch("list", "--predicted", "circle", "--min-confidence", "0.5").stdout == ""
+
+
 def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -> None:
     first = added(hebbsearch, folder, "--label-folders")
     assert first["added"] == 20 and first["unchanged"] == 0

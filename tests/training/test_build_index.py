@@ -18,6 +18,7 @@ from PIL import Image
 
 from index import artifact
 from index.evaluation import mean_average_precision
+from index.tables.listing import Listing
 from tests import forking
 from tests.training.narrow import NARROW_ON_A_FULL_DISK, NARROW_PROCESS
 from training.nets.encoder import Encoder
@@ -201,7 +202,9 @@ def test_no_labels(pictures, tmp_path):
 
 def both_parts(catalogue):
     """All items, those that are held out too."""
-    return [item for split in ("database", "query") for item in catalogue.page(count=1000, split=split)]
+    return [
+        item for split in ("database", "query") for item in catalogue.page(Listing(split=split), count=1000)
+    ]
 
 
 @pytest.mark.process

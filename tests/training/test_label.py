@@ -18,6 +18,7 @@ from index.artifact import CATALOGUE, open_artifact
 from index.catalogue import Catalogue
 from index.evaluation import mean_average_precision
 from index.items import File, Item, NewItem
+from index.tables.listing import Listing
 from index.verify import faults
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_build_index import stripes
@@ -173,9 +174,12 @@ def test_labels_accepted_in_groups_are_learned_from_and_never_held_out(
     given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(100)], column=",group")
     said = label(built, given, "--out", tmp_path / "new")
     assert "learned from 100" in said
-    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+    made = open_artifact(tmp_path / "new")
+    with made.open_catalogue() as catalogue:
         assert {item.source for item in catalogue.page(count=1000) if item.label} == {"group"}
         assert not any(item.held_out for item in catalogue.page(count=1000))
+    assert made.manifest.data["held_out"] == 0
+    assert made.manifest.metrics["calibration"]["labels"] == 0
 
 
 def test_a_new_class_comes_and_another_loses_its_labels(built: Path, tmp_path: Path, label) -> None:
@@ -357,7 +361,7 @@ def test_a_build_predicts_what_has_no_label(images: Path, tmp_path: Path, here) 
         assert len(unlabelled) == 120
         assert np.mean([item.predicted == truth(item.path) for item in unlabelled]) > 0.9
         assert len(catalogue.without_embedding()) == 0
-        queries = catalogue.page(count=1000, split="query")
+        queries = catalogue.page(Listing(split="query"), count=1000)
         assert len(catalogue.embeddings("query")[0]) == len(queries) > 5
 
 

@@ -100,18 +100,26 @@ def learn_head(
 
 
 def learn_codes(
-    vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, bits: int, seed: int
+    vectors: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    bits: int,
+    seed: int,
+    grouped: NDArray[np.bool_] | None = None,
 ) -> Learned:
     """A head from the unit vectors (n, E) of all images and the labels (n,) of some, UNLABELLED for the rest.
 
-    `classes` is how many there are, of which some may have no label; none: codes of the images alone.
+    `classes` is how many there are, of which some may have no label; none: codes of the images alone. Labels
+    of `grouped` images (n,) were predicted and accepted in groups: they teach, but do not tell how sure a
+    predicted label is, or what was predicted would prove itself.
     """
     seconds: dict[str, float] = {}
     places = places_of(vectors, seconds)
     posteriors, calibration = np.zeros((len(vectors), 0), np.float32), Calibration()
     if classes:
         with timed(seconds, "posteriors"):
-            posteriors, calibration = taught((vectors, places), labels, classes, seed)
+            posteriors, calibration = taught((vectors, places), labels, classes, seed, grouped)
     head = PosteriorHead(vectors.shape[1], bits, classes, HIDDEN, emphasis(posteriors, places))
     with timed(seconds, "student"):
         teach(head, vectors, places, posteriors, seed)
@@ -141,12 +149,14 @@ def taught(
     labels: NDArray[np.int64],
     classes: int,
     seed: int,
+    grouped: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], Calibration]:
     """Posteriors (n, classes) of all images, and how sure they are: what the labels say by the embeddings,
     which is best of many labels, by the places, which is best of few, or both, as labels that were not
-    learned from have it."""
+    learned from have it. Labels of `grouped` images (n,) do not tell how sure."""
     decays = [best_decay(x, labels, classes, seed) for x in spaces]
-    said, y = without_each(spaces, labels, classes, decays, seed)
+    said, rows = without_each(spaces, labels, classes, decays, seed)
+    y = labels[rows]
     mixed = {share: share * said[1] + (1 - share) * said[0] for share in SHARES}
     share = min(SHARES, key=lambda share: loss(mixed[share], y)) if len(y) >= FEWEST else SHARES[0]
     by_vector, by_place = (
@@ -157,7 +167,8 @@ def taught(
     given = np.flatnonzero(labels != UNLABELLED)
     posteriors[given] = 0
     posteriors[given, labels[given]] = 1
-    return posteriors, of_labels(mixed[share], y)
+    judging = slice(None) if grouped is None else ~grouped[rows]
+    return posteriors, of_labels(mixed[share][judging], y[judging])
 
 
 def emphasis(posteriors: NDArray[np.float32], places: NDArray[np.float32]) -> float:

@@ -92,8 +92,8 @@ def without_each(
     decays: Sequence[float],
     seed: int,
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """What regression in each of the `spaces` (n, E), with the decay of each, says of labels (m,) that it did
-    not learn from: posteriors (m, classes) for each space.
+    """What regression in each of the `spaces` (n, E), with the decay of each, says of labels that it did not
+    learn from: posteriors (m, classes) for each space, and the rows (m,) that have these labels.
 
     Of at most TO_CHOOSE labels; none where nothing can be held out.
     """
@@ -104,7 +104,7 @@ def without_each(
         return [np.empty((0, classes), np.float32) for _ in spaces], np.empty(0, np.int64)
     y, held = labels[given], folds >= 0
     said = [crossed(x[given], y, classes, decay, folds) for x, decay in zip(spaces, decays, strict=True)]
-    return [each[held] for each in said], y[held]
+    return [each[held] for each in said], given[held]
 
 
 def loss(posteriors: NDArray[np.float32], y: NDArray[np.int64]) -> float:

@@ -250,7 +250,7 @@ def stripes_by_best(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> None:
-    """The whole loop: label by keys, learn, look at old and new, take it, measured."""
+    """The whole loop: label by keys, learn, look at old and new, take it, measured, accept a group."""
     with served(quick) as http:
         for page in label_view(browser, http, refused=(404,)):
             expect(page.locator("#label-status")).to_have_text(
@@ -272,12 +272,12 @@ def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> Non
             expect(page.locator("#learning-status")).to_have_text(
                 "This index has 6 labels. It has learned from none yet."
             )
-            for image in http.get("/images?limit=240&unlabelled=true").json()["images"]:  # others help
+            for image in http.get("/images?limit=204&unlabelled=true").json()["images"]:  # others help
                 given = {"label": truth_of(http, image["id"])}
                 http.patch(f"/images/{image['id']}", json=given).raise_for_status()
             page.reload()
-            page.get_by_role("button", name="Learn from 240 labels").click()
-            expect(page.get_by_role("button", name="Learn from 240 labels")).to_be_disabled()
+            page.get_by_role("button", name="Learn from 210 labels").click()
+            expect(page.get_by_role("button", name="Learn from 210 labels")).to_be_disabled()
             expect(page.locator("#job-title")).to_have_text("Learning …")
             expect(page.locator("#job-title")).to_have_text("Learned", timeout=120_000)
             expect(page.locator("#job-compared caption")).to_contain_text("that nothing learned from")
@@ -288,6 +288,15 @@ def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> Non
             expect(page.locator("#job-title")).to_have_text("Learned, and served")
             expect(page.locator("#score")).to_contain_text("mAP")  # it is measured now
             expect(page.locator("#learning-status")).to_contain_text("It has learned from 1")
+            page.get_by_role("link", name="Accept groups").click()
+            page.get_by_label("At least").fill("50")
+            expect(page.locator("#accepting-status")).to_contain_text("of 30 without a label.")
+            page.locator("#accept").click()
+            expect(page.locator("#accepted-said")).to_contain_text("accepted as")
+            everything = http.get("/images?limit=240").json()["images"]
+            accepted = [image for image in everything if image["source"] == "group"]
+            assert accepted
+            assert all(image["label"] == truth(image["path"]) for image in accepted)
 
 
 def truth_of(http: httpx.Client, item_id: int) -> str:

@@ -73,6 +73,7 @@ def test_what_is_deleted_is_nowhere_and_comes_back_as_it_was(http: httpx.Client)
     assert page["days"] == 30
     assert thrown == before | {"split": "trash", "trashed": thrown["trashed"]}
     assert answer(http.get(f"/images/{kept}", params={"trashed": True})) == thrown
+    assert answer(http.get("/images", params={"trashed": True}))["images"] == [thrown]
     for what in ("thumbnail", "preview", "original"):
         assert http.get(thrown[what]).status_code == 200
 
@@ -100,6 +101,19 @@ def test_many_are_deleted_at_once_and_come_back_at_once(http: httpx.Client) -> N
     assert change["batch"] == thrown.headers["X-Batch"]
     assert (change["counts"], change["images"], change["undoable"]) == ({"trashed": 3}, [1, 2, 3], 3)
     assert undo(http, thrown)["changed"] == 3
+    assert images(http) == before
+
+
+def test_one_label_for_many_is_undone_at_once(http: httpx.Client) -> None:
+    before = images(http)
+    answer(http.delete("/images/3"), 204)
+    labelled = http.patch("/images", json={"ids": [1, 2, 3], "label": "new", "source": "group"})
+    told = answer(labelled)
+    assert (told["changed"], told["left"][0]["id"]) == (2, 3)
+    assert "restore it first" in told["left"][0]["reason"]
+    assert answer(http.get("/changes"))["changes"][0]["counts"] == {"changed": 2}
+    assert undo(http, labelled)["changed"] == 2
+    answer(http.post("/trash/restore", json={"ids": [3]}))
     assert images(http) == before
 
 
@@ -173,6 +187,7 @@ def test_the_trash_is_for_writers(own: Artifact) -> None:
             assert http.get(f"/images/1/{what}", headers=writer).status_code == 200
             assert http.get(f"/images/2/{what}", headers=reader).status_code == 200
         refusal(http.get("/images/1", params={"trashed": True}, headers=reader), 404)
+        refusal(http.get("/images", params={"trashed": True}, headers=reader), 403)
         for method, address in (("GET", "/trash"), ("DELETE", "/trash"), ("GET", "/changes")):
             refusal(http.request(method, address, headers=reader), 403)
             refusal(http.request(method, address), 401)

@@ -67,6 +67,19 @@ def test_the_same_seed_gives_the_same_codes() -> None:
     assert np.array_equal(codes_of(first, x), codes_of(again, x))
 
 
+def test_labels_accepted_in_groups_teach_and_do_not_tell_how_sure() -> None:
+    """Half of them are wrong here: by them nothing would be sure, and they are most."""
+    x, y = blobs(300, 5)
+    grouped = np.arange(300) >= 60
+    wrong = np.where(grouped & (np.arange(300) % 2 == 0), (y + 1) % 5, y)
+    alone, by_all = (learn_codes(x, wrong, 5, bits=64, seed=3, grouped=each) for each in (grouped, None))
+    assert (alone.calibration.labels, by_all.calibration.labels) == (60, 300)
+    assert alone.calibration.temperature != by_all.calibration.temperature
+    assert np.array_equal(codes_of(alone, x), codes_of(by_all, x))
+    few = learn_codes(x, y, 5, bits=64, seed=3, grouped=np.arange(300) >= 20)
+    assert few.calibration.kind == "none"
+
+
 def test_the_student_says_what_its_teachers_say() -> None:
     x, y = blobs(600, 5)
     learned = learn_codes(x, np.where(np.arange(600) < 40, y, -1), 5, bits=64, seed=0)
