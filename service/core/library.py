@@ -179,7 +179,10 @@ class Library:
             except (HeldOut, InTrash, OtherLabel) as error:
                 left[item_id] = str(error)
         if labels := {item_id: (label, source) for item_id in wanted if item_id not in left}:
-            self._catalogue.label_all(labels, batch=batch)
+            try:
+                self._catalogue.label_all(labels, batch=batch)
+            except KeyError:  # another process has removed one at this moment
+                return self.relabel(wanted, label, source=source, was=was, batch=batch)
             self.searcher.snapshot()
         return len(labels), left
 

@@ -144,8 +144,13 @@ const filters = (label) => ({ predicted: label, min_confidence: share() });
 
 function card(image) {
   const { id, path, confidence } = image;
-  const sure = `${percent(confidence)} sure`;
-  const link = imageLink(image, `Image ${id}, ${sure}`, { title: path }, element("strong", { textContent: sure }));
+  const words = element(
+    "strong",
+    {},
+    percent(confidence),
+    element("span", { className: "word", textContent: " sure" }),
+  );
+  const link = imageLink(image, `Image ${id}, ${percent(confidence)} sure`, { title: path }, words);
   const box = tick(id, `Accept image ${id}`);
   const input = box.querySelector("input");
   input.checked = !unticked.has(id);

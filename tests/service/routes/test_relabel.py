@@ -1,7 +1,8 @@
 """One label for many images over real HTTP, and the predicted labels that can be taken so."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -9,9 +10,12 @@ import pytest
 
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
+from index.items import Item
 from index.verify import faults
 from service.app import create_app
 from service.client import Client
+from service.core.library import Library
+from service.core.searcher import Searcher
 from service.settings import Settings
 from tests.samples import serve_here, served
 from tests.service.routes.test_advice import embed_by_hand
@@ -148,6 +152,24 @@ def test_two_take_the_same_group_at_once(http: httpx.Client, own: Artifact) -> N
     assert [each["id"] for each in loser["left"]] == WITHOUT
     assert len(set(known(http, *WITHOUT))) == 1
     assert [fault for fault in faults(own.path) if "label" in str(fault)] == []
+
+
+def test_what_another_process_removes_at_that_moment_is_left(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Searcher.open(own.path, max_pixels=10**6)
+    with closing(opened) as searcher, Catalogue.open(own.path / CATALOGUE) as other:
+        library = Library(searcher, max_bytes=10**6, max_pixels=10**6, keep=False)
+        look_up = searcher.catalogue.there
+
+        def there(ids: Sequence[int]) -> dict[int, Item]:
+            found = look_up(ids)
+            other.remove([2])
+            return found
+
+        monkeypatch.setattr(searcher.catalogue, "there", there)
+        assert library.relabel([1, 2, 3], "owl") == (2, {2: "there is no image 2"})
+        assert [item.label for item in searcher.catalogue.get_many([1, 3])] == ["owl", "owl"]
 
 
 def test_predicted_labels_are_counted(http: httpx.Client) -> None:
