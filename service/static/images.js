@@ -2,17 +2,17 @@
 
 import { stage } from "./adding.js";
 import { imageLink, similarLink, tick } from "./cards.js";
-import { askToRemove, closed } from "./dialogs.js";
+import { closed } from "./dialogs.js";
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
 import { ask, askPatiently, relabelAll, saveFile } from "./service.js";
+import { deleteAll, offerUndo, restoreAll } from "./undoing.js";
 
 const PAGE = 60; // images that are asked for together
 const AHEAD = "600px"; // so far before its end comes into sight the list grows
-const AT_ONCE = 2; // changes
-const IN_VAIN = [401, 403, 507]; // statuses that every other change would get too
 const LABEL = "label:"; // before the label in a filter's value
+const TRASH = "trash"; // a filter's value
 const browse = $("browse");
 const list = $("images-list");
 const filter = $("images-filter");
@@ -57,6 +57,9 @@ function begin() {
   shown.clear();
   list.replaceChildren();
   happened = "";
+  const inTrash = filter.value === TRASH;
+  $("trash-meaning").hidden = $("restore-selected").hidden = $("forget-selected").hidden = !inTrash;
+  $("label-selected").hidden = $("delete-selected").hidden = inTrash;
   last = next = filter.value === "newest" ? newest - 1 : 0;
   count();
   return more();
@@ -71,12 +74,9 @@ function more() {
 async function load() {
   asking = new AbortController();
   const { signal } = asking;
-  const asked = new URLSearchParams({ limit: PAGE, after: next });
-  if (filter.value === "none") asked.append("unlabelled", "true");
-  if (filter.value.startsWith(LABEL)) asked.append("label", filter.value.slice(LABEL.length));
   list.setAttribute("aria-busy", "true");
   try {
-    const page = await ask(`images?${asked}`, { signal });
+    const page = await (filter.value === TRASH ? thrown(signal) : listed(signal));
     alertIn(browse);
     page.images.forEach(show);
     dispatchEvent(new CustomEvent("grown", { detail: list }));
@@ -94,6 +94,22 @@ async function load() {
   tell();
   end.unobserve($("more")); // so that it tells again if the end is still in sight
   end.observe($("more"));
+}
+
+function listed(signal) {
+  const asked = new URLSearchParams({ limit: PAGE, after: next });
+  if (filter.value === "none") asked.append("unlabelled", "true");
+  if (filter.value.startsWith(LABEL)) asked.append("label", filter.value.slice(LABEL.length));
+  return ask(`images?${asked}`, { signal });
+}
+
+/** What lies in the trash has no cursor: what was deleted last comes first. */
+async function thrown(signal) {
+  const offset = shown.size;
+  const { images, total, days } = await ask(`trash?${new URLSearchParams({ limit: PAGE, offset })}`, { signal });
+  $("trash-days").textContent = `Each image leaves the trash for good after ${plural(days, "day")}.`;
+  $("empty-trash").hidden = total === 0;
+  return { images, next: offset + images.length < total && images.length > 0 ? offset + images.length : null };
 }
 
 /** The list grows by itself, but not where that has just failed: then somebody presses the button. */
@@ -115,6 +131,7 @@ async function count() {
     option("none", "No label", stats.unlabelled),
     ...(newest === null ? [] : [option("newest", "Added just now")]),
     ...labels.map(({ label, items }) => option(LABEL + label, label, items)),
+    ...(stats.trash > 0 || chosen === TRASH ? [option(TRASH, "Trash", stats.trash)] : []),
   );
   filter.value = chosen;
   if (filter.value !== chosen) return restart(); // nobody knows that label any more
@@ -131,6 +148,7 @@ function restart() {
 function counted() {
   if (filter.value === "all") return stats?.items;
   if (filter.value === "none") return stats?.unlabelled;
+  if (filter.value === TRASH) return stats?.trash;
   return stats?.classes.find(({ label }) => LABEL + label === filter.value)?.items;
 }
 
@@ -142,7 +160,9 @@ function tell(message = happened) {
     items === 0
       ? filter.value === "all"
         ? "The index is empty."
-        : "No image."
+        : filter.value === TRASH
+          ? "The trash is empty."
+          : "No image."
       : items === shown.size
         ? `${plural(items, "image")}.`
         : `${number.format(shown.size)}${items === undefined ? "" : ` of ${number.format(items)}`} images shown.`;
@@ -170,6 +190,7 @@ function cardOf(image) {
     element("strong"),
     element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
   );
+  if (image.trashed !== null) return element("li", {}, link, tick(id)); // nothing is like what cannot be found
   const similar = similarLink(id);
   similar.addEventListener("click", () => (followed = similar));
   return element("li", {}, link, tick(id), similar);
@@ -190,38 +211,29 @@ function select(ids, yes = true) {
 
 // --- changing -----------------------------------------------------------------------------------
 
-const change = (id, options, patience) => askPatiently(`images/${id}`, options, patience);
-
 /**
- * Do something to each of these images, two at a time. What fails is named with its reason and stays selected; the
- * rest goes on, unless it would fail as well.
+ * Do something to these images while nothing else is done. What fails is named with its reason and stays selected.
+ * `work` gets a function to ask with, which waits for a service that is full, and resolves to {done, left} of them, or
+ * null where it was called off.
  */
-async function toEach(ids, doing, done, work) {
-  const rest = [...ids];
-  const failed = [];
-  let settled = 0;
+async function toAll(ids, doing, done, work) {
   const patience = { signal: new AbortController().signal, say: tell };
-  const worker = async () => {
-    while (rest.length > 0) {
-      const id = rest.shift();
-      try {
-        await work(id, patience);
-        settled += 1;
-        select([id], false);
-      } catch (error) {
-        failed.push(`Image ${id}: ${error.message}`);
-        if (IN_VAIN.includes(error.status)) rest.length = 0;
-      }
-      tell(`${doing}: ${number.format(settled)} of ${plural(ids.length, "image")} …`);
-    }
-  };
+  const send = (address, options) => askPatiently(address, options, patience);
   changing = true;
   showFailures([]);
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
-  changing = false;
-  const untried = ids.length - settled - failed.length;
-  showFailures(untried > 0 ? [...failed, `${plural(untried, "more image")} not tried`] : failed);
-  tell(`${plural(settled, "image")} ${done}.`);
+  tell(`${doing}: ${plural(ids.length, "image")} …`);
+  try {
+    const result = await work(send);
+    if (result === null) return tell("");
+    select(result.done, false);
+    showFailures(result.left.map(({ id, reason }) => `Image ${id}: ${reason}`));
+    tell(`${plural(result.done.length, "image")} ${done}.`);
+  } catch (error) {
+    showFailures([`${plural(ids.length, "image")} not changed: ${error.message}`]);
+    tell("");
+  } finally {
+    changing = false;
+  }
   afterwards();
 }
 
@@ -237,43 +249,46 @@ function showFailures(texts) {
   $("failed").hidden = texts.length === 0;
 }
 
-/** All in one request, or few. What fails is named with its reason and stays selected. */
 async function label(ids, text) {
   const [doing, done] = text === null ? ["Removing labels", "without a label now"] : ["Labelling", "labelled"];
-  const patience = { signal: new AbortController().signal, say: tell };
-  const failed = [];
-  let settled = 0;
-  changing = true;
-  showFailures([]);
-  tell(`${doing}: ${plural(ids.length, "image")} …`);
-  try {
-    const send = (address, options) => askPatiently(address, options, patience);
+  const result = { done: [], left: [] };
+  const batches = [];
+  await toAll(ids, doing, done, async (send) => {
     const hear = ({ changed, left }) => {
       for (const id of changed) if (shown.has(id)) show({ ...shown.get(id).image, label: text });
-      select(changed, false);
-      settled += changed.length;
-      failed.push(...left.map(({ id, reason }) => `Image ${id}: ${reason}`));
+      result.done.push(...changed);
+      result.left.push(...left);
     };
-    await relabelAll(ids, text, {}, hear, send);
-  } catch (error) {
-    failed.push(`${plural(ids.length - settled - failed.length, "image")} not changed: ${error.message}`);
-  }
-  changing = false;
-  showFailures(failed);
-  tell(`${plural(settled, "image")} ${done}.`);
-  afterwards();
+    await relabelAll(ids, text, { batches }, hear, send);
+    return result;
+  });
+  if (batches.length > 0) offerUndo(`${plural(result.done.length, "image")} ${done}.`, batches);
   refocus(ids[0]);
 }
 
-async function remove(ids) {
+/** Do something to images by which they leave the list; what cannot be done to one was done by somebody else. */
+async function leave(ids, doing, done, work) {
   const order = [...shown.keys()];
-  await toEach(ids, "Deleting", "deleted", async (id, patience) => {
-    await change(id, { method: "DELETE" }, patience).catch((error) => {
-      if (error.status !== 404) throw error; // it is gone
-    });
-    forget(id);
+  await toAll(ids, doing, done, async (send) => {
+    const result = await work(send);
+    if (result === null) return null;
+    const gone = [...result.done, ...result.left.map(({ id }) => id)];
+    gone.forEach(forget);
+    select(gone, false);
+    return result;
   });
   refocus(order.slice(order.indexOf(ids[0])).find((id) => shown.has(id)) ?? [...shown.keys()].at(-1));
+}
+
+async function emptyTrash() {
+  const ids = [];
+  for (let total = 1; ids.length < total; ) {
+    const page = await ask(`trash?${new URLSearchParams({ limit: 1000, offset: ids.length })}`);
+    total = page.images.length > 0 ? page.total : 0;
+    ids.push(...page.images.map(({ id }) => id));
+  }
+  if (ids.length > 0) await leave(ids, "Deleting", "gone for good", (send) => deleteAll(ids, { send, forever: true }));
+  begin();
 }
 
 function forget(id) {
@@ -289,7 +304,7 @@ function refocus(id) {
 
 // --- dialogs ------------------------------------------------------------------------------------
 
-const dialogs = ["labelling-dialog", "deleting"].map($);
+const dialogs = ["labelling-dialog", "deleting", "history"].map($);
 
 async function labelSelected() {
   const ids = [...selected];
@@ -319,9 +334,18 @@ $("select-none").addEventListener("click", () => {
   refocus(first);
 });
 $("label-selected").addEventListener("click", () => changing || labelSelected());
-$("delete-selected").addEventListener("click", async () => {
-  const ids = [...selected];
-  if (!changing && (await askToRemove(ids))) remove(ids);
+for (const [button, doing, done, work] of [
+  ["delete-selected", "Deleting", "deleted", deleteAll],
+  ["restore-selected", "Restoring", "restored", restoreAll],
+  ["forget-selected", "Deleting", "gone for good", (ids, { send }) => deleteAll(ids, { send, forever: true })],
+]) {
+  $(button).addEventListener("click", () => {
+    const ids = [...selected];
+    if (!changing) leave(ids, doing, done, (send) => work(ids, { send }));
+  });
+}
+$("empty-trash").addEventListener("click", () => {
+  if (!changing) emptyTrash().catch((error) => alertIn(browse, error.message));
 });
 $("dismiss-failures").addEventListener("click", () => {
   showFailures([]);
@@ -355,7 +379,12 @@ addEventListener("relabelled", ({ detail: image }) => {
 addEventListener("removed", ({ detail: id }) => {
   select([id], false);
   forget(id);
-  tell("1 image deleted.");
+  tell(filter.value === TRASH ? "" : "1 image deleted.");
+  afterwards();
+});
+addEventListener("undone", () => {
+  if (shown.size > 0 || browse.offsetParent !== null) begin();
+  dispatchEvent(new CustomEvent("reconsidered", { detail: [] }));
   afterwards();
 });
 addEventListener("labelled", () => {

@@ -14,9 +14,13 @@ let entering = null; // promise of the key that is being asked for: all who need
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-/** JSON from the service, or null where it has nothing to say; throws an Error whose message a person can act on. */
+/**
+ * JSON from the service, or null where it has nothing to say; throws an Error whose message a person can act on. What
+ * was changed gets its name, by which it can be undone, into the list `batches` of the options, if there is one.
+ */
 export async function ask(address, options) {
   const response = await send(address, options);
+  if (response.ok && response.headers.has("X-Batch")) options?.batches?.push(response.headers.get("X-Batch"));
   if (response.status === 204) return null;
   const body = await response.json().catch(() => ({}));
   if (!response.ok) {
@@ -46,12 +50,12 @@ export function relabel(id, label, { source, was } = {}) {
 
 /**
  * Give many images one label, or none, as `relabel` does; `tell` hears after each request {changed, left} of the ids
- * that have it now and of those that could not have it, {id, reason}. `send` is `ask`, or like it.
+ * that have it now and of those that could not have it, {id, reason}. `batches`: as of `ask`; `send` is that, or like it.
  */
-export async function relabelAll(ids, label, { source, was }, tell, send = ask) {
+export async function relabelAll(ids, label, { source, was, batches }, tell, send = ask) {
   for (let at = 0; at < ids.length; at += MOST_RELABELLED) {
     const some = ids.slice(at, at + MOST_RELABELLED);
-    const { left } = await send("images", json("PATCH", { ids: some, label, source, was }));
+    const { left } = await send("images", { ...json("PATCH", { ids: some, label, source, was }), batches });
     const kept = new Set(left.map(({ id }) => id));
     tell({ changed: some.filter((id) => !kept.has(id)), left });
   }

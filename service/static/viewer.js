@@ -1,12 +1,12 @@
 // One image large, above whatever view is shown: its picture to look into, what is known of it, what can be done
 // with it. PhotoSwipe moves and zooms the picture; all else is here.
 
-import { askToRemove } from "./dialogs.js";
 import { $, alertIn, bitCount, fact, markPixels, number, percent } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { guess } from "./predict.js";
 import { nearnessOf } from "./quality.js";
 import { ask, blobAddress, hasKey, relabel, saveFile } from "./service.js";
+import { deleteAll, restoreAll } from "./undoing.js";
 
 const SIDE = 4096; // pixels that the longer side is said to have: whatever the picture has, it fills the stage
 const CLOSER = 2.5; // times, by a click or a double tap
@@ -202,14 +202,14 @@ async function describe(item) {
   $("details-distance").textContent = own ? "Your image. It is not in the index." : distanceOf(item);
   $("details-facts").replaceChildren();
   $("details-known").hidden = own;
-  $("details-form").hidden = true;
+  $("details-form").hidden = $("details-thrown").hidden = true;
   $("details-said").textContent = "";
   $("details-similar").href = `#search/${item.key}`;
   showGuess(null);
   if (own) return;
   let image;
   try {
-    image = await ask(`images/${encodeURIComponent(item.key)}`);
+    image = await ask(`images/${encodeURIComponent(item.key)}?trashed=true`);
   } catch (error) {
     if (shown === now) alertIn(viewer, error.message);
     return;
@@ -226,7 +226,10 @@ function tell(image) {
   shown.image = image;
   $("details-title").textContent = image.path.split("/").at(-1);
   $("details-facts").replaceChildren(...facts(image).map(fact));
-  $("details-form").hidden = false;
+  const thrown = image.trashed !== null;
+  $("details-form").hidden = thrown;
+  $("details-thrown").hidden = !thrown;
+  if (thrown) return;
   $("details-label").value = image.label ?? "";
   checkLabel($("details-label"));
   $("details-delete").hidden = image.split === "query"; // what measures the answers stays
@@ -295,14 +298,16 @@ async function saveLabel(text, source = "given") {
   }
 }
 
-async function remove() {
+/** Do something to the image by which it leaves the list, and show the one after it. */
+async function leaveWith(work) {
   const { key } = shown;
-  if (!(await askToRemove([key]))) return;
+  let result;
   try {
-    await ask(`images/${key}`, { method: "DELETE" });
+    result = await work([Number(key)]);
   } catch (error) {
-    if (error.status !== 404) return alertIn(viewer, error.message); // else it is gone
+    return alertIn(viewer, error.message);
   }
+  if (result === null) return; // it was called off
   const at = items.findIndex((item) => item.key === key);
   items = items.filter((item) => item.key !== key);
   dispatchEvent(new CustomEvent("removed", { detail: Number(key) }));
@@ -325,7 +330,9 @@ $("details-form").addEventListener("submit", (event) => {
   saveLabel(labelOf($("details-label").value) || null);
 });
 $("details-accept").addEventListener("click", ({ target }) => saveLabel(target.value, "accepted"));
-$("details-delete").addEventListener("click", remove);
+$("details-delete").addEventListener("click", () => leaveWith((ids) => deleteAll(ids)));
+$("details-restore").addEventListener("click", () => leaveWith((ids) => restoreAll(ids)));
+$("details-forget").addEventListener("click", () => leaveWith((ids) => deleteAll(ids, { forever: true })));
 $("details-download").addEventListener("click", () => {
   const { image } = shown;
   saveFile(image.original ?? image.preview, nameOf(image)).catch((error) => alertIn(viewer, error.message));

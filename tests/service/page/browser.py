@@ -117,3 +117,11 @@ def tab_to(page: Page, selector: str) -> None:
             return
         page.keyboard.press("Tab")
     pytest.fail(f"Tab does not lead to {selector}")
+
+
+def listed(http: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
+    """What is indexed, and to which this applies."""
+    images: list[dict[str, Any]] = (
+        http.get("/images", params={"limit": 1000, **asked}).raise_for_status().json()["images"]
+    )
+    return images

@@ -1,0 +1,151 @@
+// What is deleted can come back, what is done can be undone: the bar that offers it, and the list of what was changed.
+
+import { askToRemove } from "./dialogs.js";
+import { $, alertIn, element, number, plural } from "./dom.js";
+import { ask, json, picture } from "./service.js";
+
+const TOGETHER = 10_000; // images deleted or brought back in one request
+const FORGOTTEN = 1000; // and removed for good
+const LISTED = 50; // changes
+
+const bar = $("undo-bar");
+const past = $("history");
+let offered = null; // {batches, back}: what the button undoes; back: whether that is to do something again
+let days = null; // that deleted images lie in the trash; null: not known yet
+
+/**
+ * Delete these images, after a question where they could not come back; {done, left}: the ids of those that are gone,
+ * and {id, reason} of those that stay, or null where it is called off. `send` is `ask`, or like it.
+ */
+export async function deleteAll(ids, { send = ask, forever = false } = {}) {
+  days ??= (await send("stats")).trash_days;
+  if ((forever || days === 0) && !(await askToRemove(ids))) return null;
+  if (forever) return forget(ids, send);
+  const batches = [];
+  const result = await eachPart(ids, (some) => send("trash", { ...json("POST", { ids: some }), batches }));
+  offerUndo(`${plural(result.done.length, "image")} deleted.`, batches);
+  return result;
+}
+
+/** Let these images, which lie in the trash, be found again; the result is as of `deleteAll`. */
+export async function restoreAll(ids, { send = ask } = {}) {
+  const batches = [];
+  const result = await eachPart(ids, (some) => send("trash/restore", { ...json("POST", { ids: some }), batches }));
+  offerUndo(`${plural(result.done.length, "image")} restored.`, batches);
+  return result;
+}
+
+async function forget(ids, send) {
+  for (let at = 0; at < ids.length; at += FORGOTTEN) {
+    const some = ids.slice(at, at + FORGOTTEN).map((id) => ["id", id]);
+    await send(`trash?${new URLSearchParams(some)}`, { method: "DELETE" });
+  }
+  return { done: ids, left: [] };
+}
+
+async function eachPart(ids, work) {
+  const left = [];
+  for (let at = 0; at < ids.length; at += TOGETHER) left.push(...(await work(ids.slice(at, at + TOGETHER))).left);
+  const kept = new Set(left.map(({ id }) => id));
+  return { done: ids.filter((id) => !kept.has(id)), left };
+}
+
+// --- the bar ------------------------------------------------------------------------------------
+
+/** Say what was done, above whatever is shown, and offer to undo these batches. */
+export function offerUndo(text, batches, back = false) {
+  offered = batches.length > 0 ? { batches, back } : null;
+  (document.querySelector("dialog[open]") ?? document.body).append(bar);
+  $("undo-said").textContent = text;
+  $("undo").hidden = offered === null;
+  $("undo").textContent = back ? "Redo" : "Undo";
+}
+
+function dismiss() {
+  offered = null;
+  $("undo-said").textContent = "";
+}
+
+async function undo() {
+  if (offered === null) return;
+  const { batches, back } = offered;
+  offered = null;
+  $("undo").hidden = true;
+  try {
+    const { text, names } = await undoAll(batches, back);
+    offerUndo(text, names, !back);
+  } catch (error) {
+    offerUndo(error.message, batches, back); // it can be tried again
+  }
+}
+
+/** Undo these, the latest first; what to say then, and the names of what that did. */
+async function undoAll(batches, back) {
+  const names = [];
+  let [count, left] = [0, 0];
+  for (const name of batches.toReversed()) {
+    const done = await ask(`changes/${encodeURIComponent(name)}/undo`, { method: "POST", batches: names });
+    count += done.changed;
+    left += done.left.length;
+  }
+  dispatchEvent(new Event("undone"));
+  const stays = left > 0 ? ` ${number.format(left)} changed since, and ${left === 1 ? "stays" : "stay"}.` : "";
+  const as = back ? "changed again" : "as before";
+  return { text: `${plural(count, "image is", "images are")} ${as}.${stays}`, names: count > 0 ? names : [] };
+}
+
+$("undo").addEventListener("click", undo);
+$("undo-dismiss").addEventListener("click", dismiss);
+addEventListener("keydown", (event) => {
+  const undoing = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
+  if (!undoing || offered === null || event.target.matches?.("input:not([type=checkbox]), textarea")) return;
+  event.preventDefault();
+  undo();
+});
+// A dialog lies above all else: what is said while it is open is said in it.
+document.addEventListener("close", ({ target }) => target.contains(bar) && document.body.append(bar), true);
+
+// --- the list -----------------------------------------------------------------------------------
+
+async function showHistory() {
+  alertIn(past);
+  try {
+    const { changes } = await ask(`changes?limit=${LISTED}`);
+    $("history-none").hidden = changes.length > 0;
+    $("changes").replaceChildren(...changes.map(entry));
+  } catch (error) {
+    alertIn(past, error.message);
+  }
+}
+
+const DONE = { added: "added", changed: "labelled or described", trashed: "deleted", restored: "restored" };
+
+function entry({ batch, time, counts, images, undoable }) {
+  const what = Object.entries(counts).map(([name, count]) => `${plural(count, "image")} ${DONE[name]}`);
+  const said = element("p", { textContent: what.join(", ") });
+  const when = new Date(1000 * time);
+  said.append(element("small", { textContent: when.toLocaleString("en") }));
+  const button = element("button", { type: "button", className: "button", textContent: "Undo" });
+  button.disabled = undoable === 0;
+  button.title = undoable === 0 ? "Each image was changed since" : "";
+  button.setAttribute("aria-label", `Undo: ${what.join(", ")}, ${when.toLocaleTimeString("en")}`);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      const { text, names } = await undoAll([batch], false);
+      offerUndo(text, names, true);
+      await showHistory();
+      $("history-title").focus();
+    } catch (error) {
+      alertIn(past, error.message);
+    }
+  });
+  const pictures = images.map((id) => picture(`images/${id}/thumbnail`));
+  return element("li", {}, element("span", { className: "pictures" }, ...pictures), said, button);
+}
+
+$("show-history").addEventListener("click", () => {
+  past.showModal();
+  showHistory();
+});
+$("history-close").addEventListener("click", () => past.close());
