@@ -50,6 +50,7 @@ CLASSES = ("circle", "square", "<b>cross</b>")  # the last would break a page th
 PER_CLASS = 20
 QUERIES_PER_CLASS = 4
 UNLABELLED_ITEMS = 3
+FIRST_DAY, DAY = 946_684_800, 86_400  # seconds: 1 January 2000; how much later each of many images came
 APP, WIRE = "service.app:create_app", "service.web.wire:Wire"
 
 torch.set_num_threads(1)  # tests run side by side, and their tensors are small
@@ -173,6 +174,27 @@ def draw_artifact(folder: Path, *, labels: bool, seed: int, reading: Reading = A
             )
     manifest = manifest_of(root, encoder, identity, labels=labels)
     return publish(staging, folder / "artifact", manifest)
+
+
+def enlarge(artifact: Path, count: int) -> None:
+    """Have the index know so many images more, one a day, of one picture: a list as long as wanted."""
+    picture = thumbnail(draw(0, 0))
+    random = np.random.default_rng(count)
+    with Catalogue.open(artifact / CATALOGUE) as catalogue:
+        codes = random.integers(0, 256, (count, catalogue.bits // 8), np.uint8)
+        catalogue.add(
+            NewItem(
+                path=f"many/{number:05}.png",
+                label=number % len(CLASSES),
+                split="database",
+                width=24,
+                height=24,
+                thumbnail=picture,
+                code=code,
+                added=FIRST_DAY + DAY * number,
+            )
+            for number, code in enumerate(codes)
+        )
 
 
 def manifest_of(root: Path, encoder: Encoder, identity: str, *, labels: bool) -> Manifest:

@@ -15,18 +15,23 @@ let shown = null; // {name, address, state} of what the page shows
 
 /** Show what the address and its history entry stand for: a view, or an image above the one that is shown. */
 function route() {
-  const [name, rest] = location.hash.slice(1).split("/");
+  const [path, query] = location.hash.slice(1).split(/\?(.*)/s);
+  const [name, rest] = path.split("/");
   if (name === "image" && rest) {
     const entered = shown !== null; // the entry before this one is that of the view
     if (!entered) show({ name: "search", address: "#search", state: null });
     return viewer.open(decoded(rest), { address: shown.address, entered });
   }
   viewer.leave();
-  show({ name: Object.hasOwn(views, name) ? name : "search", address: location.hash, state: history.state }, rest);
+  show(
+    { name: Object.hasOwn(views, name) ? name : "search", address: location.hash, state: history.state },
+    rest,
+    query,
+  );
   Object.assign(shown, { address: location.hash, state: history.state }); // the view may have named itself
 }
 
-function show(now, rest) {
+function show(now, rest, query) {
   if (shown !== null && shown.address === now.address && shown.state === now.state) return;
   const elsewhere = shown !== null && shown.name !== now.name;
   if (elsewhere) views[shown.name].leave?.();
@@ -42,7 +47,7 @@ function show(now, rest) {
     scrollTo(0, 0);
     $(`${now.name}-view`).querySelector("h2[tabindex]").focus({ preventScroll: true });
   }
-  views[now.name].open(rest && decoded(rest), now.state, elsewhere);
+  views[now.name].open(rest && decoded(rest), now.state, elsewhere, query);
 }
 
 /** A part of an address; one that cannot be decoded stands for itself. */

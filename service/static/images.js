@@ -3,185 +3,153 @@
 import { stage } from "./adding.js";
 import { imageLink, similarLink, tick } from "./cards.js";
 import { closed } from "./dialogs.js";
-import { $, alertIn, element, number, plural, sentence } from "./dom.js";
+import { $, alertIn, element, number, percent, plural, sentence } from "./dom.js";
+import { addressOf, filtersIn, listing, offer, showFilters } from "./filters.js";
+import { Grid } from "./grid.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
+import { scrub } from "./scrubber.js";
+import { Selection } from "./selecting.js";
 import { ask, askPatiently, relabelAll, saveFile } from "./service.js";
 import { deleteAll, offerUndo, restoreAll } from "./undoing.js";
+import { lookThroughAll } from "./viewer.js";
 
-const PAGE = 60; // images that are asked for together
-const AHEAD = "600px"; // so far before its end comes into sight the list grows
-const LABEL = "label:"; // before the label in a filter's value
-const TRASH = "trash"; // a filter's value
+const EDGE = 12; // pixels between the window's upper edge, or the selection's buttons, and a card
+const BEGINNING = 16; // characters of a file's path that the slider says
+const MONTH = new Intl.DateTimeFormat("en", { month: "long", year: "numeric" });
 const browse = $("browse");
 const list = $("images-list");
-const filter = $("images-filter");
 
+let filters = filtersIn(); // of what is listed
+let begun = false; // whether anything is listed yet
 let stats = null; // what the service counts; null: not known
-let loading = null; // promise of the page that is being loaded
-let asking = null; // its AbortController
-let next = 0; // cursor of the page after the last that is shown; null: there is none
-let last = 0; // the highest id that is shown
 let newest = null; // the lowest id of the images that were added from here
 let happened = ""; // what the status says beside the count
 let changing = false;
 let scrolled = 0; // how far, when the view was left
 let followed = null; // the link by which it was left
-const shown = new Map(); // id -> {image, card}, in their order
-const selected = new Set(); // ids
+const places = new Map(); // address -> index of the first card in sight
+const grid = new Grid(list, draw, () => $("selection").offsetHeight + EDGE);
+const selection = new Selection(list, grid, source, tellSelection);
 
 export const take = stage;
 
-/** Show the images; what was shown before is as it was left. */
-export function open(_id, _state, elsewhere) {
-  if (shown.size === 0) begin();
-  else if (elsewhere) {
+/** Show what the address asks for, from where it was left. */
+export function open(_id, _state, elsewhere, query) {
+  history.scrollRestoration = "manual"; // a browser does not know where cards will be
+  const asked = filtersIn(query);
+  if (!begun || String(asked) !== String(filters)) {
+    filters = asked;
+    begin(places.get(addressOf(filters)));
+  } else if (elsewhere) {
+    scrollTo(0, scrolled);
+    grid.render();
     followed?.focus({ preventScroll: true });
     followed = null;
-    scrollTo(0, scrolled);
   }
 }
 
+export function leave() {
+  history.scrollRestoration = "auto";
+}
+
 addEventListener("scroll", () => {
-  if (browse.offsetParent !== null) scrolled = scrollY;
+  if (browse.offsetParent === null) return;
+  scrolled = scrollY;
+  if (grid.total !== null) places.set(addressOf(filters), grid.first);
 });
 
 // --- browsing -----------------------------------------------------------------------------------
 
-/** Show the first images under the filter. */
-function begin() {
-  asking?.abort();
-  loading = null;
-  select([...selected], false);
+/** Show the images under the filter. */
+function begin(from = 0) {
+  begun = true;
+  selection.clear();
   showFailures([]);
-  shown.clear();
-  list.replaceChildren();
-  happened = "";
-  const inTrash = filter.value === TRASH;
+  alertIn(browse);
+  $("retry").hidden = true;
+  const inTrash = filters.has("trash");
   $("trash-meaning").hidden = $("restore-selected").hidden = $("forget-selected").hidden = !inTrash;
   $("label-selected").hidden = $("delete-selected").hidden = inTrash;
-  last = next = filter.value === "newest" ? newest - 1 : 0;
+  $("empty-trash").hidden = true; // until it is known what lies there
+  showFilters(filters);
+  grid.begin(source(), from);
+  tell("");
   count();
-  return more();
 }
 
-/** Append the next page: once, however often it is called meanwhile. */
-function more() {
-  loading ??= next === null ? null : load();
-  return loading;
+/** What asks for a part of what is listed. */
+function source() {
+  return filters.has("trash") ? thrown : listing(filters);
 }
 
-async function load() {
-  asking = new AbortController();
-  const { signal } = asking;
-  list.setAttribute("aria-busy", "true");
-  try {
-    const page = await (filter.value === TRASH ? thrown(signal) : listed(signal));
-    alertIn(browse);
-    page.images.forEach(show);
-    dispatchEvent(new CustomEvent("grown", { detail: list }));
-    last = page.images.at(-1)?.id ?? last;
-    next = page.next;
-  } catch (error) {
-    if (signal.aborted) return; // another filter was chosen
-    alertIn(browse, error.message);
-  }
-  loading = null;
-  list.removeAttribute("aria-busy");
-  if (next === null && document.activeElement === $("more"))
-    [...shown.values()].at(-1)?.card.querySelector("a").focus();
-  $("more").hidden = next === null;
-  tell();
-  end.unobserve($("more")); // so that it tells again if the end is still in sight
-  end.observe($("more"));
-}
-
-function listed(signal) {
-  const asked = new URLSearchParams({ limit: PAGE, after: next });
-  if (filter.value === "none") asked.append("unlabelled", "true");
-  if (filter.value.startsWith(LABEL)) asked.append("label", filter.value.slice(LABEL.length));
-  return ask(`images?${asked}`, { signal });
-}
-
-/** What lies in the trash has no cursor: what was deleted last comes first. */
-async function thrown(signal) {
-  const offset = shown.size;
-  const { images, total, days } = await ask(`trash?${new URLSearchParams({ limit: PAGE, offset })}`, { signal });
+async function thrown({ signal, ...part }) {
+  const { images, total, days } = await ask(`trash?${new URLSearchParams(part)}`, { signal });
   $("trash-days").textContent = `Each image leaves the trash for good after ${plural(days, "day")}.`;
   $("empty-trash").hidden = total === 0;
-  return { images, next: offset + images.length < total && images.length > 0 ? offset + images.length : null };
+  return { images, total };
 }
 
-/** The list grows by itself, but not where that has just failed: then somebody presses the button. */
-const end = new IntersectionObserver(
-  (entries) => entries.at(-1).isIntersecting && browse.querySelector(".error").hidden && more(),
-  { rootMargin: AHEAD },
-);
+/** What is listed may be another by now. */
+function renew() {
+  selection.clear();
+  if (begun) grid.refresh();
+}
+
+list.addEventListener("counted", () => {
+  if (!grid.hasFailed) alertIn(browse);
+  $("retry").hidden = !grid.hasFailed;
+  $("select-all").textContent = `Select all ${number.format(grid.total)}`;
+  if (grid.total === 0 && list.contains(document.activeElement)) $("images-title").focus();
+  tell();
+});
+list.addEventListener("failed", ({ detail }) => {
+  alertIn(browse, detail.message);
+  $("retry").hidden = false;
+});
+$("retry").addEventListener("click", () => {
+  alertIn(browse);
+  $("retry").hidden = true;
+  if (grid.total === null) $("images-title").focus();
+  else grid.focus(grid.first); // when it has come
+  grid.tryAgain();
+});
 
 /** Let the service count the images, and offer the labels there are. */
 async function count() {
-  stats = await ask("stats").catch(() => null); // the list says why
-  if (stats === null) return;
-  const chosen = filter.value;
-  const labels = stats.classes.filter(({ label, items }) => items > 0 || LABEL + label === chosen);
-  const option = (value, name, items) =>
-    element("option", { value, textContent: items === undefined ? name : `${name} (${number.format(items)})` });
-  filter.replaceChildren(
-    option("all", "All images", stats.items),
-    option("none", "No label", stats.unlabelled),
-    ...(newest === null ? [] : [option("newest", "Added just now")]),
-    ...labels.map(({ label, items }) => option(LABEL + label, label, items)),
-    ...(stats.trash > 0 || chosen === TRASH ? [option(TRASH, "Trash", stats.trash)] : []),
-  );
-  filter.value = chosen;
-  if (filter.value !== chosen) return restart(); // nobody knows that label any more
-  tell();
-}
-
-/** Without a filter. */
-function restart() {
-  filter.value = "all";
-  return begin();
-}
-
-/** How many images the filter has; undefined: nobody knows. */
-function counted() {
-  if (filter.value === "all") return stats?.items;
-  if (filter.value === "none") return stats?.unlabelled;
-  if (filter.value === TRASH) return stats?.trash;
-  return stats?.classes.find(({ label }) => LABEL + label === filter.value)?.items;
+  const asked = [ask("stats"), ask("labels/predictions")];
+  const [counted, guessed] = await Promise.all(asked).catch(() => [null]); // the list says why
+  stats = counted;
+  if (stats !== null) offer(stats, guessed.predictions, newest);
 }
 
 /** Say what has happened, if anything, and how many images there are. */
 function tell(message = happened) {
   happened = message;
-  const items = counted() ?? (next === null ? shown.size : undefined);
-  const counts =
-    items === 0
-      ? filter.value === "all"
-        ? "The index is empty."
-        : filter.value === TRASH
-          ? "The trash is empty."
-          : "No image."
-      : items === shown.size
-        ? `${plural(items, "image")}.`
-        : `${number.format(shown.size)}${items === undefined ? "" : ` of ${number.format(items)}`} images shown.`;
-  $("images-status").textContent = [happened, counts].filter(Boolean).join(" ");
+  $("images-status").textContent = [happened, counts()].filter(Boolean).join(" ");
 }
 
-/** Append an image, or say what is known of it now. */
-function show(image) {
-  const card = shown.get(image.id)?.card ?? list.appendChild(cardOf(image));
-  shown.set(image.id, { image, card });
+function counts() {
+  if (grid.total === null) return "";
+  if (grid.total > 0) return `${plural(grid.total, "image")}.`;
+  return filters.size === 0 ? "The index is empty." : filters.has("trash") ? "The trash is empty." : "No image.";
+}
+
+/** Make a card, or have it say what is known of its image now. */
+function draw(card, image) {
+  const { id } = image;
+  if (card.querySelector("a[data-image]")?.dataset.image !== String(id)) card.replaceChildren(...elementsOf(image));
   const name = image.label ?? "no label";
   const words = card.querySelector(".about strong");
   Object.assign(words, { textContent: name, title: name, className: image.label === null ? "none" : "" });
-  card.querySelector("a").setAttribute("aria-label", `Image ${image.id}, ${name}`);
-  card.querySelector("input").setAttribute("aria-label", `Select image ${image.id}, ${name}`);
+  card.querySelector("a").setAttribute("aria-label", `Image ${id}, ${name}`);
+  const box = card.querySelector("input");
+  box.setAttribute("aria-label", `Select image ${id}, ${name}`);
+  box.checked = selection.ids.has(id);
 }
 
-/** Without what may change, which `show` says. */
-function cardOf(image) {
+/** Without what may change, which `draw` says. */
+function elementsOf(image) {
   const { id } = image;
   const link = imageLink(
     image,
@@ -190,24 +158,60 @@ function cardOf(image) {
     element("strong"),
     element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
   );
-  if (image.trashed !== null) return element("li", {}, link, tick(id)); // nothing is like what cannot be found
+  link.addEventListener("click", () => lookThroughAll(list, everything));
+  if (image.trashed !== null) return [link, tick(id)]; // nothing is like what cannot be found
   const similar = similarLink(id);
   similar.addEventListener("click", () => (followed = similar));
-  return element("li", {}, link, tick(id), similar);
+  return [link, tick(id), similar];
 }
+
+/** What the viewer leads through: a place for each image, filled where it is known. */
+function everything() {
+  const items = Array(grid.total);
+  for (const [index, { id }] of grid.known()) {
+    items[index] = { key: String(id), picture: grid.cardAt(index)?.querySelector("img"), distance: null };
+  }
+  return items;
+}
+list.addEventListener("turned", ({ detail }) => grid.reveal(detail));
+
+/** What the slider says of a place. */
+function describe(image) {
+  const sort = filters.get("sort");
+  if (sort === "time" && image.added !== null) return MONTH.format(new Date(1000 * image.added));
+  if (sort === "name") return image.path.slice(0, BEGINNING);
+  if (sort === "label") return image.label ?? "no label";
+  if (sort === "confidence" && image.confidence !== null) return `${percent(image.confidence)} sure`;
+  return "";
+}
+scrub($("scrubber"), $("scrubber-words"), list, grid, describe);
 
 // --- selecting ----------------------------------------------------------------------------------
 
-function select(ids, yes = true) {
-  for (const id of ids) {
-    if (yes) selected.add(id);
-    else selected.delete(id);
-    const box = shown.get(id)?.card.querySelector("input");
-    if (box) box.checked = yes;
-  }
-  $("selection").hidden = selected.size === 0;
-  $("selection-count").textContent = `${number.format(selected.size)} selected`;
+/** How many are selected, and what else is to be said of it: a text, or an Error. */
+function tellSelection(message) {
+  const { size } = selection.ids;
+  $("selection").hidden = size === 0;
+  $("selection-count").textContent = `${number.format(size)} selected`;
+  if (message instanceof Error) alertIn(browse, message.message);
+  else if (message !== undefined) tell(message);
 }
+
+/** The keyboard above the view: in the list and where nothing has the focus. */
+document.addEventListener("keydown", (event) => {
+  const elsewhere = browse.offsetParent === null || document.querySelector("dialog[open]") !== null;
+  if (elsewhere || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+  if (event.key === "a" && (event.ctrlKey || event.metaKey) && !event.shiftKey && grid.total > 0) {
+    event.preventDefault();
+    selection.all();
+  }
+  if (event.key === "Escape") selection.clear();
+});
+list.addEventListener("keydown", ({ key, target }) => {
+  if (key !== "Delete" || changing) return;
+  if (selection.ids.size === 0) selection.set([grid.imageAt(grid.indexOfCard(target)).id]);
+  $(filters.has("trash") ? "forget-selected" : "delete-selected").click();
+});
 
 // --- changing -----------------------------------------------------------------------------------
 
@@ -225,7 +229,7 @@ async function toAll(ids, doing, done, work) {
   try {
     const result = await work(send);
     if (result === null) return tell("");
-    select(result.done, false);
+    selection.set(result.done, false);
     showFailures(result.left.map(({ id, reason }) => `Image ${id}: ${reason}`));
     tell(`${plural(result.done.length, "image")} ${done}.`);
   } catch (error) {
@@ -255,7 +259,7 @@ async function label(ids, text) {
   const batches = [];
   await toAll(ids, doing, done, async (send) => {
     const hear = ({ changed, left }) => {
-      for (const id of changed) if (shown.has(id)) show({ ...shown.get(id).image, label: text });
+      for (const id of changed) grid.change(id, { label: text });
       result.done.push(...changed);
       result.left.push(...left);
     };
@@ -263,43 +267,38 @@ async function label(ids, text) {
     return result;
   });
   if (batches.length > 0) offerUndo(`${plural(result.done.length, "image")} ${done}.`, batches);
-  refocus(ids[0]);
+  if (filters.size > 0) grid.refresh(); // some may belong elsewhere now
+  refocus(grid.indexOf(ids[0]));
 }
 
 /** Do something to images by which they leave the list; what cannot be done to one was done by somebody else. */
-async function leave(ids, doing, done, work) {
-  const order = [...shown.keys()];
+async function takeAway(ids, doing, done, work) {
+  const at = grid.indexOf(ids[0]);
   await toAll(ids, doing, done, async (send) => {
     const result = await work(send);
     if (result === null) return null;
-    const gone = [...result.done, ...result.left.map(({ id }) => id)];
-    gone.forEach(forget);
-    select(gone, false);
+    selection.set(
+      result.left.map(({ id }) => id),
+      false,
+    );
+    grid.refresh();
     return result;
   });
-  refocus(order.slice(order.indexOf(ids[0])).find((id) => shown.has(id)) ?? [...shown.keys()].at(-1));
+  refocus(at);
 }
 
 async function emptyTrash() {
-  const ids = [];
-  for (let total = 1; ids.length < total; ) {
-    const page = await ask(`trash?${new URLSearchParams({ limit: 1000, offset: ids.length })}`);
-    total = page.images.length > 0 ? page.total : 0;
-    ids.push(...page.images.map(({ id }) => id));
-  }
-  if (ids.length > 0) await leave(ids, "Deleting", "gone for good", (send) => deleteAll(ids, { send, forever: true }));
-  begin();
+  const ids = await selection.idsBetween(0, grid.total - 1);
+  tell("");
+  if (ids.length > 0)
+    await takeAway(ids, "Deleting", "gone for good", (send) => deleteAll(ids, { send, forever: true }));
 }
 
-function forget(id) {
-  shown.get(id)?.card.remove();
-  shown.delete(id);
-}
-
-/** The keyboard goes on at this image, if what it was at is gone: then nothing visible has the focus. */
-function refocus(id) {
+/** The keyboard goes on at this place, if what it was at is gone: then nothing visible has the focus. */
+function refocus(index) {
   if (document.activeElement?.offsetParent) return;
-  (shown.get(id)?.card.querySelector("a") ?? $("images-title")).focus();
+  if (grid.total > 0) grid.focus(index < 0 ? grid.first : index);
+  else $("images-title").focus();
 }
 
 // --- dialogs ------------------------------------------------------------------------------------
@@ -307,7 +306,7 @@ function refocus(id) {
 const dialogs = ["labelling-dialog", "deleting", "history"].map($);
 
 async function labelSelected() {
-  const ids = [...selected];
+  const ids = [...selection.ids];
   $("labelling-title").textContent = `Label of ${plural(ids.length, "image")}`;
   $("new-label").value = "";
   checkLabel($("new-label"));
@@ -318,20 +317,11 @@ async function labelSelected() {
 
 // --- what people do -----------------------------------------------------------------------------
 
-filter.addEventListener("change", begin);
-$("more").addEventListener("click", async () => {
-  const before = last;
-  await more();
-  const first = [...shown.keys()].find((id) => id > before);
-  shown.get(first)?.card.querySelector("a").focus(); // the keyboard goes on with what is new
-});
-
-list.addEventListener("change", ({ target }) => select([Number(target.value)], target.checked));
-$("select-all").addEventListener("click", () => select(shown.keys()));
+$("select-all").addEventListener("click", () => selection.all());
 $("select-none").addEventListener("click", () => {
-  const [first] = selected;
-  select([...selected], false);
-  refocus(first);
+  const [first] = selection.ids;
+  selection.clear();
+  refocus(grid.indexOf(first));
 });
 $("label-selected").addEventListener("click", () => changing || labelSelected());
 for (const [button, doing, done, work] of [
@@ -340,8 +330,8 @@ for (const [button, doing, done, work] of [
   ["forget-selected", "Deleting", "gone for good", (ids, { send }) => deleteAll(ids, { send, forever: true })],
 ]) {
   $(button).addEventListener("click", () => {
-    const ids = [...selected];
-    if (!changing) leave(ids, doing, done, (send) => work(ids, { send }));
+    const ids = [...selection.ids];
+    if (!changing) takeAway(ids, doing, done, (send) => work(ids, { send }));
   });
 }
 $("empty-trash").addEventListener("click", () => {
@@ -372,32 +362,27 @@ $("labels-file").addEventListener("click", () =>
 
 // What the viewer does, above whatever view is shown, and what it looks through.
 addEventListener("relabelled", ({ detail: image }) => {
-  if (shown.has(image.id)) show(image);
+  grid.change(image.id, image);
   tell(image.label === null ? `Image ${image.id} has no label now.` : `Image ${image.id} labelled.`);
   afterwards();
 });
 addEventListener("removed", ({ detail: id }) => {
-  select([id], false);
-  forget(id);
-  tell(filter.value === TRASH ? "" : "1 image deleted.");
+  selection.set([id], false);
+  if (begun) grid.refresh();
+  tell(filters.has("trash") ? "" : "1 image deleted.");
   afterwards();
 });
 addEventListener("undone", () => {
-  if (shown.size > 0 || browse.offsetParent !== null) begin();
+  renew();
   dispatchEvent(new CustomEvent("reconsidered", { detail: [] }));
   afterwards();
 });
 addEventListener("labelled", () => {
-  if (shown.size > 0) begin();
+  renew();
   afterwards();
 });
-list.addEventListener("ending", more);
-
 addEventListener("added", ({ detail: first }) => {
   newest = Math.min(newest ?? first, first);
-  if (next === null) {
-    next = last; // the list goes on
-    more();
-  }
+  if (begun) grid.refresh();
   afterwards();
 });

@@ -11,6 +11,7 @@ import { deleteAll, restoreAll } from "./undoing.js";
 const SIDE = 4096; // pixels that the longer side is said to have: whatever the picture has, it fills the stage
 const CLOSER = 2.5; // times, by a click or a double tap
 const CLOSEST = 8;
+const NEAR = [-2, -1, 0, 1, 2]; // slides beside the one that is shown which PhotoSwipe may have made already
 const AHEAD = 10; // images before the last at which a list that is not complete is asked for more
 
 /**
@@ -20,7 +21,7 @@ const AHEAD = 10; // images before the last at which a list that is not complete
  */
 let among = () => [];
 let list = null; // the element in which they are, if any
-let items = [];
+let items = []; // one that is not known yet is undefined
 let shown = null; // {key, image} of what is shown; image: what the service knows of it, null until that is here
 let swipe = null; // PhotoSwipe
 let cameFrom = null; // the state of the view below, whose address is shown again at the end
@@ -33,6 +34,12 @@ export function lookThrough(link) {
   list = link.closest("ul, ol");
   among = () =>
     [...list.querySelectorAll("a[data-image]")].filter((each) => each.closest("[hidden]") === null).map(itemOf);
+}
+
+/** The same of a list whose elements are not all there: `all` gives what is known of its items, each at its place. */
+export function lookThroughAll(of, all) {
+  list = of;
+  among = all;
 }
 
 /** The same of a picture that is not indexed. */
@@ -52,7 +59,7 @@ export async function open(key, below) {
   shown = { key, image: null }; // at once: a browser tells of one step in two ways
   cameFrom ??= below;
   items = among();
-  let at = items.findIndex((item) => item.key === key);
+  let at = items.findIndex((item) => item?.key === key);
   if (at < 0) {
     list = null;
     items = [{ key, picture: null, distance: null }];
@@ -120,7 +127,7 @@ async function show(at) {
   swipe.init();
   swipe.element.setAttribute("role", "group"); // it says that it is a dialog, which the one around it is
   swipe.element.setAttribute("aria-label", "Picture");
-  describe(items[at]);
+  if (items[at] !== undefined) describe(items[at]);
 }
 
 const CLOSE = {
@@ -135,7 +142,9 @@ const CLOSE = {
   },
 };
 
-function slideOf({ key, picture, name = `Image ${key}`, source = `images/${key}/preview` }) {
+function slideOf(item) {
+  if (item === undefined) return { html: "" }; // it will be known
+  const { key, picture, name = `Image ${key}`, source = `images/${key}/preview` } = item;
   const [width, height] = shape(picture);
   // What stands there until it comes. With a key a thumbnail has an address that leads nowhere any more.
   const meanwhile = hasKey() ? undefined : picture?.currentSrc || undefined;
@@ -179,6 +188,7 @@ function fit({ slide, content: { element: image }, isError }) {
 
 /** The picture is another one now. */
 function turnTo(at) {
+  list?.dispatchEvent(new CustomEvent("turned", { detail: at }));
   const item = items[at];
   if (item === undefined || item.key === shown.key) return;
   history.replaceState(history.state, "", `#image/${item.key}`);
@@ -186,9 +196,17 @@ function turnTo(at) {
   describe(item);
 }
 
-/** The list has grown while it is looked through. */
+/** The list has grown while it is looked through, or more of it is known. */
 addEventListener("grown", ({ detail }) => {
-  if (viewer.open && detail === list) items = among();
+  if (!viewer.open || detail !== list) return;
+  const before = items;
+  items = among();
+  if (swipe === null) return;
+  const { currIndex } = swipe;
+  for (const at of NEAR.map((step) => currIndex + step)) {
+    if (before[at] === undefined && items[at] !== undefined) swipe.refreshSlideContent(at);
+  }
+  if (before[currIndex] === undefined) turnTo(currIndex);
 });
 
 // --- what is known of it ------------------------------------------------------------------------
@@ -308,12 +326,12 @@ async function leaveWith(work) {
     return alertIn(viewer, error.message);
   }
   if (result === null) return; // it was called off
-  const at = items.findIndex((item) => item.key === key);
-  items = items.filter((item) => item.key !== key);
+  const at = items.findIndex((item) => item?.key === key);
+  items.splice(at, 1);
   dispatchEvent(new CustomEvent("removed", { detail: Number(key) }));
   if (items.length === 0) return close();
   const next = Math.min(at, items.length - 1);
-  history.replaceState(history.state, "", `#image/${items[next].key}`);
+  if (items[next] !== undefined) history.replaceState(history.state, "", `#image/${items[next].key}`);
   await show(next);
 }
 

@@ -63,12 +63,10 @@ def drop(page: Page, path: Path) -> None:
 
 def test_browse_and_filter(view: Page) -> None:
     cards, status = view.locator("#images-list li"), view.locator("#images-status")
-    expect(status).to_have_text("60 of 63 images shown.")
-    view.get_by_role("button", name="Show more").press("Enter")
-    expect(cards).to_have_count(63)
     expect(status).to_have_text("63 images.")
-    expect(view.locator("#images-list a[href='#image/61']")).to_be_focused()
-    expect(view.get_by_role("button", name="Show more")).to_be_hidden()
+    view.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(cards.last.locator("a[data-image]")).to_have_attribute("href", "#image/63")
+    expect(cards.last).to_be_in_viewport()
 
     view.select_option("#images-filter", label="<b>cross</b> (20)")
     expect(cards).to_have_count(20)
@@ -80,13 +78,12 @@ def test_browse_and_filter(view: Page) -> None:
     expect(cards.first.locator("img")).to_have_js_property("naturalWidth", 24)
 
     view.select_option("#images-filter", label="All images (63)")
-    expect(cards).to_have_count(60)
-    view.evaluate("scrollTo(0, document.body.scrollHeight)")
-    expect(cards).to_have_count(63)
+    expect(status).to_have_text("63 images.")
 
 
 def test_more_like_this_and_back_to_the_same_place(view: Page) -> None:
     link = view.locator("#images-list a[href='#search/41']")  # beside the picture
+    view.evaluate("scrollTo(0, document.body.scrollHeight)")
     link.click()
     expect(view.locator("#name")).to_contain_text("image 41")
     expect(view.locator("#results .about")).to_have_count(24)
@@ -113,7 +110,7 @@ def test_several_are_added_and_the_bad_ones_named(my_view: Page, http: httpx.Cli
     expect(reasons.first).to_contain_text("<b>notes</b>.txt Not an image in a known format")
     expect(reasons.nth(1)).to_contain_text("cut.png The image is truncated")
     assert [image["path"] for image in listed(http, label=MARKUP.strip())] == ["0.png", "1.png", "2.png"]
-    expect(my_view.locator("#images-status")).to_have_text("60 of 66 images shown.")
+    expect(my_view.locator("#images-status")).to_have_text("66 images.")
     my_view.select_option("#images-filter", label="Added just now")
     expect(my_view.locator("#images-list strong")).to_have_text([MARKUP.strip()] * 3)
 
@@ -333,7 +330,7 @@ def test_several_are_labelled_and_what_fails_is_named(browser: Browser, http: ht
         view.select_option("#images-filter", label="fox (2)")
         expect(view.locator("#images-list li")).to_have_count(2)
         view.get_by_role("checkbox").first.check()
-        view.get_by_role("button", name="Select all shown").click()
+        view.get_by_role("button", name="Select all 2").click()
         view.get_by_role("button", name="Label …").click()
         view.get_by_role("button", name="Remove the label").click()
         expect(view.locator("#images-status")).to_contain_text("2 images without a label now.")
@@ -341,10 +338,10 @@ def test_several_are_labelled_and_what_fails_is_named(browser: Browser, http: ht
 
 
 def test_by_keyboard_alone_images_are_selected_and_deleted(my_view: Page, http: httpx.Client) -> None:
-    tab_to(my_view, "input[aria-label^='Select image 2,']")
-    my_view.keyboard.press("Space")
-    tab_to(my_view, "input[aria-label^='Select image 3,']")
-    my_view.keyboard.press("Space")
+    tab_to(my_view, "#images-list a[href='#image/1']")
+    for _ in range(2):
+        my_view.keyboard.press("ArrowRight")
+        my_view.keyboard.press("Space")
     while not my_view.evaluate("document.activeElement.id === 'delete-selected'"):
         my_view.keyboard.press("Shift+Tab")
     my_view.keyboard.press("Enter")
@@ -375,10 +372,10 @@ def test_a_read_only_index_says_so_and_is_shown(
             expect(view.locator("#adding").get_by_role("alert")).to_contain_text(reason)
             expect(view.locator("#adding-status")).to_have_text("Stopped: 0 added, 1 not sent.")
             view.get_by_role("checkbox").first.check()
-            view.get_by_role("button", name="Delete …").click()
-            view.get_by_role("button", name="Delete 1 image").click()
+            view.locator("#delete-selected").click()
             expect(view.locator("#failures")).to_contain_text(reason)
-            expect(view.locator("#images-list li")).to_have_count(60)
+            expect(view.locator("#images-status")).to_have_text("63 images.")
+            expect(view.locator("#images-list a[href='#image/1']")).to_be_visible()
 
 
 def test_a_key_is_asked_for_where_something_is_changed(browser: Browser, mine: Path) -> None:
@@ -441,7 +438,6 @@ def test_nobody_is_kept_out(browser: Browser, server: str, scheme: str, width: i
         assert fits(view, 360)
         assert fits(view, width)
         view.keyboard.press("Escape")
-        for button in ("Label …", "Delete …"):
-            view.get_by_role("button", name=button).click()
-            assert barriers(view) == []
-            view.keyboard.press("Escape")
+        view.get_by_role("button", name="Label …").click()
+        assert barriers(view) == []
+        view.keyboard.press("Escape")
