@@ -91,7 +91,9 @@ export class Parts {
     try {
       if (this.total !== null) await new Promise((resolve) => setTimeout(resolve, PASSING));
       signal.throwIfAborted();
-      this.#keep(number, await this.#ask({ offset: number * SIZE, limit: SIZE, signal }));
+      const answer = await this.#ask({ offset: number * SIZE, limit: SIZE, signal });
+      signal.throwIfAborted();
+      this.#keep(number, answer);
     } catch (error) {
       if (signal.aborted) return;
       this.#failed.add(number);

@@ -22,7 +22,11 @@ export async function ask(address, options) {
   const response = await send(address, options);
   if (response.ok && response.headers.has("X-Batch")) options?.batches?.push(response.headers.get("X-Batch"));
   if (response.status === 204) return null;
-  const body = await response.json().catch(() => ({}));
+  const body = await response.json().catch((error) => {
+    if (options?.signal?.aborted) throw error;
+    if (response.ok) throw new Error("The answer was cut short. Try again.");
+    return {};
+  });
   if (!response.ok) {
     throw Object.assign(new Error(body.detail ?? `The service answered with status ${response.status}.`), {
       status: response.status,

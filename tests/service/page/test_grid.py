@@ -252,12 +252,21 @@ def test_the_viewer_leads_through_all_and_the_list_follows(view: Page) -> None:
     expect(card(view, 82)).to_be_in_viewport()
 
 
-def test_what_does_not_come_is_said_and_asked_for_again(browser: Browser, http: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (500, '{"detail": "the disk is tired"}', "The disk is tired"),
+        (200, '{"images": [', "The answer was cut short. Try again."),
+    ],
+)
+def test_what_does_not_come_is_said_and_asked_for_again(
+    browser: Browser, http: httpx.Client, status: int, body: str, says: str
+) -> None:
     broken: list[bool] = [True]
 
     def answer(route: Route) -> None:
         if broken[0] and "offset=0" not in route.request.url:
-            route.fulfill(status=500, json={"detail": "the disk is tired"})
+            route.fulfill(status=status, body=body)
         else:
             route.continue_()
 
@@ -265,7 +274,8 @@ def test_what_does_not_come_is_said_and_asked_for_again(browser: Browser, http: 
     for view in images_view(browser, address, refused=(500,)):
         view.route("**/images?*", answer)
         view.get_by_role("slider", name="Place in the list").fill("330")
-        expect(view.locator("#browse .error")).to_have_text("The disk is tired")
+        expect(view.locator("#browse .error")).to_have_text(says)
+        expect(view.locator("#images-status")).to_have_text(f"{ALL} images.")
         assert barriers(view) == []
         expect(card(view, 331 + 12)).to_have_count(0)
         broken[0] = False
