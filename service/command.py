@@ -321,21 +321,13 @@ def trash(options: argparse.Namespace, client: Client) -> int:
     if options.restore or options.empty:
         done = client.restore(options.restore) if options.restore else client.empty_trash()
         return changed(options, done, "restored" if options.restore else "removed for good")
-    images = list(everything(lambda offset: client.trash(offset=offset).images))
+    images = list(client.images(trashed=True))
     if options.json:
         show([image.model_dump() for image in images])
     else:
         for image in images:
             say(named(image))
     return 0
-
-
-def everything(page: Callable[[int], list[T]]) -> Iterator[T]:
-    """All that the pages have, each from so many on."""
-    offset = 0
-    while found := page(offset):
-        yield from found
-        offset += len(found)
 
 
 def undo(options: argparse.Namespace, client: Client) -> int:

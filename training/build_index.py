@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = partial(command.add_argument, default=argparse.SUPPRESS)
+    add("folder", nargs="?", metavar="FOLDER", help="your images, as --data")
     networks = f"{', '.join(BACKBONES)}, or timm/NAME, which others trained"
     add("--backbone", metavar="NAME", help=f"network: {networks} (default: conv6; your images: soft3)")
     add(
@@ -210,6 +211,10 @@ def run_command(arguments: list[str] | None = None) -> None:
     flags = vars(parser().parse_args(arguments))
     out, resume = flags.pop("out", None), flags.pop("resume", None)
     settings = dict(parse_setting(text) for text in flags.pop("set", []))
+    if (folder := flags.pop("folder", None)) is not None:
+        if "data" in flags:
+            raise ConfigError(f"{folder} and --data {flags['data']} are both folders of images; name one")
+        flags["data"] = folder
     if resume is not None:
         changeable = {name for name, about in ABOUT.items() if about.changeable}
         if flags or out is not None or not set(settings) <= changeable:

@@ -127,8 +127,8 @@ class Reader:
     def sources(self) -> dict[int, tuple[Source, bool]]:
         """How items came to their labels, and whether they are held out, of those where that is not as usual:
         given, and learned from. Without what lies in the trash."""
-        query = select(SOURCES.c.item_id, SOURCES.c.source, SOURCES.c.held_out).join(ITEMS)
-        query = query.where(ITEMS.c.split != "trash")
+        columns = (SOURCES.c.item_id, SOURCES.c.source, SOURCES.c.held_out)
+        query = select(*columns).join(ITEMS).where(ITEMS.c.split != "trash")
         with self._connections.reading() as connection:
             return {id_: (source, bool(held)) for id_, source, held in connection.execute(query)}
 
@@ -237,10 +237,9 @@ class Reader:
 
     def has_file(self, sha256: bytes) -> bool:
         """Whether an item of any split was made from the file with this SHA-256."""
+        query = select(select(ITEMS.c.id).where(ITEMS.c.sha256 == sha256).exists())
         with self._connections.reading() as connection:
-            return bool(
-                connection.scalar(select(select(ITEMS.c.id).where(ITEMS.c.sha256 == sha256).exists()))
-            )
+            return bool(connection.scalar(query))
 
     def hashes(self) -> set[bytes]:
         """The SHA-256 of every file that was sent."""

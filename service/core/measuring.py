@@ -125,7 +125,7 @@ def compare(searcher: Searcher) -> Compared:
     if not len(queries.ids):
         raise NothingToMeasure(
             "this index was built without labels, so that no image is held out to measure the answers "
-            "with; give labels and let it learn from them with hebbsearch label, which holds some out"
+            "with; give labels and let it learn from them, which holds some out"
         )
     if not len(known.ids) or not ranked.any():
         lacking = "held-out query" if ranked.any() else "indexed image"

@@ -64,7 +64,10 @@ class Trash:
         """Put images into the trash, or forget them where there is none; all at once."""
         found = self._found(ids)
         good = [item for item in found.values() if item is not None and item.split == "database"]
-        done = self._throw([item.id for item in good], batch) if self.days else self._library.forget(good)
+        if not good:
+            done = []  # nothing is written where nothing changes
+        else:
+            done = self._throw(ids_of(good), batch) if self.days else self._library.forget(good)
         return _told(found, done, {"query": HELD_OUT, "trash": THROWN})
 
     def restore(self, ids: Iterable[int], *, batch: str | None = None) -> Done:
@@ -72,7 +75,7 @@ class Trash:
         found = self._found(ids)
         thrown = [item for item in found.values() if item is not None and item.split == "trash"]
         made, unreadable = self._made(thrown)
-        done = self._catalogue.take_out([item.id for item in thrown], made, batch=batch)
+        done = self._catalogue.take_out(ids_of(thrown), made, batch=batch) if thrown else []
         self._library.searcher.snapshot()
         told = _told(found, done, {"query": NOT_THROWN, "database": NOT_THROWN})
         return Done(told.done, told.left | unreadable)
@@ -80,7 +83,7 @@ class Trash:
     def empty(self, ids: Sequence[int]) -> int:
         """Forget those of at most PART images that lie in the trash, for good; how many."""
         thrown = [item for item in self._found(ids).values() if item is not None and item.split == "trash"]
-        return len(self._library.forget(thrown))
+        return len(self._library.forget(thrown)) if thrown else 0
 
     def overdue(self, now: float | None = None) -> list[int]:
         """At most PART images that have lain there for all their days."""
@@ -94,7 +97,7 @@ class Trash:
         undone = self._catalogue.history.named(name)
         items = [item for item in self._found(self._catalogue.history.thrown(undone)).values() if item]
         made, unreadable = self._made(items)
-        done = self._catalogue.undo(undone, made, name=batch)
+        done = self._catalogue.undo(undone, made, name=batch) if undone.undoable else []
         if not self.days:
             self._library.forget(
                 [item for item in self._catalogue.get_many(done) if item.trashed is not None]
@@ -144,6 +147,10 @@ class Trash:
                 encoded = searcher.encode_and_embed(torch.stack(list(pixels.values())))
                 made |= zip(pixels, rows(encoded), strict=True)
         return made, unreadable
+
+
+def ids_of(items: Iterable[Item]) -> list[int]:
+    return [item.id for item in items]
 
 
 def _told(found: dict[int, Item | None], done: Sequence[int], reasons: dict[str, str]) -> Done:

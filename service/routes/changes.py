@@ -296,7 +296,7 @@ def _kept(upload: Upload, image: schemas.Image | None) -> str | None:
         kept.append("other metadata")
     if not kept:
         return None
-    return f"it is there already with {' and '.join(kept)}; PATCH /images/{image.id} changes that"
+    return f"it is there already with {' and '.join(kept)}; change it there (PATCH /images/{image.id})"
 
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:

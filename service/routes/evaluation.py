@@ -28,7 +28,7 @@ router = reading_router()
 UNMEASURABLE = (
     "this index was built without labels, so that no image is held out to measure the answers with; …"
 )
-NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some with POST /images"
+NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some first"
 LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
 
 

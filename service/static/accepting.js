@@ -74,7 +74,7 @@ function tellSureness() {
 async function show(chosen) {
   group = chosen && { label: chosen.label, total: chosen.images, loading: null };
   list.replaceChildren();
-  $("groups").replaceChildren(...groups.map(choice));
+  $("predicted-groups").replaceChildren(...groups.map(choice));
   $("group").hidden = group === null;
   if (group === null) return;
   tellGroup();

@@ -1,7 +1,7 @@
 // How good the answers are and which labels there are, as every view uses it: the calibrated precision of each
 // distance, and the footer.
 
-import { $, element, number, percent, sentence } from "./dom.js";
+import { $, element, number, percent, plural, sentence } from "./dom.js";
 import { ask } from "./service.js";
 
 /**
@@ -32,13 +32,15 @@ export async function refreshQuality() {
     $("known-labels").replaceChildren(...quality.labels.map((label) => element("option", { value: label })));
     dispatchEvent(new Event("counted"));
     refuseUnmeasurable(stats);
-    const [curve, { map, definition }] = await Promise.all([ask("eval/curve"), ask("eval/map")]);
+    const [curve, { map, chance, definition }] = await Promise.all([ask("eval/curve"), ask("eval/map")]);
     quality.worth = curve.precision_at;
     $("score").textContent = `mAP ${map.toFixed(3)}`;
+    $("score").title = `By chance it would be ${chance.toFixed(3)}`;
     $("score").hidden = false;
     $("measure").replaceChildren(
       element("strong", { textContent: `mAP ${map.toFixed(3)}` }),
-      ` over ${number.format(definition.queries)} held-out queries, ${depth(definition)}.`,
+      ` over ${number.format(definition.queries)} held-out queries, ${depth(definition)}; by chance ${chance.toFixed(3)}.`,
+      ...sinceItLearned(definition.items - (stats.learned_from ?? definition.items)),
     );
   } catch (error) {
     quality.worth = null;
@@ -49,12 +51,19 @@ export async function refreshQuality() {
   dispatchEvent(new Event("measured"));
 }
 
+/** Why the figure falls where labels come: what they say is ranked, and the codes do not know it yet. */
+function sinceItLearned(labels) {
+  if (labels <= 0) return [];
+  const link = element("a", { href: "#label/learn", textContent: "Learn from them" });
+  return [` ${plural(labels, "label has", "labels have")} come since it learned, which lowers the figure. `, link, "."];
+}
+
 /** Throw what the service would answer where its counts leave nothing to measure: browsers log each refusal. */
 export function refuseUnmeasurable({ queries, labelled, classes }) {
   if (classes.some(({ items, queries }) => items > 0 && queries > 0)) return;
   const reason =
     queries === 0
-      ? "this index was built without labels, so that no image is held out to measure the answers with; give labels and let it learn from them with hebbsearch label, which holds some out"
+      ? "this index was built without labels, so that no image is held out to measure the answers with; give labels and let it learn from them, which holds some out"
       : `no indexed image has ${labelled === 0 ? "a label" : "the label of any held-out query"}`;
   throw Object.assign(new Error(reason), { status: 409 });
 }

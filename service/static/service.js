@@ -8,6 +8,7 @@ const NEAR = "400px"; // so far beyond the window pictures are fetched
 const PASSING = [429, 502, 503, 504]; // statuses of a service that will answer later
 const LONGEST_WAIT = 30; // seconds
 const MOST_BROKEN = 3;
+const NO_KEY = "A key is needed; the button Key asks for it."; // the service says how programs send one
 const MOST_RELABELLED = 10_000; // images in one request
 
 let entering = null; // promise of the key that is being asked for: all who need one wait for the same
@@ -28,7 +29,8 @@ export async function ask(address, options) {
     return {};
   });
   if (!response.ok) {
-    throw Object.assign(new Error(body.detail ?? `The service answered with status ${response.status}.`), {
+    const detail = response.status === 401 ? NO_KEY : body.detail;
+    throw Object.assign(new Error(detail ?? `The service answered with status ${response.status}.`), {
       status: response.status,
       retryAfter: Number(response.headers.get("Retry-After")), // seconds, 0 where it does not say
     });
@@ -123,7 +125,8 @@ async function send(address, options = {}) {
 /** Whether there is another key than the one that was refused, or a person enters one. */
 async function anotherKey(refused, detail) {
   if (sessionStorage.getItem(KEY) !== refused) return true;
-  entering ??= enterKey(detail).finally(() => (entering = null));
+  const words = refused === null ? "A key is needed here." : detail;
+  entering ??= enterKey(words).finally(() => (entering = null));
   return entering;
 }
 

@@ -400,6 +400,12 @@ def test_programs_find_each_operation_by_a_stable_name(http: httpx.Client) -> No
     assert {tag: sorted(names) for tag, names in named.items()} == OPERATIONS
 
 
+def test_each_element_of_the_page_has_an_id_of_its_own() -> None:
+    page = (Path(__file__).parents[2] / "service" / "static" / "index.html").read_text()
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert [name for name in set(ids) if ids.count(name) > 1] == []
+
+
 def test_the_page_asks_no_other_host() -> None:
     static = Path(__file__).parents[2] / "service" / "static"
     for file in (path for path in static.iterdir() if path.is_file()):

@@ -23,6 +23,7 @@ from tests.test_layers import loaded_after
 
 KEY = "k" * 16
 ROOT = Path(__file__).parents[2]
+TOPS = ("index", "service", "training")
 ARGUMENTS: dict[str, Any] = {  # of the methods that need some
     "image": b"x",
     "images": [b"x"],
@@ -31,11 +32,15 @@ ARGUMENTS: dict[str, Any] = {  # of the methods that need some
     "item_id": 1,
     "job_id": 1,
     "ids": [1],
+    "batch": "9f86d081884c7d65",
     "label": "x",
     "name": "x",
 }
 WITHOUT_A_METHOD: set[tuple[str, str]] = set()  # routes
-WITHOUT_AN_ARGUMENT = {("POST", "/images", "name")}  # of a raw body; the client sends forms, with file names
+WITHOUT_AN_ARGUMENT = {
+    ("POST", "/images", "name"),  # of a raw body; the client sends forms, with file names
+    ("DELETE", "/trash", "id"),  # `ids` here, as of the others
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def test_everything_once(address: str, picture: Path) -> None:
         assert len(client.curve().radius) == 257
         assert client.change(image.id, label="owl").metadata == {"a": 1}
         assert client.change(image.id, unlabel=True, metadata={}).label is None
-        client.remove(image.id)
+        client.remove(image.id, forever=True)
         with pytest.raises(Refused, match=f"there is no image {image.id}") as refused:
             client.image(image.id)
         assert refused.value.status == 404
@@ -119,7 +124,9 @@ def test_every_route_and_each_of_its_parameters_can_be_asked(address: str) -> No
             arguments, call = described(route)
             asked[
                 call.method,
-                re.sub(r"^/(image|job)s/1\b", r"/\1s/{\1_id}", call.path).replace("{image_id", "{item_id"),
+                re.sub(r"^/(image|job)s/1\b", r"/\1s/{\1_id}", call.path)
+                .replace("{image_id", "{item_id")
+                .replace(ARGUMENTS["batch"], "{batch}"),
             ] = arguments
     document = httpx.get(f"{address}/openapi.json").json()
     routes = {
@@ -186,7 +193,7 @@ def test_files_are_read_beside_the_event_loop(address: str, picture: Path) -> No
         async with AsyncClient(address, KEY) as client:
             (added,) = (await client.add(watched)).images
             assert added.image is not None
-            await asyncio.create_task(client.remove(added.image.id))
+            await asyncio.create_task(client.remove(added.image.id, forever=True))
             await client.search(watched)
             await client.search_batch([watched])
 
@@ -194,8 +201,10 @@ def test_files_are_read_beside_the_event_loop(address: str, picture: Path) -> No
     assert watched.threads and threading.get_ident() not in watched.threads
 
 
-def test_each_package_says_that_it_is_typed() -> None:
+def test_each_package_is_installed_and_says_that_it_is_typed() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    there = {file.parent.relative_to(ROOT) for top in TOPS for file in (ROOT / top).rglob("__init__.py")}
+    assert set(tools["packages"]) == {".".join(folder.parts) for folder in there}
     assert "py.typed" in tools["package-data"]["*"]
     for package in tools["packages"]:
         assert (ROOT / package.replace(".", "/") / "py.typed").is_file()

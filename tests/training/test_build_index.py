@@ -189,9 +189,14 @@ def test_labels_for_some(pictures, tmp_path):
     assert about["unlabelled"] == 50
 
 
+def test_of_two_folders_of_images_one_is_to_be_named(here):
+    assert "new and --data old are both folders of images; name one" in here("new", "--data", "old", code=2)
+    assert "goes without other flags" in here("new", "--resume", "old.partial", code=2)
+
+
 @pytest.mark.process
 def test_no_labels(pictures, tmp_path):
-    done = build(tmp_path, "--data", str(pictures / "across"), *QUICK, "--out", "here")
+    done = build(tmp_path, str(pictures / "across"), *QUICK, "--out", "here")  # without --data
     opened = artifact.open_artifact(tmp_path / "here")
     assert "no mAP" in done.stdout
     assert opened.queries() is None

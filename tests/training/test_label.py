@@ -456,13 +456,18 @@ def test_embeddings_go_through_sending_copying_reload_and_reencode(
     from service.core.artifacts.carrying import carry
     from service.core.artifacts.reencode import reencode
     from service.core.library import Library, Upload
+    from service.core.pictures.decoding import decode
     from service.core.searcher import Searcher
+    from service.core.trash import Trash
 
     def opened(path: Path) -> Searcher:
         return Searcher.open(path, max_pixels=10**6)
 
     def library(searcher: Searcher) -> Library:
         return Library(searcher, keep=True, max_bytes=10**6, max_pixels=10**6)
+
+    def trash(searcher: Searcher) -> Trash:
+        return Trash(library(searcher), days=30, decode=decode)
 
     def send(searcher: Searcher, seed: int) -> int:
         picture(tmp_path / f"{seed}.png", seed)
@@ -472,8 +477,9 @@ def test_embeddings_go_through_sending_copying_reload_and_reencode(
         return added.id
 
     with closing(opened(built)) as searcher:
-        kept, gone = send(searcher, 1001), send(searcher, 1002)
-        library(searcher).remove(gone)
+        kept, gone, thrown = (send(searcher, seed) for seed in (1001, 1002, 1004))
+        library(searcher).forget([searcher.catalogue.get(gone)])
+        trash(searcher).throw([thrown, 150])
     copy_artifact(built, tmp_path / "copy")
     label(
         built, csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(100)]), "--out", tmp_path / "new"
@@ -497,7 +503,12 @@ def test_embeddings_go_through_sending_copying_reload_and_reencode(
         assert np.array_equal(ours, theirs)
     here("--data", str(images), "--labels", "none", *BEST, "--seed", "3", "--out", "other")
     reencode(tmp_path / "copy", tmp_path / "other", tmp_path / "moved")
-    for name in ("copy", "new", "moved"):
+    for name, uncoded in (("copy", 0), ("new", 2), ("moved", 2)):
+        fits(tmp_path / name)
+        with closing(opened(tmp_path / name)) as searcher:  # the codes are those that the encoder makes now
+            assert len(searcher.catalogue.trash.uncoded([thrown, 150])) == uncoded
+            assert sorted(trash(searcher).restore([thrown, 150]).done) == sorted([thrown, 150])
+            assert len(searcher.snapshot().ids) == searcher.catalogue.counts()["database"]
         fits(tmp_path / name)
     with open_artifact(tmp_path / "moved").open_catalogue() as catalogue:
         assert kept in catalogue.embeddings()[0]

@@ -46,7 +46,7 @@ def test_a_group_is_accepted_without_what_is_unticked_and_given_back(
     browser: Browser, http: httpx.Client
 ) -> None:
     for page in accepting(browser, http):
-        expect(page.locator("#groups button")).to_have_text(["circle · 20", "square · 10"])
+        expect(page.locator("#predicted-groups button")).to_have_text(["circle · 20", "square · 10"])
         expect(page.locator("#accepting-status")).to_have_text(
             "30 images in 2 groups, of 38 without a label."
         )
@@ -62,7 +62,7 @@ def test_a_group_is_accepted_without_what_is_unticked_and_given_back(
         expect(page.locator("#group-title")).to_have_text("Probably “square”")  # the next one
         expect(page.locator("#group-title")).to_be_focused()
         assert labelled(http, "circle", "group") == {*CIRCLES} - {3, 7}
-        expect(page.locator("#groups button")).to_have_text(["square · 10", "circle · 2"])
+        expect(page.locator("#predicted-groups button")).to_have_text(["square · 10", "circle · 2"])
 
         page.get_by_role("button", name="circle · 2").click()
         expect(page.locator("#group-count")).to_have_text("2 images, 2 left out")
@@ -130,20 +130,20 @@ def small_pages(route: Route) -> None:
 
 def test_surer_or_less_sure(browser: Browser, http: httpx.Client) -> None:
     for page in accepting(browser, http):
-        expect(page.locator("#groups button")).to_have_count(2)
+        expect(page.locator("#predicted-groups button")).to_have_count(2)
         slider = page.get_by_label("At least")
         slider.fill("60")
         expect(page.locator("#sure-output")).to_have_text("60 % sure")
-        expect(page.locator("#groups button")).to_have_text(
+        expect(page.locator("#predicted-groups button")).to_have_text(
             ["circle · 20", "square · 10", "<b>cross</b> · 5"]
         )
         page.get_by_role("button", name="<b>cross</b> · 5").click()
         expect(page.locator("#group-images li")).to_have_count(5)
         slider.fill("91")
-        expect(page.locator("#groups button")).to_have_text(["circle · 9"])
+        expect(page.locator("#predicted-groups button")).to_have_text(["circle · 9"])
         expect(page.locator("#group-images li")).to_have_count(9)
         slider.fill("99")
-        expect(page.locator("#groups button")).to_have_text(["circle · 1"])
+        expect(page.locator("#predicted-groups button")).to_have_text(["circle · 1"])
         http.patch("/images/1", json={"label": "theirs"}).raise_for_status()
         slider.fill("98")
         slider.fill("99")
@@ -184,7 +184,7 @@ def test_other_parts_and_views_follow(browser: Browser, http: httpx.Client) -> N
 def test_by_keyboard_alone(browser: Browser, http: httpx.Client) -> None:
     for page in accepting(browser, http):
         expect(page.locator("#group-images li")).to_have_count(20)
-        tab_to(page, "#groups li:nth-child(2) button")
+        tab_to(page, "#predicted-groups li:nth-child(2) button")
         page.keyboard.press("Enter")
         expect(page.locator("#group-title")).to_be_focused()
         expect(page.locator("#group-images li")).to_have_count(10)

@@ -303,7 +303,7 @@ def test_without_labels_it_says_what_to_do_and_shows_the_codes(
         for page in opened(browser, address):
             show(page, "Evaluation")
             expect(page.locator("#unmeasured")).to_contain_text("This index was built without labels")
-            expect(page.locator("#unmeasured")).to_contain_text("--labels FILE.csv")
+            expect(page.locator("#unmeasured")).to_contain_text("Label some images, then let it learn")
             expect(page.locator("#measurements")).to_be_hidden()
             show(page, "Codes")
             expect(page.locator("#code-figures strong")).to_have_count(5)

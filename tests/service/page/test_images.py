@@ -372,7 +372,7 @@ def test_a_read_only_index_says_so_and_is_shown(
             expect(view.locator("#adding").get_by_role("alert")).to_contain_text(reason)
             expect(view.locator("#adding-status")).to_have_text("Stopped: 0 added, 1 not sent.")
             view.get_by_role("checkbox").first.check()
-            view.locator("#delete-selected").click()
+            view.get_by_role("button", name="Delete", exact=True).click()
             expect(view.locator("#failures")).to_contain_text(reason)
             expect(view.locator("#images-status")).to_have_text("63 images.")
             expect(view.locator("#images-list a[href='#image/1']")).to_be_visible()
@@ -438,6 +438,7 @@ def test_nobody_is_kept_out(browser: Browser, server: str, scheme: str, width: i
         assert fits(view, 360)
         assert fits(view, width)
         view.keyboard.press("Escape")
-        view.get_by_role("button", name="Label …").click()
-        assert barriers(view) == []
-        view.keyboard.press("Escape")
+        for button in ("Label …", "History"):
+            view.get_by_role("button", name=button).click()
+            assert barriers(view) == []
+            view.keyboard.press("Escape")

@@ -69,13 +69,15 @@ def test_what_cannot_have_it_is_left_and_named(http: httpx.Client, own: Artifact
     assert queries is not None
     asked = int(queries.ids[0])
     http.delete("/images/63")
+    http.delete("/images/60", params={"forever": True})
     relabel(http, ids=[62], label="theirs")
-    answer = relabel(http, ids=[asked, 61, 62, 63, 1, 2**63 - 1], label="circle", source="group", was="")
+    answer = relabel(http, ids=[asked, 61, 60, 62, 63, 1, 2**63 - 1], label="circle", source="group", was="")
     assert answer["changed"] == 1
     assert {each["id"]: each["reason"] for each in answer["left"]} == {
         asked: f"image {asked} is held out to measure the answers and must stay as it is",
         62: "image 62 has the label 'theirs' by now; look at it again",
-        63: "there is no image 63",
+        60: "there is no image 60",
+        63: "image 63 lies in the trash; restore it first",
         1: "image 1 has the label 'circle' by now; look at it again",
         2**63 - 1: f"there is no image {2**63 - 1}",
     }
