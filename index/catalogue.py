@@ -29,7 +29,7 @@ from index.tables.listing import Listing
 from index.tables.reading import TOGETHER, Reader
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
-from index.tables.trash import Made, Trash, put, take_out, throw, undo
+from index.tables.trash import Made, Trash, put, rewrite, take_out, throw, undo
 
 
 class Catalogue(Reader):
@@ -110,12 +110,15 @@ class Catalogue(Reader):
         with self._changing(batch) as change:
             return add_unknown(change, items, labels)
 
-    def remove(self, ids: Iterable[int], *, noting: str | None = None) -> list[int]:
+    def remove(
+        self, ids: Iterable[int], *, thrown_until: int | None = None, noting: str | None = None
+    ) -> list[int]:
         """Forget the items of the database split and of the trash among `ids`, with their thumbnails, for
-        good; which they were. If there are any, the note under the key `noting` says so."""
+        good; which they were. With `thrown_until` only those that lie in the trash since that time or longer.
+        If there are any, the note under the key `noting` says so."""
         wanted = sorted({check_id(item_id) for item_id in ids})
         with self._changing() as change:
-            gone = change.remove(wanted)
+            gone = change.remove(wanted, thrown_until)
             if gone and noting:
                 write_notes(change.connection, {noting: "1"})
             return gone
@@ -127,12 +130,18 @@ class Catalogue(Reader):
         with self._changing(batch) as change:
             return throw(change, wanted, int(time.time()) if since is None else since)
 
-    def throw_new(self, items: Iterable[tuple[NewItem, int]]) -> None:
-        """Store items, without codes, that lie in the trash since those times, in seconds since 1970."""
-        drawn = list(items)
+    def throw_new(self, items: Sequence[tuple[NewItem, int, bytes | None]]) -> None:
+        """Store items that lie in the trash since those times, in seconds since 1970, with their codes there;
+        None: to be made when they come back."""
         with self._changing() as change:
-            for id_, (_, since) in zip(change.add([item for item, _ in drawn]), drawn, strict=True):
-                put(change.connection, {id_: None}, since)
+            ids = change.add([item for item, _, _ in items])
+            for id_, (_, since, code) in zip(ids, items, strict=True):
+                put(change.connection, {id_: code}, since)
+
+    def rewrite_thrown(self, item_id: int, item: Item) -> None:
+        """Have an item that lies in the trash be known as `item` is, and lie there since the same time."""
+        with self._changing() as change:
+            rewrite(change, item_id, item)
 
     def take_out(
         self, ids: Iterable[int], made: Made = MappingProxyType({}), *, batch: str | None = None

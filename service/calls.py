@@ -198,9 +198,11 @@ def restore(ids: Sequence[int]) -> Call[Changed]:
     return Call("POST", "/trash/restore", _model(Changed), {"json": {"ids": list(ids)}})
 
 
-def empty_trash(ids: Sequence[int] = ()) -> Call[Changed]:
-    """Remove what lies in the trash, or only these images of it, for good."""
-    return Call("DELETE", "/trash", _model(Changed), {"params": {"id": list(ids)}})
+def empty_trash(ids: Sequence[int] | None = None) -> Call[Changed]:
+    """Remove what lies in the trash, or only these images of it, at least one, for good."""
+    if ids is not None and not ids:
+        raise ValueError("an empty list of images; name some, or leave it out to remove all")
+    return Call("DELETE", "/trash", _model(Changed), {"params": {"id": list(ids or ())}})
 
 
 def changes(*, limit: int | None = None) -> Call[Batches]:

@@ -123,7 +123,7 @@ class Change:
             raise ValueError(f"{item.path}: {item.code.size * 8}-bit code; wanted {self.bits} bits")
         return {
             "path": stored(item.path),
-            "label": self._label(item.path, item.label),
+            "label": self.label_index(item.path, item.label),
             "split": item.split,
             "width": item.width,
             "height": item.height,
@@ -135,7 +135,7 @@ class Change:
             "added": item.added,
         }
 
-    def _label(self, what: str, label: int | str) -> int | None:
+    def label_index(self, what: str, label: int | str) -> int | None:
         """The index of a label, None for none. A name that is none, not even by its normal form, is added to
         the table and to `classes`."""
         if isinstance(label, str):
@@ -161,7 +161,7 @@ class Change:
         self, item_id: int, label: int | str | None, values: dict[str, Any], source: Source = "given"
     ) -> None:
         """As `Catalogue.change`; `values` are of other columns."""
-        named = {} if label is None else {"label": self._label(f"item {item_id}", label)}
+        named = {} if label is None else {"label": self.label_index(f"item {item_id}", label)}
         self._update({item_id: values | named}, {item_id: source})
 
     def label_all(self, labels: Mapping[int, tuple[str | None, Source]]) -> None:
@@ -169,7 +169,7 @@ class Change:
         rows = iter(labels.items())
         while batch := dict(islice(rows, BATCH)):
             names = {id_: UNLABELLED if name is None else name for id_, (name, _) in batch.items()}
-            values = {id_: {"label": self._label(f"item {id_}", name)} for id_, name in names.items()}
+            values = {id_: {"label": self.label_index(f"item {id_}", name)} for id_, name in names.items()}
             self._update(values, {id_: source for id_, (_, source) in batch.items()})
 
     def _update(self, values: Mapping[int, Mapping[str, Any]], sources: Mapping[int, Source]) -> None:
@@ -196,15 +196,17 @@ class Change:
         now = code_table(self.connection, self.bits, ITEMS.c.id.in_(values))
         self.carry_on(digest(now) - digest(before))
 
-    def remove(self, ids: Sequence[int]) -> list[int]:
+    def remove(self, ids: Sequence[int], thrown_until: int | None = None) -> list[int]:
         """As `Catalogue.remove`."""
-        gone = list[int]()
+        gone, where = list[int](), ITEMS.c.split != "query"
+        if thrown_until is not None:
+            where = ITEMS.c.id.in_(select(TRASH.c.item_id).where(TRASH.c.since <= thrown_until))
         for start in range(0, len(ids), BATCH):
             these = ITEMS.c.id.in_(ids[start : start + BATCH])
-            here = list(self.connection.scalars(select(ITEMS.c.id).where(these, ITEMS.c.split != "query")))
+            here = list(self.connection.scalars(select(ITEMS.c.id).where(these, where)))
             if not here:
                 continue
-            self.carry_on(-digest(code_table(self.connection, self.bits, these)))
+            self.carry_on(-digest(code_table(self.connection, self.bits, ITEMS.c.id.in_(here))))
             for of_item in (*OF_ITEM, CHECKSUMS.c.id):
                 self.connection.execute(delete(of_item.table).where(of_item.in_(here)))
             known = select(ITEMS.c.id, ITEMS.c.path, ITEMS.c.folder, ITEMS.c.sha256)

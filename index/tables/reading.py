@@ -242,8 +242,8 @@ class Reader:
             return bool(connection.scalar(query))
 
     def hashes(self) -> set[bytes]:
-        """The SHA-256 of every file that was sent."""
-        query = select(ITEMS.c.sha256).where(ITEMS.c.sha256.is_not(None), ITEMS.c.folder.is_not(None))
+        """The SHA-256 of every file that an item was made from."""
+        query = select(ITEMS.c.sha256).where(ITEMS.c.sha256.is_not(None))
         with self._connections.reading() as connection:
             return set(connection.execution_options(yield_per=rows.READ).scalars(query))
 

@@ -2,13 +2,15 @@
 found nor counted."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from index.codes import Codes
-from index.items import Embedding, Item
+from index.items import UNLABELLED, Embedding, Item
+from index.sources import Source
 from index.tables import checksums
-from index.tables.changing import Change
+from index.tables.changing import Change, in_json
 from index.tables.connections import Connections
 from index.tables.digest import digest
 from index.tables.history import Batch, before
@@ -51,6 +53,12 @@ class Trash:
             query = query.where(TRASH.c.since <= until)
         with self._connections.reading() as connection:
             return list(connection.scalars(query))
+
+    def codes(self, ids: Sequence[int]) -> dict[int, bytes | None]:
+        """The codes that are kept of those of at most BATCH items that lie there."""
+        query = select(TRASH.c.item_id, TRASH.c.code).where(TRASH.c.item_id.in_(ids))
+        with self._connections.reading() as connection:
+            return {id_: code for id_, code in connection.execute(query)}
 
     def uncoded(self, ids: Sequence[int]) -> list[int]:
         """Those of the items that lie there without a code: another encoder came since."""
@@ -112,6 +120,23 @@ def take_out(change: Change, ids: Sequence[int], made: Made) -> list[int]:
     return taken
 
 
+def rewrite(change: Change, item_id: int, item: Item) -> None:
+    """As `Catalogue.rewrite_thrown`."""
+    code = change.connection.scalar(select(TRASH.c.code).where(TRASH.c.item_id == item_id))
+    if change.connection.execute(delete(TRASH).where(TRASH.c.item_id == item_id)).rowcount != 1:
+        raise KeyError(item_id)
+    put(change.connection, {item_id: code}, item.trashed or 0)
+    label = UNLABELLED if item.label is None else item.label
+    values = {
+        "label": change.label_index(f"item {item_id}", label),
+        "metadata": in_json(item.metadata) if item.metadata else None,
+        "revision": change.revision,
+    }
+    change.connection.execute(update(ITEMS).where(ITEMS.c.id == item_id).values(**values))
+    set_sources(change.connection, {item_id: (item.source or "given", item.held_out)})
+    checksums.rewrite(change.connection, [item_id])
+
+
 def _move(change: Change, ids: Sequence[int], split: str) -> None:
     statement = update(ITEMS).where(ITEMS.c.id.in_(ids))
     change.connection.execute(statement.values(split=split, revision=change.revision))
@@ -129,12 +154,21 @@ def undo(change: Change, batch: Batch, since: int, made: Made) -> list[int]:
         elif what == "changed":
             change.remember("changed", ids)
             table = code_table(change.connection, change.bits, ITEMS.c.id.in_(ids))
-            set_sources(
-                change.connection,
-                {row.item_id: (row.source or "given", bool(row.held_out)) for row in rows},
-            )
+            now = dict(zip(table.ids.tolist(), table.labels.tolist(), strict=True))
+            relabelled = [row for row in rows if _index(row.label) != now[row.item_id]]
+            set_sources(change.connection, {row.item_id: _source(row) for row in relabelled})
             change.write({row.item_id: {"label": row.label, "metadata": row.metadata} for row in rows}, table)
             undone += ids
         else:
             undone += throw(change, ids, since)
     return sorted(set(undone))
+
+
+def _index(label: int | None) -> int:
+    return UNLABELLED if label is None else label
+
+
+def _source(row: Row[Any]) -> tuple[Source, bool]:
+    """How an item came to its label, and whether it was held out, as HISTORY has it."""
+    source: Source = row.source or "given"
+    return source, bool(row.held_out)

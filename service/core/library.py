@@ -202,36 +202,47 @@ class Library:
             self._catalogue.hold_out([item_id])
         self.searcher.snapshot()
 
-    def forget(self, items: Sequence[Item]) -> list[int]:
+    def forget(self, items: Sequence[Item], *, thrown_until: int | None = None) -> list[int]:
         """Forget those of the items that are there or in the trash and held out for nothing, for good, and
-        the files that no other needs; which they were."""
+        the files that no other needs; which they were. `thrown_until` as of `Catalogue.remove`."""
         with self._originals.alone():
-            gone = self._catalogue.remove((item.id for item in items), noting=FORGETTING)
+            ids = (item.id for item in items)
+            gone = self._catalogue.remove(ids, thrown_until=thrown_until, noting=FORGETTING)
             if gone:
                 self.searcher.snapshot()
-                self._forget_unused(bytes.fromhex(item.sha256) for item in items if item.sha256)
-                self._catalogue.note(FORGETTING, None)
+                self._finish(bytes.fromhex(item.sha256) for item in items if item.sha256)
         return gone
 
-    def finish_forgetting(self) -> int:
-        """Remove the files of images that were forgotten when the process was killed; how many."""
-        if self._catalogue.noted(FORGETTING) is None:
-            return 0
-        with self._originals.alone():
-            needed = self._catalogue.hashes()  # within: who adds keeps the file first
-            unneeded = [sha256 for sha256 in self._originals.hashes() if sha256 not in needed]
-            self._forget_unused(unneeded)
-            self._catalogue.note(FORGETTING, None)
-        return len(unneeded)
+    def finish_forgetting(self) -> None:
+        """Remove the files of images that were forgotten when the process was killed, or when their files
+        could not be removed."""
+        if self._catalogue.noted(FORGETTING) is not None:
+            with self._originals.alone():
+                needed = self._catalogue.hashes()  # within: who adds keeps the file first
+                self._finish([sha256 for sha256 in self._originals.hashes() if sha256 not in needed])
 
-    def _forget_unused(self, hashes: Iterable[bytes]) -> None:
-        """Remove the files that no item needs, alone. One that cannot be removed stays: its item is gone."""
+    def _finish(self, hashes: Iterable[bytes]) -> None:
+        if self._forget_unused(hashes):
+            self._catalogue.note(FORGETTING, None)
+
+    def _forget_unused(self, hashes: Iterable[bytes]) -> bool:
+        """Remove the files that no item needs, alone; whether none stays. Their items are gone already."""
+        all_went = True
         for sha256 in hashes:
             if not self._catalogue.has_file(sha256):
                 try:
                     self._originals.forget(sha256)
                 except OSError:
+                    all_went = False
                     log.exception("%s of no item stays", self._originals.path(sha256))
+        return all_went
+
+    def is_stale(self, prepared: Prepared) -> bool:
+        """Whether it was prepared by another library, or what was there then is not any more."""
+        known = [outcome.id for outcome in prepared.outcomes.values() if outcome.id is not None]
+        there = self._catalogue.there(known)
+        found = (id_ in there and there[id_].split == "database" for id_ in known)
+        return prepared.library is not self or not all(found)
 
     def _is_unlabelled(self, item_id: int) -> bool:
         try:
@@ -294,7 +305,9 @@ class Library:
         self.searcher.snapshot()
         return arrived
 
-    def store_thrown(self, items: Sequence[tuple[NewItem, int]], files: Mapping[bytes, bytes]) -> None:
+    def store_thrown(
+        self, items: Sequence[tuple[NewItem, int, bytes | None]], files: Mapping[bytes, bytes]
+    ) -> None:
         """Have the trash hold items that were never here, as `Catalogue.throw_new`; `files` as above."""
         with self._keeping(files):
             self._catalogue.throw_new(items)

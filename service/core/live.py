@@ -284,7 +284,7 @@ def _tidied(generation: Generation) -> int:
     if not generation.searcher.catalogue.writable:
         return 0
     generation.library.finish_forgetting()
-    return generation.trash.empty(generation.trash.overdue())
+    return generation.trash.tidy()
 
 
 @asynccontextmanager

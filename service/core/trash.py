@@ -18,6 +18,7 @@ from service.core.pictures.originals import NoOriginal
 from training.nets.images import MAX_PIXELS, ImageError
 
 DAY = 86_400  # seconds
+NEVER = 2**62  # a time that does not come
 PART = 1000  # images forgotten in one transaction: so long others wait
 TOGETHER = 16  # images in memory at a time, each with its file
 
@@ -80,15 +81,16 @@ class Trash:
         told = _told(found, done, {"query": NOT_THROWN, "database": NOT_THROWN})
         return Done(told.done, told.left | unreadable)
 
-    def empty(self, ids: Sequence[int]) -> int:
-        """Forget those of at most PART images that lie in the trash, for good; how many."""
+    def empty(self, ids: Sequence[int], *, until: int = NEVER) -> int:
+        """Forget those of at most PART images that lie in the trash since that time or longer, for good; how
+        many."""
         thrown = [item for item in self._found(ids).values() if item is not None and item.split == "trash"]
-        return len(self._library.forget(thrown)) if thrown else 0
+        return len(self._library.forget(thrown, thrown_until=until)) if thrown else 0
 
-    def overdue(self, now: float | None = None) -> list[int]:
-        """At most PART images that have lain there for all their days."""
-        until = int(time.time() if now is None else now) - self.days * DAY
-        return self._catalogue.trash.ids(until)[:PART]
+    def tidy(self) -> int:
+        """Forget at most PART images that have lain there for all their days; how many."""
+        until = int(time.time()) - self.days * DAY
+        return self.empty(self._catalogue.trash.ids(until)[:PART], until=until)
 
     def undo(self, name: str, *, batch: str | None = None) -> Done:
         """Let the images of a batch be as they were before it, but for those that somebody has changed since.

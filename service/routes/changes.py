@@ -158,7 +158,7 @@ def _added(
 ) -> tuple[list[Outcome], list[schemas.Image | None]]:
     """What became of each, and what is known of it then."""
     searcher, library = generation.searcher, generation.library
-    if prepared.library is not library:  # another artifact is served since then
+    if library.is_stale(prepared):  # another artifact is served since then, or an image was deleted
         prepared = library.prepare(uploads, decode=shared(request).large.decode)
     described = describing(request, searcher)
 
@@ -222,6 +222,7 @@ async def relabel(asked: schemas.Relabelling, request: Request, response: Respon
 
     with place(shared(request).places.change, BUSY), lease(request) as current:
         changed, left = await write(request, work, ids_of=current)
+    unless_changed(response, changed > 0)
     return told(changed, left)
 
 
@@ -250,8 +251,7 @@ async def remove(
 
     with place(shared(request).places.change, BUSY), lease(request) as current:
         can_come_back = await write(request, work, item_id, ids_of=current)
-    if not can_come_back:
-        del response.headers[BATCH]
+    unless_changed(response, can_come_back)
     shared(request).metrics.images.labels("trashed" if can_come_back else "removed").inc()
 
 
@@ -260,6 +260,12 @@ def undoable(response: Response) -> str:
     name = secrets.token_hex(8)
     response.headers[BATCH] = name
     return name
+
+
+def unless_changed(response: Response, changed: bool) -> None:
+    """Take the name back where nothing was changed that could be undone."""
+    if not changed:
+        del response.headers[BATCH]
 
 
 async def write(

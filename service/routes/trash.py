@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from service.core.live import Generation
 from service.core.trash import PART, Done
-from service.routes.changes import BATCH, BUSY, UNWRITABLE, told, undoable, write
+from service.routes.changes import BUSY, UNWRITABLE, told, undoable, unless_changed, write
 from service.routes.images import describing
 from service.schemas import trash as schemas
 from service.schemas.images import Changed
@@ -55,9 +55,9 @@ async def throw(asked: schemas.Ids, request: Request, response: Response) -> Cha
     cannot be deleted is left and said."""
     batch = undoable(response)
     done = await _done(request, lambda current: current.trash.throw(asked.ids, batch=batch))
-    if not shared(request).settings.trash_days:
-        del response.headers[BATCH]
-    what = "trashed" if shared(request).settings.trash_days else "removed"
+    days = shared(request).settings.trash_days
+    unless_changed(response, bool(days and done.done))
+    what = "trashed" if days else "removed"
     shared(request).metrics.images.labels(what).inc(len(done.done))
     return told(len(done.done), done.left)
 
@@ -71,6 +71,7 @@ async def restore(asked: schemas.Ids, request: Request, response: Response) -> C
     """With ids, labels and metadata as they were, all at once. What is not in the trash is left and said."""
     batch = undoable(response)
     done = await _done(request, lambda current: current.trash.restore(asked.ids, batch=batch))
+    unless_changed(response, bool(done.done))
     shared(request).metrics.images.labels("restored").inc(len(done.done))
     return told(len(done.done), done.left)
 
@@ -123,6 +124,7 @@ async def undo(batch: Name, request: Request, response: Response) -> Changed:
             raise HTTPException(404, NOT_KEPT.format(batch)) from None
 
     done = await _done(request, work)
+    unless_changed(response, bool(done.done))
     return told(len(done.done), done.left)
 
 

@@ -117,7 +117,17 @@ function* batches(files) {
 
 function begin(files) {
   if (job === null || (!job.running && job.queue.length === 0)) {
-    job = { queue: [], total: 0, added: 0, exists: 0, refused: 0, keeping: 0, first: null, running: false };
+    job = {
+      queue: [],
+      total: 0,
+      added: 0,
+      restored: 0,
+      exists: 0,
+      refused: 0,
+      keeping: 0,
+      first: null,
+      running: false,
+    };
     $("refusals").replaceChildren();
   }
   job.total += files.length;
@@ -195,8 +205,8 @@ function settle(file, left, status, error, image) {
   left.delete(file);
   job[status] += 1;
   job.waiting = "";
-  if (status === "added" && image !== null) job.first = Math.min(job.first ?? image.id, image.id);
-  if (status === "exists" && error) job.keeping += 1;
+  if (["added", "restored"].includes(status) && image !== null) job.first = Math.min(job.first ?? image.id, image.id);
+  if (["exists", "restored"].includes(status) && error) job.keeping += 1;
   if (error) {
     const name = element("strong", { textContent: pathOf(file) || file.name });
     $("refusals").append(element("li", {}, name, ` ${sentence(error)}`));
@@ -212,11 +222,12 @@ function wait(message) {
 // --- how far it is ------------------------------------------------------------------------------
 
 function showProgress() {
-  const { total, added, exists, refused, keeping, queue, running, stopped, waiting } = job;
-  const settled = added + exists + refused;
+  const { total, added, restored, exists, refused, keeping, queue, running, stopped, waiting } = job;
+  const settled = added + restored + exists + refused;
   const done = settled === total;
   const counts = [
     `${number.format(added)} added`,
+    ...(restored > 0 ? [`${number.format(restored)} back from the trash`] : []),
     ...(exists > 0 ? [`${number.format(exists)} already there`] : []),
     ...(refused > 0 ? [`${number.format(refused)} refused`] : []),
   ].join(", ");

@@ -83,12 +83,15 @@ async function undo() {
 async function undoAll(batches, back) {
   const names = [];
   let [count, left] = [0, 0];
-  for (const name of batches.toReversed()) {
-    const done = await ask(`changes/${encodeURIComponent(name)}/undo`, { method: "POST", batches: names });
-    count += done.changed;
-    left += done.left.length;
+  try {
+    for (const name of batches.toReversed()) {
+      const done = await ask(`changes/${encodeURIComponent(name)}/undo`, { method: "POST", batches: names });
+      count += done.changed;
+      left += done.left.length;
+    }
+  } finally {
+    dispatchEvent(new Event("undone")); // some may be done where the next failed
   }
-  dispatchEvent(new Event("undone"));
   const stays = left > 0 ? ` ${number.format(left)} changed since, and ${left === 1 ? "stays" : "stay"}.` : "";
   const as = back ? "changed again" : "as before";
   return { text: `${plural(count, "image is", "images are")} ${as}.${stays}`, names: count > 0 ? names : [] };
@@ -98,7 +101,14 @@ $("undo").addEventListener("click", undo);
 $("undo-dismiss").addEventListener("click", dismiss);
 addEventListener("keydown", (event) => {
   const undoing = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
-  if (!undoing || offered === null || event.target.matches?.("input:not([type=checkbox]), textarea")) return;
+  if (
+    !undoing ||
+    event.repeat ||
+    offered === null ||
+    offered.back ||
+    event.target.matches?.("input:not([type=checkbox]), textarea")
+  )
+    return;
   event.preventDefault();
   undo();
 });

@@ -326,6 +326,7 @@ async function leaveWith(work) {
     return alertIn(viewer, error.message);
   }
   if (result === null) return; // it was called off
+  if (result.left.length > 0) return alertIn(viewer, result.left[0].reason);
   const at = items.findIndex((item) => item?.key === key);
   items.splice(at, 1);
   dispatchEvent(new CustomEvent("removed", { detail: Number(key) }));

@@ -505,14 +505,18 @@ def test_embeddings_go_through_sending_copying_reload_and_reencode(
     reencode(tmp_path / "copy", tmp_path / "other", tmp_path / "moved")
     for name, uncoded in (("copy", 0), ("new", 2), ("moved", 2)):
         fits(tmp_path / name)
-        with closing(opened(tmp_path / name)) as searcher:  # the codes are those that the encoder makes now
-            assert len(searcher.catalogue.trash.uncoded([thrown, 150])) == uncoded
-            assert sorted(trash(searcher).restore([thrown, 150]).done) == sorted([thrown, 150])
-            assert len(searcher.snapshot().ids) == searcher.catalogue.counts()["database"]
+        with closing(opened(tmp_path / name)) as searcher:
+            come_back(trash(searcher), searcher.catalogue, [150, thrown], uncoded)
         fits(tmp_path / name)
     with open_artifact(tmp_path / "moved").open_catalogue() as catalogue:
         assert kept in catalogue.embeddings()[0]
         assert gone not in catalogue.embeddings()[0]
+
+
+def come_back(trash, catalogue: Catalogue, thrown: list[int], uncoded: int) -> None:
+    """So many of them need a code by the encoder that there is now."""
+    assert len(catalogue.trash.uncoded(thrown)) == uncoded
+    assert list(trash.restore(thrown).done) == thrown
 
 
 def fits(path: Path) -> None:

@@ -7,9 +7,10 @@ be begun while images still come and go, and be finished when none do.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ from service.core.pictures.originals import NoOriginal
 from service.core.searcher import Searcher
 from training.nets.images import MAX_PIXELS, ImageError
 
+T = TypeVar("T")
+
 FOUND, THROWN = ("database",), ("trash",)  # splits of what can be found, and of what was deleted
+KEPT = (*FOUND, *THROWN)
 PAGE = 1000  # items looked at together
 TOGETHER = 16  # images in memory at a time, each with its file
 
@@ -209,8 +213,8 @@ def _same_embedding(source: Searcher, target: Library) -> bool:
 
 def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
     """Forget for good what is gone for good; how many could be found. What lies in the trash of both stays."""
-    leaving = _leaving(source, target, gone, FOUND, FOUND)
-    thrown = _leaving(source, target, gone, THROWN, (*FOUND, *THROWN))
+    leaving = _leaving(source, target, gone, FOUND, KEPT)
+    thrown = _leaving(source, target, gone, THROWN, KEPT)
     removed = sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))
     for at in range(0, len(thrown), PAGE):
         target.forget(thrown[at : at + PAGE])
@@ -246,70 +250,95 @@ def _throw(source: Searcher, target: Library, thrown: Sequence[Item]) -> int:
     for item in thrown:
         if item.id in pairs:
             twin = pairs[item.id]
-            _change(target, item, twin)
+            _change(target, replace(item, trashed=None), twin)
             since[twin.id] = item.trashed or 0
     latest = max((item.trashed or 0 for item in thrown), default=0)
     for time in sorted({since.get(item.id, latest) for item in leaving}):
         ids = [item.id for item in leaving if since.get(item.id, latest) == time]
         target.searcher.catalogue.throw(ids, since=time)
-    known = set(_paired(thrown, _found_as(target.searcher, identities, THROWN)))
-    strange = [item for item in thrown if item.id not in known and item.folder is not None]
+    known = _paired(thrown, _found_as(target.searcher, identities, THROWN))
+    for item in thrown:
+        if item.id in known and _differs(target, item, known[item.id]):
+            target.searcher.catalogue.rewrite_thrown(known[item.id].id, item)
+    strange = [item for item in thrown if item.id not in known]
     for at in range(0, len(strange), TOGETHER):
-        _throw_new(source, target, strange[at : at + TOGETHER])
+        _while_there(source, strange[at : at + TOGETHER], partial(_throw_new, source, target))
     target.searcher.snapshot()
     return len(leaving)
 
 
 def _throw_new(source: Searcher, target: Library, items: Sequence[Item]) -> None:
-    """Have the target's trash hold what the target never had: its codes are made when it comes back."""
-    same = _same_embedding(source, target)
-    kept = source.catalogue.embeddings_of([item.id for item in items]) if same else {}
+    """Have the target's trash hold what the target never had: a code of another encoder is made when it comes
+    back."""
+    ids = [item.id for item in items]
+    kept = source.catalogue.embeddings_of(ids) if _same_embedding(source, target) else {}
+    codes = source.catalogue.trash.codes(ids) if _same_encoder(source, target) else {}
     files = {
         hashed.sha256: file
         for item in items
-        if (hashed := _as_file(item)) and (file := _file(source, item)) is not None
+        if item.folder is not None
+        and (hashed := _as_file(item))
+        and (file := _file(source, item)) is not None
     }
-    new = [(_new(source, item, None, kept.get(item.id), "trash"), item.trashed or 0) for item in items]
+    new = [
+        (_new(source, item, None, kept.get(item.id), "trash"), item.trashed or 0, codes.get(item.id))
+        for item in items
+    ]
     target.store_thrown(new, files)
+
+
+def _while_there(source: Searcher, items: Sequence[Item], work: Callable[[Sequence[Item]], T]) -> T:
+    """Do something with the items, without those that go from the source at this moment."""
+    try:
+        return work(items)
+    except (KeyError, FileNotFoundError):
+        there = [item for item in items if _is_there(source, item)]
+        if len(there) == len(items):
+            raise
+        return _while_there(source, there, work)
 
 
 def _take_out(source: Searcher, target: Library, since: int, decode: Decode) -> int:
     """Let what came out of the source's trash, and lies in the target's, be found there; how many."""
-    taken = 0
     lone = [item for item, twin in _changed(source, target, since) if not twin]
     thrown = _found_as(target.searcher, [item.identity for item in lone], THROWN)
     pairs = _paired(lone, thrown)
-    items = [item for item in lone if item.id in pairs]
+    items, taken = [item for item in lone if item.id in pairs], 0
     for at in range(0, len(items), TOGETHER):
         some = items[at : at + TOGETHER]
-        uncoded = set(target.searcher.catalogue.trash.uncoded([pairs[item.id].id for item in some]))
-        waiting = [item for item in some if pairs[item.id].id in uncoded]
-        files = {item.id: file for item in waiting if (file := _file(source, item)) is not None}
-        known = source.catalogue.embeddings_of([item.id for item in waiting])
-        able = [
-            item
-            for item in waiting
-            if item.id in files
-            or _same_encoder(source, target)
-            or (_same_embedding(source, target) and item.id in known)
-        ]
-        made = _encoded(source, target, able, files, decode)
-        taken += len(
-            target.searcher.catalogue.take_out(
-                [pairs[item.id].id for item in some], {pairs[id_].id: each for id_, each in made.items()}
-            )
-        )
+        taken += _while_there(source, some, lambda these: _restore(source, target, these, pairs, decode))
     target.searcher.snapshot()
     return taken
 
 
+def _restore(
+    source: Searcher, target: Library, items: Sequence[Item], pairs: Mapping[int, Item], decode: Decode
+) -> int:
+    """Take the twins of these out of the target's trash, with codes of its encoder; how many had one, or got
+    one: the others stay."""
+    trash = target.searcher.catalogue.trash
+    uncoded = set(trash.uncoded([pairs[item.id].id for item in items]))
+    waiting = [item for item in items if pairs[item.id].id in uncoded]
+    files = {item.id: file for item in waiting if (file := _file(source, item)) is not None}
+    known = source.catalogue.embeddings_of([item.id for item in waiting])
+    simple, same = _same_encoder(source, target), _same_embedding(source, target)
+    able = [item for item in waiting if simple or item.id in files or (same and item.id in known)]
+    made = _encoded(source, target, able, files, decode) if able else {}
+    twins = {pairs[id_].id: each for id_, each in made.items()}
+    return len(target.searcher.catalogue.take_out([pairs[item.id].id for item in items], twins))
+
+
 def _change(target: Library, item: Item, twin: Item) -> bool:
     """Whether anything was different in what may be changed."""
-    different = twin.metadata != item.metadata or not _have_one_label(target, item, twin)
-    different |= item.held_out and not twin.held_out
+    different = _differs(target, item, twin)
     if different:
         target.carry(twin.id, item)
     return different
+
+
+def _differs(target: Library, item: Item, twin: Item) -> bool:
+    different = twin.metadata != item.metadata or not _have_one_label(target, item, twin)
+    return different or twin.trashed != item.trashed or (item.held_out and not twin.held_out)
 
 
 def _have_one_label(target: Library, item: Item, twin: Item) -> bool:
@@ -322,13 +351,7 @@ def _have_one_label(target: Library, item: Item, twin: Item) -> bool:
 
 def _add(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
     """How many were new. Those that are removed from the source at this moment are left out."""
-    try:
-        return _add_all(source, target, items, decode) if items else 0
-    except (KeyError, FileNotFoundError):
-        there = [item for item in items if _is_there(source, item)]
-        if len(there) == len(items):
-            raise
-        return _add(source, target, there, decode)
+    return _while_there(source, items, lambda there: _add_all(source, target, there, decode) if there else 0)
 
 
 def _add_all(source: Searcher, target: Library, items: Sequence[Item], decode: Decode) -> int:
