@@ -79,6 +79,33 @@ def test_what_lies_in_the_trash_can_be_forgotten_for_good(catalogue: Catalogue) 
     assert catalogue.history.latest(9) == []
 
 
+def test_only_what_lies_in_the_trash_for_so_long_is_forgotten(catalogue: Catalogue) -> None:
+    catalogue.throw([2, 3], since=5)
+    catalogue.throw([4], since=9)
+    catalogue.take_out([3])  # by somebody else, after it was looked what lies there
+    assert catalogue.remove([2, 3, 4], thrown_until=8) == [2]
+    assert catalogue.get(3).split == "database"
+    assert catalogue.trash.ids() == [4]
+    assert whole(catalogue)
+
+
+def test_what_lies_in_the_trash_becomes_known_as_elsewhere(catalogue: Catalogue) -> None:
+    catalogue.throw([2], since=5)
+    other = replace(catalogue.get(2), label="dog", source="group", metadata={"a": 1}, trashed=8)
+    catalogue.rewrite_thrown(2, other)
+    assert catalogue.get(2) == other
+    assert whole(catalogue)
+    with pytest.raises(KeyError):
+        catalogue.rewrite_thrown(3, other)
+
+
+def test_undoing_metadata_leaves_what_is_held_out(catalogue: Catalogue) -> None:
+    catalogue.change(2, metadata={"a": 1}, batch="one")
+    catalogue.hold_out([2])
+    catalogue.undo(catalogue.history.named("one"))
+    assert (catalogue.get(2).held_out, catalogue.get(2).metadata) == (True, {})
+
+
 def test_the_same_bytes_come_out_of_the_trash(catalogue: Catalogue) -> None:
     sent = new_item(50, file=File(b"5" * 32, ""), label="cat", metadata={"of": "her"})
     ((id_, arrival),) = catalogue.add_unknown([sent])
@@ -177,7 +204,7 @@ def test_of_another_encoder_what_lies_in_the_trash_has_no_code_until_it_is_made(
 
 def test_what_never_was_here_can_lie_in_the_trash(catalogue: Catalogue) -> None:
     thrown = new_item(50, split="trash", code=None, file=File(b"5" * 32, ""))
-    catalogue.throw_new([(thrown, 77)])
+    catalogue.throw_new([(thrown, 77, None)])
     (id_,) = catalogue.trash.ids(until=77)
     assert catalogue.trash.ids(until=76) == []
     assert (catalogue.get(id_).label, catalogue.get(id_).trashed) == ("cat", 77)

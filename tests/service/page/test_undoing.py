@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.service.page.browser import barriers, fits, images_view, listed
+from tests.service.page.browser import barriers, fits, images_view, listed, png
 from tests.service.reloading import served
 
 
@@ -42,6 +42,7 @@ def test_deleted_images_come_back_by_one_press(view: Page, http: httpx.Client) -
     said(view, "2 images are as before.")
     expect(view.locator("#images-list a[href='#image/1']")).to_be_visible()
     assert listed(http) == before
+    view.keyboard.press("Control+z")  # which undoes no undoing
     view.get_by_role("button", name="Redo").click()
     said(view, "2 images are changed again.")
     assert trash(http) == [1, 2]
@@ -152,6 +153,17 @@ def test_what_was_changed_is_listed_and_undone_one_by_one(view: Page, http: http
     entries.nth(2).get_by_role("button").click()
     expect(entries).to_have_count(5)
     assert listed(http)[0]["label"] == "first"
+
+
+def test_a_picture_that_is_sent_again_comes_out_of_the_trash(view: Page, http: httpx.Client) -> None:
+    (sent,) = http.post("/images", content=png(1), params={"label": "mine"}).json()["images"]
+    http.delete(f"/images/{sent['image']['id']}").raise_for_status()
+    view.set_input_files("#add-files", [{"name": "again.png", "mimeType": "image/png", "buffer": png(1)}])
+    view.get_by_role("button", name="Add 1 image").click()
+    expect(view.locator("#adding-status")).to_have_text("Done: 0 added, 1 back from the trash.")
+    view.select_option("#images-filter", label="Added just now")
+    expect(view.locator(f"#images-list a[data-image='{sent['image']['id']}']")).to_be_visible()
+    assert trash(http) == []
 
 
 @pytest.fixture

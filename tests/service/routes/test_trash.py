@@ -1,21 +1,28 @@
 """What is deleted comes back, what is done is undone, over real HTTP."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from index.artifact import Artifact
+from index.backup import copy_artifact
+from index.items import Item
 from index.originals import Originals
+from index.tables.checksums import of_row
 from index.verify import faults
+from service.core.artifacts.carrying import carry
 from service.core.library import Library, Upload
+from service.core.pictures.decoding import decode
 from service.core.searcher import Searcher
 from service.core.trash import Trash
 from tests import forking
@@ -252,6 +259,78 @@ def test_the_trash_comes_along_to_another_artifact_and_back(both: Path) -> None:
         assert images(http)[path]["label"] == "square"
 
 
+def test_of_equal_bytes_the_one_in_the_trash_stays_there_in_the_next_artifact(both: Path) -> None:
+    paths = ("class0/000.png", "class0/001.png")
+    for name in ("first", "second"):
+        with closing(sqlite3.connect(both / name / "catalogue.sqlite")) as connection, connection:
+            connection.execute(f"UPDATE items SET sha256 = x'{'aa' * 32}' WHERE path IN {paths}")
+    with served(both / "first") as http:
+        one, other = (images(http)[path]["id"] for path in paths)
+        answer(http.delete(f"/images/{one}"), 204)
+        answer(http.delete(f"/images/{other}", params={"forever": True}), 204)
+        reload(http, "second", force=True)
+        assert [image["path"] for image in answer(http.get("/trash"))["images"]] == [paths[0]]
+        assert not set(paths) & images(http).keys()
+
+
+def test_what_lies_in_both_is_known_as_it_was_deleted_last(both: Path) -> None:
+    with served(both / "first") as http:
+        kept = add(http, png(70), "kept.png", label="old")
+        answer(http.delete(f"/images/{kept}"), 204)
+        with closing(sqlite3.connect(both / "first" / "catalogue.sqlite")) as connection, connection:
+            (row,) = connection.execute("SELECT item_id, code FROM trash").fetchall()
+            made = of_row([*row, 1000])  # as if long ago
+            connection.execute("UPDATE trash SET since = 1000, checksum = ?", (made,))
+        reload(http, "second", force=True)
+        answer(http.post("/admin/rollback"))
+        answer(http.post("/trash/restore", json={"ids": [kept]}))
+        answer(http.patch(f"/images/{kept}", json={"label": "new"}))
+        answer(http.delete(f"/images/{kept}"), 204)
+        (before,) = answer(http.get("/trash"))["images"]
+        reload(http, "second", force=True)
+        (after,) = answer(http.get("/trash"))["images"]
+        assert (after["label"], after["trashed"]) == ("new", before["trashed"])
+        assert before["trashed"] > 1000
+
+
+def test_a_deleted_image_does_not_come_back_from_a_third_artifact(both: Path) -> None:
+    path = "class0/000.png"
+    shutil.copytree(both / "second", both / "third")
+    with served(both / "second") as http:  # which is to know nothing of it
+        answer(http.delete(f"/images/{images(http)[path]['id']}", params={"forever": True}), 204)
+    with closing(sqlite3.connect(both / "second" / "catalogue.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM checksums WHERE id IN (SELECT item_id FROM removed)")
+        connection.execute("DELETE FROM removed")
+    with served(both / "first") as http:
+        answer(http.delete(f"/images/{images(http)[path]['id']}"), 204)
+        reload(http, "second", force=True)
+        assert [image["path"] for image in answer(http.get("/trash"))["images"]] == [path]
+        reload(http, "third", force=True)
+        assert path not in images(http)
+
+
+def test_with_the_same_encoder_the_code_comes_along(own: Artifact) -> None:
+    with closing(Searcher.open(own.path, max_pixels=10**6)) as searcher:
+        library = Library(searcher, max_bytes=10**6, max_pixels=10**6, keep=False)
+        (sent,) = library.add([Upload("a.png", png(1))])
+        assert sent.id is not None
+        code = searcher.catalogue.code(sent.id)
+    other = own.path.with_name("other")
+    copy_artifact(own.path, other)
+    with (
+        closing(Searcher.open(own.path, max_pixels=10**6)) as source,
+        closing(Searcher.open(other, max_pixels=10**6)) as target,
+    ):
+        target.catalogue.remove([sent.id])
+        source.catalogue.throw([sent.id])
+        into = Library(target, max_bytes=10**6, max_pixels=10**6, keep=False)
+        carry(source, into, 0)
+        carry(source, into, 0)  # again: nothing more
+        (thrown,) = target.catalogue.trash.ids()
+        assert target.catalogue.take_out([thrown]) == [thrown]
+        assert np.array_equal(target.catalogue.code(thrown), code)
+
+
 def test_what_is_gone_for_good_goes_from_the_trash_of_the_next_artifact_too(both: Path) -> None:
     with served(both / "first") as http:
         kept, sent = add(http, png(70), "kept.png"), add(http, png(71), "sent.png")
@@ -280,6 +359,69 @@ def test_a_copy_has_the_trash_and_what_can_be_undone(both: Path) -> None:
         assert trash(http) == [1]
         assert undo(http, thrown)["changed"] == 1
         assert 1 in [image["id"] for image in images(http).values()]
+
+
+# --- at the same moment -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(own: Artifact) -> Iterator[Library]:
+    with closing(Searcher.open(own.path, max_pixels=10**6)) as searcher:
+        yield Library(searcher, max_bytes=10**6, max_pixels=10**6, keep=True)
+
+
+def test_what_another_process_restores_is_not_forgotten(library: Library) -> None:
+    bin_ = Trash(library, days=30, decode=decode)
+    bin_.throw([1, 2])
+    forget = library.forget
+
+    def restored_before(items: Sequence[Item], **how: Any) -> list[int]:
+        bin_.restore([1])
+        return forget(items, **how)
+
+    library.forget = restored_before  # type: ignore[method-assign]
+    assert bin_.empty([1, 2]) == 1
+    assert library.searcher.catalogue.get(1).split == "database"
+
+
+def test_what_is_deleted_while_it_is_sent_again_comes_back(library: Library) -> None:
+    (sent,) = library.add([Upload("a.png", png(1))])
+    assert sent.id is not None
+    prepared = library.prepare([Upload("b.png", png(1))])
+    assert not library.is_stale(prepared)
+    Trash(library, days=30, decode=decode).throw([sent.id])
+    assert library.is_stale(prepared)
+    (again,) = library.add([Upload("b.png", png(1))])
+    assert (again.id, again.arrival) == (sent.id, "restored")
+
+
+def test_a_file_that_cannot_be_removed_is_removed_later(
+    library: Library, own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sent,) = library.add([Upload("a.png", png(1))])
+    assert sent.id is not None
+
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Originals, "forget", denied)
+        library.forget([library.searcher.catalogue.get(sent.id)])
+    assert len(files(own.path)) == 1
+    library.finish_forgetting()
+    assert files(own.path) == []
+
+
+def test_where_nothing_changes_there_is_nothing_to_undo(http: httpx.Client) -> None:
+    revision = answer(http.get("/stats"))["revision"]
+    for response in (
+        http.post("/trash", json={"ids": [10**6]}),
+        http.post("/trash/restore", json={"ids": [1]}),
+        http.patch("/images", json={"ids": [10**6], "label": "x"}),
+        http.delete("/trash"),
+    ):
+        assert (answer(response)["changed"], "X-Batch" in response.headers) == (0, False)
+    assert answer(http.get("/stats"))["revision"] == revision
 
 
 # --- killed ----------------------------------------------------------------------------------------
