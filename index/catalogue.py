@@ -15,7 +15,7 @@ from typing import Any, Self
 from sqlalchemy.schema import CreateIndex
 
 from index.codes import Codes
-from index.items import SUCCESSOR, Changes, Embedding, Identity, Item, NewItem
+from index.items import Changes, Embedding, Identity, Item, NewItem
 from index.sources import Source
 from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
 from index.tables import checking
@@ -26,13 +26,14 @@ from index.tables.connections import Connections
 from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
 from index.tables.listing import Listing
-from index.tables.reading import TOGETHER, Reader
+from index.tables.reading import TOGETHER
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
+from index.tables.succession import Succession
 from index.tables.trash import Made, Trash, put, rewrite, take_out, throw, undo
 
 
-class Catalogue(Reader):
+class Catalogue(Succession):
     """An open catalogue. Safe to read from many threads; close it to leave one file behind."""
 
     def __init__(self, connections: Connections, *, writable: bool = True) -> None:
@@ -239,32 +240,6 @@ class Catalogue(Reader):
         with self._connections.noting() as connection:
             write_notes(connection, notes)
             seal_notes(connection)
-
-    def check_in_place(self) -> None:
-        """Superseded where another artifact took this one's place."""
-        with self._connections.reading() as connection:
-            self._connections.refuse_superseded(connection)
-
-    def come_back(self) -> None:
-        """Let it be changed though another took its place: it is to take over from that one again."""
-        self._connections.returns_from = self.noted(SUCCESSOR)
-
-    @contextmanager
-    def handing_over(self, successor: str) -> Iterator[None]:
-        """Nobody, in no process, changes it within; at the end, unless that raises, `successor` has its place
-        and nobody can any more. Superseded where another one has it."""
-        with self._connections.writing() as (connection, _):
-            yield
-            write_notes(connection, {SUCCESSOR: successor})
-
-    def take_over(self, predecessor: str, *, since: str, before: str) -> dict[str, str | None]:
-        """Have no successor any more, and note the predecessor under the key `before` and under `since` the
-        revision from which on what is done here, is done here alone. What these keys had."""
-        with self._connections.writing() as (connection, revision):
-            had = {key: noted(connection, key) for key in (since, before, SUCCESSOR)}
-            write_notes(connection, {since: str(revision), before: predecessor, SUCCESSOR: None})
-        self._connections.returns_from = None
-        return had
 
     @contextmanager
     def _changing(self, batch: str | None = None) -> Iterator[Change]:
