@@ -11,7 +11,6 @@ import torch
 
 from index.codes import Codes
 from index.items import Embedding, Item
-from index.tables.history import Batch
 from service.core.library import Library, rows
 from service.core.pictures.decoding import Decode
 from service.core.pictures.originals import NoOriginal
@@ -107,10 +106,6 @@ class Trash:
         self._library.searcher.snapshot()
         left = dict.fromkeys(sorted(set(undone.ids) - set(done)), CHANGED)
         return Done(tuple(done), left | unreadable)
-
-    def latest(self, count: int) -> list[Batch]:
-        """At most so many changes that can be undone, the latest first."""
-        return self._catalogue.history.latest(count)
 
     def _throw(self, ids: Sequence[int], batch: str | None) -> list[int]:
         thrown = self._catalogue.throw(ids, batch=batch)

@@ -143,8 +143,10 @@ def test_an_answer_comes_after_the_disk(tmp_path: Path) -> None:
         process.wait()
 
     calls = {name: calls_until_answer(tmp_path / name, status) for name, (status, _) in requests.items()}
+    # What is served no more is closed meanwhile: what its log has, which is on the disk, goes into its file.
+    closed = {"reload": {f"{first}/catalogue.sqlite"}, "back": {f"{second}/catalogue.sqlite"}}
     for name, made in calls.items():
-        assert unsynced(made, artifacts) == set(), name
+        assert unsynced(made, artifacts) <= closed.get(name, set()), name
     for artifact, names in (
         (first, ("one", "several", "reload", "back")),
         (second, ("reload", "change", "remove", "back")),

@@ -368,7 +368,7 @@ def test_divergence_stops_and_writes_nothing(pictures, tmp_path):
         (["--backbone", "resnet"], r"backbone 'resnet': use one of conv6.*timm/NAME"),
         (["--rule", "oja"], r"invalid choice: 'oja'"),
         (["--epochs", "many"], r"invalid int value: 'many'"),
-        (["--colour", "red"], r"unrecognized arguments: --colour red"),
+        (["--colour", "red"], r"unrecognized arguments: --colour"),
         (["--labels", "0%"], r"labels 0%: use 1% to 100%"),
         (["--set", "colour=red"], r"--set colour=red: use name=value"),
         (["--device", "tpu9"], r"device tpu9: not usable here"),

@@ -135,9 +135,7 @@ def _found_as(
     return [items[id_] for id_ in sorted(items)]
 
 
-def _twins(
-    source: Searcher, theirs: Sequence[Item], splits: Collection[str] = FOUND
-) -> dict[int, Item]:
+def _twins(source: Searcher, theirs: Sequence[Item], splits: Collection[str] = FOUND) -> dict[int, Item]:
     """Those of `theirs` that an item of the source is, by its id. All that may be one of them have their say,
     not only what changed."""
     return _paired(_found_as(source, [item.identity for item in theirs], splits), theirs)
@@ -212,7 +210,7 @@ def _same_embedding(source: Searcher, target: Library) -> bool:
 
 
 def _remove(source: Searcher, target: Library, gone: Sequence[Identity]) -> int:
-    """Forget for good what is gone for good; how many could be found. What lies in the trash of both stays."""
+    """Forget for good what is gone for good; how many could be found."""
     leaving = _leaving(source, target, gone, FOUND, KEPT)
     thrown = _leaving(source, target, gone, THROWN, KEPT)
     removed = sum(len(target.forget(leaving[at : at + PAGE])) for at in range(0, len(leaving), PAGE))

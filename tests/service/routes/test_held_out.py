@@ -68,7 +68,7 @@ def test_an_index_without_queries_of_its_own_can_be_measured(own: Artifact) -> N
     with served(own.path) as client:
         refused = client.get("/eval/map")
         assert refused.status_code == 409
-        assert "hebbsearch label" in refused.json()["detail"]
+        assert "let it learn from them" in refused.json()["detail"]
         with Catalogue.open(own.path / CATALOGUE) as catalogue:
             catalogue.hold_out(HELD)
         found = client.get("/eval/map").json()

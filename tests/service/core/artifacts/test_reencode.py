@@ -13,8 +13,8 @@ from index.artifact import ENCODER, ArtifactError, open_artifact
 from index.catalogue import Catalogue
 from index.items import Item
 from index.verify import faults
-from service.core.library import Library, Upload
 from service.core.artifacts.reencode import reencode
+from service.core.library import Library, Upload
 from service.core.searcher import Searcher
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import EvaluationParameters
