@@ -235,10 +235,15 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
         sort=options.sort,
         descending=options.descending,
     )
+    return name_all(options, found)
+
+
+def name_all(options: argparse.Namespace, images: Iterable[Image]) -> int:
+    """A line for each image, or all as JSON."""
     if options.json:
-        show([image.model_dump() for image in found])
+        show([image.model_dump() for image in images])
     else:
-        for image in found:
+        for image in images:
             say(named(image))
     return 0
 
@@ -321,13 +326,7 @@ def trash(options: argparse.Namespace, client: Client) -> int:
     if options.restore or options.empty:
         done = client.restore(options.restore) if options.restore else client.empty_trash()
         return changed(options, done, "restored" if options.restore else "removed for good")
-    images = list(client.images(trashed=True))
-    if options.json:
-        show([image.model_dump() for image in images])
-    else:
-        for image in images:
-            say(named(image))
-    return 0
+    return name_all(options, client.images(trashed=True))
 
 
 def undo(options: argparse.Namespace, client: Client) -> int:

@@ -55,19 +55,18 @@ class Trash:
             return list(connection.scalars(query))
 
     def codes(self, ids: Sequence[int]) -> dict[int, bytes | None]:
-        """The codes that are kept of those of at most BATCH items that lie there."""
-        query = select(TRASH.c.item_id, TRASH.c.code).where(TRASH.c.item_id.in_(ids))
-        with self._connections.reading() as connection:
-            return {id_: code for id_, code in connection.execute(query)}
-
-    def uncoded(self, ids: Sequence[int]) -> list[int]:
-        """Those of the items that lie there without a code: another encoder came since."""
-        found = list[int]()
+        """The codes of those of the items that lie there; None where another encoder came since."""
+        found: dict[int, bytes | None] = {}
         with self._connections.reading() as connection:
             for start in range(0, len(ids), BATCH):
                 some = TRASH.c.item_id.in_(ids[start : start + BATCH])
-                found += connection.scalars(select(TRASH.c.item_id).where(some, TRASH.c.code.is_(None)))
+                rows = connection.execute(select(TRASH.c.item_id, TRASH.c.code).where(some))
+                found |= {id_: code for id_, code in rows}
         return found
+
+    def uncoded(self, ids: Sequence[int]) -> list[int]:
+        """Those of the items that lie there without a code."""
+        return [id_ for id_, code in self.codes(ids).items() if code is None]
 
 
 def throw(change: Change, ids: Sequence[int], since: int) -> list[int]:

@@ -186,9 +186,9 @@ class Searcher:
         """The file that the item was made from. Raises NoOriginal."""
         return original_of(self.artifact, self.originals, item)
 
-    def to_look_at(self, item_id: int) -> Source:
-        """What a preview of an image, or of a held-out query, is made from. Raises KeyError."""
-        item, thumbnail = self.catalogue.get(item_id), self.catalogue.thumbnail(item_id)
+    def to_look_at(self, item: Item) -> Source:
+        """What a preview of an image, or of a held-out query, is made from. KeyError: it went meanwhile."""
+        thumbnail = self.catalogue.thumbnail(item.id)
         return source_of(partial(self.original_of, item), thumbnail, self.reading)
 
     def once(self, what: Hashable, make: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ from index.items import UNLABELLED, Item
 from index.names import shown
 from index.tables.listing import Listing
 from service.core.pictures.originals import NoOriginal
-from service.core.pictures.previews import short_hash
+from service.core.pictures.previews import Source, short_hash
 from service.core.searcher import Searcher
 from service.schemas.images import Image, Page, PageParameters
 from service.schemas.problem import problems
@@ -175,8 +175,11 @@ def thumbnail(item_id: ItemId, request: Request, searcher: Service) -> Response:
 async def preview(item_id: ItemId, request: Request, searcher: Service) -> Response:
     """Of at most 1,024 × 1,024 pixels, without what the file says of itself. It is made from the original
     when it is asked for; where that is gone or cannot be decoded, it is the thumbnail."""
-    await to_thread.run_sync(seen, request, searcher, item_id)
-    source = await to_thread.run_sync(found, searcher.to_look_at, item_id)
+
+    def to_look_at(item_id: int) -> Source:
+        return searcher.to_look_at(seen(request, searcher, item_id))
+
+    source = await to_thread.run_sync(found, to_look_at, item_id)
     unchanged = _as_asked(request, source.key)
     if unchanged is not None:
         return unchanged

@@ -9,7 +9,7 @@ const PASSING = [429, 502, 503, 504]; // statuses of a service that will answer 
 const LONGEST_WAIT = 30; // seconds
 const MOST_BROKEN = 3;
 const NO_KEY = "A key is needed; the button Key asks for it."; // the service says how programs send one
-const MOST_RELABELLED = 10_000; // images in one request
+const MOST_AT_ONCE = 10_000; // images in one request
 
 let entering = null; // promise of the key that is being asked for: all who need one wait for the same
 
@@ -58,10 +58,16 @@ export function relabel(id, label, { source, was } = {}) {
  * Give many images one label, or none, as `relabel` does; `tell` hears after each request {changed, left} of the ids
  * that have it now and of those that could not have it, {id, reason}. `batches`: as of `ask`; `send` is that, or like it.
  */
-export async function relabelAll(ids, label, { source, was, batches }, tell, send = ask) {
-  for (let at = 0; at < ids.length; at += MOST_RELABELLED) {
-    const some = ids.slice(at, at + MOST_RELABELLED);
-    const { left } = await send("images", { ...json("PATCH", { ids: some, label, source, was }), batches });
+export function relabelAll(ids, label, { source, was, batches }, tell, send = ask) {
+  const request = (some) => send("images", { ...json("PATCH", { ids: some, label, source, was }), batches });
+  return inParts(ids, request, tell);
+}
+
+/** Do something to many images, so many at a time as one request may name; `tell` as of `relabelAll`. */
+export async function inParts(ids, request, tell) {
+  for (let at = 0; at < ids.length; at += MOST_AT_ONCE) {
+    const some = ids.slice(at, at + MOST_AT_ONCE);
+    const { left } = await request(some);
     const kept = new Set(left.map(({ id }) => id));
     tell({ changed: some.filter((id) => !kept.has(id)), left });
   }

@@ -2,10 +2,9 @@
 
 import { askToRemove } from "./dialogs.js";
 import { $, alertIn, element, number, plural } from "./dom.js";
-import { ask, json, picture } from "./service.js";
+import { ask, inParts, json, picture } from "./service.js";
 
-const TOGETHER = 10_000; // images deleted or brought back in one request
-const FORGOTTEN = 1000; // and removed for good
+const FORGOTTEN = 1000; // images removed for good in one request
 const LISTED = 50; // changes
 
 const bar = $("undo-bar");
@@ -43,11 +42,13 @@ async function forget(ids, send) {
   return { done: ids, left: [] };
 }
 
-async function eachPart(ids, work) {
-  const left = [];
-  for (let at = 0; at < ids.length; at += TOGETHER) left.push(...(await work(ids.slice(at, at + TOGETHER))).left);
-  const kept = new Set(left.map(({ id }) => id));
-  return { done: ids.filter((id) => !kept.has(id)), left };
+async function eachPart(ids, request) {
+  const result = { done: [], left: [] };
+  await inParts(ids, request, ({ changed, left }) => {
+    result.done.push(...changed);
+    result.left.push(...left);
+  });
+  return result;
 }
 
 // --- the bar ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from index.artifact import Artifact
 from tests.samples import build_pair, served
+from tests.service.embedded import embed_by_hand
 
 
 @pytest.fixture
@@ -40,3 +41,10 @@ def both(pair: Path, tmp_path: Path) -> Path:
     """The same, of the test alone."""
     shutil.copytree(pair, tmp_path / "artifacts")
     return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def by_hand(own: Artifact) -> Artifact:
+    """The collection of the test alone, with embeddings made by hand."""
+    embed_by_hand(own)
+    return own

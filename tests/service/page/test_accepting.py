@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from tests.samples import served
+from tests.service.embedded import embed_by_hand
 from tests.service.page.browser import LOOKS, barriers, fits, opened, tab_to
-from tests.service.routes.test_advice import embed_by_hand
 
 CIRCLES, SQUARES, CROSSES = range(1, 21), range(21, 31), range(31, 36)  # ids, of what has no label
 

@@ -17,8 +17,8 @@ from service.app import create_app
 from service.core import jobs
 from service.settings import Settings
 from tests.samples import CLASSES, serve_here, served
+from tests.service.embedded import embed_by_hand
 from tests.service.page.browser import LOOKS, barriers, fits, opened
-from tests.service.routes.test_advice import embed_by_hand
 from tests.service.routes.test_jobs import COPYING, FAILING, QUICK, WAITING, built_of_stripes
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_label import truth

@@ -18,20 +18,13 @@ from service.core.library import Library
 from service.core.searcher import Searcher
 from service.settings import Settings
 from tests.samples import serve_here, served
-from tests.service.routes.test_advice import embed_by_hand
 
 WITHOUT = [61, 62, 63]  # a label; "circle" is predicted for them
 
 
 @pytest.fixture
-def own_with_predictions(own: Artifact) -> Artifact:
-    embed_by_hand(own)
-    return own
-
-
-@pytest.fixture
-def http(own_with_predictions: Artifact) -> Iterator[httpx.Client]:
-    with served(own_with_predictions.path) as client:
+def http(by_hand: Artifact) -> Iterator[httpx.Client]:
+    with served(by_hand.path) as client:
         yield client
 
 
