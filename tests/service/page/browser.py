@@ -29,6 +29,10 @@ SETTLED = """() => Promise.allSettled(document.getAnimations()
     .filter((each) => Number.isFinite(each.effect.getComputedTiming().endTime))
     .map((each) => each.finished))"""
 
+# What a page is told of its window in one frame, it acts upon in this one or in the next.
+DRAWN = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+    requestAnimationFrame(done))))"""
+
 expect.set_options(timeout=PATIENCE)
 
 
@@ -89,6 +93,7 @@ def give(page: Page, kind: str, data: bytes, name: str = "mine.png") -> None:
 def fits(page: Page, width: int) -> bool:
     """Whether nothing stands beyond a window of this width, which the page then has."""
     page.set_viewport_size({"width": width, "height": 800})
+    page.evaluate(DRAWN)  # what the page places itself, it places in the frame after it was told
     return bool(page.evaluate("document.documentElement.scrollWidth") <= width)
 
 
