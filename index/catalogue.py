@@ -26,6 +26,7 @@ from index.tables.connections import Connections
 from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
 from index.tables.listing import Listing
+from index.tables.pictures import Pictures
 from index.tables.reading import TOGETHER
 from index.tables.rows import check_id, class_indices, noted
 from index.tables.schema import items_of_folder
@@ -41,6 +42,7 @@ class Catalogue(Succession):
         self.writable = writable  # else it stays as it is
         self.trash = Trash(connections)
         self.history = History(connections)
+        self.pictures = Pictures(connections)
 
     @classmethod
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:

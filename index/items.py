@@ -31,6 +31,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What a picture is recognised by, whatever it shows: a hash of its pixels (PDQ)."""
+
+    hash: bytes  # 32
+    quality: int  # 0 to 100: how much detail there is
+    of: Literal["file", "thumbnail"] = "file"  # what was hashed: a thumbnail where the file was gone
+
+
+@dataclass(frozen=True)
 class NewItem:
     path: str  # relative to the indexed folder
     label: int | str  # class index, UNLABELLED, or a name, which becomes a class if it is none yet
@@ -45,6 +54,7 @@ class NewItem:
     embedding: Embedding | None = None  # None: the encoder makes none
     source: Source = "given"  # of the label
     held_out: bool = False  # asked with, and not learned from
+    picture: Picture | None = None  # None: nobody has hashed it yet
 
 
 @dataclass(frozen=True)

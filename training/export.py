@@ -20,14 +20,14 @@ from index import artifact
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import headline
-from index.items import UNLABELLED, NewItem
+from index.items import UNLABELLED, NewItem, Picture
 from index.names import shown
 from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
 from training.device import describe
 from training.learning.finetune import accuracy
 from training.nets.encoder import Encoded, Encoder
-from training.nets.images import ImageError, square_pixels, thumbnail
+from training.nets.images import ImageError, picture_hashes, square_pixels, thumbnail
 from training.pixels import ahead, each_batch, opened
 from training.run import Run
 
@@ -135,8 +135,18 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
     except (ImageError, OSError) as error:
         return {"path": shown(path), "reason": f"it changed while the run was reading it ({error})"}
     label = int(images.labels[position]) if run.classes else UNLABELLED
-    small = thumbnail(image)
-    item = NewItem(path, label, split, image.width, image.height, small, code=None, file=file)
+    hashes = picture_hashes(image)
+    item = NewItem(
+        path=path,
+        label=label,
+        split=split,
+        width=image.width,
+        height=image.height,
+        thumbnail=thumbnail(image),
+        code=None,
+        file=file,
+        picture=Picture(hashes.upright.tobytes(), hashes.quality),
+    )
     return Row(position, item, square_pixels(image, run.config.image_size))
 
 

@@ -20,6 +20,7 @@ from index.tables import checksums, history
 from index.tables.digest import digest
 from index.tables.history import What
 from index.tables.learned import forget_learned, keep, keep_sources, set_sources
+from index.tables.pictures import keep_pictures
 from index.tables.rows import BATCH, as_table, code_table, held_out, value
 from index.tables.schema import (
     CHECKSUMS,
@@ -29,6 +30,7 @@ from index.tables.schema import (
     HISTORY,
     ITEMS,
     META,
+    PICTURES,
     PREDICTIONS,
     REMOVED,
     SCHEMA,
@@ -38,7 +40,10 @@ from index.tables.schema import (
     metadata,
 )
 
-OF_ITEM = [table.c.item_id for table in (CODES, THUMBNAILS, EMBEDDINGS, SOURCES, PREDICTIONS, TRASH, HISTORY)]
+OF_ITEM = [
+    table.c.item_id
+    for table in (CODES, THUMBNAILS, EMBEDDINGS, PICTURES, SOURCES, PREDICTIONS, TRASH, HISTORY)
+]
 
 
 def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence[str]) -> None:
@@ -101,6 +106,7 @@ class Change:
         images = {id_: item.thumbnail for id_, item in zip(ids, batch, strict=True)}
         checksums.write(self.connection, whole, images)
         keep(self.connection, zip(ids, (item.embedding for item in batch), strict=True))
+        keep_pictures(self.connection, zip(ids, (item.picture for item in batch), strict=True))
         told = {id_: (item.source, item.held_out) for id_, item in zip(ids, batch, strict=True)}
         keep_sources(self.connection, told)
         self.remember("added", ids)

@@ -30,6 +30,7 @@ from index.tables.schema import (
     HISTORY,
     ITEMS,
     META,
+    PICTURES,
     REMOVED,
     SOURCES,
     THUMBNAILS,
@@ -42,6 +43,7 @@ OWN = {  # tables each of whose rows ends with its own checksum, and what a row 
     table.name: (table, what)
     for table, what in (
         (EMBEDDINGS, "the embedding of image {}"),
+        (PICTURES, "the hash of the pixels of image {}"),
         (SOURCES, "the source of the label of {}"),
         (TRASH, "what the trash knows of image {}"),
         (HISTORY, "row {} of what was changed"),

@@ -5,8 +5,8 @@ SQLAlchemy Core, in types that PostgreSQL has too.
 
 import sqlalchemy as sa
 
-SCHEMA = 6
-READABLE = ("3", "4", "5", "6")  # as they are, where they cannot be upgraded
+SCHEMA = 7
+READABLE = ("3", "4", "5", "6", "7")  # as they are, where they cannot be upgraded
 
 metadata = sa.MetaData()
 META = sa.Table(
@@ -78,6 +78,15 @@ EMBEDDINGS = sa.Table(
     sa.Column("vector", sa.LargeBinary, nullable=False),  # 16-bit floats, little-endian
     sa.Column("checksum", sa.BigInteger, nullable=False),
 )
+PICTURES = sa.Table(  # hashes of the pixels, by which copies are found; of what is held out or deleted too
+    "pictures",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("hash", sa.LargeBinary, nullable=False),  # 32 bytes
+    sa.Column("quality", sa.Integer, nullable=False),  # 0 to 100
+    sa.Column("source", sa.Text, nullable=False),  # what was hashed: file, thumbnail
+    sa.Column("checksum", sa.BigInteger, nullable=False),
+)
 # How an image came to its label, where that is not as usual: chosen by a person, and learned from.
 SOURCES = sa.Table(
     "sources",
@@ -144,6 +153,10 @@ STAND_INS: dict[int, tuple[str, ...]] = {
         "CREATE TEMP TABLE history (id INTEGER PRIMARY KEY, revision INTEGER, item_id INTEGER, what TEXT, "
         "label INTEGER, source TEXT, held_out BOOLEAN, metadata TEXT, checksum BIGINT)",
     ),
+    7: (
+        "CREATE TEMP TABLE pictures "
+        "(item_id INTEGER PRIMARY KEY, hash BLOB, quality INTEGER, source TEXT, checksum BIGINT)",
+    ),
 }
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
@@ -207,6 +220,11 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "FOREIGN KEY(label) REFERENCES classes (id))",
         "CREATE INDEX IF NOT EXISTS history_revision ON history (revision)",
         "CREATE INDEX IF NOT EXISTS history_item ON history (item_id)",
+    ),
+    7: (
+        "CREATE TABLE IF NOT EXISTS pictures (item_id INTEGER NOT NULL, hash BLOB NOT NULL, "
+        "quality INTEGER NOT NULL, source TEXT NOT NULL, checksum BIGINT NOT NULL, PRIMARY KEY (item_id), "
+        "FOREIGN KEY(item_id) REFERENCES items (id))",
     ),
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from index.codes import Codes
-from index.items import UNLABELLED, Embedding, File, Item, NewItem
+from index.items import UNLABELLED, Embedding, File, Item, NewItem, Picture
 from index.labels import LabelError, known_as, label_of, normal_form
 from index.sources import Source
 from index.tables.arriving import Arrival
@@ -284,6 +284,7 @@ class Library:
                 embedding=embedding,
                 file=File(each.sha256, folder=each.upload.folder, size=len(each.upload.content)),
                 metadata=each.upload.metadata,
+                picture=picture_of(each.made),
             )
             for each, (code, embedding) in zip(readable, encoded, strict=True)
         ]
@@ -344,6 +345,12 @@ def _check_label(item: Item, was: str | None) -> None:
     if was is not None and normal_form(was) != normal_form(item.label or ""):
         now = "no label" if item.label is None else f"the label {item.label!r}"
         raise OtherLabel(f"image {item.id} has {now} by now; look at it again")
+
+
+def picture_of(made: Decoded) -> Picture | None:
+    """What is kept of how a picture is recognised."""
+    hashes = made.hashes
+    return None if hashes is None else Picture(hashes.upright.tobytes(), hashes.quality)
 
 
 def rows(encoded: Encoded) -> list[tuple[Codes, Embedding | None]]:

@@ -26,12 +26,14 @@ from index.items import UNLABELLED, Changes, Item
 from index.labels import normal_form
 from index.originals import Originals
 from index.snapshot import Snapshot
+from service.core.pictures.copies import Pictures, Query
 from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.pictures.originals import original_of
 from service.core.pictures.previews import Source, source_of
 from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
-from training.nets.images import Reading
+from training.nets.images import THUMBNAIL, Reading
+from training.nets.pdq import BITS as HASH_BITS
 from training.nets.pretrained import MissingPackage
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class Question:
 
     pixels: Tensor  # uint8 (3, S, S)
     wanted: Wanted
+    picture: Query | None = None  # where copies of it are looked for
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Searcher:
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
         self._latest = Snapshot.of(contents)
+        self.pictures = Pictures(self.catalogue, engine)
 
     @classmethod
     def open(cls, path: Path, *, max_pixels: int) -> Self:
@@ -130,13 +134,16 @@ class Searcher:
         labels: Sequence[str] = (),
         max_pixels: int | None = None,
         decode: Decode = decode,
+        copies: bool = False,
     ) -> Question:
         """What `answer` needs to find the k nearest items within `max_distance` that carry one of `labels`
-        (none given: any item). Raises ImageError and UnknownLabel; `max_pixels` can only lower the limit.
-        The image is decoded in this process unless `decode` says otherwise."""
+        (none given: any item), or, with `copies`, what `copies_of` needs. Raises ImageError and UnknownLabel;
+        `max_pixels` can only lower the limit. The image is decoded in this process unless `decode` says
+        otherwise."""
         limit = self._max_pixels if max_pixels is None else min(max_pixels, self._max_pixels)
-        made = self.decoded(image, decode, max_pixels=limit)
-        return Question(made.pixels, self.wanted(k, max_distance, labels))
+        made = self.decoded(image, decode, max_pixels=limit, thumbnail=THUMBNAIL if copies else 0)
+        picture = None if made.hashes is None else Query(made.hashes, made.thumbnail)
+        return Question(made.pixels, self.wanted(k, max_distance, labels), picture)
 
     def wanted(self, k: int, max_distance: int | None = None, labels: Sequence[str] = ()) -> Wanted:
         """The k nearest items within `max_distance` that carry one of `labels`. Raises UnknownLabel."""
@@ -161,6 +168,32 @@ class Searcher:
     def similar(self, item_id: int, wanted: Wanted) -> Answer:
         """What lies near an item, or near a held-out query, without itself. Raises KeyError."""
         return self.nearest(self._code(item_id), [replace(wanted, without=item_id)])[0]
+
+    def copies_of(self, question: Question) -> Answer:
+        """The pictures that are the same one as a query that was prepared for that: its code in the answer
+        says what it shows, the distances are of hashes. Raises NotHashed."""
+        assert question.picture is not None
+        return self._copies(self.encode(question.pixels[None]), question.picture, question.wanted)
+
+    def copies_of_item(self, item_id: int, wanted: Wanted) -> Answer:
+        """As `copies_of`, of an item or a held-out query, without itself. Raises KeyError and NotHashed."""
+        return self._copies(
+            self._code(item_id), self.pictures.hashed(item_id), replace(wanted, without=item_id)
+        )
+
+    def _copies(self, code: Codes, picture: Query, wanted: Wanted) -> Answer:
+        def alike(count: int) -> list[int]:
+            near = replace(wanted, k=count, max_distance=None)
+            return [match.id for match in self.nearest(code, [near])[0].matches]
+
+        most = HASH_BITS if wanted.max_distance is None else wanted.max_distance
+        near = self.pictures.search(
+            picture, alike, k=wanted.k, max_distance=most, labels=wanted.labels, without=wanted.without
+        )
+        matches = self._matches(
+            near.contents, near.distances, near.ids, self.catalogue.paths(near.ids.tolist()), HASH_BITS
+        )
+        return Answer(code, matches, exact=False, ties_at_cut=near.ties_at_cut)
 
     def search(
         self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()
@@ -271,7 +304,12 @@ class Searcher:
                 found = self._found(snapshot, codes, wanted)
         paths = self.catalogue.paths({id_ for _, ids, _ in found for id_ in ids.tolist()})
         return [
-            Answer(code[None], self._matches(snapshot, distances, ids, paths), self._engine.exact, ties)
+            Answer(
+                code[None],
+                self._matches(snapshot, distances, ids, paths, self.catalogue.bits),
+                self._engine.exact,
+                ties,
+            )
             for code, (distances, ids, ties) in zip(codes, found, strict=True)
         ]
 
@@ -303,8 +341,8 @@ class Searcher:
         distances: NDArray[np.int32],
         ids: NDArray[np.int64],
         paths: Mapping[int, tuple[str | None, str | None]],
+        bits: int,
     ) -> tuple[Match, ...]:
-        bits = self.catalogue.bits
         rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
         return tuple(
             Match(

@@ -384,6 +384,7 @@ def _new(
         added=item.added,
         source=item.source or "given",
         held_out=item.held_out,
+        picture=source.catalogue.pictures.of([item.id]).get(item.id),
     )
 
 

@@ -27,6 +27,7 @@ from queue import LifoQueue
 from struct import Struct
 from typing import NoReturn, Protocol
 
+import numpy as np
 import torch
 from PIL import AvifImagePlugin, Image
 from torch import Tensor
@@ -41,9 +42,11 @@ from training.nets.images import (
     TooManyPixels,
     TooMuchMemory,
     open_image,
+    picture_hashes,
     square_pixels,
 )
 from training.nets.images import thumbnail as thumbnail_of
+from training.nets.pdq import Hashes
 
 LONGEST_TEXT = 2_000  # bytes of an error message
 LARGEST_THUMBNAIL = 8_000_000  # bytes, far more than one has
@@ -57,7 +60,7 @@ ORDER = Struct("<iqd")
 DONE = Struct("<i")
 # To a worker: bytes of the file, pixels allowed, pixels of a side, the thumbnail's, the two of Reading.
 TASK = Struct("<QQHH?B")
-# From it: 0 or which error, width, height; bytes of pixels and thumbnail, or of text.
+# From it: 0 or which error, width, height; bytes of pixels, hashes and thumbnail, or of text.
 RESULT = Struct("<BIII")
 ERRORS: tuple[type[ImageError], ...] = (NotAnImage, BrokenImage, TooManyPixels, TooMuchMemory)
 
@@ -70,6 +73,8 @@ MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+# What comes with a thumbnail: the eight hashes, the quality.
+HASHES = Struct("<256sB")
 NO_PIXELS = torch.empty(3, 0, 0, dtype=torch.uint8)
 NOT_IN_TIME = "the process that starts them does not answer in time"
 
@@ -96,11 +101,13 @@ class Decoded:
     width: int  # of the upright image
     height: int
     thumbnail: bytes  # none unless it was asked for
+    hashes: Hashes | None = None  # of all of it, with a thumbnail
 
 
 class Decode(Protocol):
     """From the bytes of a file to what is needed of it: its centre square with a side of `size` pixels, and
-    all of it as a WebP with sides of at most `thumbnail` pixels; 0: none of it. Raises ImageError."""
+    all of it as a WebP with sides of at most `thumbnail` pixels, and what all of it is recognised by; 0: none
+    of it. Raises ImageError."""
 
     def __call__(
         self,
@@ -121,9 +128,10 @@ def decode(
     try:
         pixels = square_pixels(image, size) if size else NO_PIXELS
         webp = thumbnail_of(image, thumbnail) if thumbnail else b""
+        hashes = picture_hashes(image) if thumbnail else None
     except (MemoryError, RuntimeError):  # torch's where it gets no memory
         raise TooMuchMemory(OUT_OF_MEMORY) from None
-    return Decoded(pixels, image.width, image.height, webp)
+    return Decoded(pixels, image.width, image.height, webp, hashes)
 
 
 # --- the server's side -----------------------------------------------------------------------------
@@ -389,7 +397,11 @@ def _replace_if_stuck(nursery: _Nursery) -> None:
 def _decoded(body: bytearray, size: int, width: int, height: int) -> Decoded:
     count = 3 * size**2
     pixels = torch.frombuffer(body, dtype=torch.uint8, count=count).view(3, size, size) if size else NO_PIXELS
-    return Decoded(pixels, width, height, bytes(body[count:]))
+    if len(body) == count:
+        return Decoded(pixels, width, height, b"")
+    eight, quality = HASHES.unpack_from(body, count)
+    hashes = Hashes(np.frombuffer(eight, np.uint8).reshape(8, -1), quality)
+    return Decoded(pixels, width, height, bytes(body[count + HASHES.size :]), hashes)
 
 
 def _in_words(status: int) -> str:
@@ -493,7 +505,8 @@ def _answer(content: bytes, size: int, max_pixels: int, reading: Reading, thumbn
     except ImageError as error:
         text = str(error).encode()[:LONGEST_TEXT]
         return RESULT.pack(1 + ERRORS.index(type(error)), 0, 0, len(text)) + text
-    body = made.pixels.numpy().tobytes() + made.thumbnail
+    hashes = b"" if made.hashes is None else HASHES.pack(made.hashes.hashes.tobytes(), made.hashes.quality)
+    body = made.pixels.numpy().tobytes() + hashes + made.thumbnail
     return RESULT.pack(0, made.width, made.height, len(body)) + body
 
 

@@ -1,0 +1,105 @@
+"""Hashes of the pixels of images, by which copies are found: a second space of codes beside the first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Select, delete, func, insert, select
+
+from index.items import UNLABELLED, Changes, Picture, Split
+from index.tables.checksums import of_row
+from index.tables.connections import Connections
+from index.tables.rows import BATCH, READ, as_table, changes, gone
+from index.tables.schema import ITEMS, PICTURES, THUMBNAILS
+
+BITS = 256  # of a hash
+
+
+class Pictures:
+    """The hashes in an open catalogue. An image of an earlier version has none until it is made."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def changes(self, since: int) -> Changes:
+        """What happened to the database split after revision `since`, with hashes in place of codes; without
+        what has none."""
+        query = (
+            select(PICTURES.c.item_id, func.coalesce(ITEMS.c.label, UNLABELLED), PICTURES.c.hash)
+            .join(ITEMS)
+            .where(ITEMS.c.split == "database", ITEMS.c.revision > since)
+        )
+        with self._connections.reading() as connection:
+            with connection.execute(query) as result:  # as index.tables.rows.code_table reads them
+                rows = [row for part in iter(lambda: result.cursor.fetchmany(READ), []) for row in part]
+            table = as_table(rows, BITS)
+            return changes(connection, table.rows(np.argsort(table.ids)), gone(connection, since))
+
+    def missing(self, since: int = -1, *, split: Split | None = None) -> NDArray[np.int64]:
+        """The ids (n,), ascending, of images of a split, or of all, that have none, of those that came or
+        changed after revision `since`."""
+        made = select(PICTURES.c.item_id).where(PICTURES.c.item_id == ITEMS.c.id).exists()
+        query = select(ITEMS.c.id).where(~made, ITEMS.c.revision > since).order_by(ITEMS.c.id)
+        if split is not None:
+            query = query.where(ITEMS.c.split == split)
+        with self._connections.reading() as connection:
+            return np.array(list(connection.scalars(query)), np.int64)
+
+    def of(self, ids: Sequence[int]) -> dict[int, Picture]:
+        """Those of at most BATCH images that have one."""
+        with self._connections.reading() as connection:
+            return _read(connection, _COLUMNS.where(PICTURES.c.item_id.in_(ids)))
+
+    def qualities(self) -> dict[int, int]:
+        """How much detail each image has, 0 to 100, of those that have a hash."""
+        with self._connections.reading() as connection:
+            found = connection.execute(select(PICTURES.c.item_id, PICTURES.c.quality))
+            return {id_: quality for id_, quality in found}
+
+    def held_out(self) -> dict[int, Picture]:
+        """Those of the held-out queries."""
+        with self._connections.reading() as connection:
+            return _read(connection, _COLUMNS.join(ITEMS).where(ITEMS.c.split == "query"))
+
+    def thumbnails(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The WebP bytes of those of at most BATCH images that are there."""
+        query = select(THUMBNAILS.c.item_id, THUMBNAILS.c.image).where(THUMBNAILS.c.item_id.in_(ids))
+        with self._connections.reading() as connection:
+            return {id_: image for id_, image in connection.execute(query)}
+
+    def keep(self, pictures: Mapping[int, Picture]) -> None:
+        """Write those of images that are there, in place of those they have. The revision stays: nobody
+        searches by them before all images have one."""
+        with self._connections.noting() as connection:
+            here = set(connection.scalars(select(ITEMS.c.id).where(ITEMS.c.id.in_(pictures))))
+            connection.execute(delete(PICTURES).where(PICTURES.c.item_id.in_(here)))
+            keep_pictures(connection, ((id_, each) for id_, each in pictures.items() if id_ in here))
+
+
+_COLUMNS = select(PICTURES.c.item_id, PICTURES.c.hash, PICTURES.c.quality, PICTURES.c.source)
+
+
+def _read(connection: Connection, query: Select[Any]) -> dict[int, Picture]:
+    return {
+        id_: Picture(hash_, quality, "thumbnail" if source == "thumbnail" else "file")
+        for id_, hash_, quality, source in connection.execute(query)
+    }
+
+
+def keep_pictures(connection: Connection, pictures: Iterable[tuple[int, Picture | None]]) -> None:
+    """Write the hashes of images that have none yet; None is none. ValueError for one of another length."""
+    drawn = iter(pictures)
+    while batch := list(islice(drawn, BATCH)):
+        for id_, each in batch:
+            if each is not None and len(each.hash) * 8 != BITS:
+                raise ValueError(f"image {id_}: its hash has {len(each.hash) * 8} bits; wanted {BITS}")
+        rows = [
+            {"item_id": id_, "hash": each.hash, "quality": each.quality, "source": each.of,
+             "checksum": of_row([id_, each.hash, each.quality, each.of])}
+            for id_, each in batch
+            if each is not None
+        ]  # fmt: skip
+        if rows:
+            connection.execute(insert(PICTURES), rows)

@@ -1,0 +1,175 @@
+"""Which indexed pictures are the same one as another: by the hashes of their pixels, and by parts of them."""
+
+import threading
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from index.catalogue import Catalogue
+from index.duplicates import groups_within
+from index.engine import Engine
+from index.snapshot import Snapshot
+from service.core.pictures.windows import distances_of_parts
+from service.core.sharing import CORES
+from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq
+
+COMPARED = 200  # pictures whose parts are compared, at most
+BY_HASH = 60  # of them those whose hashes are nearest; the others are most alike by what they show
+
+Alike = Callable[[int], Iterable[int]]  # the ids of so many that show the like, nearest first
+
+
+class NotHashed(LookupError):
+    """Images of an earlier version have no hash yet; the message says how many, and the way out."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A picture of which copies are looked for."""
+
+    hashes: Hashes
+    thumbnail: bytes  # WebP
+
+
+@dataclass(frozen=True)
+class Near:
+    """Pictures near a query, sorted by (distance, id)."""
+
+    distances: NDArray[np.int32]  # (n,)
+    ids: NDArray[np.int64]  # (n,)
+    ties_at_cut: int  # eligible pictures at the last of the distances
+    contents: Snapshot  # which has them all
+
+
+class Pictures:
+    """The second space of an index: the hash of each picture beside its code, in an engine of the same kind.
+
+    Filled when it is first asked for.
+    """
+
+    def __init__(self, catalogue: Catalogue, engine: Callable[[int], Engine]) -> None:
+        self._catalogue = catalogue
+        self._engine = engine(BITS)
+        self._contents: Snapshot | None = None
+        self._using = threading.Lock()
+        self._comparing = threading.Semaphore(CORES)
+
+    def hashed(self, item_id: int) -> Query:
+        """An indexed picture, or a held-out one, as a query. Raises KeyError and NotHashed."""
+        thumbnail = self._catalogue.thumbnail(item_id, thrown=False)
+        kept = self._catalogue.pictures.of([item_id]).get(item_id)
+        if kept is None:
+            raise NotHashed(lacking(1))
+        made = pdq(np.asarray(_grey(thumbnail), np.float32))
+        made.hashes[0] = np.frombuffer(kept.hash, np.uint8)  # of the file: better than of the thumbnail
+        return Query(Hashes(made.hashes, kept.quality), thumbnail)
+
+    def search(
+        self,
+        query: Query,
+        alike: Alike,
+        *,
+        k: int,
+        max_distance: int = BITS,
+        labels: Collection[int] = (),
+        without: int | None = None,
+    ) -> Near:
+        """The k pictures nearest to one as it is, turned or mirrored, and those of which it is a part or that
+        are a part of it. Parts are compared of some only: of those nearest by their hashes, and of others
+        that are `alike`. `labels` as the engine takes them; none: any. Raises NotHashed."""
+        with self._using:
+            contents = self._followed()
+            near = self._nearest(query, k + BY_HASH + 1, labels)
+        near.pop(-1 if without is None else without, None)
+        some = [id_ for id_ in self._to_compare(near, alike) if contents.has(id_, labels or None)]
+        some = [id_ for id_ in some if id_ != without]
+        for id_, distance in self._parts(query, some).items():
+            near[id_] = min(distance, near.get(id_, BITS))
+        within = {id_: distance for id_, distance in near.items() if distance <= max_distance}
+        ids = sorted(within, key=lambda id_: (within[id_], id_))[:k]
+        last = within[ids[-1]] if ids else -1
+        with self._using:
+            tied = self._at(query, last, labels) | {id_ for id_ in within if within[id_] == last}
+        tied -= {id_ for id_ in near if near[id_] != last} | {without}
+        distances = np.array([within[id_] for id_ in ids], np.int32)
+        return Near(distances, np.array(ids, np.int64), len(tied), contents)
+
+    def groups(self, radius: int, *, most: int) -> tuple[list[NDArray[np.int64]], Snapshot, int]:
+        """Ids of pictures that are copies of each other, as `groups_within` has them; what there was then;
+        and how many pictures have too little detail to say so, which are in no group. Raises NotHashed and
+        TooManyPairs."""
+        with self._using:
+            contents = self._followed()
+        table = self._catalogue.pictures.changes(-1).table
+        qualities = self._catalogue.pictures.qualities()
+        telling = np.array([qualities.get(id_, 0) >= PLAIN for id_ in table.ids.tolist()], np.bool_)
+        telling &= np.isin(table.ids, contents.ids)
+        found = groups_within(table.codes[telling], radius, most=most)
+        return [table.ids[telling][group] for group in found], contents, int((~telling).sum())
+
+    def _followed(self) -> Snapshot:
+        """What can be found, with the engine at the same revision; nobody else uses it meanwhile."""
+        before = self._contents
+        if before is None or before.revision != self._catalogue.revision:
+            since = -1 if before is None else before.revision
+            if count := len(self._catalogue.pictures.missing(since, split="database")):
+                raise NotHashed(lacking(count))
+            changes = self._catalogue.pictures.changes(since)
+            self._engine.apply(changes)
+            before = Snapshot.of(changes) if before is None else before.after(changes)
+            self._contents = before
+        return before
+
+    def _nearest(self, query: Query, count: int, labels: Collection[int]) -> dict[int, int]:
+        """Ids and distances of so many nearest to any of the eight hashes, and some more."""
+        distances, ids = self._engine.search(query.hashes.hashes, count, labels=labels or None)
+        return _least(distances.ravel(), ids.ravel())
+
+    def _at(self, query: Query, distance: int, labels: Collection[int]) -> set[int]:
+        """Ids of pictures whose nearest hash lies at this distance."""
+        if distance < 0:
+            return set()
+        found = self._engine.range_search(query.hashes.hashes, distance, labels=labels or None)
+        least = _least(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        return {id_ for id_, nearest in least.items() if nearest == distance}
+
+    def _to_compare(self, near: dict[int, int], alike: Alike) -> list[int]:
+        """Of which pictures parts are compared: those that are copies anyway need not be."""
+        by_hash = sorted(near, key=lambda id_: (near[id_], id_))
+        others = [id_ for id_ in by_hash if near[id_] > SAME][:BY_HASH]
+        shown = (id_ for id_ in alike(COMPARED - BY_HASH) if near.get(id_, BITS) > SAME)
+        return list(dict.fromkeys([*others, *shown]))
+
+    def _parts(self, query: Query, ids: list[int]) -> dict[int, int]:
+        """The distances of those pictures that share a part with the query."""
+        if query.hashes.quality < PLAIN:  # every plain part would do
+            return {}
+        with self._comparing:
+            thumbnails = self._catalogue.pictures.thumbnails(ids)
+            there = [id_ for id_ in ids if id_ in thumbnails]
+            pictures = [_grey(thumbnails[id_]) for id_ in there]
+            distances = distances_of_parts(_grey(query.thumbnail), pictures)
+        return {id_: each for id_, each in zip(there, distances.tolist(), strict=True) if each < BITS}
+
+
+def lacking(count: int) -> str:
+    """What is said where images have no hash."""
+    return (
+        f"{count:,} images come from an earlier version and have no hash of their pixels, by which copies "
+        "are found; stop the service and run: hebbsearch upgrade ARTIFACT"
+    )
+
+
+def _least(distances: NDArray[np.int32], ids: NDArray[np.int64]) -> dict[int, int]:
+    """Each id with the least of its distances."""
+    order = np.lexsort((distances, ids))
+    found, first = np.unique(ids[order], return_index=True)
+    return dict(zip(found.tolist(), distances[order][first].tolist(), strict=True))
+
+
+def _grey(webp: bytes) -> Image.Image:
+    return Image.open(BytesIO(webp)).convert("L")
