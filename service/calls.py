@@ -24,7 +24,7 @@ from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation,
 from service.schemas.images import AddedImages, Changed, Image, Page
 from service.schemas.jobs import Job, JobList
 from service.schemas.labels import Doubts, Predictions, Suggestions
-from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer
+from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer, Space
 from service.schemas.trash import Batches, TrashPage
 
 T = TypeVar("T")
@@ -52,6 +52,12 @@ class How(TypedDict, total=False):
     label: Sequence[str]
 
 
+class HowWithImage(How, total=False):
+    """How to search with an image."""
+
+    by: Space
+
+
 class Which(TypedDict, total=False):
     """Which images are listed."""
 
@@ -76,13 +82,13 @@ class Measure(TypedDict, total=False):
     denominator: Denominator
 
 
-def search(image: ImageSource, **how: Unpack[How]) -> Call[SearchAnswer]:
+def search(image: ImageSource, **how: Unpack[HowWithImage]) -> Call[SearchAnswer]:
     """The indexed images nearest to an image."""
     options = {"content": _bytes(image), "params": _given(**how)}
     return Call("POST", "/search", _model(SearchAnswer), options)
 
 
-def search_batch(images: Sequence[ImageSource], **how: Unpack[How]) -> Call[BatchAnswer]:
+def search_batch(images: Sequence[ImageSource], **how: Unpack[HowWithImage]) -> Call[BatchAnswer]:
     """The indexed images nearest to each of many images; what cannot be read has its own error."""
     files = [("image", _named(each)) for each in images]
     return Call("POST", "/search/batch", _model(BatchAnswer), {"files": files, "params": _given(**how)})
@@ -95,7 +101,7 @@ def search_codes(codes: Sequence[str], encoder_id: str, **how: Unpack[How]) -> C
     return Call("POST", "/search/codes", _model(CodeSearchAnswer), {"json": body})
 
 
-def similar(item_id: int, **how: Unpack[How]) -> Call[SearchAnswer]:
+def similar(item_id: int, **how: Unpack[HowWithImage]) -> Call[SearchAnswer]:
     """The indexed images nearest to one of them, without itself."""
     return Call("GET", f"/images/{item_id}/similar", _model(SearchAnswer), {"params": _given(**how)})
 
@@ -248,11 +254,16 @@ def codes() -> Call[CodeReport]:
 
 
 def duplicates(
-    *, radius: int = 0, after: str | None = None, limit: int | None = None, members: int | None = None
+    *,
+    by: Space = "content",
+    radius: int | None = None,
+    after: str | None = None,
+    limit: int | None = None,
+    members: int | None = None,
 ) -> Call[DuplicatePage]:
-    """One page of the groups of images whose codes lie near each other; `after`: the `next` of the page
-    before, `members`: at most so many images of each group."""
-    params = _given(radius=radius, after=after, limit=limit, members=members)
+    """One page of the groups of images whose codes, or, by picture, whose hashes lie near each other;
+    `after`: the `next` of the page before, `members`: at most so many images of each group."""
+    params = _given(by=by, radius=radius, after=after, limit=limit, members=members)
     return Call("GET", "/duplicates", _model(DuplicatePage), {"params": params})
 
 

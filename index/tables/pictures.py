@@ -63,6 +63,16 @@ class Pictures:
         with self._connections.reading() as connection:
             return _read(connection, _COLUMNS.join(ITEMS).where(ITEMS.c.split == "query"))
 
+    def sizes(self, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Width and height of those of the images that are there."""
+        found: dict[int, tuple[int, int]] = {}
+        with self._connections.reading() as connection:
+            for start in range(0, len(ids), BATCH):
+                some = ITEMS.c.id.in_(ids[start : start + BATCH])
+                query = select(ITEMS.c.id, ITEMS.c.width, ITEMS.c.height).where(some)
+                found |= {id_: (width, height) for id_, width, height in connection.execute(query)}
+        return found
+
     def thumbnails(self, ids: Sequence[int]) -> dict[int, bytes]:
         """The WebP bytes of those of at most BATCH images that are there."""
         query = select(THUMBNAILS.c.item_id, THUMBNAILS.c.image).where(THUMBNAILS.c.item_id.in_(ids))

@@ -190,7 +190,7 @@ class Searcher:
         near = self.pictures.search(
             picture, alike, k=wanted.k, max_distance=most, labels=wanted.labels, without=wanted.without
         )
-        matches = self._matches(
+        matches = _matches(
             near.contents, near.distances, near.ids, self.catalogue.paths(near.ids.tolist()), HASH_BITS
         )
         return Answer(code, matches, exact=False, ties_at_cut=near.ties_at_cut)
@@ -306,7 +306,7 @@ class Searcher:
         return [
             Answer(
                 code[None],
-                self._matches(snapshot, distances, ids, paths, self.catalogue.bits),
+                _matches(snapshot, distances, ids, paths, self.catalogue.bits),
                 self._engine.exact,
                 ties,
             )
@@ -335,26 +335,6 @@ class Searcher:
             for (distances, ids), count, closer in zip(near, within, nearer, strict=True)
         ]
 
-    def _matches(
-        self,
-        snapshot: Snapshot,
-        distances: NDArray[np.int32],
-        ids: NDArray[np.int64],
-        paths: Mapping[int, tuple[str | None, str | None]],
-        bits: int,
-    ) -> tuple[Match, ...]:
-        rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
-        return tuple(
-            Match(
-                item_id,
-                *paths.get(item_id, GONE),
-                _name(snapshot.classes, label),
-                distance,
-                1 - distance / bits,
-            )
-            for item_id, distance, label in rows
-        )
-
 
 def load_encoder(artifact: Artifact) -> Encoder:
     """The artifact's encoder, ready. ArtifactError."""
@@ -370,6 +350,22 @@ def load_encoder(artifact: Artifact) -> Encoder:
             f"{artifact.manifest.bits}; build the index again"
         )
     return encoder
+
+
+def _matches(
+    snapshot: Snapshot,
+    distances: NDArray[np.int32],
+    ids: NDArray[np.int64],
+    paths: Mapping[int, tuple[str | None, str | None]],
+    bits: int,
+) -> tuple[Match, ...]:
+    rows = zip(ids.tolist(), distances.tolist(), snapshot.labels_of(ids).tolist(), strict=True)
+    return tuple(
+        Match(
+            item_id, *paths.get(item_id, GONE), _name(snapshot.classes, label), distance, 1 - distance / bits
+        )
+        for item_id, distance, label in rows
+    )
 
 
 def _name(classes: Sequence[str], label: int) -> str | None:

@@ -1,6 +1,6 @@
 """The routes: they check what comes in, call the searcher in a thread, and shape what goes out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -17,10 +17,17 @@ from index.codes import Codes, from_hex
 from index.names import shown
 from service.core.library import too_large
 from service.core.live import Generation
+from service.core.pictures.copies import lacking
 from service.core.pictures.decoding import NoDecoder, TooSlow
-from service.core.searcher import Answer
+from service.core.searcher import Answer, Question
 from service.schemas.problem import problem, problems
-from service.schemas.search import BatchAnswer, CodeSearch, CodeSearchAnswer, SearchAnswer, SearchParameters
+from service.schemas.search import (
+    BatchAnswer,
+    CodeSearch,
+    CodeSearchAnswer,
+    ImageSearchParameters,
+    SearchAnswer,
+)
 from service.web import forms, limits
 from service.web.access import reading_router
 from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, Service, address, found, lease, shared
@@ -38,7 +45,7 @@ BUSY_WITH_LARGE = "large images before this one take too long; try again in a se
 ANOTHER_ENCODER = "the codes are of encoder {}, this index is of encoder {}; encode the images with this one"
 
 SEARCH_EXAMPLE = {"image": "(the bytes of cat.png)", "k": 10, "label": ["cat"]}
-PARAMETERS = SearchParameters.model_json_schema()["properties"]
+PARAMETERS = ImageSearchParameters.model_json_schema()["properties"]
 SEARCH_INPUT = {
     # What FastAPI makes of the model; its own reading of it would be a quarter of its time for a search.
     "parameters": [
@@ -73,6 +80,7 @@ BATCH_INPUT = {
         {
             400: f"the form cannot be read (Missing boundary in multipart); {forms.HOW_TO_SEND}",
             408: TOO_SLOW,
+            409: lacking(1350),
             413: too_large(10_000_000),
             415: "not an image in a known format (PNG, JPEG, WebP, GIF, TIFF, …)",
             422: "k: Input should be less than or equal to 1000, not 5000",
@@ -104,6 +112,7 @@ async def search(request: Request) -> Response:
         {
             400: f"the form cannot be read (Missing boundary in multipart); {forms.HOW_TO_SEND_MANY}",
             408: TOO_SLOW,
+            409: lacking(1350),
             413: too_many(100_000_000),
             422: "k: Input should be less than or equal to 1000, not 5000",
             503: BUSY_WITH_BATCHES.format(BATCHES),
@@ -137,6 +146,8 @@ async def search_batch(request: Request) -> Response:
         with lease(request) as generation:
             wanted = partial(generation.searcher.wanted, asked.k, asked.max_distance, asked.label)
             await to_thread.run_sync(wanted)  # raises for all
+            if asked.by == "picture":
+                await to_thread.run_sync(generation.searcher.pictures.check)
             async with create_task_group() as tasks:
                 for _ in range(ABREAST):
                     tasks.start_soon(take_turns, generation)
@@ -170,7 +181,7 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
 
     with place(shared(request).places.search, BUSY):
         answers = await to_thread.run_sync(work)
-    shared(request).metrics.searches.labels("code").inc(len(answers))
+    shared(request).metrics.searches.labels("code", "content").inc(len(answers))
     body = b'{"answers":[%s]}' % b",".join(_in_json(answer, request) for answer in answers)
     return Response(body, media_type="application/json")
 
@@ -178,21 +189,22 @@ async def search_codes(request: Request, searcher: Service, asked: CodeSearch) -
 @router.get(
     "/images/{item_id}/similar",
     summary="Find the indexed images nearest to one of them",
-    responses=problems({**UNKNOWN_ID, 503: BUSY.format(128)}),
+    responses=problems({**UNKNOWN_ID, 409: lacking(1350), 503: BUSY.format(128)}),
     response_model=SearchAnswer,
 )
 async def similar(
-    item_id: ItemId, request: Request, searcher: Service, asked: Annotated[SearchParameters, Query()]
+    item_id: ItemId, request: Request, searcher: Service, asked: Annotated[ImageSearchParameters, Query()]
 ) -> Response:
-    """By its stored code, without itself; a held-out query may be asked with too."""
+    """By its stored code or hash, without itself; a held-out query may be asked with too."""
 
     def work() -> Answer:
         wanted = searcher.wanted(asked.k, asked.max_distance, asked.label)
-        return found(partial(searcher.similar, wanted=wanted), item_id)
+        look = searcher.copies_of_item if asked.by == "picture" else searcher.similar
+        return found(partial(look, wanted=wanted), item_id)
 
     with place(shared(request).places.search, BUSY):
         answer = await to_thread.run_sync(work)
-    shared(request).metrics.searches.labels("code").inc()
+    shared(request).metrics.searches.labels("code", asked.by).inc()
     return Response(_in_json(answer, request), media_type="application/json")
 
 
@@ -228,29 +240,43 @@ def _code(text: str, at: int, bits: int) -> Codes:
 
 
 async def _answered(
-    request: Request, generation: Generation, image: bytes, asked: SearchParameters
+    request: Request, generation: Generation, image: bytes, asked: ImageSearchParameters
 ) -> Answer:
     """Small images are decoded with their batch; a large or slow one beforehand, in a thread of its own.
     Raises HTTPException for what is no good image."""
-    batches, small, large = generation.batches, shared(request).small.decode, shared(request).large.decode
+    small, large = shared(request).small.decode, shared(request).large.decode
+    copies = asked.by == "picture"
     prepare = partial(
-        generation.searcher.prepare, image, k=asked.k, max_distance=asked.max_distance, labels=asked.label
+        generation.searcher.prepare,
+        image,
+        k=asked.k,
+        max_distance=asked.max_distance,
+        labels=asked.label,
+        copies=copies,
     )
+    answer = partial(_copies, request, generation) if copies else generation.batches.ask
     try:
         try:
-            return await batches.ask(partial(prepare, max_pixels=SMALL, decode=small))
+            return await answer(partial(prepare, max_pixels=SMALL, decode=small))
         except (TooManyPixels, TooSlow):
             async with _turn(shared(request).places.decode):
                 question = await to_thread.run_sync(
                     partial(prepare, decode=large), limiter=CapacityLimiter(1)
                 )
-            return await batches.ask(lambda: question)
+            return await answer(lambda: question)
     except NoDecoder as error:
         raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
     except NotAnImage as error:
         raise HTTPException(415, str(error)) from None
     except ImageError as error:
         raise HTTPException(422, str(error)) from None
+
+
+async def _copies(request: Request, generation: Generation, prepare: Callable[[], Question]) -> Answer:
+    """Each by itself: nearly all of its time goes into comparing parts of pictures."""
+    answer = await to_thread.run_sync(lambda: generation.searcher.copies_of(prepare()))
+    shared(request).metrics.searches.labels("image", "picture").inc()
+    return answer
 
 
 @asynccontextmanager
@@ -268,16 +294,16 @@ async def _turn(places: CapacityLimiter) -> AsyncIterator[None]:
         places.release_on_behalf_of(borrower)
 
 
-def _checked_parameters(fields: dict[str, Any], place: str) -> SearchParameters:
+def _checked_parameters(fields: dict[str, Any], place: str) -> ImageSearchParameters:
     try:
-        return SearchParameters.model_validate(fields)
+        return ImageSearchParameters.model_validate(fields)
     except ValidationError as error:
         raise RequestValidationError(
             [{**each, "loc": (place, *each["loc"])} for each in error.errors()]
         ) from None
 
 
-def _merged(query: SearchParameters, form: SearchParameters) -> SearchParameters:
+def _merged(query: ImageSearchParameters, form: ImageSearchParameters) -> ImageSearchParameters:
     """Parameters from the query string and the form together; giving both is fine if they agree."""
     for name in query.model_fields_set & form.model_fields_set:
         in_query, in_form = getattr(query, name), getattr(form, name)

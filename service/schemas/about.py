@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.example import with_example
+from service.schemas.search import Space
 
 
 class ClassCount(BaseModel):
@@ -86,9 +87,21 @@ class DuplicateParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    by: Annotated[
+        Space,
+        Field(
+            description="content: groups of near codes. picture: of copies, by hashes of the pixels (PDQ)."
+        ),
+    ] = "content"
     radius: Annotated[
-        int, Field(ge=0, le=16, description="Bits in which neighbours in a group may differ; 0: equal codes.")
-    ] = 0
+        int | None,
+        Field(
+            ge=0,
+            le=31,
+            description="Bits in which neighbours in a group may differ; 0: equal codes. Unless it is given "
+            "0 by content, 31 by picture.",
+        ),
+    ] = None
     limit: Annotated[int, Field(ge=1, le=100, description="At most so many groups.")] = 20
     members: Annotated[int, Field(ge=1, le=1000, description="At most so many images of each group.")] = 20
     after: Annotated[
@@ -106,6 +119,8 @@ class Duplicate(BaseModel):
 
     id: int
     label: str | None = Field(description="null: the image has no label.")
+    width: int
+    height: int
     thumbnail: str
 
 
@@ -114,6 +129,10 @@ class DuplicateGroup(BaseModel):
 
     size: int = Field(description="How many images.")
     labels: int = Field(description="How many different labels they have.")
+    best: int = Field(
+        description="The id of the image to keep where the others go: the one of most pixels, of several one "
+        "with a label, of these the one of the lowest id."
+    )
     images: list[Duplicate] = Field(description="By ascending id, at most `members` of them.")
 
 
@@ -125,11 +144,21 @@ class DuplicatePage(BaseModel):
             "radius": 2,
             "groups": 40,
             "images": 96,
+            "plain": 0,
             "found": [
                 {
                     "size": 3,
                     "labels": 1,
-                    "images": [{"id": 1702, "label": "8", "thumbnail": "/images/1702/thumbnail"}],
+                    "best": 1702,
+                    "images": [
+                        {
+                            "id": 1702,
+                            "label": "8",
+                            "width": 640,
+                            "height": 480,
+                            "thumbnail": "/images/1702/thumbnail",
+                        }
+                    ],
                 }
             ],
             "next": "3:1702",
@@ -139,6 +168,9 @@ class DuplicatePage(BaseModel):
     radius: int
     groups: int = Field(description="How many groups of two and more images there are in all.")
     images: int = Field(description="How many images are in one.")
+    plain: int = Field(
+        description="By picture: how many images have too little detail to be compared, and are in no group."
+    )
     found: list[DuplicateGroup] = Field(description="The groups of this page.")
     next: str | None = Field(description="`after` of the next page; null: this is the last one.")
 

@@ -1,6 +1,6 @@
 """Searches over HTTP."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,10 @@ from service.schemas.example import with_example
 from service.schemas.problem import Problem
 
 MOST_CODES, MOST_LABELS = 64, 100  # in one request
+
+# What is compared: what a picture shows, or its pixels.
+Space = Literal["content", "picture"]
+SPACES: tuple[Space, ...] = get_args(Space)
 
 
 class SearchParameters(BaseModel):
@@ -30,6 +34,20 @@ class SearchParameters(BaseModel):
     ] = []
 
 
+class ImageSearchParameters(SearchParameters):
+    """How to search with an image."""
+
+    by: Annotated[
+        Space,
+        Field(
+            description="content: what shows the like, by codes. picture: the same picture, saved anew, "
+            "smaller, grey, mirrored, turned by quarters, with a text or a border, or a part of it, by "
+            "hashes of the pixels (PDQ).",
+            examples=["content"],
+        ),
+    ] = "content"
+
+
 class Result(BaseModel):
     """An indexed image near the query."""
 
@@ -37,7 +55,10 @@ class Result(BaseModel):
     path: str | None = Field(description="As GET /images/{id} has it. null: it was removed meanwhile.")
     folder: str | None = Field(description="As GET /images/{id} has it.")
     label: str | None = Field(description="null: the image has no label.")
-    distance: int = Field(description="Hamming distance: bits in which the two codes differ.")
+    distance: int = Field(
+        description="Hamming distance: bits in which the two codes differ; with by=picture of the two "
+        "hashes, 31 and less for the same picture."
+    )
     similarity: float = Field(description="1 − distance / bits.")
     thumbnail: str = Field(description="Address of a small WebP image.")
 

@@ -15,6 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.schemas.search import SPACES
+
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
@@ -41,7 +43,12 @@ class Metrics:
         self._seconds = Histogram(
             "request_seconds", "From a request to its answer.", ["route"], buckets=SECONDS, **own
         )
-        self.searches = Counter("searches", "Queries that were ranked, by what they were.", ["by"], **own)
+        self.searches = Counter(
+            "searches",
+            "Queries that were ranked, by what they were and in which space.",
+            ["by", "space"],
+            **own,
+        )
         self._together = Histogram(
             "batch_size", "Images that were encoded and ranked together.", buckets=TOGETHER, **own
         )
@@ -49,7 +56,8 @@ class Metrics:
         for outcome in ("added", "exists", "refused", "trashed", "restored", "removed"):
             self.images.labels(outcome)  # 0 is a value too
         for what in ("image", "code"):
-            self.searches.labels(what)
+            for space in SPACES:
+                self.searches.labels(what, space)
         Info("build", "What the service runs on.", **own).info(dict(versions))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -64,7 +72,7 @@ class Metrics:
 
         def counted(questions: Sequence[Question]) -> Sequence[Answer]:
             self._together.observe(len(questions))
-            self.searches.labels("image").inc(len(questions))
+            self.searches.labels("image", "content").inc(len(questions))
             return answer(questions)
 
         return counted

@@ -17,6 +17,7 @@ from service.core.jobs import JobError, NoRoom
 from service.core.library import HeldOut, InTrash, OtherBytes, OtherLabel
 from service.core.live import NotReplaced
 from service.core.measuring import NothingToMeasure
+from service.core.pictures.copies import NotHashed
 from service.core.pictures.decoding import NoDecoder
 from service.core.searcher import UnknownLabel
 from service.schemas.problem import PROBLEM_MEDIA_TYPE, problem
@@ -27,6 +28,7 @@ REFUSALS: dict[type[Exception], int] = {
     LabelError: 422,
     NothingToMeasure: 409,
     HeldOut: 409,
+    NotHashed: 409,
     InTrash: 409,
     OtherBytes: 409,
     OtherLabel: 409,

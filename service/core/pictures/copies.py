@@ -58,6 +58,11 @@ class Pictures:
         self._using = threading.Lock()
         self._comparing = threading.Semaphore(CORES)
 
+    def check(self) -> None:
+        """Raises NotHashed where nothing can be found."""
+        with self._using:
+            self._followed()
+
     def hashed(self, item_id: int) -> Query:
         """An indexed picture, or a held-out one, as a query. Raises KeyError and NotHashed."""
         thumbnail = self._catalogue.thumbnail(item_id, thrown=False)
