@@ -1,7 +1,7 @@
 """The command `hebbsearch`: build an index, serve it, and ask a service that runs.
 
-All but `build`, `label`, `serve`, `verify` and `reencode` speak HTTP with it. Exit codes: 0 well, 1 refused
-or failed, 2 wrong usage, 3 some files were left out.
+All but `build`, `label`, `serve`, `demo`, `verify` and `reencode` speak HTTP with it. Exit codes: 0 well,
+1 refused or failed, 2 wrong usage, 3 some files were left out.
 
 Each module but those that all share is a family of subcommands: what they do, and in `add_to` their options.
 """
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     take_any_letter()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in serving.TRAINING:
-        serving.train(serving.TRAINING[arguments[0]], arguments[1:])
+        serving.train(arguments[0], arguments[1:])
     options = parser().parse_args(arguments)
     try:
         code = run(options)
