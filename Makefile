@@ -1,9 +1,7 @@
-# make run: install, train on the embedded data set, serve.   make test: lint, types, tests.   make quick: unit tests.
+# make run: install, then hebbsearch demo.   make test: lint, types, tests.   make quick: unit tests.
 PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
-DEFAULT := artifacts/default
-ARTIFACT ?= $(DEFAULT)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Threads that wait spin for some microseconds, then sleep, as training/build_index.py has it too.
@@ -13,12 +11,9 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test quick bench reproduce-quick few-labels-quick lint lint-page house lock clean
 
-run: .venv/installed $(filter $(DEFAULT),$(ARTIFACT))
-	@$(BIN)/python -c "import socket as s; \
-		s.create_server(('$(HOST)', $(PORT)), family=s.AF_INET6 if ':' in '$(HOST)' else s.AF_INET)" 2>/dev/null || \
-		{ echo "port $(PORT) of $(HOST) is taken; choose another: make run PORT=$$(($(PORT) + 1))"; exit 1; }
-	@echo "hebbsearch: starting with $(ARTIFACT); it answers once it says \"running on\" (Ctrl-C stops it)"
-	@HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/hebbsearch serve "$(ARTIFACT)" --host $(HOST) --port $(PORT)
+run: .venv/installed
+	@HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/hebbsearch \
+		$(if $(ARTIFACT),serve "$(ARTIFACT)",demo artifacts/default) --host $(HOST) --port $(PORT)
 
 # Two files of tests at a time: a core and about 2 GB of memory each. WITHIN is what .ci/run measures it with.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
@@ -37,14 +32,6 @@ lint: .venv/developing
 # The page's scripts and stylesheets. Needs node, which nothing else does. `make lint-page FIX=--write` mends what it can.
 lint-page:
 	npx --yes @biomejs/biome@2.6.8 check --error-on-warnings $(FIX)
-
-# An interrupted training goes on where it was.
-$(DEFAULT): | .venv/installed
-	@if [ -d $(DEFAULT).partial ]; then \
-		$(BIN)/python training/build_index.py --resume $(DEFAULT).partial; \
-	else \
-		$(BIN)/python training/build_index.py --backbone conv6 --rule hpca_fh --out $(DEFAULT); \
-	fi
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

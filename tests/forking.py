@@ -39,7 +39,7 @@ LOADED = (
 # In the environment: module:function that a forked process calls before it does what its command says.
 FIRST = "TESTS_FIRST"
 LARGEST = 1 << 20  # bytes of a command with its environment
-SWITCHES = {"-I": 1, "-W": 2}  # of Python, that change nothing here; words that each takes
+SWITCHES = {"-I": 1, "-P": 1, "-W": 2}  # of Python, that change nothing here; words that each takes
 SET_CHILD_SUBREAPER = 36  # of prctl(2)
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

@@ -124,6 +124,7 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data names the folder that holds your images")
+    log.info("reading the folder %s", root)
     walked = walk(root, without=labels_file)
     files = walked.files
     for place, reason in walked.unreadable.items():

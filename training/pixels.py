@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from index.items import File
+from index.items import UNLABELLED, File
 from index.names import shown
 from training import protocol
 from training.config import Config
@@ -30,6 +31,7 @@ log = logging.getLogger("hebbsearch")
 
 # Up to here all pixels are kept in memory as uint8; larger sets are decoded again in every epoch.
 MEMORY_LIMIT = 4 << 30
+BETWEEN_LINES = 10.0  # seconds, where no terminal shows how far it is
 GROUPS_AHEAD = 2  # batches that are decoded while one is used
 
 
@@ -126,10 +128,18 @@ def load(config: Config) -> Loaded:
     DataError and ConfigError."""
     images = images_of(config)
     said = protocol.check(images, config)
+    log.info("found %s; decoding them", counted(images))
     loaded = read(images, config.image_size)
     if config.fraction():  # of some classes one image only may be readable
         protocol.say_of_one_image(loaded.images, said)
     return loaded._replace(pixels=place(loaded.pixels, choose_device(config.device)))
+
+
+def counted(images: ImageSet) -> str:
+    """How many there are, in words."""
+    what = "images" if images.root is None else "files"
+    labels = np.count_nonzero(images.labels != UNLABELLED)
+    return f"{len(images):,} {what}, {labels:,} with a label"
 
 
 def opened(images: ImageSet, position: int) -> tuple[Image.Image, File | None]:
@@ -162,7 +172,7 @@ def read(images: ImageSet, size: int) -> Loaded:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = pool.map(decode, range(len(images)))
-        faults = list(progress("reading images", outcomes, len(images)))
+        faults = list(progress("decoding images", outcomes, len(images)))
     broken = [(path, fault) for path, fault in zip(images.paths, faults, strict=True) if fault]
     skipped = [
         {"path": shown(path), "reason": shown(reason)} for path, reason in (*images.unreadable, *broken)
@@ -213,5 +223,18 @@ def each_batch(
 
 
 def progress(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
-    """`steps` with a bar on the terminal if they take longer than two seconds."""
-    return iter(tqdm(steps, what, count, delay=2, leave=False, disable=None))
+    """`steps` with a bar on the terminal if they take longer than two seconds, elsewhere with a line now and
+    then."""
+    bar = tqdm(steps, what, count, delay=2, leave=False, disable=None)
+    return in_lines(what, steps, count) if bar.disable else iter(bar)
+
+
+def in_lines(what: str, steps: Iterable[Any], count: int) -> Iterator[Any]:
+    """`steps`, and in the log how many are done."""
+    said = time.monotonic()
+    for done, step in enumerate(steps, 1):
+        yield step
+        now = time.monotonic()
+        if done < count and now - said > BETWEEN_LINES:
+            said = now
+            log.info("%s: %s of %s", what, f"{done:,}", f"{count:,}")

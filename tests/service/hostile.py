@@ -16,7 +16,11 @@ from zipfile import ZipFile
 import numpy as np
 from PIL import Image, ImageCms
 
+from training.nets.images import HEIF
+
 LIMIT = 50_000_000  # pixels, the default
+# Where it is read, it is found to be broken.
+BROKEN_HEIC = (422, "damaged") if HEIF else (415, "HEIC is not")
 BEYOND = 7072  # a square of this side has a few more
 
 
@@ -402,8 +406,8 @@ KIT: dict[str, Hostile] = {
         "PostScript is not",
     ),
     "PDF": Hostile(415, lambda: saved(noise(), "PDF"), "PDF is not"),
-    "HEIC": Hostile(415, lambda: heic(b"heic"), "HEIC is not"),
-    "HEIC that says mif1": Hostile(415, lambda: heic(b"mif1"), "HEIC is not"),
+    "HEIC": Hostile(BROKEN_HEIC[0], lambda: heic(b"heic"), BROKEN_HEIC[1]),
+    "HEIC that says mif1": Hostile(BROKEN_HEIC[0], lambda: heic(b"mif1"), BROKEN_HEIC[1]),
     "JPEG XL": Hostile(415, lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "JPEG XL is not"),
     "ICO": Hostile(
         415,

@@ -43,9 +43,9 @@ def build(folder, *arguments, code=0, **how):
 
 def refused(folder, *arguments, **how):
     """The one line that a refused command says."""
-    lines = build(folder, *arguments, code=2, **how).stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+    *before, line = build(folder, *arguments, code=2, **how).stderr.strip().splitlines()
+    assert all(each.startswith(("reading the folder ", "found ")) for each in before), before
+    return line
 
 
 def stripes(path, horizontal, seed, size=28):
@@ -92,6 +92,11 @@ def test_command_leaves_an_artifact_and_says_where(built):
     assert [entry["path"] for entry in manifest.data["skipped"]] == ["across/broken.png"]
     assert (manifest.data["database"], manifest.data["queries"]) == (54, 6)
     assert manifest.data["training_labels"] == 54
+
+
+def test_it_says_at_once_what_it_reads(built, pictures):
+    said = built[1].stderr.splitlines()
+    assert said[:2] == [f"reading the folder {pictures}", "found 61 files, 61 with a label; decoding them"]
 
 
 def test_catalogue_holds_every_image_once(built, pictures):

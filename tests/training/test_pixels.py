@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.training.test_data import put
 from training import data
 from training.config import configure
 from training.data import DataError
-from training.pixels import PixelsOnDemand, batches, load, opened, read, stream
+from training.pixels import PixelsOnDemand, batches, load, opened, progress, read, stream
 
 
 @pytest.fixture
@@ -82,6 +83,14 @@ def test_deep_grey_is_read_at_the_depth_that_is_set(tmp_path, limit, monkeypatch
         images, pixels, _, _ = load(configure(chosen))
         assert pixels[torch.tensor([1])].unique().tolist() == [expected]
         assert opened(images, 0)[0].getpixel((0, 0)) == (expected,) * 3
+
+
+def test_without_a_terminal_lines_say_how_many_are_done(monkeypatch, caplog, capsys):
+    caplog.set_level("INFO")
+    clock = iter(range(0, 100, 4))  # seconds, when somebody looks
+    monkeypatch.setattr("training.pixels.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert list(progress("decoding", iter("abcdefgh"), 8)) == list("abcdefgh")
+    assert caplog.messages == ["decoding: 3 of 8", "decoding: 6 of 8"]
 
 
 class Opened:

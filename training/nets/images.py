@@ -38,13 +38,27 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Of a text or profile in a PNG, unpacked; for all texts together Pillow has a limit of 64 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = 32 << 20
 
+
+def with_heif() -> bool:
+    """Have Pillow read HEIF, where what does is installed: only the picture, none of what lies beside it."""
+    try:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    except ImportError:  # an extra; or its library does not load here
+        return False
+    return True
+
+
+HEIF = ("HEIF",) if with_heif() else ()
 # Formats whose readers decode pixels and nothing else. Left out on purpose: EPS starts Ghostscript; IPTC,
 # ICNS, FPX, MIC and DCX hold other images, EPS among them; ICO decodes before its size is known.
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
-    "WEBP",
+    "WEBP", *HEIF,
 )  # fmt: skip
-# What people send and we do not read, by what its first bytes match; HEIC may say that it is any HEIF.
+# What people send and we do not read, by what its first bytes match; HEIC, which may say that it is any HEIF,
+# without what reads it.
 OTHERS = {
     "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|mif1|msf1)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
@@ -54,6 +68,8 @@ OTHERS = {
     "ICO": rb"\0\0[\1\2]\0",
     "PSD": rb"8BPS",
 }
+NOT_READ = "is not an image format that is read;"
+WITHOUT_HEIF = 'is not read without pillow-heif; install it (pip install "hebbsearch[heif]"), or'
 THUMBNAIL = 128  # pixels of its longer side
 HASHED = 256  # pixels of each side that are enough to hash a picture, at least
 OUT_OF_MEMORY = "decoding the image takes more memory than there is; send it smaller"
@@ -227,6 +243,7 @@ def _loaded(stream: BinaryIO, max_pixels: int, reading: Reading) -> Image.Image:
     if isinstance(image, JpegImageFile):
         _refuse_many_scans(stream)
     image.load()
+    _check_sizes([image.size], max_pixels)  # a HEIF may say another size than it has
     if image.format == "PNG" and image.mode.startswith("I"):
         stream.seek(0)
         image.info[DEPTH] = depth_of_png(stream.read(), np.asarray(image)) or reading.grey_bits or 16
@@ -292,11 +309,9 @@ def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError:
         stream.seek(0)
         header = stream.read(HEADER)
-        for name, beginning in OTHERS.items():
-            if re.match(beginning, header, re.DOTALL):
-                raise NotAnImage(
-                    f"{name} is not an image format that is read; save the picture as JPEG or PNG"
-                ) from None
+        if name := _other(header):
+            why = WITHOUT_HEIF if name == "HEIC" else NOT_READ
+            raise NotAnImage(f"{name} {why} save the picture as JPEG or PNG") from None
         if (page := Page.of(stream)) is not None and (unknown := page.unknown):
             raise BrokenImage(unknown) from None
         if _begins_like_an_image(header[:16]):
@@ -307,6 +322,12 @@ def _identify(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise TooMuchMemory(OUT_OF_MEMORY) from None
     except Exception as error:  # a damaged header can raise anything from within a format's parser
         raise BrokenImage(f"the image's header is damaged ({_reason(error)})") from None
+
+
+def _other(header: bytes) -> str | None:
+    """The format that is not read and begins so."""
+    found = (name for name, beginning in OTHERS.items() if re.match(beginning, header, re.DOTALL))
+    return next((name for name in found if name != "HEIC" or "HEIF" not in FORMATS), None)
 
 
 def _begins_like_an_image(prefix: bytes) -> bool:

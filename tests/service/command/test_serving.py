@@ -1,19 +1,24 @@
 """How the command `hebbsearch` starts: with which settings, and from where."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from index.artifact import Artifact
-from service.command import parser
+from service.command import main, parser
+from service.command.serving import address_of
 from service.settings import Settings
 from tests import forking
 from tests.samples import environment, free_port, wait_until_ready
 from tests.service.test_kill import png
+from tests.training.narrow import NARROW_PROCESS
 
 
 @pytest.mark.process
@@ -111,3 +116,77 @@ def test_no_module_is_taken_from_the_folder_in_which_it_is_started(own: Artifact
         process.wait(30)
     assert found.status_code == 200
     assert not ran.exists(), f"serve ran {ran.read_text()}"
+
+
+def child_of(process: "subprocess.Popen[str]") -> int:
+    """The process that it has started."""
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(child)
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_the_demo_learns_once_goes_on_where_it_was_stopped_and_serves(tmp_path: Path) -> None:
+    folder, port = tmp_path / "first look", free_port()
+    command = [sys.executable, "-m", "service.command", "demo", str(folder), "--port", str(port)]
+    ctrl_c = signal.SIGINT
+
+    def started() -> "subprocess.Popen[str]":
+        env = environment(None) | NARROW_PROCESS
+        return forking.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    learning = started()
+    while not list(tmp_path.glob("first look.partial/checkpoint*")):
+        assert learning.poll() is None, learning.communicate()
+        time.sleep(0.01)
+    for pid in (child_of(learning), learning.pid):  # as a terminal sends it to all
+        os.kill(pid, ctrl_c)
+    _, said = learning.communicate(timeout=60)
+    assert learning.returncode == 130 and "Traceback" not in said, said
+    assert said.startswith(f"{folder}: learns from 1,797 handwritten digits")
+    assert said.endswith("hebbsearch: stopped; the same command goes on\n")
+
+    for how in (f"{folder}: goes on where it was stopped", f"{folder}: made before, and served as it is"):
+        serving = started()
+        wait_until_ready(f"http://127.0.0.1:{port}", serving)  # type: ignore[arg-type]
+        found = httpx.post(f"http://127.0.0.1:{port}/search", content=png(1), timeout=60)
+        assert len(found.json()["results"]) == 10
+        assert "text/html" in httpx.get(f"http://127.0.0.1:{port}/").headers["content-type"]
+        os.kill(serving.pid, ctrl_c)
+        _, said = serving.communicate(timeout=60)
+        assert serving.returncode == 0 and "Traceback" not in said, said
+        assert said.startswith(how)
+        assert f'Once it says "running on", open http://127.0.0.1:{port} in a browser' in said
+        assert f"running on http://127.0.0.1:{port}" in said
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_what_cannot_be_served_is_refused_before_anything_is_learned(
+    own: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures := tmp_path / "my pictures").mkdir()
+    assert main(["demo", str(pictures), "--port", str(free_port())]) == 1
+    assert f"hebbsearch build '{pictures}'" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        for command in (["demo", str(tmp_path / "new")], ["serve", str(own.path)]):
+            assert main([*command, "--port", port]) == 1
+            told = f"hebbsearch: port {port} of 127.0.0.1 is taken; choose another with --port\n"
+            assert capsys.readouterr().err == told
+    for address in (["--port", "70000"], ["--host", "nowhere.invalid"], ["--host", "x" * 70 + ".y"]):
+        assert main(["demo", str(tmp_path / "new"), *address]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://localhost:80"),
+        ("::", "http://localhost:80"),
+        ("fe80::1", "http://[fe80::1]:80"),
+    ],
+)
+def test_the_address_is_one_that_a_browser_opens(host: str, address: str) -> None:
+    assert address_of(host, 80) == address

@@ -1,7 +1,6 @@
-"""The command, as a process of its own, against a service in another."""
+"""Folders are sent, and sent again."""
 
 import contextlib
-import io
 import json
 import os
 import pty
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,72 +18,13 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from index.artifact import Artifact
 from index.walking import DataError
-from service import command
 from service.client import Client
-from service.command import parser, show
-from service.settings import PREFIX
+from service.command import parser, sending
 from tests import forking
-from tests.samples import build_artifact, environment, free_port, serve
+from tests.samples import environment
+from tests.service.command.commands import Run, added, hash_seed
 from tests.service.test_kill import png
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service that takes few images at a time, to be changed by the tests of this module."""
-    artifact = build_artifact(tmp_path_factory.mktemp("command"))
-    with serve(artifact.path, max_batch="8", max_batch_bytes="200000") as address:
-        yield address
-
-
-@pytest.fixture
-def hebbsearch(address: str, tmp_path: Path) -> Run:
-    def run(*arguments: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
-        done = forking.run(
-            [sys.executable, "-m", "service.command", *arguments],
-            env=environment(None) | {f"{PREFIX}URL": address} | more,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    return run
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Twenty images in two folders, and three files that are none."""
-    folder = tmp_path / tmp_path.name
-    for number in range(20):
-        file = folder / ("one", "two words")[number % 2] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(png(hash_seed(tmp_path.name) + number))
-    (folder / "notes.txt").write_text("no image")
-    (folder / "one" / "half.png").write_bytes(png(1)[:50])
-    (folder / ".hidden.png").write_bytes(png(2))
-    return folder
-
-
-def hash_seed(name: str) -> int:
-    """Other images for each test."""
-    return 10_000 + int.from_bytes(name.encode()[-3:], "big") % 10**6
-
-
-def added(run: Run, folder: Path, *more: str, code: int = 3) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(run("add", str(folder), "--json", *more, code=code).stdout)
-    return answer
-
-
-def test_images_are_listed_by_name_in_an_order(hebbsearch: Run, folder: Path) -> None:
-    added(hebbsearch, folder)
-    listed = json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)
-    asked = ("--folder", folder.name, "--name", "ONE/1", "--sort", "name", "--descending")
-    paths = [each["path"] for each in json.loads(hebbsearch("list", *asked, "--json").stdout)]
-    assert paths == sorted((each["path"] for each in listed if "one/1" in each["path"]), reverse=True)
-    assert len(paths) > 1
-    assert hebbsearch("list", "--predicted", "circle", "--min-confidence", "0.5").stdout == ""
 
 
 def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -> None:
@@ -266,17 +205,17 @@ def test_a_label_that_the_service_has_is_taken_whatever_it_is(tmp_path: Path) ->
     client = SimpleNamespace(stats=lambda: SimpleNamespace(classes=[SimpleNamespace(label=odd)]))
     for given in (["--label", odd], ["--label-folders"]):
         options = parser().parse_args(["add", str(tmp_path), *given])
-        label_of, strays = command.labels_of_paths(options, cast(Client, client), tmp_path, [])
+        label_of, strays = sending.labels_of_paths(options, cast(Client, client), tmp_path, [])
         assert (label_of(f"{odd} /1.png"), strays) == (odd, {})
     with pytest.raises(DataError, match="at most 200"):
         label_of("i" * 210 + "/1.png")
     (tmp_path / "labels.csv").write_text(f"path,label\nx.png,{odd}\n")
     options = parser().parse_args(["add", str(tmp_path), "--labels", str(tmp_path / "labels.csv")])
-    label_of, _ = command.labels_of_paths(options, cast(Client, client), tmp_path, [Path("x.png")])
+    label_of, _ = sending.labels_of_paths(options, cast(Client, client), tmp_path, [Path("x.png")])
     assert label_of("x.png") == odd
     options = parser().parse_args(["add", str(tmp_path), "--label", "caf\udce9"])
     with pytest.raises(DataError, match="half of a surrogate pair"):
-        command.labels_of_paths(options, cast(Client, client), tmp_path, [])
+        sending.labels_of_paths(options, cast(Client, client), tmp_path, [])
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:
@@ -295,114 +234,6 @@ def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path
     rest = added(hebbsearch, folder)
     assert rest["added"] + rest["exists"] + rest["unchanged"] == 20
     assert len(json.loads(hebbsearch("list", "--folder", folder.name, "--json").stdout)) == 20
-
-
-def test_search_evaluate_count_and_remove(hebbsearch: Run, folder: Path) -> None:
-    added(hebbsearch, folder, "--label", "mine")
-    image = folder / "one" / "0.png"
-    found = json.loads(hebbsearch("search", str(image), "-k", "3", "--json").stdout)["results"]
-    assert len(found) == 3 and (found[0]["distance"], found[0]["label"]) == (0, "mine")
-    assert found[0]["folder"] == folder.name and found[0]["path"] == "one/0.png"
-    assert (
-        f"   0  {found[0]['id']:8d}  mine  {folder.name}/one/0.png" in hebbsearch("search", str(image)).stdout
-    )
-    assert "label 'nobody' is unknown" in hebbsearch("search", str(image), "--label", "nobody", code=1).stderr
-    assert "No such file" in hebbsearch("search", "nothing.png", code=1).stderr
-
-    evaluation = hebbsearch("eval").stdout
-    assert re.match(r"mAP 0\.\d{4}\n", evaluation) and "circle" in evaluation
-    assert json.loads(hebbsearch("eval", "-k", "5", "--json").stdout)["definition"]["k"] == 5
-    assert json.loads(hebbsearch("stats", "--json").stdout)["queries"] == 12
-
-    deleted = str(found[0]["id"])
-    assert hebbsearch("remove", deleted).stdout.startswith("1 deleted; hebbsearch trash")
-    assert "there is no image" in hebbsearch("remove", deleted, code=1).stderr
-    assert f"{folder.name}/one/0.png" in hebbsearch("trash").stdout
-    for asked in (("trash", "--restore", deleted), ("undo",), ("undo",)):
-        assert hebbsearch(*asked).stdout in ("1 restored\n", "1 undone\n")
-    assert "not lie in the trash" in hebbsearch("trash", "--restore", deleted, code=3).stderr
-    assert "1 restored  (1 can be undone)" in hebbsearch("undo", "--list").stdout.splitlines()[0]
-    hebbsearch("remove", "--forever", deleted)
-    assert "can be undone" in hebbsearch("undo", "nothing", code=1).stderr
-
-
-def test_labels_are_written_and_taken_back(hebbsearch: Run, folder: Path, tmp_path: Path) -> None:
-    hebbsearch("add", str(folder), "--label-folders", code=3)
-    out = hebbsearch("labels").stdout
-    assert out.startswith("path,label,folder,sha256,source\n")
-    lines = json.loads(hebbsearch("labels", "--predicted", "--json").stdout)
-    mine = [line for line in lines if line["folder"] == folder.name]
-    assert mine and {line["label"] for line in mine} == {line["path"].split("/")[0] for line in mine}
-    (tmp_path / "labels.csv").write_text(out, newline="")
-    again = hebbsearch("add", str(folder), "--labels", str(tmp_path / "labels.csv"), code=3)
-    assert "0 added, 0 changed, 0 relabelled" in again.stdout
-
-
-def test_an_artifact_is_copied_served_verified_and_moved(hebbsearch: Run, tmp_path: Path) -> None:
-    artifact = build_artifact(tmp_path)
-    with serve(artifact.path) as address:
-        where = ["--url", address]
-        assert hebbsearch("snapshot", "monday", *where).stdout == "monday: 63 images\n"
-        told = json.loads(hebbsearch("reload", "monday", "--json", *where).stdout)
-        assert (told["before"], told["after"], told["compared"]["queries"]) == ("artifact", "monday", 12)
-        assert "artifact takes the place of monday" in hebbsearch("rollback", *where).stdout
-        assert "is what is served" in hebbsearch("reload", "artifact", *where, code=1).stderr
-    copy = tmp_path / "monday"
-    assert hebbsearch("verify", str(copy)).stdout == f"{copy}: no fault\n"
-    stray = copy / "originals" / "00" / "half"
-    stray.parent.mkdir(parents=True)
-    stray.write_bytes(b"half")
-    assert "was not written to its end" in hebbsearch("verify", str(copy), code=1).stdout
-    assert json.loads(hebbsearch("verify", str(copy), "--sweep", "--json").stdout) == {
-        "artifact": str(copy),
-        "faults": [],
-        "swept": [str(stray)],
-    }
-    moved = tmp_path / "moved"
-    to = ["--encoder-of", str(artifact.path), "--out", str(moved)]
-    assert json.loads(hebbsearch("reencode", str(copy), *to, "--json").stdout)["artifact"] == str(moved)
-    assert "exists already" in hebbsearch("reencode", str(copy), *to, code=1).stderr
-
-
-def test_wrong_usage_and_no_service(hebbsearch: Run) -> None:
-    assert "invalid choice" in hebbsearch("fly", code=2).stderr
-    gone = hebbsearch("list", HEBBSEARCH_URL=f"http://127.0.0.1:{free_port()}", code=1).stderr
-    assert re.fullmatch(r"hebbsearch: http://127.0.0.1:\d+ cannot be reached .*\n", gone)
-    assert "is no folder" in hebbsearch("add", "nowhere", code=1).stderr
-
-
-def test_a_key_comes_from_the_environment(own: Artifact, hebbsearch: Run) -> None:
-    key = "k" * 16
-    with serve(own.path, write_keys=key) as address:
-        refused = hebbsearch("remove", "1", "--url", address, code=1)
-        assert "a key is needed" in refused.stderr
-        hebbsearch("remove", "1", "--url", address, HEBBSEARCH_KEY=key)
-
-
-def test_who_reads_only_the_first_lines_sees_no_fault(own: Artifact, monkeypatch, capsys) -> None:
-    for output in (["verify"], ["verify", "--json"]):  # whole lines, and what waits for the end
-        reading, writing = os.pipe()
-        os.close(reading)
-        with os.fdopen(writing, "w") as pipe:
-            monkeypatch.setattr(sys, "stdout", pipe)
-            assert command.main([*output, str(own.path)]) == 141
-            pipe.write("what Python still writes at its end")
-    assert capsys.readouterr().err == ""
-
-
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        command.main(["--version"])
-    assert ended.value.code == 0
-    assert re.fullmatch(r"hebbsearch \d+\.\d+\.\d+\n", capsys.readouterr().out)
-
-
-def test_a_name_that_is_no_unicode_is_shown_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8", errors="strict"))
-    show({"refused": {"caf\udce9.png": "é"}})
-    sys.stdout.flush()
-    assert json.loads(output.getvalue()) == {"refused": {"caf\ufffd.png": "é"}}
 
 
 ODD_NAMES = {
@@ -459,49 +290,3 @@ def test_a_folder_that_comes_from_a_mac_is_the_same(hebbsearch: Run, tmp_path: P
     assert added(hebbsearch, folder, code=0)["changed"] == 1
     listed = json.loads(hebbsearch("list", "--folder", "été", "--json").stdout)
     assert [each["path"] for each in listed] == ["e\u0301.png"]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("search", "caf\udce9.png"),
-        ("search", "--label", "caf\udce9", __file__),
-        ("list", "--folder", "caf\udce9"),
-        ("list", "--label", "caf\udce9"),
-        ("reload", "caf\udce9"),
-        ("snapshot", "caf\udce9"),
-        ("add", "caf\udce9"),
-        ("stats", "--url", "http://caf\udce9"),
-    ],
-)
-def test_an_argument_that_is_no_utf_8_is_refused_in_a_line(
-    hebbsearch: Run, arguments: tuple[str, ...]
-) -> None:
-    (line,) = hebbsearch(*arguments, code=1).stderr.splitlines()
-    assert line.startswith("hebbsearch: ") and "caf\ufffd" in line
-
-
-def test_an_image_whose_name_is_no_utf_8_is_searched_with(hebbsearch: Run, tmp_path: Path) -> None:
-    Path(tmp_path / "caf\udce9.png").write_bytes(png(91_000_000))
-    assert len(hebbsearch("search", str(tmp_path / "caf\udce9.png"), "-k", "3").stdout.splitlines()) == 3
-
-
-def test_on_a_terminal_that_knows_few_letters_nothing_ends_in_a_traceback(
-    address: str, tmp_path: Path
-) -> None:
-    (tmp_path / "\U0001fae9 é.png").write_bytes(png(92_000_000))
-    environment_ = environment(None) | {f"{PREFIX}URL": address, "PYTHONIOENCODING": "latin-1"}
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-P", "-m", "service.command", *arguments]
-        path = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        done = subprocess.run(command, env=environment_ | path, capture_output=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode("latin-1")
-
-    run("add", str(tmp_path), "--name", "latin")
-    (line,) = run("list", "--folder", "latin").splitlines()
-    assert line.endswith("latin/? é.png")
-    (image,) = json.loads(run("list", "--folder", "latin", "--json"))
-    assert image["path"] == "\U0001fae9 é.png"
-    assert "--max-pixels" in run("serve", "--help")

@@ -1,0 +1,113 @@
+"""What the service has is searched, listed, counted and measured."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import get_args
+
+from index.sorting import Sort
+from service.client import Client
+from service.command.parsing import Adding
+from service.command.saying import Failed, name_all, named, say, show
+
+
+def add_to(command: Adding) -> None:
+    """The subcommands and their options."""
+    one = command("search", search)
+    one.add_argument("image", type=Path)
+    one.add_argument("-k", type=int, default=10, help="at most so many results (10)")
+    one.add_argument("--max-distance", type=int, metavar="BITS")
+    one.add_argument("--label", action="append", default=[], help="only images with it; repeatable")
+
+    one = command("eval", evaluate)
+    one.add_argument("-k", type=int, help="cut-off (the whole ranking)")
+    one.add_argument("--ties", choices=("expected", "order"), default="expected")
+    one.add_argument("--denominator", choices=("min", "retrieved"), default="min")
+
+    _add_listing(command("list", list_images))
+    one = command("labels", labels)
+    one.add_argument("--predicted", action="store_true", help="predicted labels too")
+    command("stats", stats)
+
+
+def _add_listing(listing: argparse.ArgumentParser) -> None:
+    """The options of `list`: which images, and in which order."""
+    listing.add_argument("--label", action="append", default=[])
+    listing.add_argument("--unlabelled", action="store_true")
+    listing.add_argument("--folder", help="only images that were sent from it")
+    listing.add_argument("--name", help="only images that have this in their path")
+    predicted = "only images without a label for which it is predicted; repeatable"
+    listing.add_argument("--predicted", action="append", default=[], metavar="LABEL", help=predicted)
+    listing.add_argument(
+        "--min-confidence", type=float, metavar="SHARE", help="how sure that is, from 0 to 1"
+    )
+    listing.add_argument("--sort", choices=get_args(Sort), default="id", help="(id)")
+    listing.add_argument("--descending", action="store_true", help="in the opposite order")
+
+
+def search(options: argparse.Namespace, client: Client) -> int:
+    """Find what is near an image."""
+    try:
+        answer = client.search(
+            options.image, k=options.k, max_distance=options.max_distance, label=options.label
+        )
+    except OSError as error:
+        raise Failed(f"{options.image}: {error.strerror or error}") from None
+    if options.json:
+        show(answer.model_dump())
+    else:
+        for result in answer.results:
+            say(f"{result.distance:4d}  {named(result)}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace, client: Client) -> int:
+    """Say how good the answers are."""
+    evaluation = client.evaluate(k=options.k, ties=options.ties, denominator=options.denominator)
+    if options.json:
+        show(evaluation.model_dump())
+    else:
+        say(f"mAP {evaluation.map:.4f}")
+        say(evaluation.definition.text)
+        for each in evaluation.per_class:
+            say(f"  {each.label}: {'–' if each.aps is None else f'{each.aps:.4f}'}, {each.items:,} images")
+    return 0
+
+
+def list_images(options: argparse.Namespace, client: Client) -> int:
+    """Name what is indexed."""
+    found = client.images(
+        label=options.label,
+        unlabelled=options.unlabelled,
+        folder=options.folder,
+        name=options.name,
+        predicted=options.predicted,
+        min_confidence=options.min_confidence,
+        sort=options.sort,
+        descending=options.descending,
+    )
+    return name_all(options, found)
+
+
+def labels(options: argparse.Namespace, client: Client) -> int:
+    """Write all labels as CSV, which build, add and label take back."""
+    content = client.labels(predicted=options.predicted)
+    if options.json:
+        show(list(csv.DictReader(content.decode().splitlines(keepends=True))))
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    return 0
+
+
+def stats(options: argparse.Namespace, client: Client) -> int:
+    """Count what there is."""
+    answer = client.stats().model_dump()
+    if options.json:
+        show(answer)
+    else:
+        for name, value in answer.items():
+            if not isinstance(value, (list, dict)):
+                say(f"{name}: {value}")
+    return 0
