@@ -37,10 +37,17 @@ expect.set_options(timeout=PATIENCE)
 
 
 def opened(
-    browser: Browser, address: str, *, refused: tuple[int, ...] = (), offline: bool = False, **options: Any
+    browser: Browser,
+    address: str,
+    *,
+    view: str = "",
+    refused: tuple[int, ...] = (),
+    offline: bool = False,
+    **options: Any,
 ) -> Iterator[Page]:
-    """The page at an address, until the loop over it ends; then a failure if the browser complained of
-    anything but requests that were refused with one of these statuses, or not sent for want of a network."""
+    """One view of the page at an address, until the loop over it ends; then a failure if the browser
+    complained of anything but requests that were refused with one of these statuses, or not sent for want of
+    a network. Another view than the first is opened at once: all that the first one shows takes long."""
     context = browser.new_context(**options)
     page = context.new_page()
     tolerated = [COMPLAINT.format(status) for status in refused] + ["ERR_INTERNET_DISCONNECTED"] * offline
@@ -49,7 +56,7 @@ def opened(
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: outside.append(request.url) if address not in request.url else None)
-    page.goto(address)
+    page.goto(f"{address}/{view}")
     yield page
     context.close()
     complaints = [text for text in complaints if not any(each in text for each in tolerated)]
@@ -109,8 +116,7 @@ def barriers(page: Page) -> list[str]:
 
 
 def images_view(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    for page in opened(browser, address, **options):
-        page.get_by_role("link", name="Images", exact=True).click()
+    for page in opened(browser, address, view="#images", **options):
         expect(page.locator("#images-list li")).not_to_have_count(0)
         yield page
 

@@ -31,10 +31,7 @@ def http(own: Artifact) -> Iterator[httpx.Client]:
 
 
 def accepting(browser: Browser, http: httpx.Client, **options: object) -> Iterator[Page]:
-    address = str(http.base_url).rstrip("/")
-    for page in opened(browser, address, **options):
-        page.goto(f"{address}/#label/accept")
-        yield page
+    yield from opened(browser, str(http.base_url).rstrip("/"), view="#label/accept", **options)
 
 
 def labelled(http: httpx.Client, label: str, source: str) -> set[int]:
@@ -105,9 +102,8 @@ def test_what_came_meanwhile_and_nobody_saw_is_not_accepted(browser: Browser, ht
 
 
 def test_a_group_is_larger_than_what_is_shown(browser: Browser, http: httpx.Client) -> None:
-    for page in opened(browser, str(http.base_url).rstrip("/")):
+    for page in accepting(browser, http):
         page.route("**/static/accepting.js", small_pages)
-        page.goto(f"{str(http.base_url).rstrip('/')}/#label/accept")
         page.reload()
         expect(page.locator("#group-count")).to_have_text("20 images")
         expect(page.locator("#group-images li")).to_have_count(4)

@@ -1,6 +1,7 @@
 """A list that is longer than the page has elements, in a real browser against the real service."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from index.artifact import Artifact
 from tests.samples import enlarge, served
 from tests.service.page.browser import barriers, fits, images_view, listed, tab_to
 
@@ -17,17 +19,40 @@ LAST = 75 + MANY  # the highest id; 64 to 75 are held out
 MOST = 300  # elements
 
 
-@pytest.fixture
-def http(mine: Path) -> Iterator[httpx.Client]:
-    enlarge(mine, MANY)
-    with served(mine) as client:
-        yield client
+@pytest.fixture(scope="module")
+def many(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A long list. Not to be changed."""
+    folder = Path(shutil.copytree(artifact.path, tmp_path_factory.mktemp("many") / "artifact"))
+    enlarge(folder, MANY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(many: Path) -> Iterator[str]:
+    """Of a service for all that only look."""
+    with served(many) as client:
+        yield str(client.base_url).rstrip("/")
 
 
 @pytest.fixture
-def view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
+def mine(many: Path, tmp_path: Path) -> Path:
+    """The same list, of the test alone."""
+    return Path(shutil.copytree(many, tmp_path / "artifact"))
+
+
+@pytest.fixture
+def view(browser: Browser, address: str) -> Iterator[Page]:
+    yield from watched(browser, address)
+
+
+@pytest.fixture
+def my_view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
+    yield from watched(browser, str(http.base_url).rstrip("/"))
+
+
+def watched(browser: Browser, address: str) -> Iterator[Page]:
     """With a watch over the number of cards that are elements."""
-    for view in images_view(browser, str(http.base_url).rstrip("/")):
+    for view in images_view(browser, address):
         view.evaluate(
             """() => {
                 const list = document.querySelector("#images-list");
@@ -62,6 +87,7 @@ def selected(view: Page, words: str) -> None:
 
 def test_it_scrolls_from_end_to_end_and_says_where_each_image_is(view: Page) -> None:
     expect(view.locator("#images-status")).to_have_text(f"{ALL} images.")
+    expect(view.locator("#score")).to_be_visible()  # by then the footer has its lines
     height = view.evaluate("document.documentElement.scrollHeight")
     to_the_end(view)
     expect(card(view, 1)).to_have_count(0)
@@ -97,44 +123,44 @@ def test_the_slider_leads_anywhere_and_says_what_lies_there(view: Page) -> None:
     expect(slider).to_be_hidden()
 
 
-def test_a_selection_survives_scrolling_and_ranges_are_selected(view: Page, http: httpx.Client) -> None:
-    card(view, 2).locator("..").get_by_role("checkbox").check()
-    to_the_end(view)
-    selected(view, "1 selected")
-    card(view, LAST - 1).click(modifiers=["Shift"])  # all between, most of which were never loaded
-    selected(view, f"{ALL - 2} selected")
-    expect(view.locator("#viewer")).to_be_hidden()
-    view.keyboard.press("Escape")
-    expect(view.locator("#selection")).to_be_hidden()
-    to_the_start(view)
-    card(view, 3).locator("..").get_by_role("checkbox").check()
-    card(view, 5).locator("..").get_by_role("checkbox").click(modifiers=["Shift"])
-    selected(view, "3 selected")
-    card(view, 4).locator("..").get_by_role("checkbox").click(
+def test_a_selection_survives_scrolling_and_ranges_are_selected(my_view: Page, http: httpx.Client) -> None:
+    card(my_view, 2).locator("..").get_by_role("checkbox").check()
+    to_the_end(my_view)
+    selected(my_view, "1 selected")
+    card(my_view, LAST - 1).click(modifiers=["Shift"])  # all between, most of which were never loaded
+    selected(my_view, f"{ALL - 2} selected")
+    expect(my_view.locator("#viewer")).to_be_hidden()
+    my_view.keyboard.press("Escape")
+    expect(my_view.locator("#selection")).to_be_hidden()
+    to_the_start(my_view)
+    card(my_view, 3).locator("..").get_by_role("checkbox").check()
+    card(my_view, 5).locator("..").get_by_role("checkbox").click(modifiers=["Shift"])
+    selected(my_view, "3 selected")
+    card(my_view, 4).locator("..").get_by_role("checkbox").click(
         modifiers=["Shift"]
     )  # from 5, which it takes away
-    selected(view, "1 selected")
-    view.locator("#delete-selected").click()
-    expect(view.locator("#images-status")).to_have_text(f"1 image deleted. {ALL - 1} images.")
+    selected(my_view, "1 selected")
+    my_view.locator("#delete-selected").click()
+    expect(my_view.locator("#images-status")).to_have_text(f"1 image deleted. {ALL - 1} images.")
     assert [image["id"] for image in listed(http)][:4] == [1, 2, 4, 5]
 
 
-def test_all_under_a_filter_are_selected_and_labelled(view: Page, http: httpx.Client) -> None:
+def test_all_under_a_filter_are_selected_and_labelled(my_view: Page, http: httpx.Client) -> None:
     circles = {image["id"] for image in listed(http, label="circle")}
-    view.select_option("#images-filter", label=f"circle ({len(circles)})")
-    expect(view.locator("#images-status")).to_have_text(f"{len(circles)} images.")
-    tab_to(view, "#images-list a")
-    view.keyboard.press("Control+a")
-    selected(view, f"{len(circles)} selected")
-    view.locator("#label-selected").click()
-    view.locator("#new-label").fill("round")
-    view.get_by_role("button", name="Set the label").click()
-    expect(view.locator("#images-status")).to_have_text(f"{len(circles)} images labelled. No image.")
+    my_view.select_option("#images-filter", label=f"circle ({len(circles)})")
+    expect(my_view.locator("#images-status")).to_have_text(f"{len(circles)} images.")
+    tab_to(my_view, "#images-list a")
+    my_view.keyboard.press("Control+a")
+    selected(my_view, f"{len(circles)} selected")
+    my_view.locator("#label-selected").click()
+    my_view.locator("#new-label").fill("round")
+    my_view.get_by_role("button", name="Set the label").click()
+    expect(my_view.locator("#images-status")).to_have_text(f"{len(circles)} images labelled. No image.")
     assert {image["id"] for image in listed(http, label="round")} == circles
 
 
-def test_each_key_leads_where_it_should(view: Page) -> None:
-    tab_to(view, "#images-list a")
+def test_each_key_leads_where_it_should(my_view: Page) -> None:
+    tab_to(my_view, "#images-list a")
     for key, item_id in (
         ("ArrowRight", 2),
         ("ArrowDown", 8),
@@ -145,25 +171,25 @@ def test_each_key_leads_where_it_should(view: Page) -> None:
         ("ArrowRight", LAST),
         ("Home", 1),
     ):
-        view.keyboard.press(key)
-        expect(card(view, item_id)).to_be_focused()
-        expect(card(view, item_id)).to_be_in_viewport()
-    view.keyboard.press("PageDown")
-    expect(card(view, 1)).not_to_be_focused()
-    below = int(view.evaluate("document.activeElement.dataset.image"))
+        my_view.keyboard.press(key)
+        expect(card(my_view, item_id)).to_be_focused()
+        expect(card(my_view, item_id)).to_be_in_viewport()
+    my_view.keyboard.press("PageDown")
+    expect(card(my_view, 1)).not_to_be_focused()
+    below = int(my_view.evaluate("document.activeElement.dataset.image"))
     assert below % 6 == 1  # the same column
-    view.keyboard.press("PageUp")
-    expect(card(view, 1)).to_be_focused()
-    view.keyboard.press("Space")
-    view.keyboard.press("ArrowDown")
-    view.keyboard.press("Shift+Space")
-    selected(view, "7 selected")
-    view.keyboard.press("Escape")
-    view.keyboard.press("Delete")
-    expect(view.locator("#images-status")).to_have_text(f"1 image deleted. {ALL - 1} images.")
-    expect(card(view, 8)).to_be_focused()
-    view.keyboard.press("Enter")
-    expect(view).to_have_url(re.compile("#image/8$"))
+    my_view.keyboard.press("PageUp")
+    expect(card(my_view, 1)).to_be_focused()
+    my_view.keyboard.press("Space")
+    my_view.keyboard.press("ArrowDown")
+    my_view.keyboard.press("Shift+Space")
+    selected(my_view, "7 selected")
+    my_view.keyboard.press("Escape")
+    my_view.keyboard.press("Delete")
+    expect(my_view.locator("#images-status")).to_have_text(f"1 image deleted. {ALL - 1} images.")
+    expect(card(my_view, 8)).to_be_focused()
+    my_view.keyboard.press("Enter")
+    expect(my_view).to_have_url(re.compile("#image/8$"))
 
 
 def test_tab_leads_to_one_card_and_on(view: Page) -> None:
@@ -223,8 +249,7 @@ def test_back_leads_to_the_place_that_was_left(view: Page) -> None:
     expect(slider).to_have_attribute("aria-valuetext", f"301 of {ALL}")
 
 
-def test_a_folder_and_an_unknown_label_in_an_address(browser: Browser, http: httpx.Client) -> None:
-    address = str(http.base_url).rstrip("/")
+def test_a_folder_and_an_unknown_label_in_an_address(browser: Browser, address: str) -> None:
     for view in images_view(browser, address, refused=(422,)):
         view.goto(f"{address}/#images?label=hexagon")
         expect(view.locator("#browse .error")).to_contain_text("Label 'hexagon' is unknown")
@@ -260,7 +285,7 @@ def test_the_viewer_leads_through_all_and_the_list_follows(view: Page) -> None:
     ],
 )
 def test_what_does_not_come_is_said_and_asked_for_again(
-    browser: Browser, http: httpx.Client, status: int, body: str, says: str
+    browser: Browser, address: str, status: int, body: str, says: str
 ) -> None:
     broken: list[bool] = [True]
 
@@ -270,7 +295,6 @@ def test_what_does_not_come_is_said_and_asked_for_again(
         else:
             route.continue_()
 
-    address = str(http.base_url).rstrip("/")
     for view in images_view(browser, address, refused=(500,)):
         view.route("**/images?*", answer)
         view.get_by_role("slider", name="Place in the list").fill("330")

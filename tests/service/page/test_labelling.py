@@ -33,10 +33,7 @@ def embedded(own: Artifact) -> Iterator[httpx.Client]:
 
 
 def label_view(browser: Browser, http: httpx.Client, part: str = "", **options: Any) -> Iterator[Page]:
-    address = str(http.base_url).rstrip("/")
-    for page in opened(browser, address, **options):
-        page.goto(f"{address}/#label{part}")
-        yield page
+    yield from opened(browser, str(http.base_url).rstrip("/"), view=f"#label{part}", **options)
 
 
 def labels(http: httpx.Client, *ids: int) -> list[str | None]:
