@@ -33,6 +33,7 @@ def add_to(command: Adding) -> None:
     one = command("verify", verify, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--sweep", action="store_true", help="remove what a crash left and nobody needs")
+    command("upgrade", upgrade, remote=False).add_argument("artifact", type=Path)
     one = command("reencode", reencode, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
@@ -135,6 +136,28 @@ def verify(options: argparse.Namespace) -> int:
         if not found:
             say(f"{options.artifact}: no fault")
     return 1 if found else 0
+
+
+def upgrade(options: argparse.Namespace) -> int:
+    """Make what an artifact of an earlier version lacks; a service may go on with it."""
+    from index.artifact import ArtifactError
+    from index.sqlite import CatalogueError
+    from service.core.artifacts.hashing import upgrade as make
+
+    try:
+        files, thumbnails = make(options.artifact, progress=progress)
+    except (ArtifactError, CatalogueError) as error:
+        raise Failed(str(error)) from None
+    if options.json:
+        show({"artifact": str(options.artifact), "of_files": files, "of_thumbnails": thumbnails})
+    elif files + thumbnails:
+        say(
+            f"{options.artifact}: copies of {files + thumbnails:,} more pictures can be found, of "
+            f"{thumbnails:,} by the thumbnail, as the file is gone"
+        )
+    else:
+        say(f"{options.artifact}: lacks nothing")
+    return 0
 
 
 def reencode(options: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ from index.sorting import Sort
 from service.client import Client
 from service.command.parsing import Adding
 from service.command.saying import Failed, name_all, named, say, show
+from service.schemas.about import DuplicateGroup
+from service.schemas.search import Space
 
 
 def add_to(command: Adding) -> None:
@@ -19,6 +21,8 @@ def add_to(command: Adding) -> None:
     one.add_argument("-k", type=int, default=10, help="at most so many results (10)")
     one.add_argument("--max-distance", type=int, metavar="BITS")
     one.add_argument("--label", action="append", default=[], help="only images with it; repeatable")
+    by = "content: what shows the like; picture: the same picture, or a part of it"
+    one.add_argument("--by", choices=get_args(Space), default="content", help=f"{by} (content)")
 
     one = command("eval", evaluate)
     one.add_argument("-k", type=int, help="cut-off (the whole ranking)")
@@ -28,6 +32,8 @@ def add_to(command: Adding) -> None:
     _add_listing(command("list", list_images))
     one = command("labels", labels)
     one.add_argument("--predicted", action="store_true", help="predicted labels too")
+    one = command("copies", copies)
+    one.add_argument("--radius", type=int, metavar="BITS", help="in which two pictures may differ (31)")
     command("stats", stats)
 
 
@@ -50,7 +56,11 @@ def search(options: argparse.Namespace, client: Client) -> int:
     """Find what is near an image."""
     try:
         answer = client.search(
-            options.image, k=options.k, max_distance=options.max_distance, label=options.label
+            options.image,
+            k=options.k,
+            max_distance=options.max_distance,
+            label=options.label,
+            by=options.by,
         )
     except OSError as error:
         raise Failed(f"{options.image}: {error.strerror or error}") from None
@@ -98,6 +108,25 @@ def labels(options: argparse.Namespace, client: Client) -> int:
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
+    return 0
+
+
+def copies(options: argparse.Namespace, client: Client) -> int:
+    """Name groups of images that are the same picture; the best of each comes first."""
+    groups, after = list[DuplicateGroup](), None
+    while True:
+        page = client.duplicates(by="picture", radius=options.radius, limit=100, members=1000, after=after)
+        groups, after = groups + page.found, page.next
+        if after is None:
+            break
+    if options.json:
+        show([group.model_dump() for group in groups])
+        return 0
+    for group in groups:
+        rest = [each.id for each in group.images if each.id != group.best]
+        say(f"{group.best}  {' '.join(map(str, rest))}{' …' if group.size > len(group.images) else ''}")
+    plain = f"; {page.plain:,} have too little detail to be compared" if page.plain else ""
+    say(f"{page.groups:,} groups of {page.images:,} images{plain}", file=sys.stderr)
     return 0
 
 

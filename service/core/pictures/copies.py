@@ -165,7 +165,7 @@ def lacking(count: int) -> str:
     """What is said where images have no hash."""
     return (
         f"{count:,} images come from an earlier version and have no hash of their pixels, by which copies "
-        "are found; stop the service and run: hebbsearch upgrade ARTIFACT"
+        "are found; run: hebbsearch upgrade ARTIFACT"
     )
 
 

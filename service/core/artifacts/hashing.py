@@ -1,0 +1,73 @@
+"""What an artifact of an earlier version lacks, made: the hashes of its pictures. No HTTP in it."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from index.artifact import CATALOGUE, ORIGINALS, Artifact, open_artifact
+from index.catalogue import Catalogue
+from index.items import Item, Picture
+from index.originals import Originals
+from index.sqlite import CatalogueError
+from index.walking import sha256_of
+from service.core.pictures.originals import NoOriginal, original_of
+from service.core.searcher import load_encoder
+from training.nets.images import ImageError, Reading, open_image, picture_hashes
+
+TOGETHER = 256  # images whose hashes are kept at a time
+
+Progress = Callable[[Iterable[int], int], Iterable[int]]
+
+
+def upgrade(path: Path, *, progress: Progress = lambda ids, _: ids) -> tuple[int, int]:
+    """Hash those pictures of the artifact in `path` that have no hash yet, of all splits: by their files, or,
+    where these are gone or have changed, by their thumbnails. How many by each.
+
+    A service may run meanwhile. After an interruption it goes on where it was. Raises ArtifactError and
+    CatalogueError.
+    """
+    artifact = open_artifact(path)
+    reading = load_encoder(artifact).description.reading
+    with (
+        closing(Catalogue.open(artifact.path / CATALOGUE)) as catalogue,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        if not catalogue.writable:
+            raise CatalogueError(f"{catalogue.path}: cannot be written to; let this user write to its folder")
+        hashed_by = partial(_picture, artifact, Originals(artifact.path / ORIGINALS), reading)
+
+        def hashed(ids: list[int]) -> list[Picture]:
+            items = list(catalogue.there(ids).values())
+            thumbnails = catalogue.pictures.thumbnails(ids)
+            pictures = list(pool.map(hashed_by, items, [thumbnails[item.id] for item in items]))
+            catalogue.pictures.keep(dict(zip((item.id for item in items), pictures, strict=True)))
+            return pictures
+
+        missing = catalogue.pictures.missing().tolist()
+        waiting, made = list[int](), list[Picture]()
+        for id_ in progress(missing, len(missing)):
+            waiting.append(id_)
+            if len(waiting) == TOGETHER:
+                made += hashed(waiting)
+                waiting = []
+        made += hashed(waiting)
+    of_files = sum(each.of == "file" for each in made)
+    return of_files, len(made) - of_files
+
+
+def _picture(artifact: Artifact, kept: Originals, reading: Reading, item: Item, thumbnail: bytes) -> Picture:
+    try:
+        path = original_of(artifact, kept, item)
+        if item.sha256 in (None, sha256_of(path)):
+            made = picture_hashes(open_image(path, reading=reading))
+            return Picture(made.upright.tobytes(), made.quality)
+    except (NoOriginal, ImageError, OSError):
+        pass
+    made = picture_hashes(Image.open(BytesIO(thumbnail)).convert("RGB"))
+    return Picture(made.upright.tobytes(), made.quality, "thumbnail")
