@@ -6,26 +6,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from service.core.pictures.windows import AROUND, GRID, SHARES, SURE, distances_of_parts
+from tests.service.core.pictures.patches import cropped, picture
 from training.nets.pdq import BITS, SAME, pdq
 
 FAR = 80  # bits: no part of a picture is so near to another picture by chance
-
-
-def picture(seed: int, width: int = 128, height: int = 96) -> Image.Image:
-    """Patches of every size, as a photograph has them."""
-    random = np.random.default_rng(seed)
-    total = np.zeros((height, width), np.float32)
-    for cells in (3, 6, 12, 24):
-        patches = Image.fromarray(random.standard_normal((cells, cells)).astype(np.float32))
-        total += np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC)) / cells**0.5
-    return Image.fromarray(np.uint8(np.clip(128 + 70 * total, 0, 255)))
-
-
-def cropped(whole: Image.Image, left: float, top: float, share: float) -> Image.Image:
-    """A part of the same shape, from a place in shares of what is free, back in the size of the whole."""
-    width, height = round(whole.width * share), round(whole.height * share)
-    x, y = round(left * (whole.width - width)), round(top * (whole.height - height))
-    return whole.crop((x, y, x + width, y + height))
 
 
 OTHERS = [picture(seed) for seed in range(1, 20)]
