@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from training.nets.pdq import BITS, PLAIN, SAME, hashes_of, pdq, sampled
+from training.nets.pdq import BITS, PLAIN, SAME, hashes_of, pdq, sampled, turned
 
 # What pdqhash 0.2.8 says of `drawn(height, width)`: `compute`, the bits packed by `np.packbits`, the quality,
 # and the hashes of `compute_dihedral`. Recorded once, of the grey picture in three equal channels:
@@ -185,3 +185,19 @@ def test_a_plain_picture_has_a_low_quality(kind):
         picture[:40, :40] = 10
     assert pdq(picture).quality < PLAIN
     assert pdq(drawn(200, 300).astype(np.float32)).quality >= PLAIN
+
+
+def test_the_eight_hashes_follow_from_one_nearly():
+    """At most 28 bits are others in these, made of long waves; each is nearest to its own."""
+    many = [pdq(drawn(*size).astype(np.float32)) for size in LIBRARY]
+    many += [pdq(np.random.default_rng(n).integers(0, 256, (90, 70)).astype(np.float32)) for n in range(20)]
+    made = turned(np.stack([each.upright for each in many])).reshape(len(many), 8, 32)
+    for eight, each in zip(made, many, strict=True):
+        distances = np.bitwise_count(eight[:, None] ^ each.hashes[None]).sum(axis=2)
+        assert distances.argmin(axis=1).tolist() == list(range(8))
+        assert distances.diagonal().max() <= SAME
+        assert np.array_equal(eight[0], each.upright)
+
+
+def test_of_no_hashes_none_are_turned():
+    assert turned(np.empty((0, 32), np.uint8)).shape == (0, 32)
