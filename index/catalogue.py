@@ -23,6 +23,7 @@ from index.tables.arriving import Arrival, add_unknown
 from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
+from index.tables.folders import Tree, tree
 from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
 from index.tables.listing import Listing
@@ -249,6 +250,11 @@ class Catalogue(Succession):
             change = Change(connection, revision, self.bits, class_indices(connection), batch)
             yield change
         self._learn(change.classes)
+
+    def folders(self) -> Tree:
+        """Which folders the items of the database split lie in. Reads where each of them lies."""
+        with self._connections.reading() as connection:
+            return tree(connection)
 
     def faults(self, *, thumbnails: bool = True) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
