@@ -191,10 +191,11 @@ class Catalogue(Succession):
         with self._changing(batch) as change:
             change.label_all(labels)
 
-    def hold_out(self, ids: Iterable[int]) -> None:
-        """Let these labelled items be asked with and not learned from, until their labels change."""
+    def hold_out(self, ids: Iterable[int], *, held: bool = True) -> None:
+        """Let these labelled items be asked with and not learned from, until their labels change; not `held`:
+        no more."""
         with self._connections.writing() as (connection, _):
-            hold_out(connection, ids)
+            hold_out(connection, ids, held)
 
     def embed(self, embeddings: Iterable[tuple[int, Embedding]]) -> None:
         """Keep embeddings (E,) of items, in place of those there are."""
