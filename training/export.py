@@ -22,6 +22,7 @@ from index.codes import Codes
 from index.evaluation import headline
 from index.items import UNLABELLED, NewItem, Picture
 from index.names import shown
+from index.tables.listing import Listing
 from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
 from training.device import describe
@@ -63,6 +64,8 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
             table, (_, vectors) = catalogue.codes(), catalogue.embeddings()
             held, known = np.zeros(len(table.ids), bool), run.coded.learned.calibration
             metrics["calibration"] = asdict(predict(catalogue, encoder, table, vectors, held, known))
+        labelled = catalogue.page(Listing(labels=range(len(run.classes))), count=2**31)
+        artifact.save_learned(staging / artifact.LEARNED, (item.sha256 for item in labelled))
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
 
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from index.artifact import (
     CATALOGUE,
     ENCODER,
+    LEARNED,
     ORIGINALS,
     QUERIES,
     Artifact,
@@ -42,6 +43,7 @@ from index.artifact import (
     encoder_id,
     open_artifact,
     publish,
+    save_learned,
     save_queries,
 )
 from index.backup import copy_artifact
@@ -199,7 +201,12 @@ def relearned(
         copy_artifact(source.path, folder)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
             changed, strays = give(catalogue, given)
-            before = Division.of(catalogue, hold_out(catalogue))
+            taught = source.learned()
+            before = Division.of(catalogue, hold_out(catalogue, taught))
+            taught |= {
+                item.sha256 for item in catalogue.get_many(before.labelled.ids.tolist()) if item.sha256
+            }
+            save_learned(folder / LEARNED, taught)
             known = embeddings(source, catalogue, before)
             learned = learn(before, known.vectors, len(catalogue.classes), known.encoder.bits, seed)
             new = with_head(known.encoder, learned)
@@ -253,11 +260,11 @@ def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str]]:
     return len(new), strays
 
 
-def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
+def hold_out(catalogue: Catalogue, learned: frozenset[str] = frozenset()) -> NDArray[np.int64]:
     """Keep a tenth of the labels that came since the build to ask with; the ids (n,) of all that are kept so.
 
     Chosen by the SHA-256 of their files, so that whenever and wherever the same image comes it is on the same
-    side. Labels that were accepted in groups are not: nobody looked at each of them.
+    side. Neither labels that were accepted in groups, as nobody looked at each, nor the `learned` files.
     """
     built = int(catalogue.noted("built") or 0)
     new = [
@@ -265,11 +272,14 @@ def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
         for item in catalogue.changed(built, count=2**31)
         if item.label is not None
         and item.source != "group"
-        and item.sha256 is not None
+        and (item.sha256 is not None and item.sha256 not in learned)
         and int(item.sha256[:8], 16) % SHARE == 0
     ]
     catalogue.hold_out(new)
-    return np.array(sorted(id_ for id_, (_, held) in catalogue.sources().items() if held), np.int64)
+    held = catalogue.get_many(id_ for id_, (_, held) in catalogue.sources().items() if held)
+    known = [item.id for item in held if item.sha256 in learned]
+    catalogue.hold_out(known, held=False)  # which an undone change brought back
+    return np.setdiff1d(np.array([item.id for item in held], np.int64), known)
 
 
 def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _: Division) -> Embedded:

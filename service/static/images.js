@@ -5,6 +5,7 @@ import { imageLink, similarLink, tick } from "./cards.js";
 import { closed } from "./dialogs.js";
 import { $, alertIn, element, number, percent, plural, sentence } from "./dom.js";
 import { addressOf, filtersIn, listing, offer, showFilters } from "./filters.js";
+import { markFolder, renewFolders } from "./folders.js";
 import { Grid } from "./grid.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
@@ -50,6 +51,7 @@ export function open(_id, _state, elsewhere, query) {
 }
 
 export function leave() {
+  scrolled = scrollY; // a scroll of which nobody was told yet, too
   history.scrollRestoration = "auto";
 }
 
@@ -73,6 +75,7 @@ function begin(from = 0) {
   $("label-selected").hidden = $("delete-selected").hidden = inTrash;
   $("empty-trash").hidden = true; // until it is known what lies there
   showFilters(filters);
+  markFolder(filters.get("under"));
   grid.begin(source(), from);
   tell("");
   count();
@@ -119,7 +122,9 @@ $("retry").addEventListener("click", () => {
 async function count() {
   const asked = [ask("stats"), ask("labels/predictions")];
   const [counted, guessed] = await Promise.all(asked).catch(() => [null]); // the list says why
+  const before = stats;
   stats = counted;
+  if (stats !== null && (before?.items !== stats.items || before.trash !== stats.trash)) renewFolders();
   if (stats !== null) offer(stats, guessed.predictions, newest);
 }
 
