@@ -251,43 +251,53 @@ function start() {
   showSamples();
 }
 
-/** Some indexed images to start from. */
+/** Some indexed images to start from, of the chosen labels. */
 async function showSamples() {
+  const labels = chosenLabels();
+  const overtaken = () => current !== null || String(labels) !== String(chosenLabels());
   let samples;
   try {
     ({ items } = await ask("stats"));
-    samples = await drawn();
+    samples = await drawn(labels);
   } catch (error) {
-    if (current === null) alertIn(view, error.message);
+    if (!overtaken()) alertIn(view, error.message);
     return;
   }
-  if (current !== null) return;
+  if (overtaken()) return;
   $("results").replaceChildren(...samples.map(sample));
-  $("status").textContent =
-    items === 0
-      ? "The index is empty."
-      : `Choose an image, or see what is like one of the ${number.format(items)} in the index (≈).`;
+  $("status").textContent = invitation(labels);
 }
 
-const pageAfter = (after, limit) => ask(`images?after=${after}&limit=${limit}`);
+function invitation(labels) {
+  if (items === 0) return "The index is empty.";
+  return labels.length > 0
+    ? "Choose an image to find the nearest with these labels, or see what is like one of them (≈)."
+    : `Choose an image, or see what is like one of the ${number.format(items)} in the index (≈).`;
+}
+
+function pageAfter(after, limit, labels) {
+  const wanted = new URLSearchParams({ after, limit });
+  for (const label of labels) wanted.append("label", label);
+  return ask(`images?${wanted}`);
+}
 
 /**
  * Different images at random, SAMPLES or all there are: those that follow random ids, as ids have gaps. The highest
  * is not known; an id that nothing follows says that it is lower.
  */
-async function drawn() {
-  const { images: first, next } = await pageAfter(0, SAMPLES);
+async function drawn(labels) {
+  const { images: first, next } = await pageAfter(0, SAMPLES, labels);
   if (next === null) return first;
   const found = new Map();
   const begin = first[0].id - 1;
   let end = begin + Math.max(items, SAMPLES);
-  while ((await pageAfter(end, 1)).images.length > 0) end = begin + 2 * (end - begin);
+  while ((await pageAfter(end, 1, labels)).images.length > 0) end = begin + 2 * (end - begin);
   for (let round = 0; round < ROUNDS && found.size < SAMPLES; round += 1) {
     const cursors = Array.from(
       { length: SAMPLES - found.size },
       () => begin + Math.floor(Math.random() * (end - begin)),
     );
-    const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1)));
+    const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1, labels)));
     pages.forEach(({ images: [image] }, i) => {
       if (image) found.set(image.id, image);
       else end = Math.min(end, cursors[i]);
@@ -319,7 +329,23 @@ function offerLabels() {
     ),
   );
   $("labels").hidden = quality.labels.length < 2;
+  offerAll();
 }
+
+/** Where not all labels are in sight, a button says how many there are and shows them: not every bar is seen. */
+function offerAll() {
+  const choices = $("choices");
+  const all = choices.classList.contains("all");
+  const cut = choices.scrollHeight > choices.clientHeight || choices.scrollWidth > choices.clientWidth;
+  $("all-labels").hidden = !all && !cut;
+  $("all-labels").setAttribute("aria-expanded", all);
+  $("all-labels").textContent = all ? "Fewer labels" : `All ${number.format(quality.labels.length)} labels`;
+}
+$("all-labels").addEventListener("click", () => {
+  $("choices").classList.toggle("all");
+  offerAll();
+});
+new ResizeObserver(offerAll).observe($("choices"));
 
 addEventListener("changed", ({ detail }) => {
   items = detail;
@@ -328,7 +354,9 @@ addEventListener("changed", ({ detail }) => {
 addEventListener("counted", () => {
   const before = chosenLabels().length;
   offerLabels();
-  if (chosenLabels().length < before && current !== null) search(); // no image has that label any more
+  if (chosenLabels().length === before) return; // else no image has one of them any more
+  if (current !== null) search();
+  else showSamples();
 });
 addEventListener("measured", () => {
   if (answer !== null) show(answer);
@@ -346,5 +374,9 @@ $("enlarge").addEventListener("click", () => {
 });
 
 $("options").addEventListener("submit", (event) => event.preventDefault());
-$("options").addEventListener("change", ({ target }) => target !== $("distance") && current !== null && search());
+$("options").addEventListener("change", ({ target }) => {
+  if (target === $("distance")) return;
+  if (current !== null) search();
+  else if (target !== $("k")) showSamples();
+});
 $("distance").addEventListener("input", () => answer !== null && cut());
