@@ -54,7 +54,7 @@ STATED: dict[str, dict[str, tuple[type, ...]]] = {
         "validation_labels": _COUNT,
         "queries_seen": _COUNT,  # of another artifact's encoder: images that it was made with
     },
-    "config": {"rule": _TEXT, "backbone": _TEXT},
+    "config": {"rule": _TEXT, "backbone": _TEXT, "near_copies": _TEXT},
 }
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from shlex import quote
 
 from index.artifact import MANIFEST, Artifact
+from index.near_copies import LEAVE_OUT
 from training.command_line import RELEARNING, OneLineParser, OutputError, beside, hebbsearch, run_or_fail
 from training.config import (
     ABOUT,
@@ -90,6 +91,12 @@ def report(built: Artifact) -> Iterator[str]:
     )
     if copies := metrics.get("copies_of_queries"):
         yield f"{copies} copies of queries left out of the measurements"
+    if near := metrics.get("near_copies"):
+        yield f"{near} near-copies of queries " + (
+            "left out of the measurements"
+            if built.manifest.config["near_copies"] == LEAVE_OUT
+            else "count in the measurements; --set near_copies=leave_out leaves them out"
+        )
     if "map" in metrics:
         yield (
             f"mAP {metrics['map']:.4f} (full ranking; @100: {metrics['map_at_100']:.4f}), "

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter
 
+from index.near_copies import KEEP, LEAVE_OUT
 from training.nets.backbones import BACKBONES, feature_count, map_size, names, native_size, smallest_image
 from training.nets.pretrained import NONE, PREFIX, PRETRAINED, MissingPackage, PretrainedError, is_pretrained
 from training.rules import HPCA, RULES, TRAITS
@@ -121,6 +122,16 @@ class Config:
             choices=("frozen", "joint"),
         ),
     ] = "frozen"
+    near_copies: Annotated[
+        str,
+        About(
+            "keep, or leave_out what nearly is a held-out query of the measurements",
+            "cell",
+            "late",
+            choices=(KEEP, LEAVE_OUT),
+            settled=True,
+        ),
+    ] = KEEP
     # A batch of one has no variance to normalise by.
     batch_size: Annotated[int, About("images a step", "table", "early", lowest=3)] = 64
     vae_lr: Annotated[float, rate("learning rate of the autoencoder", "method", "early")] = 3e-2
@@ -321,7 +332,10 @@ def settings_help() -> dict[str, str]:
 
 
 # What --set of reproduce.py may say.
-SETTABLE = (*settings_help(), *(n for n, about in ABOUT.items() if not (about.help or about.settled)))
+SETTABLE = (
+    *(n for n in settings_help() if not ABOUT[n].settled),
+    *(n for n, about in ABOUT.items() if not (about.help or about.settled)),
+)
 
 
 def parse_setting(text: str, offered: Iterable[str] = ()) -> tuple[str, Any]:

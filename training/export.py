@@ -22,6 +22,7 @@ from index.codes import Codes
 from index.evaluation import headline
 from index.items import UNLABELLED, NewItem, Picture
 from index.names import shown
+from index.near_copies import LEAVE_OUT, near_copies_of_queries
 from index.tables.listing import Listing
 from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
@@ -29,6 +30,7 @@ from training.device import describe
 from training.learning.finetune import accuracy
 from training.nets.encoder import Encoded, Encoder
 from training.nets.images import ImageError, picture_hashes, square_pixels, thumbnail
+from training.nets.pdq import PLAIN, SAME, turned
 from training.pixels import ahead, each_batch, opened
 from training.run import Run
 
@@ -57,7 +59,10 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
                 staging / artifact.QUERIES, artifact.Queries(queries.codes, labels, queries.ids)
             )
             copies = np.isin(indexed[0].ids, catalogue.copies_of_queries())
-            metrics |= measure(run, indexed[0], queries, copies) | {"copies_of_queries": int(copies.sum())}
+            near = np.isin(indexed[0].ids, near_copies(catalogue))
+            unranked = copies | near if run.config.near_copies == LEAVE_OUT else copies
+            metrics |= measure(run, indexed[0], queries, unranked)
+            metrics |= {"copies_of_queries": int(copies.sum()), "near_copies": int(near.sum())}
             metrics["top1"] = classified(run, catalogue, queries.positions)
             indexed.append(queries)
         if run.coded is not None:
@@ -67,6 +72,11 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
         labelled = catalogue.page(Listing(labels=range(len(run.classes))), count=2**31)
         artifact.save_learned(staging / artifact.LEARNED, (item.sha256 for item in labelled))
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
+
+
+def near_copies(catalogue: Catalogue) -> Positions:
+    """The ids (n,) of what nearly is a held-out query."""
+    return near_copies_of_queries(catalogue, turned, within=SAME, plain=PLAIN)
 
 
 class Indexed(NamedTuple):
@@ -153,12 +163,12 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
     return Row(position, item, square_pixels(image, run.config.image_size))
 
 
-def measure(run: Run, database: Indexed, queries: Indexed, copies: NDArray[np.bool_]) -> dict[str, float]:
-    """What the held-out queries say of the codes. The `copies` (n,) of queries in the database are
-    not ranked: each query would find itself."""
+def measure(run: Run, database: Indexed, queries: Indexed, unranked: NDArray[np.bool_]) -> dict[str, float]:
+    """What the held-out queries say of the codes. The `unranked` (n,) of the database are copies of queries:
+    each query would find itself."""
     labels = run.images.labels
     known = labels[database.positions]
-    ranked = (known != UNLABELLED) & ~copies
+    ranked = (known != UNLABELLED) & ~unranked
     return headline(queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])
 
 

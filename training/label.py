@@ -54,6 +54,7 @@ from index.items import UNLABELLED, CodeTable, Item
 from index.labels import Given, given_labels, match
 from index.locking import locked
 from index.names import shown
+from index.near_copies import KEEP, LEAVE_OUT
 from index.originals import Originals
 from index.staging import LOCK, staging
 from training import protocol
@@ -64,6 +65,7 @@ from training.command_line import RELEARNING, OneLineParser, OutputError, beside
 from training.config import ABOUT, Config, check, from_json, parse_setting, settings_help
 from training.data import indexed
 from training.device import choose_device, describe, round_products, set_up_process
+from training.export import near_copies as near_copies_of
 from training.export import versions
 from training.nets.encoder import Embeddings, Encoder
 from training.nets.images import Reading
@@ -111,13 +113,15 @@ class Division:
     held: NDArray[np.bool_]  # asked with
     copies: NDArray[np.bool_]  # of what is held out, byte for byte: neither learned from nor ranked
     grouped: NDArray[np.bool_]  # with a label that was accepted in a group, when nobody looked at each
+    near: NDArray[np.bool_]  # nearly what is held out: not ranked, if the index was built so
 
     @classmethod
-    def of(cls, catalogue: Catalogue, held: NDArray[np.int64]) -> Self:
-        """Of what a catalogue holds, with the ids of what is held out."""
+    def of(cls, catalogue: Catalogue, held: NDArray[np.int64], near_copies: str) -> Self:
+        """Of what a catalogue holds, with the ids of what is held out, and what to do with near-copies."""
+        near = near_copies_of(catalogue) if near_copies == LEAVE_OUT else held[:0]
         table = catalogue.codes()
         grouped = [id_ for id_, (source, _) in catalogue.sources().items() if source == "group"]
-        masks = (np.isin(table.ids, ids) for ids in (held, catalogue.copies_of_queries(), grouped))
+        masks = (np.isin(table.ids, ids) for ids in (held, catalogue.copies_of_queries(), grouped, near))
         return cls(table, *masks)
 
     @property
@@ -127,8 +131,13 @@ class Division:
 
     @property
     def labelled(self) -> CodeTable:
-        """What is seen and has a label: it teaches, and is ranked."""
+        """What is seen and has a label: it teaches."""
         return self.table.rows(self.seen & (self.table.labels != UNLABELLED))
+
+    @property
+    def ranked(self) -> CodeTable:
+        """Of that what is ranked for those that are asked with."""
+        return self.table.rows(self.seen & (self.table.labels != UNLABELLED) & ~self.near)
 
     def recoded(self, codes: Codes) -> Self:
         """The same with other codes."""
@@ -202,7 +211,8 @@ def relearned(
         with Catalogue.open(folder / CATALOGUE) as catalogue:
             changed, strays = give(catalogue, given)
             taught = source.learned()
-            before = Division.of(catalogue, hold_out(catalogue, taught))
+            near_copies = source.manifest.config.get("near_copies", KEEP)
+            before = Division.of(catalogue, hold_out(catalogue, taught), near_copies)
             taught |= {
                 item.sha256 for item in catalogue.get_many(before.labelled.ids.tolist()) if item.sha256
             }
@@ -480,7 +490,7 @@ def recode(
 
 def quality(division: Division) -> Quality | None:
     """How well the held-out images find images of their labels; None where they are too few to judge."""
-    queries, ranked = division.table.rows(division.held), division.labelled
+    queries, ranked = division.table.rows(division.held), division.ranked
     if len(queries.ids) < ENOUGH or not np.isin(queries.labels, ranked.labels).any():
         return None
     shown = (queries.codes, queries.labels, ranked.codes, ranked.labels)
@@ -490,7 +500,7 @@ def quality(division: Division) -> Quality | None:
 
 def measured(queries: Queries, division: Division) -> dict[str, float]:
     """What the build's held-out queries say of the codes."""
-    known, ranked = queries.labels != UNLABELLED, division.labelled
+    known, ranked = queries.labels != UNLABELLED, division.ranked
     return headline(queries.codes[known], queries.labels[known], ranked.codes, ranked.labels)
 
 

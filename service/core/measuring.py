@@ -16,8 +16,10 @@ from index.codes import Codes
 from index.conventions import Denominator, Ties
 from index.evaluation import average_precision, average_precision_at_random
 from index.items import UNLABELLED, CodeTable
+from index.near_copies import LEAVE_OUT, near_copies_of_queries
 from index.rankings import Labels
 from service.core.searcher import Searcher
+from training.nets.pdq import PLAIN, SAME, turned
 
 
 class NothingToMeasure(ValueError):
@@ -33,7 +35,7 @@ class Compared:
     later: int  # of them, images whose labels came after the index was made
     unasked: int  # held-out queries without a label
     unlabelled: int  # images that are not ranked
-    copies: int  # and labelled ones that are not, as they are held-out queries
+    copies: int  # and labelled ones that are not, as they are held-out queries, or nearly
     classes: tuple[str, ...]  # what the labels stand for
 
 
@@ -50,7 +52,7 @@ class Measurement:
     queries: int  # that are held out, those among them that were not scored
     later: int  # of them, images whose labels came after the index was made
     unlabelled: int  # images that were not ranked for want of a label
-    copies: int  # labelled ones that were not ranked as they are held-out queries
+    copies: int  # labelled ones that were not ranked as they are held-out queries, or nearly
     classes: tuple[str, ...]  # what the labels stand for
 
 
@@ -120,7 +122,7 @@ def compare(searcher: Searcher) -> Compared:
     table, queries = contents.table, asked(searcher, contents.table)
     labelled = table.labels != UNLABELLED
     later = np.isin(table.ids, queries.ids)
-    ranked = labelled & ~later & ~np.isin(table.ids, searcher.catalogue.copies_of_queries())
+    ranked = labelled & ~later & ~np.isin(table.ids, copies_of_queries(searcher))
     known = queries.rows(queries.labels != UNLABELLED)
     if not len(queries.ids):
         raise NothingToMeasure(
@@ -141,6 +143,19 @@ def compare(searcher: Searcher) -> Compared:
         copies=int(np.count_nonzero(labelled & ~ranked & ~later)),
         classes=contents.classes,
     )
+
+
+def copies_of_queries(searcher: Searcher) -> NDArray[np.int64]:
+    """The ids (n,) of what is a held-out query, and, if the index was built so, of what nearly is one."""
+    catalogue = searcher.catalogue
+    if searcher.artifact.manifest.config.get("near_copies") != LEAVE_OUT:
+        return catalogue.copies_of_queries()
+
+    def made() -> NDArray[np.int64]:
+        near = near_copies_of_queries(catalogue, turned, within=SAME, plain=PLAIN)
+        return np.concatenate([catalogue.copies_of_queries(), near])
+
+    return searcher.once("copies of queries", made)
 
 
 def asked(searcher: Searcher, table: CodeTable) -> CodeTable:

@@ -98,7 +98,8 @@ class Definition(BaseModel):
     items: int = Field(description="Indexed items that were ranked: those with a label.")
     unlabelled_items: int = Field(description="Indexed items without a label, left out of the ranking.")
     copies_of_queries: int = Field(
-        description="Labelled items that are held-out queries too, byte for byte, likewise left out."
+        description="Labelled items that are held-out queries too, byte for byte, likewise left out; and "
+        "those that nearly are, if the index was built with near_copies=leave_out."
     )
     k: int | None
     ties: Ties

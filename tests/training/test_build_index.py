@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from PIL import Image
 from index import artifact
 from index.evaluation import mean_average_precision
 from index.tables.listing import Listing
+from service.core.measuring import measure
+from service.core.searcher import Searcher
 from tests import forking
-from tests.training.narrow import NARROW_ON_A_FULL_DISK, NARROW_PROCESS
+from tests.training.narrow import NARROW_ON_A_FULL_DISK, NARROW_PROCESS, widths_are_narrow
 from training.nets.encoder import Encoder
 from training.nets.images import open_image
 
@@ -317,6 +320,44 @@ def test_copies_of_queries_are_neither_learned_from_nor_ranked(tmp_path, layout)
         queries.codes, queries.labels, table.codes[ranked], table.labels[ranked]
     )
     assert opened.manifest.metrics["map"] == pytest.approx(expected)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("chosen", ["keep", "leave_out"])
+def test_near_copies_are_told_and_can_be_left_out(tmp_path, chosen, monkeypatch):
+    """Noise, each picture also mirrored or turned, under another name."""
+    random = np.random.default_rng(0)
+    for number in range(60):
+        noise = Image.fromarray(random.integers(0, 256, (28, 28, 3), np.uint8))
+        edit = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_90)[number % 4 // 2]
+        for name, image in (("a", noise), ("b", noise.transpose(edit))):
+            path = tmp_path / "data" / f"class{number % 2}" / f"{name}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    given = ["--set", "near_copies=leave_out"] if chosen == "leave_out" else []
+    done = build(tmp_path, "--data", "data", *QUICK, *given, "--out", "here")
+    opened = artifact.open_artifact(tmp_path / "here")
+    queries, metrics = opened.queries(), opened.manifest.metrics
+    with opened.open_catalogue() as catalogue:
+        table = catalogue.codes()
+        names = {item.id: Path(item.path).stem[1:] for item in both_parts(catalogue)}
+    asked = {names[id_] for id_ in queries.ids.tolist()}
+    near = np.array([names[id_] in asked for id_ in table.ids.tolist()])
+    assert metrics["near_copies"] == near.sum() >= 6
+    assert opened.manifest.config["near_copies"] == chosen
+    said = {"keep": "count in the measurements; --set near", "leave_out": "left out of the measurements"}
+    assert f"\n{near.sum()} near-copies of queries {said[chosen]}" in f"\n{done.stdout}"
+    ranked = ~near if chosen == "leave_out" else np.ones(len(near), bool)
+    expected = mean_average_precision(
+        queries.codes, queries.labels, table.codes[ranked], table.labels[ranked]
+    )
+    assert metrics["map"] == pytest.approx(expected)
+    widths_are_narrow(monkeypatch.setitem, monkeypatch.setattr)
+    with closing(Searcher(opened, max_pixels=10_000)) as searcher:
+        measured = measure(searcher)
+    assert measured.scores.mean() == pytest.approx(expected)
+    assert measured.members.sum() == ranked.sum()
+    assert measured.copies == (near.sum() if chosen == "leave_out" else 0)
 
 
 @pytest.fixture

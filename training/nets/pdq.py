@@ -47,6 +47,17 @@ def hashes_of(small: NDArray[np.float32]) -> NDArray[np.uint8]:
     return _bits(_frequencies(small))
 
 
+def turned(hashes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The hashes (8n, 32) of pictures turned and mirrored, from those (n, 32) of the pictures as they are.
+    Nearly: the frequencies' median is taken for 0, which changes 6 bits in the mean over 83 photographs, at
+    most 24."""
+    which = np.arange(1, WAVES + 1)[::-1] % 2 == 1  # the last bit comes first
+    bits = np.unpackbits(hashes, axis=1).reshape(-1, WAVES, WAVES).astype(np.bool_)
+    mirrored = [bits, bits ^ which, bits ^ which[:, None], bits ^ which ^ which[:, None]]
+    ways = np.stack([*mirrored, *(way.transpose(0, 2, 1) for way in mirrored)], axis=1)
+    return np.packbits(ways.reshape(-1, BITS), axis=1)
+
+
 def sampled(grey: Grey) -> Grey:
     """The picture in 64 × 64 pixels, without what is too fine for them: each side is filtered twice with a
     window of half the distance between two samples."""

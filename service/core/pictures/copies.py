@@ -92,14 +92,16 @@ class Pictures:
         near.pop(-1 if without is None else without, None)
         some = [id_ for id_ in self._to_compare(near, alike) if contents.has(id_, labels or None)]
         some = [id_ for id_ in some if id_ != without]
-        for id_, distance in self._parts(query, some).items():
+        parts = self._parts(query, some)
+        for id_, distance in parts.items():
             near[id_] = min(distance, near.get(id_, BITS))
         within = {id_: distance for id_, distance in near.items() if distance <= max_distance}
         ids = sorted(within, key=lambda id_: (within[id_], id_))[:k]
         last = within[ids[-1]] if ids else -1
         with self._using:
-            tied = self._at(query, last, labels) | {id_ for id_ in within if within[id_] == last}
-        tied -= {id_ for id_ in near if near[id_] != last} | {without}
+            tied = {id_ for id_ in self._at(query, last, labels) if parts.get(id_, last) >= last}
+        tied |= {id_ for id_ in within if within[id_] == last}
+        tied.discard(-1 if without is None else without)
         distances = np.array([within[id_] for id_ in ids], np.int32)
         return Near(distances, np.array(ids, np.int64), len(tied), contents)
 

@@ -51,6 +51,8 @@ def distances_of_parts(query: Image.Image, pictures: Sequence[Image.Image]) -> N
     around = _fits(_grid(query), grids, [(1 / high, 1 / wide) for high, wide in ratios], inside=False)
     best = sorted(range(len(pictures)), key=lambda at: -max(within[at].score, around[at].score))[:SURE]
     for at in best:
+        if max(within[at].score, around[at].score) <= 0:
+            break
         if within[at].score >= around[at].score:
             distances[at] = _distance(query, pictures[at], within[at])
         else:

@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 
 from training.nets import images
-from training.nets.images import BrokenImage, NotAnImage, TooManyPixels, open_image, square_pixels, thumbnail
+from training.nets.images import (
+    HASHED,
+    BrokenImage,
+    NotAnImage,
+    TooManyPixels,
+    open_image,
+    picture_hashes,
+    square_pixels,
+    thumbnail,
+)
+from training.nets.pdq import pdq
 
 
 def encoded(image, format="PNG", **options):
@@ -234,3 +244,14 @@ def test_thumbnail_is_small_without_metadata_and_exact_for_tiny_images():
     assert not shown.getexif()
     tiny = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(thumbnail(tiny))).convert("RGB")), tiny)
+
+
+@pytest.mark.parametrize("size", [(40, 9), (HASHED, 2 * HASHED - 1), (900, 700), (2000, 60)])
+def test_a_large_picture_is_hashed_smaller_and_nearly_as_it_is(size):
+    drawing = Image.fromarray(np.random.default_rng(3).integers(0, 256, (7, 9, 3), np.uint8))
+    picture = drawing.resize(size, Image.Resampling.BICUBIC)
+    whole = pdq(np.asarray(picture.convert("L"), np.float32))
+    made = picture_hashes(picture)
+    apart = int(np.bitwise_count(made.upright ^ whole.upright).sum())
+    assert apart <= (0 if max(size) < 2 * HASHED else 14)
+    assert made.hashes.shape == (8, 32)
