@@ -17,14 +17,15 @@ from index import artifact
 from index.artifact import CATALOGUE, open_artifact
 from index.catalogue import Catalogue
 from index.evaluation import mean_average_precision
-from index.items import File, Item, NewItem, Picture
+from index.items import File, Item, NewItem
 from index.tables.listing import Listing
 from index.verify import faults
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_build_index import stripes
 from training.build_index import run_command
 from training.coding import learning
-from training.label import SHARE, Division, hold_out, main
+from training.label import main
+from training.learning.division import SHARE, hold_out
 from training.nets.encoder import Encoder
 from training.nets.images import open_image
 
@@ -489,21 +490,6 @@ def test_a_copy_of_a_held_out_image_is_not_learned_from(
         open_artifact(tmp_path / "new").manifest.data["training_labels"]
         == sum(not held for held in map(is_held, labelled(tmp_path / "new"))) - 1
     )
-
-
-@pytest.mark.parametrize(("near_copies", "ranked"), [("keep", [3, 4]), ("leave_out", [3])])
-def test_what_nearly_is_held_out_teaches_and_is_ranked_as_the_build_chose(
-    tmp_path: Path, near_copies: str, ranked: list[int]
-) -> None:
-    code, hashes = np.zeros(1, np.uint8), [bytes([7] * 32), bytes([7] * 32), bytes([9] * 32), bytes([7] * 32)]
-    with Catalogue.create(tmp_path / "c", encoder_id="00ff", bits=8, classes=["cat"]) as catalogue:
-        for number, hash_ in enumerate(hashes):
-            split, given = ("query", None) if number == 0 else ("database", code)
-            catalogue.add([NewItem(str(number), 0, split, 8, 8, b"", given, picture=Picture(hash_, 90))])
-        catalogue.hold_out([2])
-        division = Division.of(catalogue, np.array([2]), near_copies)
-    assert division.labelled.ids.tolist() == [3, 4]
-    assert division.ranked.ids.tolist() == ranked
 
 
 def labelled(path: Path) -> list[Item]:
