@@ -6,7 +6,7 @@ does change; it carries its own integrity and is bound to the encoder by the enc
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,12 @@ MANIFEST = "manifest.json"
 ENCODER = "encoder.safetensors"
 CATALOGUE = "catalogue.sqlite"
 QUERIES = "queries.npz"
+LEARNED = "learned.npy"
+FIXED = (
+    ENCODER,
+    QUERIES,
+    LEARNED,
+)  # what never changes and the manifest lists; only the first is always there
 ORIGINALS = "originals"
 
 MISSING = "is missing; name a folder that hebbsearch build made"
@@ -159,6 +165,11 @@ class Artifact:
             return None
         return load_queries(self.path / QUERIES, bits=self.manifest.bits)
 
+    def learned(self) -> frozenset[str]:
+        """The SHA-256 of the files of those images whose labels taught it, or what it was made of: whatever
+        becomes of these, they are never held out. Empty where an earlier version made it."""
+        return load_learned(self.path / LEARNED) if LEARNED in self.manifest.files else frozenset()
+
 
 def encoder_id(path: Path) -> str:
     """What names an encoder: the first 16 hexadecimal digits of its file's SHA-256."""
@@ -183,6 +194,23 @@ def load_queries(path: Path, *, bits: int) -> Queries:
     return queries
 
 
+def save_learned(path: Path, hashes: Iterable[str | None]) -> None:
+    """Write learned.npy, (n, 32) bytes, ascending; nothing where none of the hashes is known."""
+    if known := sorted({sha256 for sha256 in hashes if sha256 is not None}):
+        np.save(path, np.frombuffer(bytes.fromhex("".join(known)), np.uint8).reshape(-1, 32))
+
+
+def load_learned(path: Path) -> frozenset[str]:
+    """Read learned.npy. ArtifactError names the fault."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 32:
+            raise ValueError(f"type {rows.dtype} and shape {rows.shape}; wanted uint8 (n, 32)")
+    except (OSError, EOFError, ValueError) as error:
+        raise ArtifactError(f"{path}: no readable hashes ({error}); build the index again") from error
+    return frozenset(row.tobytes().hex() for row in rows)
+
+
 def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     """Turn the folder `staging` into the artifact `target`, all at once.
 
@@ -194,11 +222,11 @@ def publish(staging: Path, target: Path, manifest: Manifest) -> Artifact:
         raise ArtifactError(f"{target}: exists already; choose another folder")
     if not (staging / ENCODER).is_file():
         raise ArtifactError(f"{staging / ENCODER}: {MISSING}")
-    names = (name for name in (ENCODER, QUERIES) if (staging / name).exists())
+    names = (name for name in FIXED if (staging / name).exists())
     manifest = replace(manifest, files={name: sha256_of(staging / name) for name in names})
     (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     artifact = open_artifact(staging)
-    artifact.queries()
+    artifact.queries(), artifact.learned()
     with artifact.open_catalogue() as catalogue:
         if catalogue.noted(BUILT) == "0":  # else it was published before, and people changed it since
             catalogue.note(BUILT, str(catalogue.revision))
@@ -267,8 +295,8 @@ def file_faults(path: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
     """What is wrong with the files that the manifest of this folder names, each with its way out."""
     if not (path / CATALOGUE).is_file():
         yield path / CATALOGUE, MISSING
-    if ENCODER not in manifest.files or not manifest.files.keys() <= {ENCODER, QUERIES}:
-        wanted = f"wanted {ENCODER} and perhaps {QUERIES}; build the index again"
+    if ENCODER not in manifest.files or not manifest.files.keys() <= {*FIXED}:
+        wanted = f"wanted {ENCODER} and perhaps {QUERIES} and {LEARNED}; build the index again"
         yield path / MANIFEST, f"lists files {sorted(manifest.files)}, {wanted}"
     for name, sha256 in manifest.files.items():
         if not (path / name).is_file():

@@ -50,7 +50,7 @@ def _is_fixed(error: Exception) -> bool:
 
 
 def _copy(source: Path, folder: Path) -> None:
-    for name in (artifact.MANIFEST, artifact.ENCODER, artifact.QUERIES):
+    for name in (artifact.MANIFEST, *artifact.FIXED):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
     originals, kept = Originals(source / ORIGINALS), Originals(folder / ORIGINALS)

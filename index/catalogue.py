@@ -23,6 +23,7 @@ from index.tables.arriving import Arrival, add_unknown
 from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
+from index.tables.folders import Tree, tree
 from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
 from index.tables.listing import Listing
@@ -192,10 +193,11 @@ class Catalogue(Succession):
         with self._changing(batch) as change:
             change.label_all(labels)
 
-    def hold_out(self, ids: Iterable[int]) -> None:
-        """Let these labelled items be asked with and not learned from, until their labels change."""
+    def hold_out(self, ids: Iterable[int], *, held: bool = True) -> None:
+        """Let these labelled items be asked with and not learned from, until their labels change; not `held`:
+        no more."""
         with self._connections.writing() as (connection, _):
-            hold_out(connection, ids)
+            hold_out(connection, ids, held)
 
     def embed(self, embeddings: Iterable[tuple[int, Embedding]]) -> None:
         """Keep embeddings (E,) of items, in place of those there are."""
@@ -251,6 +253,11 @@ class Catalogue(Succession):
             change = Change(connection, revision, self.bits, class_indices(connection), batch)
             yield change
         self._learn(change.classes)
+
+    def folders(self) -> Tree:
+        """Which folders the items of the database split lie in. Reads where each of them lies."""
+        with self._connections.reading() as connection:
+            return tree(connection)
 
     def faults(self, *, thumbnails: bool = True) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""

@@ -21,7 +21,7 @@ from index.sources import Source
 from service.schemas.about import DuplicatePage, Stats
 from service.schemas.admin import Health, Readiness, Reloaded, SnapshotMade
 from service.schemas.evaluation import CodeReport, Confusion, Curve, Evaluation, QueryPage
-from service.schemas.images import AddedImages, Changed, Image, Page
+from service.schemas.images import AddedImages, Changed, FolderPage, Image, Page
 from service.schemas.jobs import Job, JobList
 from service.schemas.labels import Doubts, Predictions, Suggestions
 from service.schemas.search import BatchAnswer, CodeSearchAnswer, SearchAnswer, Space
@@ -66,6 +66,7 @@ class Which(TypedDict, total=False):
     unlabelled: bool
     trashed: bool
     folder: str | None
+    under: str | None
     sha256: str | None
     name: str | None
     predicted: Sequence[str]
@@ -113,6 +114,16 @@ def page(
     in any order, and all are counted."""
     params = _given(after=after, offset=offset, limit=limit, **which)
     return Call("GET", "/images", _model(Page), {"params": params})
+
+
+def folders(
+    *, under: str | None = None, after: str | None = None, limit: int | None = None
+) -> Call[FolderPage]:
+    """One page of the folders that images lie in, at the top or `under` one; `after`: the `next` of the page
+    before."""
+    return Call(
+        "GET", "/folders", _model(FolderPage), {"params": _given(under=under, after=after, limit=limit)}
+    )
 
 
 def image(item_id: int, *, trashed: bool = False) -> Call[Image]:

@@ -88,6 +88,7 @@ class Routes:
     search_codes = Route(calls.search_codes)
     similar = Route(calls.similar)
     page = Route(calls.page)
+    folders = Route(calls.folders)
     image = Route(calls.image)
     thumbnail = Route(calls.thumbnail)
     preview = Route(calls.preview)

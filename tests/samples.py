@@ -41,10 +41,10 @@ from index.artifact import (
 )
 from index.catalogue import Catalogue
 from index.codes import Codes
-from index.items import UNLABELLED, NewItem
+from index.items import UNLABELLED, NewItem, Picture
 from tests import forking
 from training.nets.encoder import Encoder
-from training.nets.images import AS_SHOWN, Reading, open_image, thumbnail
+from training.nets.images import AS_SHOWN, Reading, open_image, picture_hashes, thumbnail
 
 CLASSES = ("circle", "square", "<b>cross</b>")  # the last would break a page that does not escape
 PER_CLASS = 20
@@ -156,6 +156,7 @@ def draw_artifact(folder: Path, *, labels: bool, seed: int, reading: Reading = A
             height=image.height,
             thumbnail=thumbnail(image),
             code=code,
+            picture=hashed(image),
         )
 
     with Catalogue.create(
@@ -195,6 +196,22 @@ def enlarge(artifact: Path, count: int) -> None:
             )
             for number, code in enumerate(codes)
         )
+
+
+def hashed(image: Image.Image) -> Picture:
+    """What an image is recognised by, as a build keeps it."""
+    hashes = picture_hashes(image)
+    return Picture(hashes.upright.tobytes(), hashes.quality)
+
+
+def scene(seed: int, size: tuple[int, int] = (240, 160)) -> Image.Image:
+    """A picture with detail as photographs have it: at all scales, the larger the stronger."""
+    random, layers = np.random.default_rng(seed), np.zeros((size[1], size[0], 3))
+    for cells in (3, 6, 12, 24, 48):
+        noise = random.uniform(-1, 1, (cells, cells, 3)) * 110 / cells**0.5
+        channels = [Image.fromarray(noise[..., each].astype(np.float32)) for each in range(3)]
+        layers += np.stack([np.asarray(each.resize(size, Image.Resampling.BICUBIC)) for each in channels], -1)
+    return Image.fromarray(np.clip(128 + layers, 0, 255).astype(np.uint8))
 
 
 def manifest_of(root: Path, encoder: Encoder, identity: str, *, labels: bool) -> Manifest:

@@ -4,6 +4,11 @@ python training/build_index.py --backbone vgg11 --rule swta_fh
 """
 
 import os
+import signal
+
+# Ctrl-C while libraries load for seconds ends it without a traceback; `run_or_fail` has it end with a word.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Threads that wait spin for some microseconds, then sleep: asleep at once they take a third longer, and
 # spinning as long as is usual they slow each other down many times over where there is other work too.

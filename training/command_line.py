@@ -4,6 +4,7 @@ import argparse
 import errno
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ def run_or_fail(
     """Run a command; errors of the user's making, `more` among them, end in one line and exit code 2."""
     errors: tuple[type[Exception], ...] = (*USER_ERRORS, *more)
     take_any_letter()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command()
     except KeyboardInterrupt as stop:

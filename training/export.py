@@ -22,14 +22,15 @@ from index.codes import Codes
 from index.evaluation import headline
 from index.items import UNLABELLED, NewItem, Picture
 from index.names import shown
-from index.near_copies import LEAVE_OUT, near_copies_of_queries
+from index.near_copies import LEAVE_OUT
+from index.tables.listing import Listing
 from training.coding.predictions import predict, top1
 from training.data import DataError, Positions
 from training.device import describe
+from training.learning.division import near_copies
 from training.learning.finetune import accuracy
 from training.nets.encoder import Encoded, Encoder
 from training.nets.images import ImageError, picture_hashes, square_pixels, thumbnail
-from training.nets.pdq import PLAIN, SAME, turned
 from training.pixels import ahead, each_batch, opened
 from training.run import Run
 
@@ -68,12 +69,9 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
             table, (_, vectors) = catalogue.codes(), catalogue.embeddings()
             held, known = np.zeros(len(table.ids), bool), run.coded.learned.calibration
             metrics["calibration"] = asdict(predict(catalogue, encoder, table, vectors, held, known))
+        labelled = catalogue.page(Listing(labels=range(len(run.classes))), count=2**31)
+        artifact.save_learned(staging / artifact.LEARNED, (item.sha256 for item in labelled))
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))
-
-
-def near_copies(catalogue: Catalogue) -> Positions:
-    """The ids (n,) of what nearly is a held-out query."""
-    return near_copies_of_queries(catalogue, turned, within=SAME, plain=PLAIN)
 
 
 class Indexed(NamedTuple):

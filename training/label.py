@@ -25,15 +25,15 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from index.artifact import (
     CATALOGUE,
     ENCODER,
+    LEARNED,
     ORIGINALS,
     QUERIES,
     Artifact,
@@ -42,6 +42,7 @@ from index.artifact import (
     encoder_id,
     open_artifact,
     publish,
+    save_learned,
     save_queries,
 )
 from index.backup import copy_artifact
@@ -52,7 +53,7 @@ from index.items import UNLABELLED, CodeTable, Item
 from index.labels import Given, given_labels, match
 from index.locking import locked
 from index.names import shown
-from index.near_copies import KEEP, LEAVE_OUT
+from index.near_copies import KEEP
 from index.originals import Originals
 from index.staging import LOCK, staging
 from training import protocol
@@ -63,14 +64,13 @@ from training.command_line import RELEARNING, OneLineParser, OutputError, beside
 from training.config import ABOUT, Config, check, from_json, parse_setting, settings_help
 from training.data import indexed
 from training.device import choose_device, describe, round_products, set_up_process
-from training.export import near_copies as near_copies_of
 from training.export import versions
+from training.learning.division import Division, hold_out
 from training.nets.encoder import Embeddings, Encoder
 from training.nets.images import Reading
 from training.pixels import Loaded, each_batch, place, read, stream
 from training.run import Run, Saved, learn_encoder
 
-SHARE = 10  # one of so many labels that came since the build is held out
 ENOUGH = 50  # held-out images below which two artifacts are not compared
 TOGETHER = 4096  # embeddings coded at a time
 SHOWN = 5  # paths that are named
@@ -101,45 +101,6 @@ class Relearned:
     before: Quality | None  # None: too few are held out to judge
     after: Quality | None
     network_labels: int | None  # that the network learned from; None: it needs none
-
-
-@dataclass(frozen=True)
-class Division:
-    """The images of an index by what they are used for, as masks (n,) of its table."""
-
-    table: CodeTable
-    held: NDArray[np.bool_]  # asked with
-    copies: NDArray[np.bool_]  # of what is held out, byte for byte: neither learned from nor ranked
-    grouped: NDArray[np.bool_]  # with a label that was accepted in a group, when nobody looked at each
-    near: NDArray[np.bool_]  # nearly what is held out: not ranked, if the index was built so
-
-    @classmethod
-    def of(cls, catalogue: Catalogue, held: NDArray[np.int64], near_copies: str) -> Self:
-        """Of what a catalogue holds, with the ids of what is held out, and what to do with near-copies."""
-        near = near_copies_of(catalogue) if near_copies == LEAVE_OUT else held[:0]
-        table = catalogue.codes()
-        grouped = [id_ for id_, (source, _) in catalogue.sources().items() if source == "group"]
-        masks = (np.isin(table.ids, ids) for ids in (held, catalogue.copies_of_queries(), grouped, near))
-        return cls(table, *masks)
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """Learned from, with a label or without."""
-        return ~self.held & ~self.copies
-
-    @property
-    def labelled(self) -> CodeTable:
-        """What is seen and has a label: it teaches."""
-        return self.table.rows(self.seen & (self.table.labels != UNLABELLED))
-
-    @property
-    def ranked(self) -> CodeTable:
-        """Of that what is ranked for those that are asked with."""
-        return self.table.rows(self.seen & (self.table.labels != UNLABELLED) & ~self.near)
-
-    def recoded(self, codes: Codes) -> Self:
-        """The same with other codes."""
-        return replace(self, table=replace(self.table, codes=codes))
 
 
 @dataclass(frozen=True)
@@ -208,8 +169,13 @@ def relearned(
         copy_artifact(source.path, folder)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
             changed, strays = give(catalogue, given)
+            taught = source.learned()
             near_copies = source.manifest.config.get("near_copies", KEEP)
-            before = Division.of(catalogue, hold_out(catalogue), near_copies)
+            before = Division.of(catalogue, hold_out(catalogue, taught), near_copies)
+            taught |= {
+                item.sha256 for item in catalogue.get_many(before.labelled.ids.tolist()) if item.sha256
+            }
+            save_learned(folder / LEARNED, taught)
             known = embeddings(source, catalogue, before)
             learned = learn(before, known.vectors, len(catalogue.classes), known.encoder.bits, seed)
             new = with_head(known.encoder, learned)
@@ -261,25 +227,6 @@ def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str]]:
     }
     catalogue.label_all({id_: (each.label, each.source) for id_, each in new.items()})
     return len(new), strays
-
-
-def hold_out(catalogue: Catalogue) -> NDArray[np.int64]:
-    """Keep a tenth of the labels that came since the build to ask with; the ids (n,) of all that are kept so.
-
-    Chosen by the SHA-256 of their files, so that whenever and wherever the same image comes it is on the same
-    side. Labels that were accepted in groups are not: nobody looked at each of them.
-    """
-    built = int(catalogue.noted("built") or 0)
-    new = [
-        item.id
-        for item in catalogue.changed(built, count=2**31)
-        if item.label is not None
-        and item.source != "group"
-        and item.sha256 is not None
-        and int(item.sha256[:8], 16) % SHARE == 0
-    ]
-    catalogue.hold_out(new)
-    return np.array(sorted(id_ for id_, (_, held) in catalogue.sources().items() if held), np.int64)
 
 
 def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _: Division) -> Embedded:

@@ -38,12 +38,12 @@ def predict(connection: Connection, predictions: Iterable[tuple[int, int, float]
         connection.execute(insert(PREDICTIONS), rows)
 
 
-def hold_out(connection: Connection, ids: Iterable[int]) -> None:
+def hold_out(connection: Connection, ids: Iterable[int], held: bool) -> None:
     """As `Catalogue.hold_out`."""
     sources = {id_: source for id_, source in connection.execute(select(SOURCES.c.item_id, SOURCES.c.source))}
     drawn = iter(ids)
     while batch := list(islice(drawn, BATCH)):
-        set_sources(connection, {id_: (sources.get(id_, "given"), True) for id_ in batch})
+        set_sources(connection, {id_: (sources.get(id_, "given"), held) for id_ in batch})
 
 
 def set_sources(connection: Connection, sources: Mapping[int, tuple[Source, bool]]) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from index.items import UNLABELLED
 from index.names import spellings, stored
 from index.sorting import Sort
+from index.tables.folders import lies_below
 from index.tables.schema import CLASSES, ITEMS, PREDICTIONS
 
 # By what it is sorted; of names and labels capitals count as small letters.
@@ -30,6 +31,7 @@ class Listing:
     split: str = "database"
     labels: Sequence[int] | None = None  # may hold UNLABELLED
     folder: str | None = None
+    under: str | None = None  # in this folder or below, by its path in the tree of folders
     sha256: bytes | None = None  # as in File
     name: str | None = None  # a part of the path, in capitals or not
     predicted: Sequence[int] | None = None
@@ -48,6 +50,8 @@ def conditions(which: Listing) -> list[ColumnElement[bool]]:
         found.append(func.coalesce(ITEMS.c.label, UNLABELLED).in_(which.labels))
     if which.folder is not None:
         found.append(ITEMS.c.folder.in_(spellings(which.folder)))
+    if which.under is not None:
+        found.append(lies_below(which.under))
     if which.sha256 is not None:
         found.append(ITEMS.c.sha256 == which.sha256)
     if which.name is not None:

@@ -109,7 +109,7 @@ class Searcher:
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
         self._latest = Snapshot.of(contents)
-        self.pictures = Pictures(self.catalogue, engine)
+        self.pictures = Pictures(self.catalogue, engine, at_once=CORES)
 
     @classmethod
     def open(cls, path: Path, *, max_pixels: int) -> Self:

@@ -121,15 +121,15 @@ async def duplicates(
         shown = found.groups[begin : begin + asked.limit]
         more = begin + len(shown) < len(keys)
         sizes = searcher.catalogue.pictures.sizes([id_ for ids, _ in shown for id_ in ids.tolist()])
+        listed = [id_ for ids, _ in shown for id_ in ids[: asked.members].tolist()]
+        paths = {id_: path for id_, (path, _) in searcher.catalogue.paths(listed).items()}
+        named = [(ids, [found.name(label) for label in labels.tolist()]) for ids, labels in shown]
         return schemas.DuplicatePage(
             radius=radius,
             groups=len(keys),
             images=-sum(size for size, _ in keys),
             plain=found.plain,
-            found=[
-                _shown(request, ids, [found.name(label) for label in labels.tolist()], sizes, asked.members)
-                for ids, labels in shown
-            ],
+            found=[_shown(request, *each, sizes, paths, asked.members) for each in named],
             next=f"{len(shown[-1][0])}:{shown[-1][0][0]}" if more else None,
         )
 
@@ -169,9 +169,10 @@ def _shown(
     ids: NDArray[np.int64],
     labels: Sequence[str | None],
     sizes: Mapping[int, tuple[int, int]],
+    paths: Mapping[int, str],
     members: int,
 ) -> schemas.DuplicateGroup:
-    """A group; what was removed since has no size."""
+    """A group; what was removed since has no size and no path."""
     named = dict(zip(ids.tolist(), labels, strict=True))
 
     def worth(id_: int) -> tuple[int, bool, int]:
@@ -181,6 +182,7 @@ def _shown(
     images = [
         schemas.Duplicate(
             id=id_,
+            path=shown(paths[id_]) if id_ in paths else None,
             label=label,
             width=sizes.get(id_, (0, 0))[0],
             height=sizes.get(id_, (0, 0))[1],

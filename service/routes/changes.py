@@ -302,7 +302,7 @@ def _kept(upload: Upload, image: schemas.Image | None) -> str | None:
         kept.append("other metadata")
     if not kept:
         return None
-    return f"it is there already with {' and '.join(kept)}; change it there (PATCH /images/{image.id})"
+    return f"it is there already with {' and '.join(kept)}; change it on image {image.id}"
 
 
 def _refusal(uploads: list[Upload], outcomes: list[Outcome]) -> HTTPException:

@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 
 from index.items import UNLABELLED, Item
 from index.names import shown
+from index.tables import folders as tree
 from index.tables.listing import Listing
 from service.core.pictures.originals import NoOriginal
 from service.core.pictures.previews import Source, short_hash
 from service.core.searcher import Searcher
-from service.schemas.images import Image, Page, PageParameters
+from service.schemas.images import Folder, FolderPage, FolderParameters, Image, Page, PageParameters
 from service.schemas.problem import problems
 from service.web.access import Access, check, may, may_have_originals, reading_router
 from service.web.asking import UNKNOWN_ID, ItemId, Service, address, found, no_image, shared
@@ -76,6 +77,7 @@ def _listing(searcher: Searcher, asked: PageParameters) -> Listing:
         split="trash" if asked.trashed else asked.split,
         labels=labels or None,
         folder=asked.folder,
+        under=asked.under,
         sha256=None if asked.sha256 is None else bytes.fromhex(asked.sha256),
         name=asked.name,
         predicted=searcher.wanted(1, labels=asked.predicted).labels or None,
@@ -83,6 +85,21 @@ def _listing(searcher: Searcher, asked: PageParameters) -> Listing:
         sort=asked.sort,
         descending=asked.descending,
     )
+
+
+@router.get("/folders", summary="The folders that images lie in, with how many")
+def folders(searcher: Service, asked: Annotated[FolderParameters, Query()]) -> FolderPage:
+    """Those in one folder, by name, a page at a time: those that images were sent from, those in them, and
+    those of the folder that was indexed when the artifact was made. GET /images with `under` names what lies
+    in one and below. Remembered until the index changes."""
+    there = searcher.once("folders", searcher.catalogue.folders).get(asked.under or "", ())
+    behind = there if asked.after is None else tree.after(there, asked.after)
+    found = [
+        Folder(name=shown(each.name), path=each.path, images=each.images, folders=each.folders)
+        for each in behind[: asked.limit]
+    ]
+    more = len(behind) > asked.limit
+    return FolderPage(folders=found, total=len(there), next=found[-1].path if more else None)
 
 
 @router.get("/images/{item_id}", summary="What is known of an image", responses=problems(UNKNOWN_ID))

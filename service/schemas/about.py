@@ -118,6 +118,7 @@ class Duplicate(BaseModel):
     """An image of a group."""
 
     id: int
+    path: str | None = Field(description="As GET /images/{id} has it. null: it was removed meanwhile.")
     label: str | None = Field(description="null: the image has no label.")
     width: int
     height: int
@@ -153,6 +154,7 @@ class DuplicatePage(BaseModel):
                     "images": [
                         {
                             "id": 1702,
+                            "path": "eight/1702.png",
                             "label": "8",
                             "width": 640,
                             "height": 480,

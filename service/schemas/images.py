@@ -36,6 +36,7 @@ IMAGE: dict[str, Any] = {
 MOST_METADATA = 16_384  # bytes
 DEEPEST_METADATA = 20
 MOST_AT_ONCE = 10_000  # images in one request
+LONGEST_FOLDER = 400  # characters of its path: an address takes two, of up to 12 bytes each character there
 LONGEST_NAME = 255  # characters; Linux's NAME_MAX
 
 
@@ -104,6 +105,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9A-Fa-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_name)]
 FolderName = Annotated[FileName, AfterValidator(normal)]
 Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+FolderPath = Annotated[str, Field(min_length=1, max_length=LONGEST_FOLDER), AfterValidator(_name)]
 ImagePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_relative)]  # PATH_MAX
 Metadata = Annotated[dict[str, Any], AfterValidator(_small), AfterValidator(_named)]
 
@@ -174,6 +176,11 @@ class PageParameters(BaseModel):
     folder: FolderName | None = Field(
         default=None, description="Only images that were sent with this folder's name.", examples=["scans"]
     )
+    under: FolderPath | None = Field(
+        default=None,
+        description="Only images that lie in this folder or below: a `path` that GET /folders names.",
+        examples=["scans/2024"],
+    )
     sha256: Sha256 | None = Field(
         default=None, description="Only images whose file has this SHA-256.", examples=["0f" * 32]
     )
@@ -222,6 +229,50 @@ class Page(BaseModel):
         description="`after` of the next page; null: this is the last one, or `offset` leads to the others."
     )
     total: int | None = Field(description="All of these images; null: there was no `offset`.")
+
+
+class FolderParameters(BaseModel):
+    """Which folders to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    under: FolderPath | None = Field(
+        default=None,
+        description="Those in the folder with this `path`; left out: those at the top.",
+        examples=["scans"],
+    )
+    after: FolderPath | None = Field(
+        default=None, description="Only those behind this one: a page's `next`.", examples=["scans/2023"]
+    )
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many folders.")] = 100
+
+
+class Folder(BaseModel):
+    """A folder that images lie in."""
+
+    name: str
+    path: str = Field(
+        description="`under` of GET /images and of GET /folders. Where a byte of a name is no UTF-8, it has "
+        "two slashes and two hexadecimal digits."
+    )
+    images: int = Field(description="In it and in all folders below.")
+    folders: int = Field(description="Directly in it.")
+
+
+class FolderPage(BaseModel):
+    """Folders by name, in capitals or not."""
+
+    model_config = with_example(
+        {
+            "folders": [{"name": "2024", "path": "scans/2024", "images": 120, "folders": 12}],
+            "total": 1,
+            "next": None,
+        }
+    )
+
+    folders: list[Folder]
+    total: int = Field(description="All that lie directly in the folder that was asked for.")
+    next: str | None = Field(description="`after` of the next page; null: this is the last one.")
 
 
 class AddedImage(BaseModel):

@@ -4,12 +4,15 @@ import { $, element, number } from "./dom.js";
 import { ask } from "./service.js";
 
 const WHICH = ["label", "predicted", "unlabelled", "added", "trash"]; // one of these at most
-const NAMES = [...WHICH, "name", "folder", "sort", "descending"];
+const NAMES = [...WHICH, "name", "folder", "under", "sort", "descending"];
+const BYTE = /\/\/[89a-f][0-9a-f]/g; // of a path, where it is no character
 const form = $("images-filters");
 const which = $("images-filter");
 const FIELDS = { name: $("name-filter"), order: $("images-order") };
 
-let folder = null; // nothing in the form says it but a button that takes it away
+// Nothing in the form says these but a button that takes them away.
+let folder = null; // name that images were sent with
+let under = null; // path of a folder in the tree
 
 /** What an address asks for, in one order: two that ask for the same are equal. */
 export function filtersIn(query = "") {
@@ -23,7 +26,7 @@ export const addressOf = (filters) => (filters.size === 0 ? "#images" : `#images
 export function filtersChosen() {
   const [name, ...value] = which.value.split(":");
   const [sort, descending] = FIELDS.order.value.split(" ");
-  const chosen = { [name]: value.join(":"), name: FIELDS.name.value, folder, sort, descending };
+  const chosen = { [name]: value.join(":"), name: FIELDS.name.value, folder, under, sort, descending };
   if (sort === "id") chosen.sort = "";
   if (descending) chosen.descending = "true";
   for (const [key, given] of Object.entries(chosen)) if (!given) delete chosen[key];
@@ -45,8 +48,9 @@ export function showFilters(filters) {
   FIELDS.name.disabled = filters.has("trash");
   FIELDS.order.disabled = filters.has("trash") || filters.has("added");
   folder = filters.get("folder");
-  $("folder-filter").hidden = folder === null;
-  $("folder-filter").textContent = `Folder “${folder}” ×`;
+  under = filters.get("under");
+  $("folder-filter").hidden = folder === null && under === null;
+  $("folder-filter").textContent = `Folder “${under?.replace(BYTE, "\ufffd") ?? folder}” ×`;
 }
 
 /** Offer the labels there are, the predicted ones, and what was added from here: `newest` is its lowest id, or null. */
@@ -133,7 +137,15 @@ form.addEventListener("submit", (event) => {
 form.addEventListener("change", apply);
 FIELDS.name.addEventListener("search", apply); // also where it was emptied by its ×
 $("folder-filter").addEventListener("click", () => {
-  folder = null;
+  folder = under = null;
   apply();
   which.focus();
 });
+
+/** List the images in a folder and below, under the filter that there is; nothing of the trash lies in one. */
+export function chooseFolder(path) {
+  under = path;
+  folder = null;
+  if (which.value.startsWith("trash")) which.value = "";
+  apply();
+}

@@ -1,10 +1,13 @@
-// The view that looks after the images: browse them, change their labels, remove some. adding.js adds others.
+// The view that looks after the images: browse them, change their labels, remove some. adding.js adds others, copies.js
+// cleans up.
 
 import { stage } from "./adding.js";
 import { imageLink, similarLink, tick } from "./cards.js";
+import { showCopies } from "./copies.js";
 import { closed } from "./dialogs.js";
 import { $, alertIn, element, number, percent, plural, sentence } from "./dom.js";
 import { addressOf, filtersIn, listing, offer, showFilters } from "./filters.js";
+import { markFolder, renewFolders } from "./folders.js";
 import { Grid } from "./grid.js";
 import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
@@ -34,9 +37,22 @@ const selection = new Selection(list, grid, source, tellSelection);
 
 export const take = stage;
 
-/** Show what the address asks for, from where it was left. */
-export function open(_id, _state, elsewhere, query) {
+/** Show the part that the address asks for: the copies, or all images. */
+export function open(part, _state, elsewhere, query) {
   history.scrollRestoration = "manual"; // a browser does not know where cards will be
+  const name = part === "copies" ? "copies" : "browse";
+  const apart = elsewhere || $(name).hidden;
+  for (const link of $("images-parts").children) {
+    $(link.dataset.part).hidden = link.dataset.part !== name;
+    if (link.dataset.part === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (name === "browse") openList(apart, query);
+  else showCopies();
+}
+
+/** Show what the address asks for, from where it was left. */
+function openList(elsewhere, query) {
   const asked = filtersIn(query);
   if (!begun || String(asked) !== String(filters)) {
     filters = asked;
@@ -50,6 +66,7 @@ export function open(_id, _state, elsewhere, query) {
 }
 
 export function leave() {
+  scrolled = scrollY; // a scroll of which nobody was told yet, too
   history.scrollRestoration = "auto";
 }
 
@@ -73,6 +90,7 @@ function begin(from = 0) {
   $("label-selected").hidden = $("delete-selected").hidden = inTrash;
   $("empty-trash").hidden = true; // until it is known what lies there
   showFilters(filters);
+  markFolder(filters.get("under"));
   grid.begin(source(), from);
   tell("");
   count();
@@ -119,7 +137,9 @@ $("retry").addEventListener("click", () => {
 async function count() {
   const asked = [ask("stats"), ask("labels/predictions")];
   const [counted, guessed] = await Promise.all(asked).catch(() => [null]); // the list says why
+  const before = stats;
   stats = counted;
+  if (stats !== null && (before?.items !== stats.items || before.trash !== stats.trash)) renewFolders();
   if (stats !== null) offer(stats, guessed.predictions, newest);
 }
 
@@ -377,10 +397,12 @@ addEventListener("undone", () => {
   dispatchEvent(new CustomEvent("reconsidered", { detail: [] }));
   afterwards();
 });
-addEventListener("labelled", () => {
-  renew();
-  afterwards();
-});
+for (const event of ["labelled", "cleaned"]) {
+  addEventListener(event, () => {
+    renew();
+    afterwards();
+  });
+}
 addEventListener("added", ({ detail: first }) => {
   newest = Math.min(newest ?? first, first);
   if (begun) grid.refresh();

@@ -40,9 +40,11 @@ export function panel(section, draw) {
 /** What `promise` resolves to; if that takes long, it is said meanwhile. */
 export async function saidWhenLate(place, text, promise) {
   const late = setTimeout(() => (place.textContent = text), LATE);
-  const value = await promise;
-  clearTimeout(late);
-  return value;
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(late);
+  }
 }
 
 /**

@@ -1,8 +1,9 @@
 // The view that searches: an image goes to the service, its neighbours become a grid.
 
 import { imageLink, similarLink } from "./cards.js";
-import { $, alertIn, bitCount, element, markPixels, number, onceInSight, percent } from "./dom.js";
+import { $, alertIn, bitCount, element, markPixels, number, onceInSight, percent, plural } from "./dom.js";
 import { pathOf } from "./files.js";
+import { likeness, SAME, UNSURE } from "./likeness.js";
 import { guess, predict } from "./predict.js";
 import { nearnessOf, quality, worthOf } from "./quality.js";
 import { ask, showPicture } from "./service.js";
@@ -12,7 +13,12 @@ const SAMPLES = 18;
 const ROUNDS = 4; // of drawing them, as some are drawn twice
 const FOLDER = " Only the first image of the folder was searched with; the Images view adds whole folders.";
 const view = $("search-view");
+const MEANINGS = {
+  content: "what the image is compared by: nearer codes differ in fewer bits",
+  picture: "what copies are found by: the hashes of one picture differ in few bits",
+};
 
+let by = "content"; // what is compared: what a picture shows, or "picture", its pixels
 let current = null; // the image asked about: {name} with an indexed image's id, or a blob and its history state
 let asking = null; // AbortController of the running search
 let answer = null; // to `current`
@@ -21,14 +27,24 @@ let items = null; // number of indexed images
 const visited = new Map(); // history state -> query whose image only this tab has
 
 /** Show what an address stands for: an indexed image's id, an image of this tab, or the start. */
-export function open(id, state, elsewhere) {
-  if (id) return begin({ id, name: `image ${id}` });
-  if (visited.has(state)) return begin(visited.get(state));
-  if (elsewhere && current !== null) {
-    const address = current.id ? `#search/${current.id}` : "#search";
-    return history.replaceState(current.state ?? null, "", address); // as it was left
+export function open(id, state, elsewhere, query) {
+  const nameless = !id && !visited.has(state);
+  if (nameless && elsewhere && current !== null) {
+    return history.replaceState(current.state ?? null, "", addressOf(current.id)); // as it was left
   }
-  start();
+  by = new URLSearchParams(query).get("by") === "picture" ? "picture" : "content";
+  for (const radio of $("by").elements) radio.checked = radio.value === by;
+  if (nameless) start();
+  else begin(id ? { id, name: `image ${id}` } : visited.get(state));
+}
+
+const addressOf = (id) => `#search${id ? `/${id}` : ""}${by === "picture" ? "?by=picture" : ""}`;
+
+/** Compare by something else, so that "back" leads to what was compared before. */
+function compareBy(other) {
+  by = other;
+  history.pushState(current?.state ?? null, "", addressOf(current?.id));
+  dispatchEvent(new Event("hashchange"));
 }
 
 /** Search with the first of these files and remember it, so that "back" leads to the image before. */
@@ -39,7 +55,7 @@ export async function take(files) {
   }
   const state = `${Date.now()}-${visited.size}`;
   visited.set(state, { blob, name: blob.name, state });
-  history.pushState(state, "", "#search");
+  history.pushState(state, "", addressOf());
 }
 
 /** A file that was given alone is sent whatever it is: the service says what is wrong with it. */
@@ -83,6 +99,7 @@ async function search() {
   asking = new AbortController();
   const { signal } = asking;
   const wanted = new URLSearchParams({ k: $("k").value });
+  if (by === "picture") wanted.set("by", by);
   for (const label of chosenLabels()) wanted.append("label", label);
   $("results").setAttribute("aria-busy", "true");
   try {
@@ -119,11 +136,13 @@ function show(found) {
 
 // --- the distance cut-off -----------------------------------------------------------------------
 
-/** The slider reaches from the same code to any distance, and begins there. */
+/** The slider reaches from the same code to any distance, and begins there; by picture where all is unlike. */
 function offerDistance(bits) {
-  if ($("distance").max !== String(bits)) {
+  const { dataset } = $("distance");
+  if (dataset.of !== `${by} ${bits}`) {
+    dataset.of = `${by} ${bits}`;
     $("distance").max = bits;
-    $("distance").value = bits;
+    $("distance").value = by === "picture" ? UNSURE : bits;
   }
   $("cut-off").hidden = false;
 }
@@ -135,20 +154,55 @@ function offerDistance(bits) {
 function cut() {
   const limit = Number($("distance").value);
   const any = $("distance").value === $("distance").max;
-  const worth = quality.worth?.[limit];
   $("reach").textContent = any ? "any" : bitCount(limit);
-  $("reach-worth").textContent =
-    worth === undefined || any ? "" : `${percent(worth)} of the images so far away share the label`;
+  $("reach-worth").textContent = any ? "" : meaningOf(limit);
   $("distance").setAttribute(
     "aria-valuetext",
     [$("reach").textContent, $("reach-worth").textContent].filter(Boolean).join(": "),
   );
   const within = answer.results.filter(({ distance }) => distance <= limit);
   for (const [row, each] of cards.entries()) each.hidden = row >= within.length;
-  $("title").textContent = headline(within);
-  $("status").textContent = summary(within) + (current.blob && pathOf(current.blob) ? FOLDER : "");
-  showPrediction(chosenLabels().length > 0 ? null : predict(within, quality.worth));
+  const words = by === "picture" ? { title: copiesFound(), text: likenessOf(within) } : wordsOf(within);
+  $("title").textContent = words.title;
+  $("status").textContent = words.text + (current.blob && pathOf(current.blob) ? FOLDER : "");
+  const predictable = by === "content" && chosenLabels().length === 0;
+  showPrediction(predictable ? predict(within, quality.worth) : null);
 }
+
+/** What lies at the slider's distance. */
+function meaningOf(limit) {
+  if (by === "picture") return limit <= SAME ? "only the same picture" : `also what is ${likeness(limit)}`;
+  const worth = quality.worth?.[limit];
+  return worth === undefined ? "" : `${percent(worth)} of the images so far away share the label`;
+}
+
+const wordsOf = (results) => ({ title: headline(results), text: summary(results) });
+
+// --- copies -------------------------------------------------------------------------------------
+
+/** How many there are, whether or not the slider lets them be seen. */
+function copiesFound() {
+  const count = answer.results.filter(({ distance }) => distance <= SAME).length;
+  if (count === 0) return "No copy found";
+  return `${plural(count, "copy", "copies")}${count === Number($("k").value) ? " or more" : ""}`;
+}
+
+/** What else is seen, and how far it is from being a copy. */
+function likenessOf(results) {
+  const nearest = answer.results[0]?.distance;
+  if (nearest === undefined) return "No indexed image matches these options.";
+  const unsure = results.filter(({ distance }) => distance > SAME && distance <= UNSURE).length;
+  const hidden = answer.results.length - results.length;
+  const said = [
+    nearest <= SAME && "Copies may be smaller, saved anew, mirrored, turned, with a border, or a part.",
+    unsure > 0 && `${plural(unsure, "picture is", "pictures are")} perhaps the same, or a small part: have a look.`,
+    nearest > UNSURE && `The nearest pictures are unlike, ${bitCount(nearest)} away and more.`,
+    hidden > 0 && `Move the slider to see ${plural(hidden, "picture")} farther away.`,
+  ];
+  return said.filter(Boolean).join(" ");
+}
+
+// --- what shows the like --------------------------------------------------------------------------
 
 /** What most of the neighbours are. */
 function headline(results) {
@@ -204,25 +258,36 @@ function showGuess(link, { label, confidence }) {
 
 function card(result) {
   const { id, label, distance } = result;
-  const [worth, known] = [worthOf(distance), nearnessOf(distance)];
+  const { said, title, about, className } = by === "picture" ? asCopy(distance) : asNeighbour(distance);
   const name = label ?? "no label";
   const link = imageLink(
     result,
-    `${name}, distance ${bitCount(distance)}${known}`,
-    { title: `${bitCount(distance)} away${known}` },
+    `${name}, ${said}`,
+    { title, className },
     element("strong", { textContent: name, className: label === null ? "none" : "" }),
-    element(
-      "small",
-      { textContent: bitCount(distance) },
-      element("span", { className: "percent", textContent: worth && ` · ${worth}` }),
-    ),
+    ...about,
   );
-  link.dataset.distance = distance;
+  Object.assign(link.dataset, { distance, by });
   if (label === null) {
     link.dataset.unlabelled = id;
     whenSeen(link, () => guess(id).then((prediction) => prediction && showGuess(link, prediction)));
   }
   return element("li", {}, link, similarLink(id));
+}
+
+/** What a card says of its distance: to a screen reader, to the mouse, below its picture. */
+function asNeighbour(distance) {
+  const [worth, known, bits] = [worthOf(distance), nearnessOf(distance), bitCount(distance)];
+  const percents = element("span", { className: "percent", textContent: worth && ` · ${worth}` });
+  const about = [element("small", { textContent: bits }, percents)];
+  return { said: `distance ${bits}${known}`, title: `${bits} away${known}`, about, className: "" };
+}
+
+function asCopy(distance) {
+  const [words, bits] = [likeness(distance), bitCount(distance)];
+  const title = `${words}: the hashes differ in ${bits}`;
+  const about = [words, bits].map((textContent) => element("small", { textContent }));
+  return { said: title, title, about, className: distance > SAME ? "faint" : "" };
 }
 
 /** The code as a square of black and empty pixels, one for each bit. */
@@ -233,7 +298,8 @@ function drawCode(hex) {
   const pen = canvas.getContext("2d");
   for (const [i, on] of bits.entries()) if (on) pen.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1);
   canvas.title = hex;
-  $("length").textContent = `${bits.length}-bit code`;
+  $("length").textContent = `${bits.length}-bit ${by === "picture" ? "hash" : "code"}`;
+  $("code-meaning").textContent = MEANINGS[by];
   $("code").hidden = false;
 }
 
@@ -244,50 +310,60 @@ function start() {
   current = answer = null;
   $("invitation").hidden = false;
   for (const part of ["preview", "code", "prediction", "cut-off"]) $(part).hidden = true;
-  $("title").textContent = "Find images like yours";
+  $("title").textContent = by === "picture" ? "Find copies of your image" : "Find images like yours";
   $("results").removeAttribute("aria-busy");
   $("results").replaceChildren();
   alertIn(view);
   showSamples();
 }
 
-/** Some indexed images to start from. */
+/** Some indexed images to start from, of the chosen labels. */
 async function showSamples() {
+  const labels = chosenLabels();
+  const overtaken = () => current !== null || String(labels) !== String(chosenLabels());
   let samples;
   try {
     ({ items } = await ask("stats"));
-    samples = await drawn();
+    samples = await drawn(labels);
   } catch (error) {
-    if (current === null) alertIn(view, error.message);
+    if (!overtaken()) alertIn(view, error.message);
     return;
   }
-  if (current !== null) return;
+  if (overtaken()) return;
   $("results").replaceChildren(...samples.map(sample));
-  $("status").textContent =
-    items === 0
-      ? "The index is empty."
-      : `Choose an image, or see what is like one of the ${number.format(items)} in the index (≈).`;
+  $("status").textContent = invitation(labels);
 }
 
-const pageAfter = (after, limit) => ask(`images?after=${after}&limit=${limit}`);
+function invitation(labels) {
+  if (items === 0) return "The index is empty.";
+  return labels.length > 0
+    ? "Choose an image to find the nearest with these labels, or see what is like one of them (≈)."
+    : `Choose an image, or see what is like one of the ${number.format(items)} in the index (≈).`;
+}
+
+function pageAfter(after, limit, labels) {
+  const wanted = new URLSearchParams({ after, limit });
+  for (const label of labels) wanted.append("label", label);
+  return ask(`images?${wanted}`);
+}
 
 /**
  * Different images at random, SAMPLES or all there are: those that follow random ids, as ids have gaps. The highest
  * is not known; an id that nothing follows says that it is lower.
  */
-async function drawn() {
-  const { images: first, next } = await pageAfter(0, SAMPLES);
+async function drawn(labels) {
+  const { images: first, next } = await pageAfter(0, SAMPLES, labels);
   if (next === null) return first;
   const found = new Map();
   const begin = first[0].id - 1;
   let end = begin + Math.max(items, SAMPLES);
-  while ((await pageAfter(end, 1)).images.length > 0) end = begin + 2 * (end - begin);
+  while ((await pageAfter(end, 1, labels)).images.length > 0) end = begin + 2 * (end - begin);
   for (let round = 0; round < ROUNDS && found.size < SAMPLES; round += 1) {
     const cursors = Array.from(
       { length: SAMPLES - found.size },
       () => begin + Math.floor(Math.random() * (end - begin)),
     );
-    const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1)));
+    const pages = await Promise.all(cursors.map((cursor) => pageAfter(cursor, 1, labels)));
     pages.forEach(({ images: [image] }, i) => {
       if (image) found.set(image.id, image);
       else end = Math.min(end, cursors[i]);
@@ -319,7 +395,23 @@ function offerLabels() {
     ),
   );
   $("labels").hidden = quality.labels.length < 2;
+  offerAll();
 }
+
+/** Where not all labels are in sight, a button says how many there are and shows them: not every bar is seen. */
+function offerAll() {
+  const choices = $("choices");
+  const all = choices.classList.contains("all");
+  const cut = choices.scrollHeight > choices.clientHeight || choices.scrollWidth > choices.clientWidth;
+  $("all-labels").hidden = !all && !cut;
+  $("all-labels").setAttribute("aria-expanded", all);
+  $("all-labels").textContent = all ? "Fewer labels" : `All ${number.format(quality.labels.length)} labels`;
+}
+$("all-labels").addEventListener("click", () => {
+  $("choices").classList.toggle("all");
+  offerAll();
+});
+new ResizeObserver(offerAll).observe($("choices"));
 
 addEventListener("changed", ({ detail }) => {
   items = detail;
@@ -328,7 +420,9 @@ addEventListener("changed", ({ detail }) => {
 addEventListener("counted", () => {
   const before = chosenLabels().length;
   offerLabels();
-  if (chosenLabels().length < before && current !== null) search(); // no image has that label any more
+  if (chosenLabels().length === before) return; // else no image has one of them any more
+  if (current !== null) search();
+  else showSamples();
 });
 addEventListener("measured", () => {
   if (answer !== null) show(answer);
@@ -346,5 +440,10 @@ $("enlarge").addEventListener("click", () => {
 });
 
 $("options").addEventListener("submit", (event) => event.preventDefault());
-$("options").addEventListener("change", ({ target }) => target !== $("distance") && current !== null && search());
+$("options").addEventListener("change", ({ target }) => {
+  if (target === $("distance")) return;
+  if (current !== null) search();
+  else if (target !== $("k")) showSamples();
+});
 $("distance").addEventListener("input", () => answer !== null && cut());
+$("by").addEventListener("change", ({ target }) => compareBy(target.value));

@@ -14,16 +14,23 @@ let days = null; // that deleted images lie in the trash; null: not known yet
 
 /**
  * Delete these images, after a question where they could not come back; {done, left}: the ids of those that are gone,
- * and {id, reason} of those that stay, or null where it is called off. `send` is `ask`, or like it.
+ * and {id, reason} of those that stay, or null where it is called off. `send` is `ask`, or like it. `first`, which is
+ * given the list of batches, does what is undone together with it.
  */
-export async function deleteAll(ids, { send = ask, forever = false } = {}) {
+export async function deleteAll(ids, { send = ask, forever = false, first = async () => {} } = {}) {
   days ??= (await send("stats")).trash_days;
   if ((forever || days === 0) && !(await askToRemove(ids))) return null;
   if (forever) return forget(ids, send);
   const batches = [];
-  const result = await eachPart(ids, (some) => send("trash", { ...json("POST", { ids: some }), batches }));
-  offerUndo(`${plural(result.done.length, "image")} deleted.`, batches);
-  return result;
+  try {
+    await first(batches);
+    const result = await eachPart(ids, (some) => send("trash", { ...json("POST", { ids: some }), batches }));
+    offerUndo(`${plural(result.done.length, "image")} deleted.`, batches);
+    return result;
+  } catch (error) {
+    if (batches.length > 0) offerUndo("Only a part of it was done.", batches);
+    throw error;
+  }
 }
 
 /** Let these images, which lie in the trash, be found again; the result is as of `deleteAll`. */

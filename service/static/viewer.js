@@ -1,8 +1,9 @@
 // One image large, above whatever view is shown: its picture to look into, what is known of it, what can be done
 // with it. PhotoSwipe moves and zooms the picture; all else is here.
 
-import { $, alertIn, bitCount, fact, markPixels, number, percent } from "./dom.js";
+import { $, alertIn, bitCount, fact, markPixels, number, percent, sentence } from "./dom.js";
 import { checkLabel, labelOf } from "./labels.js";
+import { likeness } from "./likeness.js";
 import { guess } from "./predict.js";
 import { nearnessOf } from "./quality.js";
 import { ask, blobAddress, hasKey, relabel, saveFile } from "./service.js";
@@ -15,9 +16,9 @@ const NEAR = [-2, -1, 0, 1, 2]; // slides beside the one that is shown which Pho
 const AHEAD = 10; // images before the last at which a list that is not complete is asked for more
 
 /**
- * What is looked through: {key, name, thumbnail, picture, source, distance}. `key`: the id as its address has it;
+ * What is looked through: {key, name, thumbnail, picture, source, distance, by}. `key`: the id as its address has it;
  * `picture`: an <img> that may show it already, which tells its shape; `source`: where a picture that is not indexed
- * can be had; `distance`: to what was searched with.
+ * can be had; `distance`: to what was searched with, `by` what.
  */
 let among = () => [];
 let list = null; // the element in which they are, if any
@@ -49,8 +50,8 @@ export function lookAt(item) {
 }
 
 function itemOf(link) {
-  const { image: key, distance } = link.dataset;
-  return { key, picture: link.querySelector("img"), distance: distance === undefined ? null : Number(distance) };
+  const { image: key, distance, by } = link.dataset;
+  return { key, by, picture: link.querySelector("img"), distance: distance === undefined ? null : Number(distance) };
 }
 
 /** Show the image of this key; `below`: {address, entered}, of the view that is seen again when it is closed. */
@@ -223,6 +224,7 @@ async function describe(item) {
   $("details-form").hidden = $("details-thrown").hidden = true;
   $("details-said").textContent = "";
   $("details-similar").href = `#search/${item.key}`;
+  $("details-copies").href = `#search/${item.key}?by=picture`;
   showGuess(null);
   if (own) return;
   let image;
@@ -235,8 +237,9 @@ async function describe(item) {
   if (shown === now) tell(image);
 }
 
-function distanceOf({ distance }) {
+function distanceOf({ distance, by }) {
   if (distance === null) return "";
+  if (by === "picture") return `${sentence(likeness(distance))}: the hashes differ in ${bitCount(distance)}.`;
   return `${bitCount(distance)} away${nearnessOf(distance)}.`;
 }
 

@@ -15,6 +15,7 @@ from index.artifact import (
     CATALOGUE,
     ENCODER,
     FORMAT,
+    LEARNED,
     MANIFEST,
     QUERIES,
     SUCCESSOR,
@@ -24,11 +25,14 @@ from index.artifact import (
     Queries,
     encoder_id,
     in_service,
+    load_learned,
     load_queries,
     open_artifact,
     publish,
+    save_learned,
     save_queries,
 )
+from index.backup import copy_artifact
 from index.catalogue import Catalogue
 from index.items import NewItem
 from tests.index.catalogues import read_only
@@ -339,6 +343,31 @@ def test_a_file_without_arrays_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / QUERIES).write_bytes(content)
     with pytest.raises(ArtifactError, match=f"{QUERIES}: no readable queries"):
         load_queries(tmp_path / QUERIES, bits=32)
+
+
+def test_what_it_learned_from_is_kept_and_copied(staging: Path, target: Path, tmp_path: Path) -> None:
+    manifest, hashes = stage(staging), {"ab" * 32, "00" * 32, "cd" * 31 + "00"}
+    save_learned(staging / LEARNED, [*hashes, None, "ab" * 32])
+    assert publish(staging, target, manifest).learned() == hashes
+    copy_artifact(target, tmp_path / "copy")
+    assert open_artifact(tmp_path / "copy").learned() == hashes
+    (tmp_path / "copy" / LEARNED).write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=f"{LEARNED}: is not the file"):
+        open_artifact(tmp_path / "copy")
+
+
+def test_without_known_labels_nothing_is_kept(staging: Path, target: Path) -> None:
+    manifest = stage(staging)
+    save_learned(staging / LEARNED, [None])
+    made = publish(staging, target, manifest)
+    assert LEARNED not in made.manifest.files and made.learned() == frozenset()
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 31), np.uint8), np.zeros(32, np.uint8), np.zeros((1, 32))])
+def test_hashes_that_are_none_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / LEARNED, array)
+    with pytest.raises(ArtifactError, match=f"{LEARNED}: no readable hashes"):
+        load_learned(tmp_path / LEARNED)
 
 
 def test_queries_that_do_not_fit_are_not_saved(tmp_path: Path) -> None:

@@ -97,6 +97,20 @@ def test_command_leaves_an_artifact_and_says_where(built):
     assert manifest.data["training_labels"] == 54
 
 
+@pytest.mark.process
+def test_stopped_while_libraries_load_it_says_nothing(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", str(COMMAND)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        loaded = iter(process.stderr.readline, "")
+        assert any(line.split()[-1] == "numpy" for line in loaded)  # torch, which takes longest, is under way
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_says_at_once_what_it_reads(built, pictures):
     said = built[1].stderr.splitlines()
     assert said[:2] == [f"reading the folder {pictures}", "found 61 files, 61 with a label; decoding them"]

@@ -17,14 +17,15 @@ from index import artifact
 from index.artifact import CATALOGUE, open_artifact
 from index.catalogue import Catalogue
 from index.evaluation import mean_average_precision
-from index.items import File, Item, NewItem, Picture
+from index.items import File, Item, NewItem
 from index.tables.listing import Listing
 from index.verify import faults
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_build_index import stripes
 from training.build_index import run_command
 from training.coding import learning
-from training.label import SHARE, Division, hold_out, main
+from training.label import main
+from training.learning.division import SHARE, hold_out
 from training.nets.encoder import Encoder
 from training.nets.images import open_image
 
@@ -329,6 +330,57 @@ def test_held_out_images_are_those_that_came_since_the_build(images: Path, tmp_p
     assert set(held.tolist()) == {item.id for item in late if int(item.sha256[:8], 16) % SHARE == 0}
 
 
+def would_be_held(catalogue: Catalogue) -> list[Item]:
+    labelled = (item for item in catalogue.page(count=1000) if item.label is not None)
+    return [item for item in labelled if item.sha256 and int(item.sha256[:8], 16) % SHARE == 0]
+
+
+def test_what_a_build_learned_from_is_not_held_out_whatever_becomes_of_it(
+    images: Path, tmp_path: Path, here, label
+) -> None:
+    given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(200)])
+    here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
+    built = open_artifact(tmp_path / "built")
+    with built.open_catalogue() as catalogue:
+        learned = [item for item in catalogue.page(count=1000) if item.label is not None]
+        assert built.learned() == {item.sha256 for item in learned}
+        thrown, relabelled, annotated, *_ = would_be_held(catalogue)
+        catalogue.take_out(catalogue.throw([thrown.id]))
+        catalogue.change(relabelled.id, label="another")
+        catalogue.change(annotated.id, metadata={"seen": "twice"})
+        late = [item.id for item in catalogue.page(count=1000) if item.label is None]
+        catalogue.label_all(dict.fromkeys(late, ("late", "given")))
+        chosen = {item.id for item in would_be_held(catalogue)} & set(late)
+    assert chosen
+    label(tmp_path / "built", "--out", tmp_path / "new")
+    with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
+        assert {item.id for item in catalogue.page(count=1000) if item.held_out} == chosen
+    assert list(faults(tmp_path / "new")) == []
+
+
+def test_what_was_learned_from_since_is_not_held_out_later(built: Path, tmp_path: Path, label) -> None:
+    """Labels of a group, of which one is looked at afterwards; one that was held out before, and after."""
+    with Catalogue.open(built / CATALOGUE) as catalogue:
+        catalogue.label_all({n: (truth(f"{n - 1:03d}.png"), "group") for n in range(1, 201)})
+        looked_at, undone, other, *_ = (item.id for item in would_be_held(catalogue))
+        catalogue.change(other, label="mine", source="given")
+        catalogue.change(undone, label="mine", source="given")
+        catalogue.hold_out([undone])
+        catalogue.label_all({undone: (truth(f"{undone - 1:03d}.png"), "group")}, batch="as all others")
+    label(built, "--out", tmp_path / "first")
+    first = open_artifact(tmp_path / "first")
+    with first.open_catalogue() as catalogue:
+        assert [item.id for item in catalogue.page(count=1000) if item.held_out] == [other]
+        items = catalogue.page(count=1000)
+        assert first.learned() == {item.sha256 for item in items if item.label and item.id != other}
+        catalogue.change(looked_at, label="mine", source="given")
+        catalogue.undo(catalogue.history.named("as all others"))
+        assert catalogue.get(undone).held_out
+    label(tmp_path / "first", "--out", tmp_path / "second")
+    with open_artifact(tmp_path / "second").open_catalogue() as catalogue:
+        assert [item.id for item in catalogue.page(count=1000) if item.held_out] == [other]
+
+
 def test_codes_are_those_that_the_new_encoder_makes_of_the_images(
     built: Path, images: Path, tmp_path: Path, label
 ) -> None:
@@ -440,21 +492,6 @@ def test_a_copy_of_a_held_out_image_is_not_learned_from(
     )
 
 
-@pytest.mark.parametrize(("near_copies", "ranked"), [("keep", [3, 4]), ("leave_out", [3])])
-def test_what_nearly_is_held_out_teaches_and_is_ranked_as_the_build_chose(
-    tmp_path: Path, near_copies: str, ranked: list[int]
-) -> None:
-    code, hashes = np.zeros(1, np.uint8), [bytes([7] * 32), bytes([7] * 32), bytes([9] * 32), bytes([7] * 32)]
-    with Catalogue.create(tmp_path / "c", encoder_id="00ff", bits=8, classes=["cat"]) as catalogue:
-        for number, hash_ in enumerate(hashes):
-            split, given = ("query", None) if number == 0 else ("database", code)
-            catalogue.add([NewItem(str(number), 0, split, 8, 8, b"", given, picture=Picture(hash_, 90))])
-        catalogue.hold_out([2])
-        division = Division.of(catalogue, np.array([2]), near_copies)
-    assert division.labelled.ids.tolist() == [3, 4]
-    assert division.ranked.ids.tolist() == ranked
-
-
 def labelled(path: Path) -> list[Item]:
     with open_artifact(path).open_catalogue() as catalogue:
         return [item for item in catalogue.page(count=1000) if item.label is not None]
@@ -503,13 +540,13 @@ def test_embeddings_go_through_sending_copying_reload_and_reencode(
         assert before.embedding_id == after.embedding_id is not None
         since = before.catalogue.revision
         late = send(before, 1003)
-        before.catalogue.change(9, label="held")
-        before.catalogue.hold_out([9, late])
+        before.catalogue.label_all({9: ("held", "given"), 201: ("held", "given")})
+        before.catalogue.hold_out([9, 201, late])
         before.original_of(before.catalogue.get(late)).unlink()  # only the head differs: it is not needed
         carry(before, library(after), since)
         (twin,) = [item for item in after.catalogue.page(count=1000) if item.path == "1003.png"]
-        assert twin.held_out
-        assert after.catalogue.get(9).held_out
+        # The new one has learned from image 9, with the label that it had.
+        assert [item.held_out for item in (twin, *after.catalogue.get_many([201, 9]))] == [True, True, False]
         ours, theirs = (
             each.catalogue.embeddings_of([id_])[id_] for each, id_ in ((before, late), (after, twin.id))
         )

@@ -78,7 +78,9 @@ def carry(source: Searcher, target: Library, since: int, *, decode: Decode = dec
     gone = source.catalogue.gone(since)
     removed = _remove(source, target, gone)
     target.searcher.catalogue.bury(gone)  # what it never had must not come back from a third one
-    removed += _throw(source, target, source.catalogue.trash.since(since))
+    learned = target.searcher.artifact.learned()
+    thrown = [_asked_with(item, learned) for item in source.catalogue.trash.since(since)]
+    removed += _throw(source, target, thrown)
     added, changed, coming = _take_out(source, target, since, decode), 0, list[Item]()
     for item, twin in _changed(source, target, since):
         if twin:
@@ -117,13 +119,18 @@ def compare(before: Searcher, after: Searcher) -> Comparison | None:
 
 def _changed(source: Searcher, target: Library, since: int) -> Iterator[tuple[Item, Item | None]]:
     """What came or changed, each with the item that it is in the target."""
-    after = 0
+    after, learned = 0, target.searcher.artifact.learned()
     while items := source.catalogue.changed(since, after=after, count=PAGE):
         theirs = _found_as(target.searcher, [item.identity for item in items])
         twins = _twins(source, theirs)
         for item in items:
-            yield item, twins.get(item.id)
+            yield _asked_with(item, learned), twins.get(item.id)
         after = items[-1].id
+
+
+def _asked_with(item: Item, learned: frozenset[str]) -> Item:
+    """An item as it is to be carried: what the target learned from is held out no more."""
+    return replace(item, held_out=False) if item.sha256 in learned else item
 
 
 def _found_as(

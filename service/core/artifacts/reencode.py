@@ -13,6 +13,7 @@ import torch
 from index.artifact import (
     CATALOGUE,
     ENCODER,
+    LEARNED,
     QUERIES,
     Artifact,
     ArtifactError,
@@ -20,6 +21,7 @@ from index.artifact import (
     Queries,
     open_artifact,
     publish,
+    save_learned,
     save_queries,
 )
 from index.backup import copy_artifact
@@ -64,6 +66,7 @@ def reencode(
                 made = np.stack([held_out[id_] for id_ in queries.ids.tolist()])
                 save_queries(folder / QUERIES, Queries(made, queries.labels, queries.ids))
             shutil.copyfile(other.encoder_path, folder / ENCODER)
+            save_learned(folder / LEARNED, source.artifact.learned() | other.learned())
             return publish(folder, target, _manifest(source, other, items))
 
 

@@ -14,7 +14,6 @@ from index.duplicates import groups_within
 from index.engine import Engine
 from index.snapshot import Snapshot
 from service.core.pictures.windows import distances_of_parts
-from service.core.sharing import CORES
 from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq
 
 COMPARED = 200  # pictures whose parts are compared, at most
@@ -51,12 +50,14 @@ class Pictures:
     Filled when it is first asked for.
     """
 
-    def __init__(self, catalogue: Catalogue, engine: Callable[[int], Engine]) -> None:
+    def __init__(self, catalogue: Catalogue, engine: Callable[[int], Engine], *, at_once: int = 1) -> None:
+        """`engine` makes an empty one for codes of so many bits; parts are compared for so many queries
+        `at_once`."""
         self._catalogue = catalogue
         self._engine = engine(BITS)
         self._contents: Snapshot | None = None
         self._using = threading.Lock()
-        self._comparing = threading.Semaphore(CORES)
+        self._comparing = threading.Semaphore(at_once)
 
     def check(self) -> None:
         """Raises NotHashed where nothing can be found."""

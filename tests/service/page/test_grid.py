@@ -324,13 +324,15 @@ def test_what_was_scrolled_past_is_not_waited_for(view: Page) -> None:
     assert not any("offset=300&" in url for url in asked), asked
 
 
-def test_nobody_is_kept_out_of_a_long_list(view: Page) -> None:
-    to_the_end(view)
-    card(view, LAST).locator("..").get_by_role("checkbox").check()
-    assert barriers(view) == []
-    for width in (360, 2560):
-        assert fits(view, width)
-        expect(card(view, LAST)).to_be_attached()
-        box = view.locator("#images-list > li").last.bounding_box()
-        assert box is not None
-        assert box["x"] + box["width"] <= width
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_kept_out_of_a_long_list(browser: Browser, address: str, scheme: str) -> None:
+    for view in images_view(browser, address, color_scheme=scheme):
+        to_the_end(view)
+        card(view, LAST).locator("..").get_by_role("checkbox").check()
+        assert barriers(view) == []
+        for width in (360, 2560):
+            assert fits(view, width)
+            expect(card(view, LAST)).to_be_attached()
+            box = view.locator("#images-list > li").last.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= width

@@ -14,6 +14,13 @@ from service.settings import Settings
 from tests.samples import serve_here
 from tests.service.page.browser import LOOKS, barriers, fits, give, opened, png, prediction
 
+# Whether the list of labels shows each of them whole.
+ALL_IN_SIGHT = """() => {
+    const list = document.querySelector("#choices").getBoundingClientRect();
+    return [...document.querySelectorAll("#choices label")].map((each) => each.getBoundingClientRect())
+        .every((each) => each.bottom <= list.bottom + 1 && each.right <= list.right + 1);
+}"""
+
 
 def test_every_stylesheet_is_linked_once() -> None:
     static = Path(__file__).parents[3] / "service" / "static"
@@ -80,6 +87,47 @@ def test_samples_to_start_from(page: Page) -> None:
     expect(samples).to_have_count(18)
     page.locator("#results a.similar").first.click()
     expect(page.locator("#results .about")).to_have_count(24)
+
+
+def test_labels_that_are_chosen_before_an_image_choose_among_the_samples(page: Page, picture: Path) -> None:
+    samples = page.locator("#results a[data-image]")
+    expect(samples).to_have_count(18)
+    square = page.get_by_role("checkbox", name="square")
+    square.check()
+    expect(page.locator("#results a[data-image]:not([aria-label$=', square'])")).to_have_count(0)
+    expect(samples).to_have_count(18)
+    expect(page.locator("#status")).to_contain_text("the nearest with these labels")
+    page.locator("#results a.similar").first.click()  # the search keeps to them
+    expect(page.locator("#title")).to_have_text("The nearest with these labels")
+    page.go_back()
+    expect(page.locator("#status")).to_contain_text("one of them")
+    square.uncheck()
+    expect(page.locator("#status")).to_contain_text("the 63 in the index")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_no_label_is_out_of_sight_without_a_word(browser: Browser, http: httpx.Client, width: int) -> None:
+    for item_id in range(1, 41):
+        label = {"label": f"kind number {item_id}"}
+        http.patch(f"/images/{item_id}", json=label).raise_for_status()
+    for page in opened(browser, str(http.base_url).rstrip("/"), viewport={"width": width, "height": 740}):
+        last = page.get_by_role("checkbox", name="kind number 9", exact=True).locator("..")
+        everything = page.get_by_role("button", name="All 41 labels")
+        expect(everything).to_have_attribute("aria-expanded", "false")
+        everything.click()
+        expect(page.locator("#choices label")).to_have_count(41)
+        assert page.evaluate(ALL_IN_SIGHT)
+        assert fits(page, width)
+        last.click()
+        expect(page.locator("#results a[data-image]")).to_have_count(1)
+        page.get_by_role("button", name="Fewer labels").click()
+        expect(everything).to_be_visible()
+        assert not page.evaluate(ALL_IN_SIGHT)
+
+
+def test_few_labels_need_no_button(page: Page) -> None:
+    expect(page.locator("#choices label")).to_have_count(3)
+    expect(page.locator("#all-labels")).to_be_hidden()
 
 
 def test_samples_are_images_that_are_there(browser: Browser, http: httpx.Client) -> None:

@@ -92,7 +92,7 @@ def test_the_trash_shows_what_was_deleted_and_gives_it_back(view: Page, http: ht
     expect(view.locator("#details-title")).to_have_text("000.png")  # the one that is left
     assert trash(http) == [1]
     view.locator("#details-forget").click()
-    expect(view.get_by_role("dialog", name="Delete image 1?")).to_be_visible()
+    expect(view.get_by_role("dialog", name="Delete image 1?")).to_be_in_viewport(ratio=1)
     view.get_by_role("button", name="Delete 1 image").click()
     expect(view.locator("#viewer")).to_be_hidden()
     expect(view.locator("#images-status")).to_contain_text("The trash is empty.")
@@ -106,6 +106,7 @@ def test_the_trash_is_emptied_after_a_question(view: Page, http: httpx.Client) -
     view.select_option("#images-filter", label="Trash (3)")
     view.locator("#empty-trash").click()
     dialog = view.get_by_role("dialog", name="Delete 3 images?")
+    expect(dialog).to_be_in_viewport(ratio=1)
     expect(dialog).to_contain_text("for good")
     dialog.get_by_role("button", name="Cancel").click()
     assert trash(http) == [1, 2, 3]

@@ -219,6 +219,8 @@ def test_duplicates_are_those_of_index_page_by_page(http: httpx.Client, artifact
         for group, places in zip(whole["found"], groups, strict=True):
             assert [image["label"] for image in group["images"]] == [names[place] for place in places]
             assert group["labels"] == len({names[place] for place in places} - {None})
+            first = group["images"][0]
+            assert first["path"] == answer(http.get(f"/images/{first['id']}"))["path"]
         found, asked = [], {"radius": radius, "limit": 1, "members": 2}
         while asked.get("after", "") is not None:
             page = answer(http.get("/duplicates", params=asked))

@@ -72,9 +72,28 @@ def test_by_name_and_by_what_is_predicted(http: httpx.Client) -> None:
     assert ids(listed(http, predicted="circle", label="circle")) == []
 
 
+def test_folders_are_named_and_looked_into(http: httpx.Client) -> None:
+    page = http.get("/folders").raise_for_status().json()
+    expected = [
+        {"name": name, "path": name, "images": images, "folders": 0}
+        for name, images in (("class0", 20), ("class1", 20), ("class2", 20), ("new", 3))
+    ]
+    assert page == {"folders": expected, "total": 4, "next": None}
+    first = http.get("/folders", params={"limit": 3}).json()
+    assert (first["folders"], first["total"], first["next"]) == (expected[:3], 4, "class2")
+    assert http.get("/folders", params={"after": "class2"}).json()["folders"] == expected[3:]
+    assert http.get("/folders", params={"under": "new"}).json() == {"folders": [], "total": 0, "next": None}
+    assert ids(listed(http, under="class1")) == list(range(21, 41))
+    assert listed(http, under="new", label="circle", offset=0)["total"] == 0
+    assert listed(http, under="held-out", split="query", offset=0)["total"] == 12
+
+
 @pytest.mark.parametrize(
     ("query", "says"),
     [
+        ("under=", "under: "),
+        ("under=%00", "under: "),
+        ("under=" + "x" * 401, "under: "),
         *((f"after=3&{other}", "use offset instead") for other in ("offset=3", "sort=name", "descending=1")),
         ("after=0&sort=time&offset=0", "use offset instead"),
         ("predicted=hexagon", "'hexagon' is unknown; known are"),

@@ -1,5 +1,6 @@
 """What people did to one artifact is done to the next, image by image."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from index.artifact import CATALOGUE, LEARNED, MANIFEST, save_learned
+from index.catalogue import Catalogue
 from tests.labels import rename_labels
 from tests.service.reloading import add, answer, images, png, reload, served
 
@@ -44,6 +47,30 @@ def give_hashes(artifact: Path, *, same: tuple[str, ...] = ()) -> None:
         for (path,) in connection.execute("SELECT path FROM items").fetchall():
             digest = sha256(("same" if path in same else path).encode()).digest()
             connection.execute("UPDATE items SET sha256 = ? WHERE path = ?", (digest, path))
+
+
+def teach(artifact: Path, *paths: str) -> None:
+    """As a build does that learned from the labels of these images."""
+    save_learned(artifact / LEARNED, (sha256(path.encode()).hexdigest() for path in paths))
+    about = json.loads((artifact / MANIFEST).read_text())
+    about["files"][LEARNED] = sha256((artifact / LEARNED).read_bytes()).hexdigest()
+    (artifact / MANIFEST).write_text(json.dumps(about))
+
+
+def test_what_the_next_artifact_learned_from_is_held_out_no_more(both: Path) -> None:
+    for name in ("first", "second"):
+        give_hashes(both / name)
+    teach(both / "second", "class0/000.png", "class0/001.png")
+    with Catalogue.open(both / "first" / CATALOGUE) as catalogue:
+        held = [1, 2, 3, 4]
+        catalogue.label_all(dict.fromkeys(held, ("another", "given")))
+        catalogue.hold_out(held)
+        catalogue.throw([2, 4])
+    with served(both / "first") as http:
+        reload(http, "second", force=True)
+        found = {number: answer(http.get(f"/images/{number}", params={"trashed": True})) for number in held}
+        assert [found[number]["label"] for number in held] == ["another"] * 4
+        assert [number for number in held if found[number]["held_out"]] == [3, 4]
 
 
 def test_images_of_equal_bytes_are_carried_one_by_one(both: Path) -> None:
