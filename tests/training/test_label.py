@@ -134,7 +134,7 @@ def test_an_index_without_a_label_learns_and_becomes_measurable(built: Path, tmp
 def test_with_fifty_held_out_both_are_judged(
     built: Path, tmp_path: Path, label, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.label.SHARE", 3)
+    monkeypatch.setattr("training.learning.division.SHARE", 3)
     given = csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(240)])
     lines = label(built, given, "--out", tmp_path / "new", "--json").strip().splitlines()
     said = [json.loads(line) for line in lines]
@@ -433,7 +433,7 @@ def test_many_held_out_labels_calibrate_what_is_learned_again(
     built: Path, tmp_path: Path, label, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.coding.confidence.ENOUGH", 20)
-    monkeypatch.setattr("training.label.SHARE", 3)
+    monkeypatch.setattr("training.learning.division.SHARE", 3)
     label(
         built, csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(200)]), "--out", tmp_path / "new"
     )

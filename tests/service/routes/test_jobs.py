@@ -34,9 +34,10 @@ import pytest, sys
 from tests.training.narrow import widths_are_narrow
 from training import label
 from training.coding import learning
+from training.learning import division
 patch = pytest.MonkeyPatch()
 widths_are_narrow(patch.setitem, patch.setattr)
-learning.LEAST_STEPS, label.SHARE = 60, 3
+learning.LEAST_STEPS, division.SHARE = 60, 3
 label.main()
 """
 # A child that learns nothing: what it makes is a copy.
