@@ -21,7 +21,7 @@ from index.items import UNLABELLED, NewItem
 from service.app import create_app
 from service.core.searcher import Searcher
 from service.schemas.evaluation import Evaluation
-from service.schemas.search import SearchAnswer, SearchParameters
+from service.schemas.search import ImageSearchParameters, SearchAnswer
 from service.settings import Settings
 from tests.samples import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
 
@@ -154,7 +154,7 @@ def test_openapi_has_the_parameters_that_fastapi_makes_of_the_model(http: httpx.
     app = FastAPI()
 
     @app.post("/search")
-    def search(query: Annotated[SearchParameters, Query()]) -> None: ...
+    def search(query: Annotated[ImageSearchParameters, Query()]) -> None: ...
 
     made = app.openapi()["paths"]["/search"]["post"]["parameters"]
     assert answer(http.get("/openapi.json"))["paths"]["/search"]["post"]["parameters"] == made
