@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -327,9 +328,9 @@ def environment(path: Path | None, **settings: str) -> dict[str, str]:
     return own | given | ({} if path is None else {"HEBBSEARCH_ARTIFACT": str(path)})
 
 
-def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    """Return when the service answers queries; fail if it ended or takes a minute."""
-    for _ in range(600):
+def wait_until_ready(address: str, process: subprocess.Popen[Any], *, minutes: int = 1) -> None:
+    """Return when the service answers queries; fail if it ended or takes so many minutes."""
+    for _ in range(600 * minutes):
         if process.poll() is not None:
             pytest.fail(f"the service ended with {process.returncode}")
         try:
@@ -337,4 +338,4 @@ def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
                 return
         except httpx.TransportError:
             time.sleep(0.1)
-    pytest.fail("the service was not ready within a minute")
+    pytest.fail(f"the service was not ready within {minutes} minutes")

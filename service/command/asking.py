@@ -69,6 +69,8 @@ def search(options: argparse.Namespace, client: Client) -> int:
     else:
         for result in answer.results:
             say(f"{result.distance:4d}  {named(result)}")
+        if answer.plain:
+            say("this picture has too little detail to be told from others", file=sys.stderr)
     return 0
 
 

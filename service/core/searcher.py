@@ -34,6 +34,7 @@ from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
 from training.nets.images import THUMBNAIL, Reading
 from training.nets.pdq import BITS as HASH_BITS
+from training.nets.pdq import PLAIN
 from training.nets.pretrained import MissingPackage
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class Answer:
     matches: tuple[Match, ...]
     exact: bool
     ties_at_cut: int  # eligible items at the distance of the last match, the matches included
+    plain: bool = False  # whether a picture of which copies were looked for has too little detail for that
 
 
 class Searcher:
@@ -193,7 +195,8 @@ class Searcher:
         matches = _matches(
             near.contents, near.distances, near.ids, self.catalogue.paths(near.ids.tolist()), HASH_BITS
         )
-        return Answer(code, matches, exact=False, ties_at_cut=near.ties_at_cut)
+        plain = picture.hashes.quality < PLAIN
+        return Answer(code, matches, exact=False, ties_at_cut=near.ties_at_cut, plain=plain)
 
     def search(
         self, image: bytes, *, k: int, max_distance: int | None = None, labels: Sequence[str] = ()

@@ -228,6 +228,7 @@ def _in_json(answer: Answer, request: Request) -> bytes:
             ],
             "exact": answer.exact,
             "ties_at_cut": answer.ties_at_cut,
+            "plain": answer.plain,
         }
     )
 

@@ -78,6 +78,7 @@ ANSWER: dict[str, Any] = {
     ],
     "exact": True,
     "ties_at_cut": 1,
+    "plain": False,
 }
 
 
@@ -92,6 +93,10 @@ class SearchAnswer(BaseModel):
     ties_at_cut: int = Field(
         description="How many eligible items (label filter applied) lie at the distance of the last "
         "result, those returned included; 0 without results. Ties go to the lowest ids."
+    )
+    plain: bool = Field(
+        description="By picture: whether the query has too little detail to be told from others, so that "
+        "near results may be other pictures."
     )
 
 

@@ -53,7 +53,9 @@ function showQueue() {
 }
 
 async function count() {
+  const before = writing;
   const stats = await ask("stats").catch(() => null); // what it is about says why
+  if (writing !== before) return writing.then(count); // somebody labelled meanwhile
   left = stats?.unlabelled ?? null;
   tell();
 }

@@ -182,6 +182,7 @@ const wordsOf = (results) => ({ title: headline(results), text: summary(results)
 
 /** How many there are, whether or not the slider lets them be seen. */
 function copiesFound() {
+  if (answer.plain) return "Too plain to tell";
   const count = answer.results.filter(({ distance }) => distance <= SAME).length;
   if (count === 0) return "No copy found";
   return `${plural(count, "copy", "copies")}${count === Number($("k").value) ? " or more" : ""}`;
@@ -194,7 +195,10 @@ function likenessOf(results) {
   const unsure = results.filter(({ distance }) => distance > SAME && distance <= UNSURE).length;
   const hidden = answer.results.length - results.length;
   const said = [
-    nearest <= SAME && "Copies may be smaller, saved anew, mirrored, turned, with a border, or a part.",
+    answer.plain && "This picture has too little detail to be told from others.",
+    !answer.plain &&
+      nearest <= SAME &&
+      "Copies may be smaller, saved anew, mirrored, turned, with a border, or a part.",
     unsure > 0 && `${plural(unsure, "picture is", "pictures are")} perhaps the same, or a small part: have a look.`,
     nearest > UNSURE && `The nearest pictures are unlike, ${bitCount(nearest)} away and more.`,
     hidden > 0 && `Move the slider to see ${plural(hidden, "picture")} farther away.`,

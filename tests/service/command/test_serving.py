@@ -47,7 +47,7 @@ def test_serve_takes_every_setting_but_keys(own: Artifact) -> None:
         text=True,
     )
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}", process)  # type: ignore[arg-type]
+        wait_until_ready(f"http://127.0.0.1:{port}", process)
         long = {f"x-{number}": "a" * 1000 for number in range(70)}
         assert httpx.get(f"http://127.0.0.1:{port}/health/live", headers=long).status_code == 431
         assert httpx.get(f"http://[::1]:{port}/health/ready").status_code == 200
@@ -109,7 +109,7 @@ def test_no_module_is_taken_from_the_folder_in_which_it_is_started(own: Artifact
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}", process)  # type: ignore[arg-type]
+        wait_until_ready(f"http://127.0.0.1:{port}", process)
         found = httpx.post(f"http://127.0.0.1:{port}/search", content=png(1), timeout=60)
     finally:
         process.terminate()
@@ -148,7 +148,7 @@ def test_the_demo_learns_once_goes_on_where_it_was_stopped_and_serves(tmp_path: 
 
     for how in (f"{folder}: goes on where it was stopped", f"{folder}: made before, and served as it is"):
         serving = started()
-        wait_until_ready(f"http://127.0.0.1:{port}", serving)  # type: ignore[arg-type]
+        wait_until_ready(f"http://127.0.0.1:{port}", serving, minutes=10)  # it learns first
         found = httpx.post(f"http://127.0.0.1:{port}/search", content=png(1), timeout=60)
         assert len(found.json()["results"]) == 10
         assert "text/html" in httpx.get(f"http://127.0.0.1:{port}/").headers["content-type"]

@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from index.artifact import Artifact
+from index.artifact import CATALOGUE, Artifact
 from service.app import create_app
 from service.settings import Settings
 from tests.samples import serve_here, served
@@ -329,16 +331,19 @@ def test_groups_come_a_page_at_a_time(browser: Browser, library: tuple[str, Ids]
         expect(page.locator("#copies-status")).not_to_contain_text("listed")
 
 
-def test_an_older_artifact_says_what_to_run(browser: Browser, server: str) -> None:
-    for page in opened(browser, server, view="#images/copies", refused=(409,)):
-        expect(page.locator("#copies .error")).to_contain_text("hebbsearch upgrade ARTIFACT")
-        expect(move(page)).to_be_hidden()
-        assert barriers(page) == []
-        page.goto(f"{server}/#search/1?by=picture")
-        expect(page.locator("#search-view .error")).to_contain_text("hebbsearch upgrade ARTIFACT")
-        by(page, "Shows the like").check()
-        expect(page.locator("#results li")).to_have_count(24)
-        expect(page.locator("#search-view .error")).to_be_hidden()
+def test_an_older_artifact_says_what_to_run(browser: Browser, mine: Path) -> None:
+    with closing(sqlite3.connect(mine / CATALOGUE)) as connection, connection:
+        connection.execute("DELETE FROM pictures")
+    with serve_here(create_app(Settings(artifact=mine))) as server:
+        for page in opened(browser, server, view="#images/copies", refused=(409,)):
+            expect(page.locator("#copies .error")).to_contain_text("hebbsearch upgrade ARTIFACT")
+            expect(move(page)).to_be_hidden()
+            assert barriers(page) == []
+            page.goto(f"{server}/#search/1?by=picture")
+            expect(page.locator("#search-view .error")).to_contain_text("hebbsearch upgrade ARTIFACT")
+            by(page, "Shows the like").check()
+            expect(page.locator("#results li")).to_have_count(24)
+            expect(page.locator("#search-view .error")).to_be_hidden()
 
 
 def test_a_reader_is_asked_for_a_key_when_something_is_to_go(browser: Browser, mine: Path) -> None:

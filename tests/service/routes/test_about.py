@@ -248,5 +248,5 @@ def test_what_would_not_end_is_refused(
     with serve_here(create_app(Settings(artifact=own.path))) as address:
         assert "0 is always possible" in refusal(httpx.get(f"{address}/duplicates?radius=9"), 422)
         answer(httpx.get(f"{address}/duplicates"))
-    for asked in ("radius=17", "radius=-1", "limit=0", "members=0", "after=3", "after=a:b", "odd=1"):
+    for asked in ("radius=32", "radius=-1", "limit=0", "members=0", "after=3", "after=a:b", "odd=1"):
         refusal(http.get(f"/duplicates?{asked}"), 422)

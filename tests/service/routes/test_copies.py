@@ -83,6 +83,14 @@ def test_an_indexed_picture_is_asked_with_by_its_hash(there: tuple[httpx.Client,
     assert http.get(f"/images/{ids[2]}/similar?by=sound").status_code == 422
 
 
+def test_a_picture_without_detail_is_called_plain(there: tuple[httpx.Client, list[int]]) -> None:
+    http, ids = there
+    assert answer(http.post("/search?by=picture", content=sent(Image.new("RGB", (90, 60), "red"))))["plain"]
+    assert not answer(http.post("/search?by=picture", content=sent(scene(0))))["plain"]
+    assert not answer(http.get(f"/images/{ids[0]}/similar?by=picture"))["plain"]
+    assert not answer(http.post("/search", content=sent(Image.new("RGB", (90, 60), "red"))))["plain"]
+
+
 def test_copies_are_grouped_and_the_largest_is_the_best(http: httpx.Client) -> None:
     small = add(http, sent(scene(1).resize((120, 80))), "small.png", label="circle")
     large = add(http, sent(scene(1)), "large.png")

@@ -21,7 +21,7 @@ from index.items import UNLABELLED, NewItem
 from service.app import create_app
 from service.core.searcher import Searcher
 from service.schemas.evaluation import Evaluation
-from service.schemas.search import SearchAnswer, SearchParameters
+from service.schemas.search import ImageSearchParameters, SearchAnswer
 from service.settings import Settings
 from tests.samples import CLASSES, PER_CLASS, UNLABELLED_ITEMS, serve_here
 
@@ -56,7 +56,7 @@ def refusal(response: httpx.Response, status: int) -> str:
 
 def test_search(http: httpx.Client, picture: bytes) -> None:
     found = answer(http.post("/search", files={"image": picture}))
-    assert found.keys() == {"code", "results", "exact", "ties_at_cut"}
+    assert found.keys() == {"code", "results", "exact", "ties_at_cut", "plain"}
     assert from_hex(found["code"], 256).shape == (1, 32)
     assert found["exact"] is True
     assert len(found["results"]) == 10
@@ -154,7 +154,7 @@ def test_openapi_has_the_parameters_that_fastapi_makes_of_the_model(http: httpx.
     app = FastAPI()
 
     @app.post("/search")
-    def search(query: Annotated[SearchParameters, Query()]) -> None: ...
+    def search(query: Annotated[ImageSearchParameters, Query()]) -> None: ...
 
     made = app.openapi()["paths"]["/search"]["post"]["parameters"]
     assert answer(http.get("/openapi.json"))["paths"]["/search"]["post"]["parameters"] == made

@@ -99,8 +99,8 @@ def test_what_happens_is_counted(http: httpx.Client) -> None:
     }
     assert after[key("request_seconds_count", route="/search")] == 4
     assert after[key("request_seconds_bucket", route="/search", le="+Inf")] == 4
-    assert after[key("searches_total", by="image")] == after[key("batch_size_sum")] == 4
-    assert after[key("searches_total", by="code")] == 1
+    assert after[key("searches_total", by="image", space="content")] == after[key("batch_size_sum")] == 4
+    assert after[key("searches_total", by="code", space="content")] == 1
     outcomes = {
         outcome: after[key("images_total", outcome=outcome)]
         for outcome in ("added", "exists", "refused", "trashed", "restored", "removed")
