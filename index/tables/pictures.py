@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
 
-from index.items import UNLABELLED, Changes, Picture, Split
+from index.items import UNLABELLED, Changes, Picture
 from index.tables.checksums import of_row
 from index.tables.connections import Connections
 from index.tables.rows import BATCH, READ, as_table, changes, gone
@@ -23,9 +23,10 @@ class Pictures:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    def changes(self, since: int) -> Changes:
-        """What happened to the database split after revision `since`, with hashes in place of codes; without
-        what has none."""
+    def changes(self, since: int) -> tuple[Changes, int]:
+        """What happened to the database split after revision `since`, with hashes in place of codes; and how
+        many images came or changed that have none."""
+        lacking = select(func.count()).where(ITEMS.c.split == "database", *_unhashed(since))
         query = (
             select(PICTURES.c.item_id, func.coalesce(ITEMS.c.label, UNLABELLED), PICTURES.c.hash)
             .join(ITEMS)
@@ -35,15 +36,12 @@ class Pictures:
             with connection.execute(query) as result:  # as index.tables.rows.code_table reads them
                 rows = [row for part in iter(lambda: result.cursor.fetchmany(READ), []) for row in part]
             table = as_table(rows, BITS)
-            return changes(connection, table.rows(np.argsort(table.ids)), gone(connection, since))
+            made = changes(connection, table.rows(np.argsort(table.ids)), gone(connection, since))
+            return made, connection.scalar(lacking) or 0
 
-    def missing(self, since: int = -1, *, split: Split | None = None) -> NDArray[np.int64]:
-        """The ids (n,), ascending, of images of a split, or of all, that have none, of those that came or
-        changed after revision `since`."""
-        made = select(PICTURES.c.item_id).where(PICTURES.c.item_id == ITEMS.c.id).exists()
-        query = select(ITEMS.c.id).where(~made, ITEMS.c.revision > since).order_by(ITEMS.c.id)
-        if split is not None:
-            query = query.where(ITEMS.c.split == split)
+    def missing(self) -> NDArray[np.int64]:
+        """The ids (n,), ascending, of images of all splits that have none."""
+        query = select(ITEMS.c.id).where(*_unhashed(-1)).order_by(ITEMS.c.id)
         with self._connections.reading() as connection:
             return np.array(list(connection.scalars(query)), np.int64)
 
@@ -86,6 +84,11 @@ class Pictures:
             here = set(connection.scalars(select(ITEMS.c.id).where(ITEMS.c.id.in_(pictures))))
             connection.execute(delete(PICTURES).where(PICTURES.c.item_id.in_(here)))
             keep_pictures(connection, ((id_, each) for id_, each in pictures.items() if id_ in here))
+
+
+def _unhashed(since: int) -> tuple[ColumnElement[bool], ...]:
+    made = select(PICTURES.c.item_id).where(PICTURES.c.item_id == ITEMS.c.id).exists()
+    return ~made, ITEMS.c.revision > since
 
 
 _COLUMNS = select(PICTURES.c.item_id, PICTURES.c.hash, PICTURES.c.quality, PICTURES.c.source)

@@ -112,7 +112,7 @@ class Pictures:
         TooManyPairs."""
         with self._using:
             contents = self._followed()
-        table = self._catalogue.pictures.changes(-1).table
+        table = self._catalogue.pictures.changes(-1)[0].table
         qualities = self._catalogue.pictures.qualities()
         telling = np.array([qualities.get(id_, 0) >= PLAIN for id_ in table.ids.tolist()], np.bool_)
         telling &= np.isin(table.ids, contents.ids)
@@ -124,9 +124,9 @@ class Pictures:
         before = self._contents
         if before is None or before.revision != self._catalogue.revision:
             since = -1 if before is None else before.revision
-            if count := len(self._catalogue.pictures.missing(since, split="database")):
-                raise NotHashed(lacking(count))
-            changes = self._catalogue.pictures.changes(since)
+            changes, unhashed = self._catalogue.pictures.changes(since)
+            if unhashed:
+                raise NotHashed(lacking(unhashed))
             self._engine.apply(changes)
             before = Snapshot.of(changes) if before is None else before.after(changes)
             self._contents = before

@@ -74,23 +74,24 @@ def test_a_hash_of_another_length_is_refused(hashed: Catalogue, length: int) -> 
     assert hashed.counts() == before
 
 
-def test_which_are_missing_of_a_split_and_since_when(hashed: Catalogue) -> None:
+def test_which_are_missing_and_how_many_came_without_one(hashed: Catalogue) -> None:
     revision = hashed.revision
     (sent,) = hashed.add([new_item(30)])
     (asked,) = hashed.add([new_query(31)])
     assert hashed.pictures.missing().tolist() == [5, 6, sent, asked]
-    assert hashed.pictures.missing(split="database").tolist() == [5, 6, sent]
-    assert hashed.pictures.missing(split="query").tolist() == [asked]
-    assert hashed.pictures.missing(revision, split="database").tolist() == [sent]
+    assert hashed.pictures.changes(-1)[1] == 3
+    assert hashed.pictures.changes(revision)[1] == 1
     hashed.change(6, label="new")
-    assert hashed.pictures.missing(revision, split="database").tolist() == [6, sent]
+    assert hashed.pictures.changes(revision)[1] == 2
     hashed.throw([5])
-    assert hashed.pictures.missing(split="trash").tolist() == [5]
+    assert hashed.pictures.changes(-1)[1] == 2
+    assert 5 in hashed.pictures.missing()
 
 
 def test_changes_tell_what_came_and_what_went(hashed: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.tables.pictures.READ", 7)
-    all_ = hashed.pictures.changes(-1)
+    all_, unhashed = hashed.pictures.changes(-1)
+    assert unhashed == 2
     there = [n for n in range(1, 21) if n not in (5, 6)]
     assert all_.table.ids.tolist() == there
     assert all_.table.codes.tobytes() == b"".join(picture(n).hash for n in there)
@@ -101,13 +102,14 @@ def test_changes_tell_what_came_and_what_went(hashed: Catalogue, monkeypatch: py
     hashed.change(3, label="new")
     hashed.throw([4])
     hashed.remove([9])
-    since = hashed.pictures.changes(all_.revision)
+    since, unhashed = hashed.pictures.changes(all_.revision)
+    assert unhashed == 0
     assert since.table.ids.tolist() == [3, sent]
     assert since.table.labels.tolist() == [2, 0]
     assert since.removed.tolist() == [4, 9]
     revision = hashed.revision
     hashed.take_out([4])
-    assert hashed.pictures.changes(revision).table.codes.tobytes() == picture(4).hash
+    assert hashed.pictures.changes(revision)[0].table.codes.tobytes() == picture(4).hash
 
 
 def test_a_hash_stays_in_the_trash_and_goes_for_good_with_its_image(hashed: Catalogue) -> None:
@@ -200,7 +202,7 @@ def test_one_that_cannot_be_upgraded_has_none(hashed: Catalogue, monkeypatch: py
     read_only(monkeypatch)
     with Catalogue.open(hashed.path) as opened:
         assert opened.page(count=100) == items
-        assert opened.pictures.missing(split="database").tolist() == list(range(1, 21))
+        assert opened.pictures.missing().tolist() == list(range(1, 24))
         assert opened.pictures.of([1, 2]) == opened.pictures.qualities() == opened.pictures.held_out() == {}
-        assert opened.pictures.changes(-1).table.codes.shape == (0, 32)
+        assert opened.pictures.changes(-1)[0].table.codes.shape == (0, 32)
         assert faults(opened) == []
