@@ -100,6 +100,7 @@ class DuplicateParameters(BaseModel):
             le=31,
             description="Bits in which neighbours in a group may differ; 0: equal codes. Unless it is given "
             "0 by content, 31 by picture.",
+            examples=[2],
         ),
     ] = None
     limit: Annotated[int, Field(ge=1, le=100, description="At most so many groups.")] = 20

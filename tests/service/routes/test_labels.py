@@ -89,7 +89,7 @@ def test_a_label_that_is_given_for_an_image_that_is_there_is_set_or_refused_alou
     other = add(http, 1, 200, data={"label": "tea"})
     assert (other["status"], other["image"]["label"]) == ("exists", "café")
     assert "with the label 'café', not 'tea'" in other["error"]
-    assert f"PATCH /images/{first['id']}" in other["error"]
+    assert f"change it on image {first['id']}" in other["error"]
     more = add(http, 1, 200, data={"metadata": '{"camera": "left"}'})
     assert (more["image"], "there already with other metadata" in more["error"]) == (other["image"], True)
     assert answer(http.get("/stats"))["revision"] == known and "tea" not in stats(http)
