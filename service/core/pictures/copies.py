@@ -19,6 +19,8 @@ from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq
 COMPARED = 200  # pictures whose parts are compared, at most
 BY_HASH = 60  # of them those whose hashes are nearest; the others are most alike by what they show
 
+EVEN = 16  # of 255: by how much the grey of a border differs, at most
+
 Alike = Callable[[int], Iterable[int]]  # the ids of so many that show the like, nearest first
 
 
@@ -32,6 +34,15 @@ class Query:
 
     hashes: Hashes
     thumbnail: bytes  # WebP
+
+    @property
+    def asked(self) -> NDArray[np.uint8]:
+        """All hashes (8 or 16, 32) of which any may be near: also those of the picture without its border."""
+        grey = np.asarray(_grey(self.thumbnail), np.float32)
+        inner = without_border(grey)
+        if inner.shape == grey.shape:
+            return self.hashes.hashes
+        return np.concatenate([self.hashes.hashes, pdq(inner).hashes])
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,10 @@ class Pictures:
         """The k pictures nearest to one as it is, turned or mirrored, and those of which it is a part or that
         are a part of it. Parts are compared of some only: of those nearest by their hashes, and of others
         that are `alike`. `labels` as the engine takes them; none: any. Raises NotHashed."""
+        asked = query.asked
         with self._using:
             contents = self._followed()
-            near = self._nearest(query, k + BY_HASH + 1, labels)
+            near = self._nearest(asked, k + BY_HASH + 1, labels)
         near.pop(-1 if without is None else without, None)
         some = [id_ for id_ in self._to_compare(near, alike) if contents.has(id_, labels or None)]
         some = [id_ for id_ in some if id_ != without]
@@ -100,7 +112,7 @@ class Pictures:
         ids = sorted(within, key=lambda id_: (within[id_], id_))[:k]
         last = within[ids[-1]] if ids else -1
         with self._using:
-            tied = {id_ for id_ in self._at(query, last, labels) if parts.get(id_, last) >= last}
+            tied = {id_ for id_ in self._at(asked, last, labels) if parts.get(id_, last) >= last}
         tied |= {id_ for id_ in within if within[id_] == last}
         tied.discard(-1 if without is None else without)
         distances = np.array([within[id_] for id_ in ids], np.int32)
@@ -132,16 +144,16 @@ class Pictures:
             self._contents = before
         return before
 
-    def _nearest(self, query: Query, count: int, labels: Collection[int]) -> dict[int, int]:
-        """Ids and distances of so many nearest to any of the eight hashes, and some more."""
-        distances, ids = self._engine.search(query.hashes.hashes, count, labels=labels or None)
+    def _nearest(self, asked: NDArray[np.uint8], count: int, labels: Collection[int]) -> dict[int, int]:
+        """Ids and distances of so many nearest to any of the hashes, and some more."""
+        distances, ids = self._engine.search(asked, count, labels=labels or None)
         return _least(distances.ravel(), ids.ravel())
 
-    def _at(self, query: Query, distance: int, labels: Collection[int]) -> set[int]:
+    def _at(self, asked: NDArray[np.uint8], distance: int, labels: Collection[int]) -> set[int]:
         """Ids of pictures whose nearest hash lies at this distance."""
         if distance < 0:
             return set()
-        found = self._engine.range_search(query.hashes.hashes, distance, labels=labels or None)
+        found = self._engine.range_search(asked, distance, labels=labels or None)
         least = _least(*(np.concatenate(each) for each in zip(*found, strict=True)))
         return {id_ for id_, nearest in least.items() if nearest == distance}
 
@@ -170,6 +182,19 @@ def lacking(count: int) -> str:
         f"{count:,} images come from an earlier version and have no hash of their pixels, by which copies "
         "are found; run: hebbsearch upgrade ARTIFACT"
     )
+
+
+def without_border(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The picture (H, W) without rows and columns at its edges that are of one grey; all of it where less
+    than half of a side would be left."""
+    bounds = list[tuple[int, int]]()
+    for lines in (grey, grey.T):
+        telling = np.flatnonzero(np.ptp(lines, axis=1) > EVEN)
+        if not len(telling) or 2 * (telling[-1] + 1 - telling[0]) < len(lines):
+            return grey
+        bounds.append((int(telling[0]), int(telling[-1]) + 1))
+    (top, bottom), (left, right) = bounds
+    return grey[top:bottom, left:right]
 
 
 def _least(distances: NDArray[np.int32], ids: NDArray[np.int64]) -> dict[int, int]:

@@ -15,7 +15,15 @@ from PIL import Image, ImageOps
 from index.catalogue import Catalogue
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, NewItem, Picture
-from service.core.pictures.copies import BY_HASH, COMPARED, Near, NotHashed, Pictures, Query
+from service.core.pictures.copies import (
+    BY_HASH,
+    COMPARED,
+    Near,
+    NotHashed,
+    Pictures,
+    Query,
+    without_border,
+)
 from service.core.pictures.windows import distances_of_parts
 from tests.remote_engine import RemoteEngine
 from tests.service.core.pictures.patches import asked, cropped, picture, saved
@@ -81,14 +89,28 @@ def test_a_copy_is_found_by_its_hash(pictures: Pictures, edit: str) -> None:
 
 
 @pytest.mark.parametrize("number", [4, 23])
-def test_a_crop_and_a_border_are_found_by_a_part(pictures: Pictures, number: int) -> None:
-    for edited in (cropped(picture(number), 0.2, 0.9, 0.8), ImageOps.expand(picture(number), 14, 255)):
-        query = asked(edited)
-        whole = pictures.search(Query(Hashes(query.hashes.hashes, 0), query.thumbnail), nobody, k=30)
-        assert dict(zip(whole.ids, whole.distances, strict=True))[number] > SAME  # the hash alone does not
-        near = pictures.search(query, nobody, k=2)
-        assert near.ids[0] == number
-        assert near.distances[0] < FAR <= near.distances[1]
+def test_a_crop_is_found_by_a_part(pictures: Pictures, number: int) -> None:
+    query = asked(cropped(picture(number), 0.2, 0.9, 0.8))
+    whole = pictures.search(Query(Hashes(query.hashes.hashes, 0), query.thumbnail), nobody, k=30)
+    assert dict(zip(whole.ids, whole.distances, strict=True))[number] > SAME  # the hash alone does not
+    near = pictures.search(query, nobody, k=2)
+    assert near.ids[0] == number
+    assert near.distances[0] < FAR <= near.distances[1]
+
+
+@pytest.mark.parametrize("colour", [0, 130, 255])
+def test_a_border_is_left_out_of_the_hash(pictures: Pictures, colour: int) -> None:
+    query = asked(ImageOps.expand(picture(4), 14, colour))
+    near = pictures.search(Query(Hashes(query.hashes.hashes, 0), query.thumbnail), nobody, k=30)
+    assert near.ids[0] == 4  # and no part was compared
+    assert near.distances[0] < FAR <= near.distances[1]
+
+
+def test_a_border_is_what_is_of_one_grey_at_the_edges() -> None:
+    inner = np.arange(30, dtype=np.float32).reshape(5, 6) * 8
+    assert np.array_equal(without_border(np.pad(inner, ((1, 2), (0, 3)), constant_values=9)), inner)
+    for whole in (inner, np.zeros((4, 4), np.float32), np.pad(inner, 9)):
+        assert np.array_equal(without_border(whole), whole)
 
 
 def test_another_picture_is_near_none(pictures: Pictures) -> None:
