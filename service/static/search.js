@@ -13,10 +13,6 @@ const SAMPLES = 18;
 const ROUNDS = 4; // of drawing them, as some are drawn twice
 const FOLDER = " Only the first image of the folder was searched with; the Images view adds whole folders.";
 const view = $("search-view");
-const MEANINGS = {
-  content: "what the image is compared by: nearer codes differ in fewer bits",
-  picture: "what copies are found by: the hashes of one picture differ in few bits",
-};
 
 let by = "content"; // what is compared: what a picture shows, or "picture", its pixels
 let current = null; // the image asked about: {name} with an indexed image's id, or a blob and its history state
@@ -302,9 +298,8 @@ function drawCode(hex) {
   const pen = canvas.getContext("2d");
   for (const [i, on] of bits.entries()) if (on) pen.fillRect(i % canvas.width, Math.floor(i / canvas.width), 1, 1);
   canvas.title = hex;
-  $("length").textContent = `${bits.length}-bit ${by === "picture" ? "hash" : "code"}`;
-  $("code-meaning").textContent = MEANINGS[by];
-  $("code").hidden = false;
+  $("length").textContent = `${bits.length}-bit code`;
+  $("code").hidden = by === "picture"; // which compares something else
 }
 
 // --- what the view shows before a search --------------------------------------------------------
