@@ -79,13 +79,12 @@ def paths(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, st
 def as_table(rows: Sequence[tuple[int, int, bytes]], bits: int) -> CodeTable:
     """Rows (id, label, code) as arrays. Unusable for a code of other than `bits` bits."""
     ids, labels, codes = zip(*rows, strict=True) if rows else ((), (), ())
-    damaged = Unusable(f"holds a code that has not {bits} bits")
     try:
         data = b"".join(codes)
-    except TypeError:  # one of them is a text, or a number
-        raise damaged from None
+    except TypeError as error:  # one of them is a text, or a number
+        raise Unusable(f"is damaged ({error})") from None
     if len(data) != len(rows) * (bits // 8):
-        raise damaged
+        raise Unusable(f"holds a code that has not {bits} bits")
     return CodeTable(
         np.array(ids, dtype=np.int64),
         np.array(labels, dtype=np.int64),

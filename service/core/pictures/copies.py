@@ -101,7 +101,7 @@ class Pictures:
         asked = query.asked
         with self._using:
             contents = self._followed()
-            near = self._nearest(asked, k + BY_HASH + 1, labels)
+            near = self._nearest(asked, k + BY_HASH + 1, labels, contents.revision)
         near.pop(-1 if without is None else without, None)
         some = [id_ for id_ in self._to_compare(near, alike) if contents.has(id_, labels or None)]
         some = [id_ for id_ in some if id_ != without]
@@ -112,7 +112,11 @@ class Pictures:
         ids = sorted(within, key=lambda id_: (within[id_], id_))[:k]
         last = within[ids[-1]] if ids else -1
         with self._using:
-            tied = {id_ for id_ in self._at(asked, last, labels) if parts.get(id_, last) >= last}
+            tied = {
+                id_
+                for id_ in self._at(asked, last, labels, contents.revision)
+                if parts.get(id_, last) >= last
+            }
         tied |= {id_ for id_ in within if within[id_] == last}
         tied.discard(-1 if without is None else without)
         distances = np.array([within[id_] for id_ in ids], np.int32)
@@ -144,16 +148,20 @@ class Pictures:
             self._contents = before
         return before
 
-    def _nearest(self, asked: NDArray[np.uint8], count: int, labels: Collection[int]) -> dict[int, int]:
+    def _nearest(
+        self, asked: NDArray[np.uint8], count: int, labels: Collection[int], revision: int
+    ) -> dict[int, int]:
         """Ids and distances of so many nearest to any of the hashes, and some more."""
-        distances, ids = self._engine.search(asked, count, labels=labels or None)
+        distances, ids = self._engine.search(asked, count, labels=labels or None, at_least=revision)
         return _least(distances.ravel(), ids.ravel())
 
-    def _at(self, asked: NDArray[np.uint8], distance: int, labels: Collection[int]) -> set[int]:
+    def _at(
+        self, asked: NDArray[np.uint8], distance: int, labels: Collection[int], revision: int
+    ) -> set[int]:
         """Ids of pictures whose nearest hash lies at this distance."""
         if distance < 0:
             return set()
-        found = self._engine.range_search(asked, distance, labels=labels or None)
+        found = self._engine.range_search(asked, distance, labels=labels or None, at_least=revision)
         least = _least(*(np.concatenate(each) for each in zip(*found, strict=True)))
         return {id_ for id_, nearest in least.items() if nearest == distance}
 
