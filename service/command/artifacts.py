@@ -151,10 +151,8 @@ def upgrade(options: argparse.Namespace) -> int:
     if options.json:
         show({"artifact": str(options.artifact), "of_files": files, "of_thumbnails": thumbnails})
     elif files + thumbnails:
-        say(
-            f"{options.artifact}: copies of {files + thumbnails:,} more pictures can be found, of "
-            f"{thumbnails:,} by the thumbnail, as the file is gone"
-        )
+        gone = f", of {thumbnails:,} by the thumbnail, as the file is gone" if thumbnails else ""
+        say(f"{options.artifact}: copies of {files + thumbnails:,} more pictures can be found{gone}")
     else:
         say(f"{options.artifact}: lacks nothing")
     return 0

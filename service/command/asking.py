@@ -128,7 +128,8 @@ def copies(options: argparse.Namespace, client: Client) -> int:
         rest = [each.id for each in group.images if each.id != group.best]
         say(f"{group.best}  {' '.join(map(str, rest))}{' …' if group.size > len(group.images) else ''}")
     plain = f"; {page.plain:,} have too little detail to be compared" if page.plain else ""
-    say(f"{page.groups:,} groups of {page.images:,} images{plain}", file=sys.stderr)
+    count = "1 group" if page.groups == 1 else f"{page.groups:,} groups"
+    say(f"{count} of {page.images:,} images{plain}", file=sys.stderr)
     return 0
 
 

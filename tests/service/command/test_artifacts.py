@@ -1,8 +1,11 @@
 """Artifacts are copied, served, verified and moved."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+from index.artifact import CATALOGUE
 from tests.samples import build_artifact, serve
 from tests.service.command.commands import Run
 
@@ -31,3 +34,29 @@ def test_an_artifact_is_copied_served_verified_and_moved(hebbsearch: Run, tmp_pa
     to = ["--encoder-of", str(artifact.path), "--out", str(moved)]
     assert json.loads(hebbsearch("reencode", str(copy), *to, "--json").stdout)["artifact"] == str(moved)
     assert "exists already" in hebbsearch("reencode", str(copy), *to, code=1).stderr
+
+
+def test_an_artifact_of_an_earlier_version_is_upgraded_and_copies_are_found_in_it(
+    hebbsearch: Run, tmp_path: Path
+) -> None:
+    artifact = build_artifact(tmp_path)
+    image = str(next(Path(artifact.manifest.data["root"]).rglob("*.png")))
+    with closing(sqlite3.connect(artifact.path / CATALOGUE)) as connection, connection:
+        connection.execute("DELETE FROM pictures")
+    with serve(artifact.path) as address:
+        where = ["--url", address]
+        for asked in (["search", image, "--by", "picture"], ["copies"]):
+            assert "run: hebbsearch upgrade ARTIFACT" in hebbsearch(*asked, *where, code=1).stderr
+        told = json.loads(hebbsearch("upgrade", str(artifact.path), "--json").stdout)
+        assert told == {"artifact": str(artifact.path), "of_files": 75, "of_thumbnails": 0}
+        assert hebbsearch("upgrade", str(artifact.path)).stdout == f"{artifact.path}: lacks nothing\n"
+        (best, *_) = json.loads(
+            hebbsearch("search", image, "--by", "picture", "-k", "1", "--json", *where).stdout
+        )["results"]
+        assert best["distance"] == 0
+        said = hebbsearch("copies", *where)
+        assert "1 group of 3 images; " in said.stderr and "too little detail" in said.stderr
+        (group,) = json.loads(hebbsearch("copies", "--json", *where).stdout)
+        rest = [each["id"] for each in group["images"] if each["id"] != group["best"]]
+        assert said.stdout == f"{group['best']}  {rest[0]} {rest[1]}\n"
+    assert "is missing" in hebbsearch("upgrade", str(tmp_path / "nothing"), code=1).stderr
