@@ -22,9 +22,9 @@ def near_copies_of_queries(
     """The ids (n,), ascending, of pictures whose hash lies `within` so many bits of that of a held-out one,
     as it is or `turned`. Both have a quality of `plain` or more, for others look like many. Not those that
     are held out themselves, nor copies byte for byte, which `Catalogue.copies_of_queries` tells."""
-    table, qualities = catalogue.pictures.changes(-1)[0].table, catalogue.pictures.qualities()
+    table = catalogue.pictures.changes(-1)[0].table
     later = [id_ for id_, (_, held_out) in catalogue.sources().items() if held_out]
-    telling = np.array([qualities.get(id_, 0) >= plain for id_ in table.ids.tolist()], np.bool_)
+    telling = catalogue.pictures.detailed(table.ids, plain)
     held = np.isin(table.ids, later)
     hashes = [each.hash for each in catalogue.pictures.held_out().values() if each.quality >= plain]
     asked = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, table.codes.shape[1])

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
 
-from index.items import UNLABELLED, Changes, Picture
+from index.items import Changes, Picture
 from index.tables.checksums import of_row
 from index.tables.connections import Connections
-from index.tables.rows import BATCH, READ, as_table, changes, gone
+from index.tables.rows import BATCH, changes, code_table, gone
 from index.tables.schema import ITEMS, PICTURES, THUMBNAILS
 
 BITS = 256  # of a hash
@@ -26,22 +26,15 @@ class Pictures:
     def changes(self, since: int) -> tuple[Changes, int]:
         """What happened to the database split after revision `since`, with hashes in place of codes; and how
         many images came or changed that have none."""
-        lacking = select(func.count()).where(ITEMS.c.split == "database", *_unhashed(since))
-        query = (
-            select(PICTURES.c.item_id, func.coalesce(ITEMS.c.label, UNLABELLED), PICTURES.c.hash)
-            .join(ITEMS)
-            .where(ITEMS.c.split == "database", ITEMS.c.revision > since)
-        )
+        which = (ITEMS.c.split == "database", ITEMS.c.revision > since)
+        lacking = select(func.count()).where(*which, _unhashed())
         with self._connections.reading() as connection:
-            with connection.execute(query) as result:  # as index.tables.rows.code_table reads them
-                rows = [row for part in iter(lambda: result.cursor.fetchmany(READ), []) for row in part]
-            table = as_table(rows, BITS)
-            made = changes(connection, table.rows(np.argsort(table.ids)), gone(connection, since))
-            return made, connection.scalar(lacking) or 0
+            table = code_table(connection, BITS, *which, code=PICTURES.c.hash)
+            return changes(connection, table, gone(connection, since)), connection.scalar(lacking) or 0
 
     def missing(self) -> NDArray[np.int64]:
         """The ids (n,), ascending, of images of all splits that have none."""
-        query = select(ITEMS.c.id).where(*_unhashed(-1)).order_by(ITEMS.c.id)
+        query = select(ITEMS.c.id).where(_unhashed()).order_by(ITEMS.c.id)
         with self._connections.reading() as connection:
             return np.array(list(connection.scalars(query)), np.int64)
 
@@ -49,6 +42,11 @@ class Pictures:
         """Those of at most BATCH images that have one."""
         with self._connections.reading() as connection:
             return _read(connection, _COLUMNS.where(PICTURES.c.item_id.in_(ids)))
+
+    def detailed(self, ids: NDArray[np.int64], quality: int) -> NDArray[np.bool_]:
+        """Which of the images (n,) have so much detail or more: the others look like many."""
+        qualities = self.qualities()
+        return np.array([qualities.get(id_, 0) >= quality for id_ in ids.tolist()], np.bool_)
 
     def qualities(self) -> dict[int, int]:
         """How much detail each image has, 0 to 100, of those that have a hash."""
@@ -86,9 +84,8 @@ class Pictures:
             keep_pictures(connection, ((id_, each) for id_, each in pictures.items() if id_ in here))
 
 
-def _unhashed(since: int) -> tuple[ColumnElement[bool], ...]:
-    made = select(PICTURES.c.item_id).where(PICTURES.c.item_id == ITEMS.c.id).exists()
-    return ~made, ITEMS.c.revision > since
+def _unhashed() -> ColumnElement[bool]:
+    return ~select(PICTURES.c.item_id).where(PICTURES.c.item_id == ITEMS.c.id).exists()
 
 
 _COLUMNS = select(PICTURES.c.item_id, PICTURES.c.hash, PICTURES.c.quality, PICTURES.c.source)

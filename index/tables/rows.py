@@ -1,10 +1,11 @@
 """What is read of the tables through one connection: what both who reads and who changes ask for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, func, or_, select
 
 from index.items import UNLABELLED, Changes, CodeTable, Embedding
 from index.names import from_stored
@@ -49,15 +50,15 @@ def class_indices(connection: Connection) -> dict[str, int]:
     return {name: index for name, index in connection.execute(query)}
 
 
-def code_table(connection: Connection, bits: int, *which: ColumnElement[bool]) -> CodeTable:
-    """Ids, labels and codes of the items of the database split to which all of `which` apply, by id."""
-    query = (
-        select(CODES.c.item_id, func.coalesce(ITEMS.c.label, UNLABELLED), CODES.c.code)
-        .join(ITEMS)
-        .where(*which)
-    )
+def code_table(
+    connection: Connection, bits: int, *which: ColumnElement[bool], code: Column[Any] = CODES.c.code
+) -> CodeTable:
+    """Ids, labels and codes, which that column holds, of the items that have one and to which all of `which`
+    apply, by id. Only items of the database split have a code in the table of these."""
+    item_id = code.table.c.item_id
+    query = select(item_id, func.coalesce(ITEMS.c.label, UNLABELLED), code).join(ITEMS).where(*which)
     if not which:  # else SQLite would walk all codes in order instead of looking for the items
-        query = query.order_by(CODES.c.item_id)
+        query = query.order_by(item_id)
     with connection.execute(query) as result:
         # The driver's own tuples, few enough that Python does not look for garbage among what is read:
         # SQLAlchemy's rows of a million items take three times as long.

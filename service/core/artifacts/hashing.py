@@ -7,6 +7,7 @@ from contextlib import closing
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -65,9 +66,12 @@ def _picture(artifact: Artifact, kept: Originals, reading: Reading, item: Item, 
     try:
         path = original_of(artifact, kept, item)
         if item.sha256 in (None, sha256_of(path)):
-            made = picture_hashes(open_image(path, reading=reading))
-            return Picture(made.upright.tobytes(), made.quality)
+            return _hashed(open_image(path, reading=reading), "file")
     except (NoOriginal, ImageError, OSError):
         pass
-    made = picture_hashes(Image.open(BytesIO(thumbnail)).convert("RGB"))
-    return Picture(made.upright.tobytes(), made.quality, "thumbnail")
+    return _hashed(Image.open(BytesIO(thumbnail)).convert("RGB"), "thumbnail")
+
+
+def _hashed(image: Image.Image, of: Literal["file", "thumbnail"]) -> Picture:
+    made = picture_hashes(image)
+    return Picture(made.upright.tobytes(), made.quality, of)

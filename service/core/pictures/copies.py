@@ -129,9 +129,7 @@ class Pictures:
         with self._using:
             contents = self._followed()
         table = self._catalogue.pictures.changes(-1)[0].table
-        qualities = self._catalogue.pictures.qualities()
-        telling = np.array([qualities.get(id_, 0) >= PLAIN for id_ in table.ids.tolist()], np.bool_)
-        telling &= np.isin(table.ids, contents.ids)
+        telling = self._catalogue.pictures.detailed(table.ids, PLAIN) & np.isin(table.ids, contents.ids)
         found = groups_within(table.codes[telling], radius, most=most)
         return [table.ids[telling][group] for group in found], contents, int((~telling).sum())
 

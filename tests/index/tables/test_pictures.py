@@ -89,7 +89,7 @@ def test_which_are_missing_and_how_many_came_without_one(hashed: Catalogue) -> N
 
 
 def test_changes_tell_what_came_and_what_went(hashed: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.tables.pictures.READ", 7)
+    monkeypatch.setattr("index.tables.rows.READ", 7)
     all_, unhashed = hashed.pictures.changes(-1)
     assert unhashed == 2
     there = [n for n in range(1, 21) if n not in (5, 6)]
