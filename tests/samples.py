@@ -215,6 +215,18 @@ def scene(seed: int, size: tuple[int, int] = (240, 160)) -> Image.Image:
     return Image.fromarray(np.clip(128 + layers, 0, 255).astype(np.uint8))
 
 
+def without_a_quarter(image: Image.Image, side: int) -> Image.Image:
+    """The image without a quarter of its width or height: left, at the top, right, at the bottom."""
+    width, height = image.size
+    boxes = [
+        (width // 4, 0, width, height),
+        (0, height // 4, width, height),
+        (0, 0, width - width // 4, height),
+        (0, 0, width, height - height // 4),
+    ]
+    return image.crop(boxes[side])
+
+
 def manifest_of(root: Path, encoder: Encoder, identity: str, *, labels: bool) -> Manifest:
     """What build_index.py would say of the collection in `root`."""
     database = len(CLASSES) * PER_CLASS + UNLABELLED_ITEMS

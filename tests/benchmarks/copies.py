@@ -32,6 +32,7 @@ from index.catalogue import Catalogue
 from index.items import UNLABELLED, NewItem, Picture
 from service.core.searcher import Question, Searcher
 from tests.benchmarks.harness import machine
+from tests.samples import without_a_quarter
 from training.nets.encoder import Encoder
 from training.nets.images import ImageError, open_image, picture_hashes, thumbnail
 from training.nets.pdq import Hashes
@@ -62,14 +63,7 @@ def part(share: float) -> Edit:
 
 def without_a_side(image: Image.Image, chance: Chance) -> Image.Image:
     """Without a quarter of the width or height, on one side."""
-    width, height = image.size
-    boxes = [
-        (width // 4, 0, width, height),
-        (0, height // 4, width, height),
-        (0, 0, width - width // 4, height),
-        (0, 0, width, height - height // 4),
-    ]
-    return image.crop(chance.choice(boxes))
+    return without_a_quarter(image, chance.choice(range(4)))
 
 
 def with_text(image: Image.Image, _: Chance) -> Image.Image:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from service.core.pictures.windows import AROUND, GRID, SHARES, SURE, distances_of_parts
+from tests.samples import without_a_quarter
 from tests.service.core.pictures.patches import cropped, picture
 from training.nets.pdq import BITS, SAME, pdq
 
@@ -28,14 +29,7 @@ def test_a_crop_finds_its_picture_and_the_other_way_round(share: float, place: t
 
 @pytest.mark.parametrize("side", range(4))
 def test_a_side_cut_off_finds_its_picture(side: int) -> None:
-    width, height = WHOLE.size
-    boxes = [
-        (width // 4, 0, width, height),
-        (0, height // 4, width, height),
-        (0, 0, width - width // 4, height),
-        (0, 0, width, height - height // 4),
-    ]
-    distances = distances_of_parts(WHOLE.crop(boxes[side]), [WHOLE, *OTHERS])
+    distances = distances_of_parts(without_a_quarter(WHOLE, side), [WHOLE, *OTHERS])
     assert distances[0] < FAR <= distances[1:].min()
 
 
