@@ -179,9 +179,9 @@ class Catalogue(Succession):
         with self._changing(batch) as change:
             change.update(item_id, label, values, source)
 
-    def every_item(self) -> Iterator[Item]:
-        """All that can be found or is held out, some read at a time."""
-        for split in ("database", "query"):
+    def every_item(self, *, trashed: bool = False) -> Iterator[Item]:
+        """All that can be found or is held out, and if asked for what is `trashed`, some read at a time."""
+        for split in ("database", "query", *["trash"] * trashed):
             after = 0
             while some := self.page(Listing(split=split), after=after, count=TOGETHER):
                 yield from some

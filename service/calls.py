@@ -294,9 +294,9 @@ def doubtful(*, limit: int | None = None) -> Call[Doubts]:
     return Call("GET", "/labels/doubtful", _model(Doubts), {"params": _given(limit=limit)})
 
 
-def export(*, format: Literal["npz", "parquet"] = "npz") -> Call[bytes]:
+def export(*, format: Literal["npz", "parquet"] = "npz", trashed: bool = False) -> Call[bytes]:
     """The index as one file, the whole of it in memory."""
-    return Call("GET", "/export", bytes, {"params": {"format": format}})
+    return Call("GET", "/export", bytes, {"params": {"format": format, "trashed": trashed}})
 
 
 def learn() -> Call[Job]:
@@ -319,9 +319,10 @@ def end_job(job_id: int) -> Call[None]:
     return Call("DELETE", f"/jobs/{job_id}", lambda _: None)
 
 
-def labels(*, predicted: bool = False) -> Call[bytes]:
-    """All labels as a CSV file, the whole of it in memory; with predicted ones if these are asked for."""
-    return Call("GET", "/labels.csv", bytes, {"params": {"predicted": predicted}})
+def labels(*, predicted: bool = False, trashed: bool = False) -> Call[bytes]:
+    """All labels as a CSV file, the whole of it in memory; with predicted ones, and with those of what lies
+    in the trash, if these are asked for."""
+    return Call("GET", "/labels.csv", bytes, {"params": {"predicted": predicted, "trashed": trashed}})
 
 
 def metrics() -> Call[str]:

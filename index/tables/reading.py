@@ -49,6 +49,14 @@ KNOWN = (
     .outerjoin(PREDICTED, PREDICTED.c.id == PREDICTIONS.c.label)
     .outerjoin(TRASH, TRASH.c.item_id == ITEMS.c.id)
 )
+# All that can be found, with its code, and the same with what lies in the trash.
+FOUND = KNOWN.add_columns(CODES.c.code).join(CODES, CODES.c.item_id == ITEMS.c.id).order_by(ITEMS.c.id)
+WITH_TRASH = (
+    KNOWN.add_columns(func.coalesce(CODES.c.code, TRASH.c.code).label("code"))
+    .outerjoin(CODES, CODES.c.item_id == ITEMS.c.id)
+    .where(ITEMS.c.split.in_(("database", "trash")))
+    .order_by(ITEMS.c.id)
+)
 
 
 class Reader:
@@ -199,13 +207,13 @@ class Reader:
         with self._connections.reading() as connection:
             return rows.paths(connection, list(ids))
 
-    def stored(self) -> Iterator[list[tuple[Item, bytes]]]:
+    def stored(self, *, trashed: bool = False) -> Iterator[list[tuple[Item, bytes | None]]]:
         """The items of the database split by ascending id, some at a time, with their codes; all as they are
-        at the first step."""
-        query = KNOWN.add_columns(CODES.c.code).join(CODES, CODES.c.item_id == ITEMS.c.id)
+        at the first step. `trashed`: also what lies in the trash, without a code where another encoder came
+        since."""
         with self._connections.reading() as connection:
             reading = connection.execution_options(yield_per=TOGETHER)
-            for some in reading.execute(query.order_by(ITEMS.c.id)).partitions():
+            for some in reading.execute(WITH_TRASH if trashed else FOUND).partitions():
                 yield [(item_of(row), row.code) for row in some]
 
     def thumbnail(self, item_id: int, *, thrown: bool = True) -> bytes:

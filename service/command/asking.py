@@ -32,6 +32,7 @@ def add_to(command: Adding) -> None:
     _add_listing(command("list", list_images))
     one = command("labels", labels)
     one.add_argument("--predicted", action="store_true", help="predicted labels too")
+    one.add_argument("--trashed", action="store_true", help="labels of what lies in the trash too")
     one = command("copies", copies)
     one.add_argument("--radius", type=int, metavar="BITS", help="in which two pictures may differ (31)")
     command("stats", stats)
@@ -104,7 +105,7 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
 
 def labels(options: argparse.Namespace, client: Client) -> int:
     """Write all labels as CSV, which build, add and label take back."""
-    content = client.labels(predicted=options.predicted)
+    content = client.labels(predicted=options.predicted, trashed=options.trashed)
     if options.json:
         show(list(csv.DictReader(content.decode().splitlines(keepends=True))))
     else:

@@ -32,7 +32,7 @@ from service.core.searcher import Searcher
 from service.schemas import about as schemas
 from service.schemas.problem import problems
 from service.schemas.search import Space
-from service.web.access import reading_router
+from service.web.access import Access, check, reading_router
 from service.web.asking import Service, address, shared
 from service.web.places import EXPORTING, GROUPING, place
 from training.nets.pdq import SAME
@@ -219,17 +219,20 @@ async def export(
     request: Request, searcher: Service, asked: Annotated[schemas.ExportParameters, Query()]
 ) -> TemporaryDownload:
     """All images that can be found, as they are at this moment, without their pictures and without the
-    held-out queries.
+    held-out queries; with what lies in the trash, if it is asked for.
 
     `npz` is for `numpy.load`, which needs no pickle for it: arrays `ids`, `codes`, `labels` (places in
     `classes`, −1: none), `classes`, `added`, `sha256`, `encoder_id`, and `items.jsonl`, a line of JSON for
     each image with its path and metadata. `parquet` has a row for each image and the encoder in the file's
-    metadata; it needs pyarrow where the service runs.
+    metadata; it needs pyarrow where the service runs. With `trashed=true` both also say since when an image
+    lies in the trash; one without a code gets it when it is restored.
     """
+    if asked.trashed:
+        check(request, Access.WRITE)
     try:
         return await download(
             request,
-            lambda file: WRITERS[asked.format](file, searcher.catalogue),
+            lambda file: WRITERS[asked.format](file, searcher.catalogue, trashed=asked.trashed),
             EXPORT_TYPES[asked.format],
             f"hebbsearch.{asked.format}",
         )

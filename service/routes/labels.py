@@ -19,7 +19,7 @@ from service.routes.about import BUSY_EXPORTING, BUSY_GROUPING, TemporaryDownloa
 from service.routes.images import describing
 from service.schemas import labels as schemas
 from service.schemas.problem import problems
-from service.web.access import reading_router
+from service.web.access import Access, check, reading_router
 from service.web.asking import Service, shared
 from service.web.places import EXPORTING, GROUPING, place
 
@@ -51,7 +51,11 @@ async def as_csv(
 ) -> TemporaryDownload:
     """A line for each image that has a label, held-out queries too: where its file lay, and what tells the
     file wherever it lies now. `hebbsearch build`, `add` and `label` take it back."""
-    write = partial(write_labels, catalogue=searcher.catalogue, predicted=asked.predicted)
+    if asked.trashed:
+        check(request, Access.WRITE)
+    write = partial(
+        write_labels, catalogue=searcher.catalogue, predicted=asked.predicted, trashed=asked.trashed
+    )
     return await download(request, write, CSV, "labels.csv")
 
 

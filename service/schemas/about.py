@@ -184,3 +184,4 @@ class ExportParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Annotated[Literal["npz", "parquet"], Field(description="NumPy's or Parquet.")] = "npz"
+    trashed: Annotated[bool, Field(description="Also what lies in the trash; for whoever may write.")] = False

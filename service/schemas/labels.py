@@ -38,6 +38,7 @@ class FileParameters(BaseModel):
             "source `predicted`: nothing takes such a line for a label."
         ),
     ] = False
+    trashed: Annotated[bool, Field(description="Also what lies in the trash; for whoever may write.")] = False
 
 
 class Suggestions(BaseModel):

@@ -14,6 +14,8 @@ from pyarrow import parquet
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from index.items import CodeTable, Item
+from index.tables.checksums import of_row
+from index.tables.schema import TRASH
 from service.app import create_app
 from service.routes import about
 from service.settings import Settings
@@ -80,6 +82,39 @@ def test_parquet(http: httpx.Client, own: Artifact) -> None:
         assert json.loads(row["metadata"]) == item.metadata
 
 
+def test_what_lies_in_the_trash_is_there_if_it_is_asked_for(http: httpx.Client, own: Artifact) -> None:
+    http.delete("/images/3").raise_for_status()
+    with Catalogue.open(own.path / CATALOGUE) as catalogue:  # as after a move to another encoder
+        (thrown,) = (item for item in catalogue.trash.page(count=10) if item.id == 3)
+        (code,) = catalogue.trash.codes([2]).values()
+        with catalogue._connections.writing() as (connection, _):
+            uncoded = {"code": None, "checksum": of_row([3, None, thrown.trashed])}
+            connection.execute(TRASH.update().where(TRASH.c.item_id == 3).values(**uncoded))
+    assert code is not None
+
+    with np.load(BytesIO(http.get("/export?trashed=true").content)) as found:
+        ids = found["ids"].tolist()
+        assert ids == sorted([*(item.id for item in stored(own)[0]), 2, 3])
+        lie_there = np.isin(ids, [2, 3])
+        assert (found["trashed"] >= 0).tolist() == lie_there.tolist()
+        assert found["trashed"][ids.index(3)] == thrown.trashed
+        assert [id_ for id_, coded in zip(ids, found["coded"], strict=True) if not coded] == [3]
+        assert found["codes"][ids.index(2)].tobytes() == code
+        assert not found["codes"][ids.index(3)].any()
+        lines = [json.loads(line) for line in found["items.jsonl"].splitlines()]
+    assert lines[ids.index(3)]["label"] == thrown.label
+
+    table = parquet.read_table(BytesIO(http.get("/export?format=parquet&trashed=true").content))
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert list(rows) == ids
+    assert (rows[2]["code"], rows[3]["code"]) == (code, None)
+    assert rows[3]["trashed"].timestamp() == thrown.trashed
+    assert {id_ for id_, row in rows.items() if row["trashed"] is not None} == {2, 3}
+
+    assert thrown.path not in http.get("/labels.csv").text
+    assert thrown.path in http.get("/labels.csv?trashed=true").text
+
+
 def test_without_pyarrow_there_is_a_way_out(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused = http.get("/export?format=parquet")
@@ -96,7 +131,7 @@ def test_nothing_stays_and_every_place_is_given_back(
             pass
         assert http.get("/export?format=csv").status_code == 422
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -195,6 +195,10 @@ def test_the_trash_is_for_writers(own: Artifact) -> None:
             assert http.get(f"/images/2/{what}", headers=reader).status_code == 200
         refusal(http.get("/images/1", params={"trashed": True}, headers=reader), 404)
         refusal(http.get("/images", params={"trashed": True}, headers=reader), 403)
+        for what in ("/export", "/export?format=parquet", "/labels.csv"):
+            assert http.get(what, headers=reader).status_code == 200
+            refusal(http.get(what, params={"trashed": True}, headers=reader), 403)
+            assert http.get(what, params={"trashed": True}, headers=writer).status_code == 200
         for method, address in (("GET", "/trash"), ("DELETE", "/trash"), ("GET", "/changes")):
             refusal(http.request(method, address, headers=reader), 403)
             refusal(http.request(method, address), 401)
