@@ -3,11 +3,14 @@
 numpy and FAISS, no network.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+from index.items import UNLABELLED, CodeTable
+from index.tables.doubts import Doubt
 
 Vectors = NDArray[np.float32]  # (n, E), each of length 1
 
@@ -57,6 +60,24 @@ def _clusters(x: Vectors, count: int, seed: int) -> NDArray[np.int64]:
     means.train(x)
     clusters: NDArray[np.int64] = means.index.search(x, 1)[1][:, 0]
     return clusters
+
+
+def embedded(
+    table: CodeTable, ids: NDArray[np.int64], vectors: NDArray[np.float16]
+) -> tuple[CodeTable, NDArray[np.float16]]:
+    """Those rows of a table whose images are among `ids` (m,), which have embeddings (m, E); and these."""
+    return table.rows(np.isin(table.ids, ids)), vectors[np.isin(ids, table.ids)]
+
+
+def judged(table: CodeTable, vectors: NDArray[np.floating[Any]]) -> list[Doubt]:
+    """How doubtful the labels of the images of a table are, which have these embeddings (n, E); the worst
+    first. Of more than JUDGED labels as many are looked at, drawn at random."""
+    labelled = np.flatnonzero(table.labels != UNLABELLED)
+    rows = np.random.default_rng(0).permutation(labelled)[:JUDGED]
+    found = doubts(vectors[rows].astype(np.float32), table.labels[rows])
+    order = np.argsort(-found.doubt, kind="stable")
+    columns = (table.ids[rows], table.labels[rows], found.rival, found.doubt)
+    return [Doubt(*each) for each in zip(*(column[order].tolist() for column in columns), strict=True)]
 
 
 class Doubts(NamedTuple):

@@ -23,6 +23,7 @@ from index.tables.arriving import Arrival, add_unknown
 from index.tables.changing import Change, create, in_json, write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
+from index.tables.doubts import Doubted
 from index.tables.folders import Tree, tree
 from index.tables.history import Batch, History
 from index.tables.learned import embed, hold_out, predict
@@ -44,6 +45,7 @@ class Catalogue(Succession):
         self.trash = Trash(connections)
         self.history = History(connections)
         self.pictures = Pictures(connections)
+        self.doubts = Doubted(connections)
 
     @classmethod
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:

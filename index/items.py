@@ -83,6 +83,8 @@ class Item:
     held_out: bool = False  # asked with since it has its label, and not learned from
     predicted: str | None = None  # class name
     confidence: float | None = None  # of the prediction, 0 to 1
+    rival: str | None = None  # class name: the likeliest other label
+    doubt: float | None = None  # -1: nothing speaks for the rival … 1: all does; None: nobody looked
     trashed: int | None = None  # since when, in seconds since 1970; None: it is not in the trash
 
     @property

@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Sort = Literal["id", "time", "name", "label", "confidence"]
+Sort = Literal["id", "time", "name", "label", "confidence", "doubt"]

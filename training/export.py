@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index import artifact
+from index.advice import judged
 from index.catalogue import Catalogue
 from index.codes import Codes
 from index.evaluation import headline
@@ -69,6 +70,7 @@ def export(run: Run, method: str, staging: Path, target: Path) -> artifact.Artif
             table, (_, vectors) = catalogue.codes(), catalogue.embeddings()
             held, known = np.zeros(len(table.ids), bool), run.coded.learned.calibration
             metrics["calibration"] = asdict(predict(catalogue, encoder, table, vectors, held, known))
+            catalogue.doubts.keep(judged(table, vectors))
         labelled = catalogue.page(Listing(labels=range(len(run.classes))), count=2**31)
         artifact.save_learned(staging / artifact.LEARNED, (item.sha256 for item in labelled))
     return artifact.publish(staging, target, manifest(run, encoder, identity, indexed, method, metrics))

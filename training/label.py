@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from index.advice import judged
 from index.artifact import (
     CATALOGUE,
     ENCODER,
@@ -188,6 +189,7 @@ def relearned(
                 if learned.head.classes:
                     metrics["top1"] = top1(catalogue, new)
             calibration = predict(catalogue, new, after.table, known.vectors, after.held, learned.calibration)
+            catalogue.doubts.keep(judged(after.table, known.vectors))
             classes = catalogue.classes
         about = source.manifest.data | counts(after) | {"codes": learned.method}
         about["network_labels"] = known.network_labels

@@ -26,6 +26,7 @@ from index.tables.schema import (
     CHECKSUMS,
     CLASSES,
     CODES,
+    DOUBTS,
     EMBEDDINGS,
     HISTORY,
     ITEMS,
@@ -42,7 +43,7 @@ from index.tables.schema import (
 
 OF_ITEM = [
     table.c.item_id
-    for table in (CODES, THUMBNAILS, EMBEDDINGS, PICTURES, SOURCES, PREDICTIONS, TRASH, HISTORY)
+    for table in (CODES, THUMBNAILS, EMBEDDINGS, PICTURES, SOURCES, PREDICTIONS, DOUBTS, TRASH, HISTORY)
 ]
 
 

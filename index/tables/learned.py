@@ -9,7 +9,7 @@ from index.items import Embedding
 from index.sources import Source
 from index.tables.checksums import of_row
 from index.tables.rows import BATCH, as_bytes
-from index.tables.schema import EMBEDDINGS, PREDICTIONS, SOURCES, TRASH
+from index.tables.schema import DOUBTS, EMBEDDINGS, PREDICTIONS, SOURCES, TRASH
 
 
 def keep(connection: Connection, embeddings: Iterable[tuple[int, Embedding | None]]) -> None:
@@ -70,6 +70,7 @@ def forget_learned(connection: Connection, *, embeddings: bool) -> None:
     """What another encoder said, the codes of what lies in the trash, and, where it has other ones, the
     embeddings it made."""
     connection.execute(delete(PREDICTIONS))
+    connection.execute(delete(DOUBTS))
     thrown = connection.execute(select(TRASH.c.item_id, TRASH.c.since)).all()
     made = [{"item_id": id_, "since": since, "checksum": of_row([id_, None, since])} for id_, since in thrown]
     connection.execute(delete(TRASH))

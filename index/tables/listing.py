@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from index.items import UNLABELLED
 from index.names import spellings, stored
 from index.sorting import Sort
+from index.tables.doubts import OF_LABEL
 from index.tables.folders import lies_below
-from index.tables.schema import CLASSES, ITEMS, PREDICTIONS
+from index.tables.schema import CLASSES, DOUBTS, ITEMS, PREDICTIONS
 
 # By what it is sorted; of names and labels capitals count as small letters.
 VALUES: dict[str, ColumnElement[Any]] = {
@@ -19,7 +20,9 @@ VALUES: dict[str, ColumnElement[Any]] = {
     "name": func.lower(ITEMS.c.path),
     "label": func.lower(CLASSES.c.name),
     "confidence": PREDICTIONS.c.confidence,
+    "doubt": DOUBTS.c.doubt,
 }
+FALLING = ("confidence", "doubt")  # the most come first
 SMALL = str.maketrans(ascii_uppercase, ascii_lowercase)
 OF_ITEM = and_(PREDICTIONS.c.item_id == ITEMS.c.id, ITEMS.c.label.is_(None))  # a prediction that counts
 
@@ -37,7 +40,7 @@ class Listing:
     predicted: Sequence[int] | None = None
     min_confidence: float | None = None  # of the prediction
     sort: Sort = "id"  # equal ones by id, those without the value last
-    descending: bool = False  # the other way round than usual: of confidences the surest come first
+    descending: bool = False  # the other way round than usual: the surest and the most doubtful come first
 
 
 EVERYTHING = Listing()
@@ -97,6 +100,8 @@ def _selected(which: Listing, *columns: Any) -> Select[Any]:
         query = query.outerjoin(CLASSES, CLASSES.c.id == ITEMS.c.label)
     if which.sort == "confidence" or (which.predicted, which.min_confidence) != (None, None):
         query = query.outerjoin(PREDICTIONS, OF_ITEM)
+    if which.sort == "doubt":
+        query = query.outerjoin(DOUBTS, OF_LABEL)
     return query
 
 
@@ -105,7 +110,7 @@ def _order(which: Listing, *, backwards: bool) -> list[ColumnElement[Any]]:
     if which.sort == "id":
         return [by_id]
     value = VALUES[which.sort]
-    falling = (which.sort == "confidence") != which.descending
+    falling = (which.sort in FALLING) != which.descending
     ordered = value.desc() if falling != backwards else value.asc()
     return [ordered.nulls_first() if backwards else ordered.nulls_last(), by_id]
 

@@ -16,10 +16,12 @@ from index.names import from_stored, normal, spellings, stored
 from index.sources import Source
 from index.tables import listing, rows
 from index.tables.connections import Connections
+from index.tables.doubts import OF_LABEL
 from index.tables.listing import EVERYTHING, OF_ITEM, Listing
 from index.tables.schema import (
     CLASSES,
     CODES,
+    DOUBTS,
     EMBEDDINGS,
     ITEMS,
     META,
@@ -33,6 +35,7 @@ from index.tables.schema import (
 TOGETHER = 4096  # items, with all that is known of them, read at a time
 
 PREDICTED = CLASSES.alias("predicted")
+RIVAL = CLASSES.alias("rival")
 KNOWN = (
     select(
         ITEMS,
@@ -41,12 +44,16 @@ KNOWN = (
         SOURCES.c.held_out,
         PREDICTED.c.name.label("predicted"),
         PREDICTIONS.c.confidence,
+        RIVAL.c.name.label("rival"),
+        DOUBTS.c.doubt,
         TRASH.c.since.label("trashed"),
     )
     .outerjoin(CLASSES, CLASSES.c.id == ITEMS.c.label)
     .outerjoin(SOURCES, SOURCES.c.item_id == ITEMS.c.id)
     .outerjoin(PREDICTIONS, OF_ITEM)
     .outerjoin(PREDICTED, PREDICTED.c.id == PREDICTIONS.c.label)
+    .outerjoin(DOUBTS, OF_LABEL)
+    .outerjoin(RIVAL, RIVAL.c.id == DOUBTS.c.rival)
     .outerjoin(TRASH, TRASH.c.item_id == ITEMS.c.id)
 )
 # All that can be found, with its code, and the same with what lies in the trash.
@@ -337,5 +344,7 @@ def item_of(row: Row[Any]) -> Item:
         held_out=bool(row.held_out),
         predicted=row.predicted,
         confidence=row.confidence,
+        rival=row.rival,
+        doubt=row.doubt,
         trashed=row.trashed,
     )

@@ -5,8 +5,8 @@ SQLAlchemy Core, in types that PostgreSQL has too.
 
 import sqlalchemy as sa
 
-SCHEMA = 7
-READABLE = ("3", "4", "5", "6", "7")  # as they are, where they cannot be upgraded
+SCHEMA = 8
+READABLE = ("3", "4", "5", "6", "7", "8")  # as they are, where they cannot be upgraded
 
 metadata = sa.MetaData()
 META = sa.Table(
@@ -103,6 +103,14 @@ PREDICTIONS = sa.Table(  # of images without a label; made anew whenever somethi
     sa.Column("label", sa.ForeignKey("classes.id"), nullable=False),
     sa.Column("confidence", sa.Float, nullable=False),
 )
+DOUBTS = sa.Table(  # of labels; made anew whenever something is learned
+    "doubts",
+    metadata,
+    sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
+    sa.Column("label", sa.ForeignKey("classes.id"), nullable=False),  # which was looked at
+    sa.Column("rival", sa.ForeignKey("classes.id")),  # what speaks against it; NULL: there is no other class
+    sa.Column("doubt", sa.Float, nullable=False),
+)
 # What can come back: items of the split "trash" keep all but their code here.
 TRASH = sa.Table(
     "trash",
@@ -157,6 +165,7 @@ STAND_INS: dict[int, tuple[str, ...]] = {
         "CREATE TEMP TABLE pictures "
         "(item_id INTEGER PRIMARY KEY, hash BLOB, quality INTEGER, source TEXT, checksum BIGINT)",
     ),
+    8: ("CREATE TEMP TABLE doubts (item_id INTEGER PRIMARY KEY, label INTEGER, rival INTEGER, doubt FLOAT)",),
 }
 
 # What makes tables of the version before these of each version. Written out: a later change of the tables
@@ -225,6 +234,11 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "CREATE TABLE IF NOT EXISTS pictures (item_id INTEGER NOT NULL, hash BLOB NOT NULL, "
         "quality INTEGER NOT NULL, source TEXT NOT NULL, checksum BIGINT NOT NULL, PRIMARY KEY (item_id), "
         "FOREIGN KEY(item_id) REFERENCES items (id))",
+    ),
+    8: (
+        "CREATE TABLE IF NOT EXISTS doubts (item_id INTEGER NOT NULL, label INTEGER NOT NULL, rival INTEGER, "
+        "doubt FLOAT NOT NULL, PRIMARY KEY (item_id), FOREIGN KEY(item_id) REFERENCES items (id), "
+        "FOREIGN KEY(label) REFERENCES classes (id), FOREIGN KEY(rival) REFERENCES classes (id))",
     ),
 }
 

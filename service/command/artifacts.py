@@ -142,18 +142,28 @@ def upgrade(options: argparse.Namespace) -> int:
     """Make what an artifact of an earlier version lacks; a service may go on with it."""
     from index.artifact import ArtifactError
     from index.sqlite import CatalogueError
-    from service.core.artifacts.hashing import upgrade as make
+    from service.core.artifacts.upgrading import upgrade as make
 
     try:
-        files, thumbnails = make(options.artifact, progress=progress)
+        files, thumbnails, labels = make(options.artifact, progress=progress)
     except (ArtifactError, CatalogueError) as error:
         raise Failed(str(error)) from None
     if options.json:
-        show({"artifact": str(options.artifact), "of_files": files, "of_thumbnails": thumbnails})
-    elif files + thumbnails:
-        gone = f", of {thumbnails:,} by the thumbnail, as the file is gone" if thumbnails else ""
+        show(
+            {
+                "artifact": str(options.artifact),
+                "of_files": files,
+                "of_thumbnails": thumbnails,
+                "labels": labels,
+            }
+        )
+        return 0
+    gone = f", of {thumbnails:,} by the thumbnail, as the file is gone" if thumbnails else ""
+    if files + thumbnails:
         say(f"{options.artifact}: copies of {files + thumbnails:,} more pictures can be found{gone}")
-    else:
+    if labels:
+        say(f"{options.artifact}: images can be listed by how doubtful their labels are, {labels:,} have one")
+    if not files + thumbnails + labels:
         say(f"{options.artifact}: lacks nothing")
     return 0
 

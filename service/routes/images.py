@@ -41,6 +41,14 @@ DOWNLOAD = "application/octet-stream"
 AFTER_ALONE = (
     "after: it goes on by ascending id alone; use offset instead, or leave out offset, sort and descending"
 )
+NO_EMBEDDINGS = (
+    "this index keeps no embeddings, by which images are compared for this; make them with: hebbsearch label "
+    "ARTIFACT --out NEW"
+)
+NOT_JUDGED = (
+    "no label of this index was looked at yet; that is done whenever something is learned, and by: "
+    "hebbsearch upgrade ARTIFACT"
+)
 NO_DECODER = "no process that decodes can be started (…); try again in a second"
 KEPT_BACK = (
     "the files themselves, which may say where a picture was taken, are not for everyone who may read; see "
@@ -51,7 +59,7 @@ KEPT_BACK = (
 @router.get(
     "/images",
     summary="List the indexed images",
-    responses=problems({422: "label 'hexagon' is unknown; known are circle, square"}),
+    responses=problems({409: NOT_JUDGED, 422: "label 'hexagon' is unknown; known are circle, square"}),
 )
 def images(request: Request, searcher: Service, asked: Annotated[PageParameters, Query()]) -> Page:
     """By ascending id, a page at a time: whatever comes or goes meanwhile, none is skipped or repeated. Or in
@@ -61,6 +69,8 @@ def images(request: Request, searcher: Service, asked: Annotated[PageParameters,
         raise HTTPException(422, AFTER_ALONE)
     if asked.trashed:
         check(request, Access.WRITE)
+    if asked.sort == "doubt" and not searcher.catalogue.doubts.known():
+        raise HTTPException(409, NOT_JUDGED if searcher.catalogue.has_embeddings() else NO_EMBEDDINGS)
     which, described = _listing(searcher, asked), describing(request, searcher)
     if counted or not in_order:
         items, total = searcher.catalogue.part(which, offset=asked.offset or 0, count=asked.limit)
@@ -145,6 +155,8 @@ def describing(request: Request, searcher: Searcher) -> Callable[[Item], Image]:
             held_out=item.held_out,
             predicted=item.predicted,
             confidence=item.confidence,
+            rival=item.rival,
+            doubt=item.doubt,
             split=item.split,
             width=item.width,
             height=item.height,

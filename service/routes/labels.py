@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
-from index.advice import JUDGED, doubts, suggestions
+from index.advice import embedded, judged, suggestions
 from index.export import write_labels
-from index.items import UNLABELLED
+from index.items import UNLABELLED, CodeTable
 from index.labels import COLUMNS
+from index.tables.doubts import Doubt
 from service.core.searcher import Searcher
 from service.routes.about import BUSY_EXPORTING, BUSY_GROUPING, TemporaryDownload, download
-from service.routes.images import describing
+from service.routes.images import NO_EMBEDDINGS, describing
 from service.schemas import labels as schemas
 from service.schemas.problem import problems
 from service.web.access import Access, check, reading_router
@@ -27,10 +28,6 @@ router = reading_router()
 
 CSV = "text/csv; charset=utf-8"
 EXAMPLE = f"{','.join(COLUMNS)}\nthree/0017.png,3,scans,{'ab' * 32},given\n"
-NO_EMBEDDINGS = (
-    "this index keeps no embeddings, by which images are compared for this; make them with: hebbsearch label "
-    "ARTIFACT --out NEW"
-)
 ANSWERS = problems({409: NO_EMBEDDINGS, 503: BUSY_GROUPING.format(GROUPING)})
 
 
@@ -99,12 +96,17 @@ async def doubtful(
     def work() -> schemas.Doubts:
         found = searcher.once("doubtful", lambda: _doubtful(searcher))[: asked.limit]
         described = describing(request, searcher)
-        there = searcher.catalogue.there([id_ for id_, _, _ in found])
+        there = searcher.catalogue.there([each.item_id for each in found])
+        classes = searcher.catalogue.classes
         return schemas.Doubts(
             found=[
-                schemas.Doubtful(image=described(there[id_]), rival=rival, doubt=doubt)
-                for id_, rival, doubt in found
-                if id_ in there
+                schemas.Doubtful(
+                    image=described(there[each.item_id]),
+                    rival=classes[each.rival],
+                    doubt=round(each.doubt, 4),
+                )
+                for each in found
+                if each.item_id in there
             ]
         )
 
@@ -112,34 +114,24 @@ async def doubtful(
         return await to_thread.run_sync(work, limiter=shared(request).turns.group)
 
 
-def _embedded(searcher: Searcher) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.int64]]:
-    """Ids (n,), embeddings (n, E) and labels (n,) of what can be found. 409 where none are kept."""
-    ids, vectors = searcher.catalogue.embeddings()
-    if not len(ids):
+def _embedded(searcher: Searcher) -> tuple[CodeTable, NDArray[np.float16]]:
+    """Those images that can be found and have an embedding, and these (n, E). 409 where none are kept."""
+    table, vectors = embedded(searcher.contents().table, *searcher.catalogue.embeddings())
+    if not len(vectors):
         raise HTTPException(409, NO_EMBEDDINGS)
-    table = searcher.contents().table
-    rows = np.isin(ids, table.ids)
-    return ids[rows], vectors[rows], table.labels[np.searchsorted(table.ids, ids[rows])]
+    return table, vectors
 
 
 def _suggested(searcher: Searcher, limit: int) -> list[int]:
-    ids, vectors, labels = _embedded(searcher)
+    table, vectors = _embedded(searcher)
     known = searcher.catalogue.predictions()
-    rows = np.flatnonzero(labels == UNLABELLED)
-    confidences = np.array([known.get(id_, 0.0) for id_ in ids[rows].tolist()], np.float32)
-    chosen: list[int] = ids[rows[suggestions(vectors[rows].astype(np.float32), confidences, limit)]].tolist()
+    rows = np.flatnonzero(table.labels == UNLABELLED)
+    ids = table.ids[rows]
+    confidences = np.array([known.get(id_, 0.0) for id_ in ids.tolist()], np.float32)
+    chosen: list[int] = ids[suggestions(vectors[rows].astype(np.float32), confidences, limit)].tolist()
     return chosen
 
 
-def _doubtful(searcher: Searcher) -> list[tuple[int, str, float]]:
-    """Ids, rivals and doubts of all that is doubtful, the worst first."""
-    ids, vectors, labels = _embedded(searcher)
-    rows = np.random.default_rng(0).permutation(np.flatnonzero(labels != UNLABELLED))[:JUDGED]
-    found = doubts(vectors[rows].astype(np.float32), labels[rows])
-    classes = searcher.contents().classes
-    order = np.argsort(-found.doubt, kind="stable")
-    return [
-        (int(ids[rows[at]]), classes[found.rival[at]], round(float(found.doubt[at]), 4))
-        for at in order
-        if found.doubt[at] > 0
-    ]
+def _doubtful(searcher: Searcher) -> list[Doubt]:
+    """All that is doubtful, the worst first."""
+    return [each for each in judged(*_embedded(searcher)) if each.doubt > 0]

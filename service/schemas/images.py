@@ -22,6 +22,8 @@ IMAGE: dict[str, Any] = {
     "held_out": False,
     "predicted": None,
     "confidence": None,
+    "rival": "8",
+    "doubt": -0.9,
     "split": "database",
     "width": 8,
     "height": 8,
@@ -131,6 +133,11 @@ class Image(BaseModel):
     )
     predicted: str | None = Field(description="The likeliest label, where none was given.")
     confidence: float | None = Field(description="How likely that is, from 0 to 1.")
+    rival: str | None = Field(description="The likeliest other label, by all other labelled images.")
+    doubt: float | None = Field(
+        description="How much spoke for the rival, from -1 to 1, when something was learned last; 0: as much "
+        "as for the label. null: nobody looked, or it had another label then."
+    )
     split: Literal["database", "query", "trash"] = Field(
         description="database: it can be found; query: held out to measure the answers; trash: deleted, and "
         "can come back."
@@ -206,7 +213,8 @@ class PageParameters(BaseModel):
         Sort,
         Field(
             description="time: since when they are here; name: their path; confidence: of the predicted "
-            "label, the surest first. Equal ones by id, those that lack it last."
+            "label, the surest first; doubt: of the given label, the most doubtful first. Equal ones by id, "
+            "those that lack it last."
         ),
     ] = "id"
     descending: Annotated[bool, Field(description="In the opposite order.")] = False

@@ -202,6 +202,7 @@ function describe(image) {
   if (sort === "name") return image.path.slice(0, BEGINNING);
   if (sort === "label") return image.label ?? "no label";
   if (sort === "confidence" && image.confidence !== null) return `${percent(image.confidence)} sure`;
+  if (sort === "doubt" && image.doubt !== null) return image.doubt > 0 ? `rather ${image.rival}` : "no doubt";
   return "";
 }
 scrub($("scrubber"), $("scrubber-words"), list, grid, describe);

@@ -268,11 +268,13 @@ const SOURCES = { given: "given", accepted: "predicted, then accepted", group: "
 
 function facts(image) {
   const { id, path, folder, width, height, added, original, sha256, metadata, source, split, held_out } = image;
+  const { rival, doubt } = image;
   const known = {
     Image: String(id),
     File: path,
     Folder: folder,
     "Its label was": SOURCES[source] ?? null,
+    "Its label is in doubt": doubt > 0 ? `by the other labels it rather is “${rival}”` : null,
     Measures: split === "query" || held_out ? "held out: the answers are measured with it" : null,
     Size: `${number.format(width)} × ${number.format(height)} pixels`,
     Added: added && new Date(1000 * added).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }),

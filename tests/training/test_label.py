@@ -126,8 +126,8 @@ def test_an_index_without_a_label_learns_and_becomes_measurable(built: Path, tmp
         assert np.mean(right) > 0.9
         assert all(item.confidence is not None and 0 < item.confidence <= 1 for item in unlabelled)
         assert new.manifest.metrics["calibration"]["kind"] == "rough"
-        ids, _ = catalogue.embeddings()
-        assert len(ids) == 240
+        assert all((item.doubt is None) == (item.label is None) for item in catalogue.page(count=1000))
+        assert len(catalogue.embeddings()[0]) == 240
     assert (built / CATALOGUE).read_bytes() == before  # the old one stays as it was
 
 

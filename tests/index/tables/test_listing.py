@@ -13,6 +13,7 @@ import pytest
 from index.catalogue import Catalogue
 from index.items import UNLABELLED, File, Item, NewItem
 from index.sorting import Sort
+from index.tables.doubts import Doubt
 from index.tables.listing import Listing
 from tests.index.catalogues import change, new_item, read_only
 
@@ -43,6 +44,12 @@ def catalogue(path: Path) -> Iterator[Catalogue]:
         catalogue.add([drawn(number, "query") for number in range(60, 65)])
         sure = [(id_, int(random.integers(3)), round(float(random.random()), 1)) for id_ in ids if id_ % 5]
         catalogue.predict(sure)  # of labelled ones too, as it is once they get a label
+        labels = {id_: int(random.integers(3)) for id_ in ids if id_ % 4}
+        catalogue.doubts.keep(
+            # Of other labels than they have, too, as it is once they get one.
+            Doubt(id_, label, (label + 1) % 3, round(float(random.uniform(-1, 1)), 1))
+            for id_, label in labels.items()
+        )
         change(path, "UPDATE items SET added = NULL WHERE id % 11 = 0")
         yield catalogue
 
@@ -78,12 +85,13 @@ def plainly(items: list[Item], which: Listing) -> list[Item]:
             "name": small(item.path),
             "label": small(item.label),
             "confidence": item.confidence,
+            "doubt": item.doubt,
         }[which.sort]
 
     found = sorted((item for item in items if fits(item)), key=lambda item: item.id)
     known = [item for item in found if value(item) is not None]
     # Twice reversed, equal ones stay as they were.
-    falling = (which.sort == "confidence") != which.descending
+    falling = (which.sort in ("confidence", "doubt")) != which.descending
     return sorted(known, key=value, reverse=falling) + [item for item in found if value(item) is None]
 
 

@@ -48,7 +48,7 @@ def test_an_artifact_of_an_earlier_version_is_upgraded_and_copies_are_found_in_i
         for asked in (["search", image, "--by", "picture"], ["copies"]):
             assert "run: hebbsearch upgrade ARTIFACT" in hebbsearch(*asked, *where, code=1).stderr
         told = json.loads(hebbsearch("upgrade", str(artifact.path), "--json").stdout)
-        assert told == {"artifact": str(artifact.path), "of_files": 75, "of_thumbnails": 0}
+        assert told == {"artifact": str(artifact.path), "of_files": 75, "of_thumbnails": 0, "labels": 0}
         assert hebbsearch("upgrade", str(artifact.path)).stdout == f"{artifact.path}: lacks nothing\n"
         (best, *_) = json.loads(
             hebbsearch("search", image, "--by", "picture", "-k", "1", "--json", *where).stdout

@@ -7,6 +7,7 @@ import pytest
 
 from index.artifact import Artifact
 from service.client import Client
+from service.core.artifacts.upgrading import upgrade
 from tests.samples import served
 
 
@@ -54,10 +55,36 @@ def test_doubtful_is_what_the_other_labels_contradict(http: httpx.Client) -> Non
     assert 0.2 < doubt["doubt"] <= 1
 
 
+def test_images_are_listed_by_how_doubtful_their_labels_were(http: httpx.Client, by_hand: Artifact) -> None:
+    refused = http.get("/images", params={"sort": "doubt"})
+    assert refused.status_code == 409
+    assert "hebbsearch upgrade ARTIFACT" in refused.json()["detail"]
+    circles = [image["id"] for image in of_kind(http, label="circle")]
+    http.patch(f"/images/{circles[3]}", json={"label": "square"})
+    upgrade(by_hand.path)  # a service may run
+    first, *others = of_kind(http, sort="doubt")
+    assert (first["id"], first["label"], first["rival"]) == (circles[3], "square", "circle")
+    (doubtful,) = http.get("/labels/doubtful").json()["found"]
+    assert first["doubt"] == pytest.approx(doubtful["doubt"], abs=1e-4)
+    known = [image["doubt"] for image in others if image["doubt"] is not None]
+    assert known == sorted(known, reverse=True)
+    assert [image["label"] for image in others[len(known) :]] == [None] * 3
+    http.patch(f"/images/{circles[3]}", json={"label": "circle"})
+    last = of_kind(http, sort="doubt")[len(known) :]
+    assert [image["doubt"] for image in last] == [None] * 4
+    assert last[0]["id"] == circles[3], "what was found of a square does not count for a circle"
+
+
 def test_the_client_asks_for_both(http: httpx.Client) -> None:
     with Client(str(http.base_url)) as client:
         assert len(client.suggestions(limit=2).images) == 2
         assert client.doubtful().found == []
+
+
+def test_where_nothing_can_be_looked_at_the_list_says_so(server: str) -> None:
+    answer = httpx.get(server + "/images", params={"sort": "doubt"})
+    assert answer.status_code == 409
+    assert "hebbsearch label ARTIFACT --out NEW" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("route", ["/labels/suggestions", "/labels/doubtful"])

@@ -102,7 +102,7 @@ def test_folders_are_named_and_looked_into(http: httpx.Client) -> None:
         ("name=%00", "name: "),
         *((f"min_confidence={value}", "min_confidence: ") for value in ("nan", "inf", "-0.1", "1.1", "x")),
         *((f"offset={value}", "offset: ") for value in (-1, 2**63, "x", 1.5)),
-        ("sort=doubt", "sort: "),
+        ("sort=doubts", "sort: "),
         ("sort=", "sort: "),
         ("descending=perhaps", "descending: "),
         ("&".join(f"predicted={number}" for number in range(101)), "predicted: "),

@@ -374,6 +374,8 @@ def test_image(http: httpx.Client, artifact: Artifact) -> None:
         "held_out": False,
         "predicted": None,
         "confidence": None,
+        "rival": None,
+        "doubt": None,
         "split": "database",
         "width": 24,
         "height": 24,

@@ -1,4 +1,5 @@
-"""What an artifact of an earlier version lacks, made: the hashes of its pictures. No HTTP in it."""
+"""What an artifact of an earlier version lacks, made: the hashes of its pictures, and how doubtful its labels
+are. No HTTP in it."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -7,10 +8,11 @@ from contextlib import closing
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from index.advice import embedded, judged
 from index.artifact import CATALOGUE, ORIGINALS, Artifact, open_artifact
 from index.catalogue import Catalogue
 from index.items import Item, Picture
@@ -26,9 +28,17 @@ TOGETHER = 256  # images whose hashes are kept at a time
 Progress = Callable[[Iterable[int], int], Iterable[int]]
 
 
-def upgrade(path: Path, *, progress: Progress = lambda ids, _: ids) -> tuple[int, int]:
+class Made(NamedTuple):
+    """What an upgrade made."""
+
+    of_files: int  # hashes
+    of_thumbnails: int
+    labels: int  # that were looked at
+
+
+def upgrade(path: Path, *, progress: Progress = lambda ids, _: ids) -> Made:
     """Hash those pictures of the artifact in `path` that have no hash yet, of all splits: by their files, or,
-    where these are gone or have changed, by their thumbnails. How many by each.
+    where these are gone or have changed, by their thumbnails. Look at its labels, where nobody has yet.
 
     A service may run meanwhile. After an interruption it goes on where it was. Raises ArtifactError and
     CatalogueError.
@@ -58,8 +68,12 @@ def upgrade(path: Path, *, progress: Progress = lambda ids, _: ids) -> tuple[int
                 made += hashed(waiting)
                 waiting = []
         made += hashed(waiting)
+        doubts = (
+            [] if catalogue.doubts.known() else judged(*embedded(catalogue.codes(), *catalogue.embeddings()))
+        )
+        catalogue.doubts.keep(doubts) if doubts else None
     of_files = sum(each.of == "file" for each in made)
-    return of_files, len(made) - of_files
+    return Made(of_files, len(made) - of_files, len(doubts))
 
 
 def _picture(artifact: Artifact, kept: Originals, reading: Reading, item: Item, thumbnail: bytes) -> Picture:
