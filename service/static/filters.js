@@ -54,8 +54,10 @@ export function showFilters(filters) {
 }
 
 /** Offer the labels there are, the predicted ones, and what was added from here: `newest` is its lowest id, or null. */
-export function offer({ items, unlabelled, classes, trash }, predictions, newest) {
+export function offer({ items, unlabelled, classes, trash, embeddings }, predictions, newest) {
   const chosen = which.value;
+  // Without embeddings nobody can tell which labels are doubtful.
+  for (const each of FIELDS.order.options) if (each.value === "doubt") each.disabled = !embeddings;
   const given = classes.filter(({ label, items: some }) => some > 0 || chosen === `label:${label}`);
   const guessed = predictions.map(({ label, images }) => option(`predicted:${label}`, label, images));
   which.replaceChildren(

@@ -119,6 +119,8 @@ def test_the_slider_leads_anywhere_and_says_what_lies_there(view: Page) -> None:
     expect(slider).to_have_attribute("aria-valuetext", f"61 of {ALL} · March 2000")
     view.select_option("#images-order", label="file name, Z to A")
     expect(slider).to_have_attribute("aria-valuetext", f"1 of {ALL} · new/2.png")
+    doubtful = view.locator("#images-order option", has_text="most doubtful label first")
+    expect(doubtful).to_be_disabled()  # nobody can tell without embeddings
     view.select_option("#images-filter", label="No label (3)")
     expect(slider).to_be_hidden()
 

@@ -15,6 +15,7 @@ from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from service.app import create_app
 from service.core import jobs
+from service.core.artifacts.upgrading import upgrade
 from service.settings import Settings
 from tests.samples import CLASSES, serve_here, served
 from tests.service.embedded import embed_by_hand
@@ -191,7 +192,18 @@ def test_a_doubtful_label_is_kept_or_changed(browser: Browser, own: Artifact) ->
     with served(own.path) as http:
         for item_id, label in ((circles[3], "square"), (squares[5], "circle")):
             http.patch(f"/images/{item_id}", json={"label": label}).raise_for_status()
+        upgrade(own.path)
         for page in label_view(browser, http, "/doubtful"):
+            page.get_by_role("link", name="Images", exact=True).click()
+            page.select_option("#images-order", label="most doubtful label first")
+            first = page.locator("#images-list [aria-posinset='1'] a[data-image]")
+            worst = http.get("/images", params={"sort": "doubt", "limit": 1}).json()["images"][0]
+            expect(first).to_have_attribute("data-image", str(worst["id"]))
+            first.click()
+            expect(page.locator("#details-facts")).to_contain_text(f"it rather is “{worst['rival']}”")
+            page.go_back()
+            page.get_by_role("link", name="Label", exact=True).click()
+            page.get_by_role("link", name="Doubtful labels").click()
             rows = page.locator("#doubts > li")
             expect(rows).to_have_count(2)
             expect(page.locator("#doubtful-status")).to_contain_text("2 labels to look at again")
