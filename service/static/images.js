@@ -19,6 +19,7 @@ import { lookThroughAll } from "./viewer.js";
 
 const EDGE = 12; // pixels between the window's upper edge, or the selection's buttons, and a card
 const BEGINNING = 16; // characters of a file's path that the slider says
+const TOLD = ["confidence", "doubt"]; // orders by what a card does not say otherwise
 const MONTH = new Intl.DateTimeFormat("en", { month: "long", year: "numeric" });
 const browse = $("browse");
 const list = $("images-list");
@@ -158,11 +159,14 @@ function counts() {
 /** Make a card, or have it say what is known of its image now. */
 function draw(card, image) {
   const { id } = image;
+  const said = TOLD.includes(filters.get("sort")) ? describe(image) : "";
   if (card.querySelector("a[data-image]")?.dataset.image !== String(id)) card.replaceChildren(...elementsOf(image));
   const name = image.label ?? "no label";
   const words = card.querySelector(".about strong");
   Object.assign(words, { textContent: name, title: name, className: image.label === null ? "none" : "" });
-  card.querySelector("a").setAttribute("aria-label", `Image ${id}, ${name}`);
+  card.querySelector("a").setAttribute("aria-label", `Image ${id}, ${[name, said].filter(Boolean).join(", ")}`);
+  const word = element("span", { className: "word", textContent: "image " });
+  card.querySelector(".about small").replaceChildren(...(said === "" ? [word, String(id)] : [said]));
   const box = card.querySelector("input");
   box.setAttribute("aria-label", `Select image ${id}, ${name}`);
   box.checked = selection.ids.has(id);
@@ -171,13 +175,7 @@ function draw(card, image) {
 /** Without what may change, which `draw` says. */
 function elementsOf(image) {
   const { id } = image;
-  const link = imageLink(
-    image,
-    "",
-    {},
-    element("strong"),
-    element("small", {}, element("span", { className: "word", textContent: "image " }), String(id)),
-  );
+  const link = imageLink(image, "", {}, element("strong"), element("small"));
   link.addEventListener("click", () => lookThroughAll(list, everything));
   if (image.trashed !== null) return [link, tick(id)]; // nothing is like what cannot be found
   const similar = similarLink(id);
@@ -201,7 +199,7 @@ function describe(image) {
   if (sort === "time" && image.added !== null) return MONTH.format(new Date(1000 * image.added));
   if (sort === "name") return image.path.slice(0, BEGINNING);
   if (sort === "label") return image.label ?? "no label";
-  if (sort === "confidence" && image.confidence !== null) return `${percent(image.confidence)} sure`;
+  if (sort === "confidence" && image.confidence !== null) return `${percent(image.confidence)} ${image.predicted}`;
   if (sort === "doubt" && image.doubt !== null) return image.doubt > 0 ? `rather ${image.rival}` : "no doubt";
   return "";
 }

@@ -51,11 +51,11 @@ export async function refreshQuality() {
   dispatchEvent(new Event("measured"));
 }
 
-/** Why the figure falls where labels come: what they say is ranked, and the codes do not know it yet. */
+/** Why the figure falls where labels come: they count, and the codes do not know them yet. */
 function sinceItLearned(labels) {
   if (labels <= 0) return [];
   const link = element("a", { href: "#label/learn", textContent: "Learn from them" });
-  return [` ${plural(labels, "label has", "labels have")} come since it learned, which lowers the figure. `, link, "."];
+  return [` It has not learned from ${plural(labels, "label")}, which lowers the figure. `, link, "."];
 }
 
 /** Throw what the service would answer where its counts leave nothing to measure: browsers log each refusal. */

@@ -199,6 +199,7 @@ def test_a_doubtful_label_is_kept_or_changed(browser: Browser, own: Artifact) ->
             first = page.locator("#images-list [aria-posinset='1'] a[data-image]")
             worst = http.get("/images", params={"sort": "doubt", "limit": 1}).json()["images"][0]
             expect(first).to_have_attribute("data-image", str(worst["id"]))
+            expect(first).to_contain_text(f"rather {worst['rival']}")
             first.click()
             expect(page.locator("#details-facts")).to_contain_text(f"it rather is “{worst['rival']}”")
             page.go_back()
