@@ -47,3 +47,17 @@ export function guess(id) {
 }
 
 addEventListener("measured", () => (guesses = new Map()));
+
+/** What most of the nearest are that have a label; the labels of all, null where there is none. */
+export function inWords(labels) {
+  const counts = new Map();
+  for (const label of labels) if (label !== null) counts.set(label, (counts.get(label) ?? 0) + 1);
+  if (counts.size === 0) return "Nearest images";
+  const [label, count] = [...counts].reduce((most, each) => (each[1] > most[1] ? each : most));
+  const labelled = labels.filter((each) => each !== null).length;
+  if (2 * count <= labelled) return `${counts.size} different labels`;
+  const all = labelled === labels.length;
+  if (count < labelled) return `Mostly “${label}”: ${count} of ${labelled}${all ? "" : " with a label"}`;
+  if (count === 1) return all ? `The nearest is “${label}”` : `One has a label: “${label}”`;
+  return all ? `All of them “${label}”` : `All ${count} with a label: “${label}”`;
+}

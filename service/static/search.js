@@ -4,7 +4,7 @@ import { imageLink, similarLink } from "./cards.js";
 import { $, alertIn, bitCount, element, markPixels, number, onceInSight, percent, plural } from "./dom.js";
 import { pathOf } from "./files.js";
 import { likeness, SAME, UNSURE } from "./likeness.js";
-import { guess, predict } from "./predict.js";
+import { guess, inWords, predict } from "./predict.js";
 import { nearnessOf, quality, worthOf } from "./quality.js";
 import { ask, showPicture } from "./service.js";
 import { lookAt } from "./viewer.js";
@@ -204,18 +204,9 @@ function likenessOf(results) {
 
 // --- what shows the like --------------------------------------------------------------------------
 
-/** What most of the neighbours are. */
 function headline(results) {
   if (results.length === 0) return "Nothing found";
-  if (chosenLabels().length > 0) return "The nearest with these labels";
-  const counts = new Map();
-  for (const { label } of results) if (label !== null) counts.set(label, (counts.get(label) ?? 0) + 1);
-  const [label, count] = [...counts].sort((a, b) => b[1] - a[1])[0] ?? [];
-  if (counts.size === 0) return "Nearest images";
-  if (count === results.length) return count === 1 ? `The nearest is “${label}”` : `All of them “${label}”`;
-  return 2 * count > results.length
-    ? `Mostly “${label}”: ${count} of ${results.length}`
-    : `${counts.size} different labels`;
+  return chosenLabels().length > 0 ? "The nearest with these labels" : inWords(results.map(({ label }) => label));
 }
 
 function summary(results) {

@@ -306,6 +306,28 @@ def test_the_label_is_predicted_from_what_is_near(page: Page, picture: Path) -> 
     assert found[1:] == [None, None]
 
 
+def test_the_heading_counts_those_that_have_a_label(page: Page) -> None:
+    wanted = {
+        "": "Nearest images",
+        "a": "The nearest is “a”",
+        "aaa": "All of them “a”",
+        "baab": "2 different labels",
+        "baaa": "Mostly “a”: 3 of 4",
+        "--a": "One has a label: “a”",
+        "-aa-": "All 2 with a label: “a”",
+        "-baa": "Mostly “a”: 2 of 3 with a label",
+        "---": "Nearest images",
+    }
+    said = page.evaluate(
+        """async (cases) => {
+            const { inWords } = await import("/static/predict.js");
+            return cases.map((each) => inWords([...each].map((label) => (label === "-" ? null : label))));
+        }""",
+        list(wanted),
+    )
+    assert dict(zip(wanted, said, strict=True)) == wanted
+
+
 def test_the_label_of_an_unlabelled_result_is_predicted(page: Page, server: str) -> None:
     expect(page.locator("#score")).to_be_visible()
     page.select_option("#k", "120")
