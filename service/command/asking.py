@@ -70,6 +70,9 @@ def search(options: argparse.Namespace, client: Client) -> int:
     else:
         for result in answer.results:
             say(f"{result.distance:4d}  {named(result)}")
+        if answer.predicted is not None:
+            sure = f"{100 * (answer.confidence or 0):.0f} %"
+            say(f"predicted label: {answer.predicted}, {sure}", file=sys.stderr)
         if answer.plain:
             say("this picture has too little detail to be told from others", file=sys.stderr)
     return 0

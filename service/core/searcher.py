@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -29,6 +30,7 @@ from index.snapshot import Snapshot
 from service.core.pictures.copies import Pictures, Query
 from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.pictures.originals import original_of
+from service.core.pictures.predicting import Prediction, Predictor
 from service.core.pictures.previews import Source, source_of
 from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
@@ -89,6 +91,7 @@ class Answer:
     matches: tuple[Match, ...]
     exact: bool
     ties_at_cut: int  # eligible items at the distance of the last match, the matches included
+    predicted: Prediction | None = None  # of the query
     plain: bool = False  # whether a picture of which copies were looked for has too little detail for that
 
 
@@ -102,6 +105,7 @@ class Searcher:
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
+        self._predictor = Predictor(artifact, self._encoder)
         self.queries = artifact.queries()  # held out; None: there are none
         self.catalogue, contents = artifact.load_catalogue()
         self.originals = Originals(artifact.path / ORIGINALS)
@@ -151,10 +155,11 @@ class Searcher:
         """The k nearest items within `max_distance` that carry one of `labels`. Raises UnknownLabel."""
         return Wanted(k, max_distance, self._indices(labels))
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
         """Encode all queries together and rank together those that ask alike."""
-        codes = self.encode(torch.stack([question.pixels for question in questions]))
-        return self.nearest(codes, [question.wanted for question in questions])
+        encoded = self.encode_and_embed(torch.stack([question.pixels for question in questions]))
+        answers = self.nearest(encoded.codes, [question.wanted for question in questions])
+        return _with_predictions(answers, self._predictor.predict(encoded.embeddings))
 
     def nearest(self, codes: Codes, wanted: Sequence[Wanted]) -> list[Answer]:
         """What lies near each of the codes (n, bits/8), ranked together where the same is wanted."""
@@ -169,19 +174,22 @@ class Searcher:
 
     def similar(self, item_id: int, wanted: Wanted) -> Answer:
         """What lies near an item, or near a held-out query, without itself. Raises KeyError."""
-        return self.nearest(self._code(item_id), [replace(wanted, without=item_id)])[0]
+        answers = self.nearest(self._code(item_id), [replace(wanted, without=item_id)])
+        return _with_predictions(answers, self._predictor.of_item(self.catalogue, item_id))[0]
 
     def copies_of(self, question: Question) -> Answer:
         """The pictures that are the same one as a query that was prepared for that: its code in the answer
         says what it shows, the distances are of hashes. Raises NotHashed."""
         assert question.picture is not None
-        return self._copies(self.encode(question.pixels[None]), question.picture, question.wanted)
+        encoded = self.encode_and_embed(question.pixels[None])
+        answer = self._copies(encoded.codes, question.picture, question.wanted)
+        return _with_predictions([answer], self._predictor.predict(encoded.embeddings))[0]
 
     def copies_of_item(self, item_id: int, wanted: Wanted) -> Answer:
         """As `copies_of`, of an item or a held-out query, without itself. Raises KeyError and NotHashed."""
-        return self._copies(
-            self._code(item_id), self.pictures.hashed(item_id), replace(wanted, without=item_id)
-        )
+        without = replace(wanted, without=item_id)
+        answer = self._copies(self._code(item_id), self.pictures.hashed(item_id), without)
+        return _with_predictions([answer], self._predictor.of_item(self.catalogue, item_id))[0]
 
     def _copies(self, code: Codes, picture: Query, wanted: Wanted) -> Answer:
         def alike(count: int) -> list[int]:
@@ -353,6 +361,11 @@ def load_encoder(artifact: Artifact) -> Encoder:
             f"{artifact.manifest.bits}; build the index again"
         )
     return encoder
+
+
+def _with_predictions(answers: Sequence[Answer], predicted: Sequence[Prediction | None]) -> Sequence[Answer]:
+    """Answers with the likeliest labels of their queries, where these are known."""
+    return [replace(each, predicted=label) for each, label in zip_longest(answers, predicted)]
 
 
 def _matches(

@@ -228,6 +228,8 @@ def _in_json(answer: Answer, request: Request) -> bytes:
             ],
             "exact": answer.exact,
             "ties_at_cut": answer.ties_at_cut,
+            "predicted": answer.predicted and answer.predicted.label,
+            "confidence": answer.predicted and answer.predicted.confidence,
             "plain": answer.plain,
         }
     )

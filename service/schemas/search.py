@@ -78,6 +78,8 @@ ANSWER: dict[str, Any] = {
     ],
     "exact": True,
     "ties_at_cut": 1,
+    "predicted": "3",
+    "confidence": 0.94,
     "plain": False,
 }
 
@@ -94,6 +96,11 @@ class SearchAnswer(BaseModel):
         description="How many eligible items (label filter applied) lie at the distance of the last "
         "result, those returned included; 0 without results. Ties go to the lowest ids."
     )
+    predicted: str | None = Field(
+        description="The query's likeliest label, by what was learned from labels; null: from none or too "
+        "few, or nobody knows (of a code that was made elsewhere)."
+    )
+    confidence: float | None = Field(description="How likely that is, from 0 to 1.")
     plain: bool = Field(
         description="By picture: whether the query has too little detail to be told from others, so that "
         "near results may be other pictures."

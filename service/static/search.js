@@ -162,7 +162,7 @@ function cut() {
   $("title").textContent = words.title;
   $("status").textContent = words.text + (current.blob && pathOf(current.blob) ? FOLDER : "");
   const predictable = by === "content" && chosenLabels().length === 0;
-  showPrediction(predictable ? predict(within, quality.worth) : null);
+  showPrediction(predictable ? (learned(answer) ?? predict(within, quality.worth)) : null);
 }
 
 /** What lies at the slider's distance. */
@@ -228,9 +228,14 @@ function summary(results) {
 
 // --- the predicted label ------------------------------------------------------------------------
 
+/** What the network says of the query, where it learned labels; it needs no neighbours. */
+const learned = ({ predicted: label, confidence }) => (label === null ? null : { label, confidence });
+
 function showPrediction(prediction) {
   $("prediction").hidden = prediction === null;
   if (prediction === null) return;
+  $("voted").hidden = answer.predicted !== null;
+  $("knew").hidden = answer.predicted === null;
   $("predicted").textContent = prediction.label;
   $("confidence").textContent = `confidence ${percent(prediction.confidence)}`;
 }

@@ -298,7 +298,11 @@ def test_from_no_label_to_measured_answers(browser: Browser, quick: Path) -> Non
             expect(page.locator("#job-title")).to_have_text("Learned, and served")
             expect(page.locator("#score")).to_contain_text("mAP")  # it is measured now
             expect(page.locator("#learning-status")).to_contain_text("It has learned from 1")
-            page.get_by_role("link", name="Accept groups").click()
+            page.goto(f"{http.base_url}#search/7")
+            expect(page.locator("#predicted")).to_have_text(truth_of(http, 7))
+            expect(page.locator("#knew")).to_be_visible()
+            expect(page.locator("#voted")).to_be_hidden()
+            page.goto(f"{http.base_url}#label/accept")
             page.get_by_label("At least").fill("50")
             expect(page.locator("#accepting-status")).to_contain_text("of 30 without a label.")
             page.locator("#accept").click()

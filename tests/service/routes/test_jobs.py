@@ -105,6 +105,16 @@ def until(http: httpx.Client, number: int, status: str, step: str = "") -> dict[
         time.sleep(0.05)
 
 
+def predictions(http: httpx.Client, item_id: int) -> list[tuple[str | None, float | None]]:
+    """What is predicted for an image, by every way to ask with one."""
+    image, found = http.get(f"/images/{item_id}/original").content, list[dict[str, Any]]()
+    for by in ("content", "picture"):
+        found.append(answer(http.get(f"/images/{item_id}/similar", params={"by": by})))
+        found.append(answer(http.post("/search", content=image, params={"by": by})))
+    (one,) = answer(http.post("/search/batch", files=[("image", image)]))["answers"]
+    return [(each["predicted"], each["confidence"]) for each in [*found, one["answer"]]]
+
+
 def in_folder(mine: Path) -> set[str]:
     return {path.name for path in mine.parent.iterdir()}
 
@@ -118,6 +128,7 @@ def test_labels_teach_and_what_was_learned_is_measured_taken_and_tidied(
         catalogue.label_all({id_: (label, "given") for id_, label in given.items()})
     with served(mine) as http:
         assert http.get("/eval/map").status_code == 409  # nothing was held out when it was built
+        assert predictions(http, 1) == [(None, None)] * 5
         job = learn(http)
         assert (job["status"], job["artifact"], job["target"]) == ("running", "mine", "mine-learned-1")
         said = answer(http.post("/labels/learn"), 409)["detail"]
@@ -133,6 +144,17 @@ def test_labels_teach_and_what_was_learned_is_measured_taken_and_tidied(
 
         reload(http, "mine-learned-1", force=True)
         assert answer(http.get("/eval/map"))["definition"]["queries"] == result["held_out"]
+        right = 0
+        for image in answer(http.get("/images", params={"limit": 20}))["images"]:
+            labels, confidences = zip(*predictions(http, image["id"]), strict=True)
+            assert len(set(labels)) == 1
+            assert confidences == pytest.approx([confidences[0]] * 5, abs=0.01)  # an embedding has 16 bits
+            assert 0.5 <= confidences[0] <= 1
+            right += labels[0] == image["label"]
+        assert right >= 18
+        code = {"codes": ["0" * 8], "encoder_id": answer(http.get("/stats"))["encoder_id"]}
+        (of_code,) = answer(http.post("/search/codes", json=code))["answers"]
+        assert of_code["predicted"] is of_code["confidence"] is None
         (listed,) = answer(http.get("/jobs"))["jobs"]
         assert listed["in_use"]
         assert "is served, or kept" in answer(http.delete(f"/jobs/{job['id']}"), 409)["detail"]
