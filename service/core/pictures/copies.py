@@ -14,7 +14,7 @@ from index.duplicates import groups_within
 from index.engine import Engine
 from index.snapshot import Snapshot
 from service.core.pictures.windows import distances_of_parts
-from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq
+from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq, turned
 
 COMPARED = 200  # pictures whose parts are compared, at most
 BY_HASH = 60  # of them those whose hashes are nearest; the others are most alike by what they show
@@ -123,14 +123,14 @@ class Pictures:
         return Near(distances, np.array(ids, np.int64), len(tied), contents)
 
     def groups(self, radius: int, *, most: int) -> tuple[list[NDArray[np.int64]], Snapshot, int]:
-        """Ids of pictures that are copies of each other, as `groups_within` has them; what there was then;
-        and how many pictures have too little detail to say so, which are in no group. Raises NotHashed and
-        TooManyPairs."""
+        """Ids of pictures that are copies of each other, mirrored and turned ones too, as `groups_within` has
+        them; what there was then; and how many pictures have too little detail to say so, which are in no
+        group. Raises NotHashed and TooManyPairs."""
         with self._using:
             contents = self._followed()
         table = self._catalogue.pictures.changes(-1)[0].table
         telling = self._catalogue.pictures.detailed(table.ids, PLAIN) & np.isin(table.ids, contents.ids)
-        found = groups_within(table.codes[telling], radius, most=most)
+        found = groups_within(table.codes[telling], radius, most=most, ways=turned)
         return [table.ids[telling][group] for group in found], contents, int((~telling).sum())
 
     def _followed(self) -> Snapshot:

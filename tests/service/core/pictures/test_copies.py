@@ -357,6 +357,17 @@ def test_groups_of_copies(pictures: Pictures, catalogue: Catalogue) -> None:
     assert [group.tolist() for group in pictures.groups(SAME, most=10**6)[0]] == [[4, smaller]]
 
 
+def test_mirrored_and_turned_ones_are_in_the_group(pictures: Pictures, catalogue: Catalogue) -> None:
+    image = picture(4)
+    ways = [EDITS[edit](image) for edit in ("mirrored", "turned", "mirrored and turned", "smaller")]
+    added = catalogue.add(new_item(number, way) for number, way in enumerate(ways, 200))
+    (group,) = pictures.groups(SAME, most=10**6)[0]
+    assert group.tolist() == [4, *added]
+    catalogue.throw(list(added))
+    exact = catalogue.add([new_item(300, picture(9).transpose(Image.Transpose.TRANSPOSE))])
+    assert [group.tolist() for group in pictures.groups(0, most=0)[0]] == [[9, *exact]]
+
+
 def test_two_threads_get_the_answers_of_one(pictures: Pictures, catalogue: Catalogue) -> None:
     """While a third one adds and deletes."""
     stop = Event()
