@@ -11,7 +11,10 @@ from service.client import Client
 from service.command.parsing import Adding
 from service.command.saying import Failed, name_all, named, say, show
 from service.schemas.about import DuplicateGroup
+from service.schemas.images import Folder
 from service.schemas.search import Space
+
+FOLDERS = 1000  # that are asked for at a time
 
 
 def add_to(command: Adding) -> None:
@@ -30,6 +33,8 @@ def add_to(command: Adding) -> None:
     one.add_argument("--denominator", choices=("min", "retrieved"), default="min")
 
     _add_listing(command("list", list_images))
+    one = command("folders", folders)
+    one.add_argument("under", nargs="?", help="the folder whose folders are named (those at the top)")
     one = command("labels", labels)
     one.add_argument("--predicted", action="store_true", help="predicted labels too")
     one.add_argument("--trashed", action="store_true", help="labels of what lies in the trash too")
@@ -43,6 +48,7 @@ def _add_listing(listing: argparse.ArgumentParser) -> None:
     listing.add_argument("--label", action="append", default=[])
     listing.add_argument("--unlabelled", action="store_true")
     listing.add_argument("--folder", help="only images that were sent from it")
+    listing.add_argument("--under", metavar="FOLDER", help="only images that lie in it or below")
     listing.add_argument("--name", help="only images that have this in their path")
     predicted = "only images without a label for which it is predicted; repeatable"
     listing.add_argument("--predicted", action="append", default=[], metavar="LABEL", help=predicted)
@@ -97,6 +103,7 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
         label=options.label,
         unlabelled=options.unlabelled,
         folder=options.folder,
+        under=options.under,
         name=options.name,
         predicted=options.predicted,
         min_confidence=options.min_confidence,
@@ -104,6 +111,22 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
         descending=options.descending,
     )
     return name_all(options, found)
+
+
+def folders(options: argparse.Namespace, client: Client) -> int:
+    """Name the folders that images lie in, with how many do, and a slash where there are more in it."""
+    found, after = list[Folder](), None
+    while True:
+        page = client.folders(under=options.under, after=after, limit=FOLDERS)
+        found, after = found + page.folders, page.next
+        if after is None:
+            break
+    if options.json:
+        show([each.model_dump() for each in found])
+        return 0
+    for each in found:
+        say(f"{each.images:8d}  {each.path}{'/' if each.folders else ''}")
+    return 0
 
 
 def labels(options: argparse.Namespace, client: Client) -> int:

@@ -90,7 +90,8 @@ class DuplicateParameters(BaseModel):
     by: Annotated[
         Space,
         Field(
-            description="content: groups of near codes. picture: of copies, by hashes of the pixels (PDQ)."
+            description="content: groups of near codes. picture: of copies, mirrored and turned ones too, "
+            "by hashes of the pixels (PDQ)."
         ),
     ] = "content"
     radius: Annotated[

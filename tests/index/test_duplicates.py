@@ -5,14 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from index import duplicates
+from index import near_pairs
 from index.codes import Codes, hamming
-from index.duplicates import TooManyPairs, groups_within
+from index.duplicates import groups_within
+from index.near_pairs import TooManyPairs, Ways
+from tests.index.test_near_pairs import four_ways
 
 
-def one_by_one(codes: Codes, radius: int) -> Iterator[list[int]]:
+def one_by_one(codes: Codes, radius: int, ways: Ways = lambda codes: codes) -> Iterator[list[int]]:
     """Components by walking from each code to those near it."""
-    near = hamming(codes, codes) <= radius
+    near = (hamming(ways(codes), codes) <= radius).reshape(len(codes), -1, len(codes)).any(axis=1)
     left = set(range(len(codes)))
     while left:
         group, ahead = set[int](), [min(left)]
@@ -32,7 +34,7 @@ def one_by_one(codes: Codes, radius: int) -> Iterator[list[int]]:
 def test_groups_are_the_connected_components(
     width: int, radius: int, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "CELLS", cells)
+    monkeypatch.setattr(near_pairs, "CELLS", cells)
     random = np.random.default_rng(width)
     centres = random.integers(0, 256, (12, width), dtype=np.uint8)
     flips = np.packbits(random.random((150, 8 * width)) < 0.4 * random.random((150, 1)) / width, axis=1)
@@ -61,7 +63,23 @@ def test_too_many_pairs_are_refused_before_any_is_compared() -> None:
 
 
 def test_nothing_and_nonsense() -> None:
-    assert groups_within(np.empty((0, 32), np.uint8), 4, most=9) == []
+    for radius in (0, 4):
+        assert groups_within(np.empty((0, 32), np.uint8), radius, most=9) == []
+        assert groups_within(np.empty((0, 32), np.uint8), radius, most=9, ways=four_ways) == []
     assert groups_within(np.zeros((1, 32), np.uint8), 4, most=9) == []
     with pytest.raises(ValueError, match="radius is -1"):
         groups_within(np.zeros((1, 32), np.uint8), -1, most=9)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 7, 31])
+def test_groups_in_any_way(radius: int) -> None:
+    """Also where one of a group has to be turned to be near the next."""
+    random = np.random.default_rng(radius)
+    centres = random.integers(0, 256, (12, 32), dtype=np.uint8)
+    off = np.packbits(random.random((90, 256)) < radius / 512, axis=1)
+    codes = four_ways(centres[random.integers(0, 12, 90)] ^ off)
+    turned = codes[np.arange(90) * 4 + random.integers(0, 4, 90)]
+    expected = sorted(one_by_one(turned, radius, four_ways), key=lambda group: (-len(group), group[0]))
+    found = groups_within(turned, radius, most=10**6, ways=four_ways)
+    assert [group.tolist() for group in found] == expected
+    assert expected[0] not in list(one_by_one(turned, radius))

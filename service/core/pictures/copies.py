@@ -13,11 +13,12 @@ from index.catalogue import Catalogue
 from index.duplicates import groups_within
 from index.engine import Engine
 from index.snapshot import Snapshot
-from service.core.pictures.windows import distances_of_parts
-from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq
+from service.core.pictures.windows import distances_of_parts, hashes_of_wholes
+from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq, turned
 
-COMPARED = 200  # pictures whose parts are compared, at most
-BY_HASH = 60  # of them those whose hashes are nearest; the others are most alike by what they show
+COMPARED = 160  # pictures whose parts are compared, at most
+BY_HASH = 20  # of them those whose hashes are nearest
+AS_WHOLES = 40  # and those whose hashes are what those of a whole may be; the others show the like
 
 EVEN = 16  # of 255: by how much the grey of a border differs, at most
 
@@ -43,6 +44,11 @@ class Query:
         if inner.shape == grey.shape:
             return self.hashes.hashes
         return np.concatenate([self.hashes.hashes, pdq(inner).hashes])
+
+    @property
+    def wholes(self) -> NDArray[np.uint8]:
+        """Hashes (n, 32) of what it may be a part of."""
+        return hashes_of_wholes(_grey(self.thumbnail))
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,9 @@ class Pictures:
         with self._using:
             contents = self._followed()
             near = self._nearest(asked, k + BY_HASH + 1, labels, contents.revision)
+            wholes = self._nearest(query.wholes, AS_WHOLES + 1, labels, contents.revision)
         near.pop(-1 if without is None else without, None)
-        some = [id_ for id_ in self._to_compare(near, alike) if contents.has(id_, labels or None)]
+        some = [id_ for id_ in self._to_compare(near, wholes, alike) if contents.has(id_, labels or None)]
         some = [id_ for id_ in some if id_ != without]
         parts = self._parts(query, some)
         for id_, distance in parts.items():
@@ -123,14 +130,14 @@ class Pictures:
         return Near(distances, np.array(ids, np.int64), len(tied), contents)
 
     def groups(self, radius: int, *, most: int) -> tuple[list[NDArray[np.int64]], Snapshot, int]:
-        """Ids of pictures that are copies of each other, as `groups_within` has them; what there was then;
-        and how many pictures have too little detail to say so, which are in no group. Raises NotHashed and
-        TooManyPairs."""
+        """Ids of pictures that are copies of each other, mirrored and turned ones too, as `groups_within` has
+        them; what there was then; and how many pictures have too little detail to say so, which are in no
+        group. Raises NotHashed and TooManyPairs."""
         with self._using:
             contents = self._followed()
         table = self._catalogue.pictures.changes(-1)[0].table
         telling = self._catalogue.pictures.detailed(table.ids, PLAIN) & np.isin(table.ids, contents.ids)
-        found = groups_within(table.codes[telling], radius, most=most)
+        found = groups_within(table.codes[telling], radius, most=most, ways=turned)
         return [table.ids[telling][group] for group in found], contents, int((~telling).sum())
 
     def _followed(self) -> Snapshot:
@@ -163,12 +170,14 @@ class Pictures:
         least = _least(*(np.concatenate(each) for each in zip(*found, strict=True)))
         return {id_ for id_, nearest in least.items() if nearest == distance}
 
-    def _to_compare(self, near: dict[int, int], alike: Alike) -> list[int]:
+    def _to_compare(self, near: dict[int, int], wholes: dict[int, int], alike: Alike) -> list[int]:
         """Of which pictures parts are compared: those that are copies anyway need not be."""
-        by_hash = sorted(near, key=lambda id_: (near[id_], id_))
-        others = [id_ for id_ in by_hash if near[id_] > SAME][:BY_HASH]
-        shown = (id_ for id_ in alike(COMPARED - BY_HASH) if near.get(id_, BITS) > SAME)
-        return list(dict.fromkeys([*others, *shown]))
+        found = list[int]()
+        for distances, count in ((near, BY_HASH), (wholes, AS_WHOLES)):
+            nearest = sorted(distances, key=lambda id_: (distances[id_], id_))
+            found += [id_ for id_ in nearest if near.get(id_, BITS) > SAME][:count]
+        shown = (id_ for id_ in alike(COMPARED - BY_HASH - AS_WHOLES) if near.get(id_, BITS) > SAME)
+        return list(dict.fromkeys([*found, *shown]))
 
     def _parts(self, query: Query, ids: list[int]) -> dict[int, int]:
         """The distances of those pictures that share a part with the query."""

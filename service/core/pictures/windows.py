@@ -1,5 +1,8 @@
 """Which pictures are a part of another one: cropped, or with a border around them.
 
+Of which pictures one may be a part is guessed first: it is laid into larger ones that are grey around it, and
+their hashes are near that of the right one, wherever what is missing has no say.
+
 The hash of a picture changes with each quarter that is cut off. So the part that fits best is looked for
 first, by normalised cross-correlation on 32 × 32 pixels (Lewis, "Fast normalized cross-correlation", 1995),
 and then the hashes are compared: of the one picture, and of that part of the other.
@@ -20,6 +23,8 @@ from training.nets.pdq import BITS, SIDE, hashes_of
 GRID = 32  # pixels on which parts are looked for
 SHARES = (1.0, 0.92, 0.84, 0.77, 0.7, 0.64, 0.58, 0.52)  # of the largest part that fits
 SURE = 16  # pictures whose parts fit best: their hashes are compared
+KEPT = (0.65, 0.75, 0.85)  # of a side, where only that one was cut
+KEPT_OF_BOTH = (0.71, 0.79, 0.87)  # of each side: half of the area to three quarters
 AROUND = (-0.5, 0.0, 0.5)  # pixels of the grid by which a part is moved and made larger, for the hash to fit
 FLAT = 1.0  # product of both spreads of grey below which there is nothing to correlate
 
@@ -37,6 +42,31 @@ class Fit(NamedTuple):
 
 
 NONE = Fit(-1.0, 0, 0, GRID, GRID)
+
+
+def hashes_of_wholes(part: Image.Image) -> NDArray[np.uint8]:
+    """Hashes (n, 32) that pictures may have of which this grey one is a part: at an edge or in the middle."""
+    wholes = list[Floats]()
+    for height, width in _kept():
+        small = np.asarray(part.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+        for top in _starts(height):
+            for left in _starts(width):
+                whole = np.full((SIDE, SIDE), small.mean(), np.float32)
+                whole[top : top + height, left : left + width] = small
+                wholes.append(whole)
+    return hashes_of(np.stack(wholes))
+
+
+def _kept() -> list[tuple[int, int]]:
+    """Height and width, in pixels of a picture that is hashed, of what may be left of one."""
+    shares = [*((1, share) for share in KEPT), *((share, 1) for share in KEPT)]
+    shares += [(share, share) for share in KEPT_OF_BOTH]
+    return [(round(SIDE * high), round(SIDE * wide)) for high, wide in shares]
+
+
+def _starts(length: int) -> list[int]:
+    """Where something of this length may begin."""
+    return sorted({0, (SIDE - length) // 2, SIDE - length})
 
 
 def distances_of_parts(query: Image.Image, pictures: Sequence[Image.Image]) -> NDArray[np.int32]:

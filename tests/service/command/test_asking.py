@@ -1,9 +1,14 @@
 """What the service has is searched, listed and measured."""
 
+import argparse
 import json
 import re
 from pathlib import Path
 
+import pytest
+
+from service.client import Client
+from service.command import asking
 from tests.service.command.commands import Run, added
 from tests.service.test_kill import png
 
@@ -16,6 +21,43 @@ def test_images_are_listed_by_name_in_an_order(hebbsearch: Run, folder: Path) ->
     assert paths == sorted((each["path"] for each in listed if "one/1" in each["path"]), reverse=True)
     assert len(paths) > 1
     assert hebbsearch("list", "--predicted", "circle", "--min-confidence", "0.5").stdout == ""
+
+
+def test_folders_are_named_and_images_listed_under_them(hebbsearch: Run, folder: Path) -> None:
+    added(hebbsearch, folder)
+    name = folder.name
+    top = hebbsearch("folders").stdout.splitlines()
+    assert f"      20  {name}/" in top
+    assert hebbsearch("folders", name).stdout == f"      10  {name}/one\n      10  {name}/two words\n"
+    told = json.loads(hebbsearch("folders", name, "--json").stdout)
+    assert told[1] == {"name": "two words", "path": f"{name}/two words", "images": 10, "folders": 0}
+    assert hebbsearch("folders", f"{name}/one").stdout == hebbsearch("folders", "nowhere").stdout == ""
+    for under in (name, f"{name}/two words"):
+        listed = json.loads(hebbsearch("list", "--under", under, "--json").stdout)
+        paths = {f"{each['folder']}/{each['path']}" for each in listed}
+        assert len(paths) == (20 if under == name else 10)
+        assert all(path.startswith(f"{under}/") for path in paths)
+    assert hebbsearch("list", "--under", "nowhere").stdout == ""
+
+
+def test_folders_are_asked_for_page_by_page(
+    hebbsearch: Run,
+    folder: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    added(hebbsearch, folder)
+    monkeypatch.setattr(asking, "FOLDERS", 1)
+    with Client(address) as client:
+        assert asking.folders(argparse.Namespace(under=folder.name, json=False), client) == 0
+    assert capsys.readouterr().out.split() == [
+        "10",
+        f"{folder.name}/one",
+        "10",
+        f"{folder.name}/two",
+        "words",
+    ]
 
 
 def test_search_evaluate_count_and_remove(hebbsearch: Run, folder: Path) -> None:

@@ -24,7 +24,7 @@ from tests.service.page.browser import LOOKS, barriers, fits, listed, opened, ta
 
 SEA, WOOD, LAKE, HILL = range(4)
 SAME, UNSURE = 31, 63  # bits; what the page says of the distances up to there
-MOVE = "Move 3 pictures of 2 groups to the trash"
+MOVE = "Move 4 pictures of 2 groups to the trash"
 PLAIN = "2 pictures have too little detail to be compared."
 WRITER = "a-key-that-may-write"
 
@@ -51,8 +51,8 @@ def saved(image: Image.Image, kind: str = "PNG") -> bytes:
 
 def collect(http: httpx.Client) -> Ids:
     """Have a service know these pictures alone; their ids by name. Of one motif there are three with a label,
-    of one a large one without and a small one with a label, of one two with labels that differ; a mirrored
-    one, one with a border, one alone, and two that are of one colour."""
+    of one a large one without and a small one with a label, and one that is mirrored, of one two with labels
+    that differ; one with a border, one alone, and two that are of one colour."""
     old = [image["id"] for image in listed(http)]
     http.post("/trash", json={"ids": old}).raise_for_status()
     pictures: dict[str, tuple[bytes, str | None]] = {
@@ -211,19 +211,19 @@ def test_copies_go_and_come_back_in_one_step(browser: Browser, http: httpx.Clien
     before = listed(http)
     for page in cleaning(browser, address_of(http)):
         expect(page.locator("#copies-status")).to_have_text(
-            f"3 pictures are here more than once, in 7 images. {PLAIN}"
+            f"3 pictures are here more than once, in 8 images. {PLAIN}"
         )
         expect(move(page)).to_have_text(MOVE)
         wood, sea, lake = (group(page, ids[f"{name}.png"]) for name in ("wood", "sea", "lake"))
         expect(keep(page, ids["wood-large.jpg"])).to_be_checked()
         expect(wood).to_contain_text("320 × 240")
         expect(wood).to_contain_text("wood-small.jpg")
-        expect(sea.locator("p")).to_have_text(f"2 pictures, image {ids['sea.png']} gets the label “sea”")
+        expect(sea.locator("p")).to_have_text(f"3 pictures, image {ids['sea.png']} gets the label “sea”")
         expect(lake.locator("p")).to_contain_text("2 labels")
         expect(go(page, ids["lake-small.jpg"])).not_to_be_checked()
         move(page).click()
-        said(page, "3 images deleted.")
-        gone = {ids[name] for name in ("wood.png", "wood-small.jpg", "sea-small.jpg")}
+        said(page, "4 images deleted.")
+        gone = {ids[name] for name in ("wood.png", "wood-small.jpg", "sea-small.jpg", "sea-mirrored.png")}
         assert trash(http) >= gone
         assert http.get(f"/images/{ids['sea.png']}").json()["label"] == "sea"
         expect(page.locator("#copies-groups > li")).to_have_count(1)
@@ -231,7 +231,7 @@ def test_copies_go_and_come_back_in_one_step(browser: Browser, http: httpx.Clien
         expect(move(page)).to_have_text("Move 0 pictures of 0 groups to the trash")
         page.keyboard.press("Enter")  # which does nothing
         page.keyboard.press("Control+z")
-        said(page, "4 images are as before.")
+        said(page, "5 images are as before.")
         assert listed(http) == before
         expect(page.locator("#copies-groups > li")).to_have_count(3)
         expect(move(page)).to_have_text(MOVE)
@@ -242,12 +242,12 @@ def test_others_stay_and_others_go_by_choice(browser: Browser, http: httpx.Clien
         keep(page, ids["sea-small.jpg"]).check()
         expect(go(page, ids["sea-small.jpg"])).to_be_hidden()
         expect(go(page, ids["sea.png"])).to_be_checked()
-        expect(group(page, ids["sea.png"]).locator("p")).to_have_text("2 pictures")  # it has the label
+        expect(group(page, ids["sea.png"]).locator("p")).to_have_text("3 pictures")  # it has the label
         go(page, ids["wood.png"]).uncheck()
         go(page, ids["lake-small.jpg"]).check()
-        expect(move(page)).to_have_text("Move 3 pictures of 3 groups to the trash")
+        expect(move(page)).to_have_text("Move 4 pictures of 3 groups to the trash")
         move(page).click()
-        said(page, "3 images deleted.")
+        said(page, "4 images deleted.")
         assert {ids[name] for name in ("sea.png", "wood-small.jpg", "lake-small.jpg")} <= trash(http)
         expect(page.locator("#copies-groups > li")).to_have_count(1)
         expect(go(page, ids["wood.png"])).not_to_be_checked()  # as it was left
@@ -257,7 +257,7 @@ def test_others_stay_and_others_go_by_choice(browser: Browser, http: httpx.Clien
         expect(move(page)).to_be_hidden()
         expect(page.get_by_role("heading", name="Images", exact=True)).to_be_focused()
         page.get_by_role("link", name="All images").click()
-        expect(page.locator("#images-status")).to_have_text("8 images.")
+        expect(page.locator("#images-status")).to_have_text("7 images.")
 
 
 def test_the_keyboard_is_enough(browser: Browser, http: httpx.Client, ids: Ids) -> None:
@@ -272,11 +272,11 @@ def test_the_keyboard_is_enough(browser: Browser, http: httpx.Client, ids: Ids) 
         tab_to(page, f"#copies-groups input[type=checkbox][value='{ids['wood-large.jpg']}']")
         expect(go(page, ids["wood-large.jpg"])).to_be_checked()
         page.keyboard.press("Space")
-        expect(move(page)).to_have_text("Move 2 pictures of 2 groups to the trash")
+        expect(move(page)).to_have_text("Move 3 pictures of 2 groups to the trash")
         while not page.evaluate("document.activeElement.id === 'move-copies'"):
             page.keyboard.press("Shift+Tab")
         page.keyboard.press("Enter")
-        said(page, "2 images deleted.")
+        said(page, "3 images deleted.")
         assert {ids["wood.png"], ids["sea-small.jpg"]} <= trash(http)
 
 
@@ -289,14 +289,14 @@ def test_what_the_viewer_changes_is_seen_in_the_group(browser: Browser, http: ht
         page.keyboard.press("Escape")
         expect(page.locator("#viewer")).to_be_hidden()
         expect(group(page, ids["lake.png"]).locator("p")).to_have_text("2 pictures")
-        expect(move(page)).to_have_text("Move 4 pictures of 3 groups to the trash")
+        expect(move(page)).to_have_text("Move 5 pictures of 3 groups to the trash")
         page.locator(f"#copies a[data-image='{ids['wood-large.jpg']}']").click()
         page.locator("#details-delete").click()
         said(page, "1 image deleted.")
         page.keyboard.press("Escape")
         expect(page.locator("#viewer")).to_be_hidden()
         expect(keep(page, ids["wood.png"])).to_be_checked()  # the largest of those that are left
-        expect(move(page)).to_have_text("Move 3 pictures of 3 groups to the trash")
+        expect(move(page)).to_have_text("Move 4 pictures of 3 groups to the trash")
 
 
 def test_nothing_goes_whose_label_would_be_lost(browser: Browser, http: httpx.Client, ids: Ids) -> None:
@@ -361,7 +361,7 @@ def test_a_reader_is_asked_for_a_key_when_something_is_to_go(browser: Browser, m
                 move(page).click()
                 dialog.get_by_label("Key", exact=True).fill(WRITER)
                 dialog.get_by_role("button", name="Use it").click()
-                said(page, "3 images deleted.")
+                said(page, "4 images deleted.")
                 assert ids["sea-small.jpg"] in trash(http)
 
 

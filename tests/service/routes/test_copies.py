@@ -108,6 +108,20 @@ def test_copies_are_grouped_and_the_largest_is_the_best(http: httpx.Client) -> N
     assert large in [each["best"] for each in groups]
 
 
+def test_mirrored_and_turned_copies_are_in_one_group(http: httpx.Client) -> None:
+    """Of a label each, so that the answer says that they differ."""
+    image = scene(3, (480, 320))
+    large = add(http, sent(image), "large.png", label="circle")
+    mirrored = add(http, sent(ImageOps.mirror(image).resize((240, 160))), "mirrored.png", label="square")
+    turned = add(http, sent(image.transpose(Image.Transpose.ROTATE_90)), "turned.png")
+    add(http, sent(scene(2, (480, 320))), "other.png")
+    found = answer(http.get("/duplicates?by=picture&limit=100"))["found"]
+    (group,) = [each for each in found if large in [image["id"] for image in each["images"]]]
+    assert [image["id"] for image in group["images"]] == [large, mirrored, turned]
+    assert [image["width"] for image in group["images"]] == [480, 240, 320]
+    assert (group["size"], group["best"], group["labels"]) == (3, large, 2)
+
+
 def test_an_index_of_an_earlier_version_says_what_it_lacks(mine: Path) -> None:
     with closing(sqlite3.connect(mine / CATALOGUE)) as connection, connection:
         connection.execute("DELETE FROM pictures WHERE item_id < 6")

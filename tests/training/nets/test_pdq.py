@@ -199,5 +199,18 @@ def test_the_eight_hashes_follow_from_one_nearly():
         assert np.array_equal(eight[0], each.upright)
 
 
+def test_whichever_of_two_is_turned_they_are_as_near():
+    """The ways of a way are the same ways, and no way brings two hashes nearer to each other."""
+    random = np.random.default_rng(0)
+    one, other = random.integers(0, 256, (2, 1, 32), dtype=np.uint8)
+    ways = turned(one)
+    assert len(np.unique(ways, axis=0)) == 8
+    for way in ways:
+        assert np.array_equal(np.unique(turned(way[None]), axis=0), np.unique(ways, axis=0))
+    there = np.bitwise_count(turned(one) ^ other).sum(axis=1)
+    back = np.bitwise_count(turned(other) ^ one).sum(axis=1)
+    assert sorted(there.tolist()) == sorted(back.tolist())
+
+
 def test_of_no_hashes_none_are_turned():
     assert turned(np.empty((0, 32), np.uint8)).shape == (0, 32)

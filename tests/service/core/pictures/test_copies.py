@@ -16,6 +16,7 @@ from index.catalogue import Catalogue
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, NewItem, Picture
 from service.core.pictures.copies import (
+    AS_WHOLES,
     BY_HASH,
     COMPARED,
     Near,
@@ -27,7 +28,7 @@ from service.core.pictures.copies import (
 from service.core.pictures.windows import distances_of_parts
 from tests.remote_engine import RemoteEngine
 from tests.service.core.pictures.patches import asked, cropped, picture, saved
-from training.nets.pdq import BITS, PLAIN, SAME, Hashes
+from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq
 
 CLASSES = ("cat", "dog")
 FAR = 80
@@ -194,7 +195,7 @@ def test_the_same_as_comparing_all(
     k: int,
     max_distance: int,
 ) -> None:
-    assert len(catalogue.codes().ids) < BY_HASH  # so that parts of all are compared
+    assert len(catalogue.codes().ids) < AS_WHOLES  # so that parts of all are compared
     wanted = {"k": k, "max_distance": max_distance, "labels": labels, "without": without}
     for image in (picture(7), cropped(picture(7), 0.1, 0.4, 0.8), picture(99)):
         near = pictures.search(asked(image), nobody, **wanted)
@@ -254,9 +255,10 @@ def test_ties_are_counted_that_are_only_seen_from_afar(tmp_path: Path) -> None:
 
 
 def test_parts_are_compared_of_what_shows_the_like(crowded: Catalogue) -> None:
-    """Where the hash leads elsewhere."""
+    """Where the hashes lead elsewhere."""
     whole = picture(50)
-    (id_,) = crowded.add([new_item(700, whole)])
+    far = Picture(b"\xff" * 32, 90)  # 128 bits from each hash that is asked with
+    (id_,) = crowded.add([replace(new_item(700, whole), picture=far)])
     part = asked(cropped(whole, 0.3, 0.3, 0.75))
     misled = Hashes(
         np.stack([np.frombuffer(crowded.pictures.of([n])[n].hash, np.uint8) for n in range(1, 9)]), 90
@@ -273,9 +275,30 @@ def test_parts_are_compared_of_what_shows_the_like(crowded: Catalogue) -> None:
     near = pictures.search(flipped, alike, k=1)
     assert near.ids.tolist() == [id_]
     assert near.distances[0] < FAR
-    assert counts == [COMPARED - BY_HASH]
+    assert counts == [COMPARED - BY_HASH - AS_WHOLES]
     assert pictures.search(flipped, alike, k=1, labels=[1]).ids.tolist() != [id_]  # it is a cat
     assert pictures.search(flipped, alike, k=1, without=id_).ids.tolist() != [id_]
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_among_many_a_whole_is_found_by_a_hash_that_it_may_have(tmp_path: Path, side: int) -> None:
+    """Of which a third of one side was cut off, where nothing shows the like."""
+    random, image = np.random.default_rng(side), new_item(1, picture(1))
+    path = tmp_path / "many.sqlite"
+    with Catalogue.create(path, encoder_id="00ff", bits=8, classes=CLASSES) as catalogue:
+        hashes = [pdq(random.integers(0, 256, (8, 8)).astype(np.float32)).upright for _ in range(2000)]
+        catalogue.add(
+            replace(image, path=f"{number}.png", picture=Picture(each.tobytes(), 80))
+            for number, each in enumerate(hashes)
+        )
+        wanted = [catalogue.add([new_item(3000 + number, picture(number))])[0] for number in range(40, 46)]
+        pictures, found = Pictures(catalogue, FaissEngine), list[int]()
+        for number, id_ in zip(range(40, 46), wanted, strict=True):
+            box = [(72, 0, 240, 180), (0, 54, 240, 180), (0, 0, 168, 180), (0, 0, 240, 126)][side]
+            part = asked(picture(number, 240, 180).crop(box))
+            near = pictures.search(part, nobody, k=1)
+            found += [id_] if near.ids[0] == id_ and near.distances[0] < FAR else []
+    assert len(found) >= 5
 
 
 # --- as a catalogue changes ------------------------------------------------------------------------
@@ -355,6 +378,17 @@ def test_groups_of_copies(pictures: Pictures, catalogue: Catalogue) -> None:
     assert plain_ones == 2
     catalogue.throw([again])
     assert [group.tolist() for group in pictures.groups(SAME, most=10**6)[0]] == [[4, smaller]]
+
+
+def test_mirrored_and_turned_ones_are_in_the_group(pictures: Pictures, catalogue: Catalogue) -> None:
+    image = picture(4)
+    ways = [EDITS[edit](image) for edit in ("mirrored", "turned", "mirrored and turned", "smaller")]
+    added = catalogue.add(new_item(number, way) for number, way in enumerate(ways, 200))
+    (group,) = pictures.groups(SAME, most=10**6)[0]
+    assert group.tolist() == [4, *added]
+    catalogue.throw(list(added))
+    exact = catalogue.add([new_item(300, picture(9).transpose(Image.Transpose.TRANSPOSE))])
+    assert [group.tolist() for group in pictures.groups(0, most=0)[0]] == [[9, *exact]]
 
 
 def test_two_threads_get_the_answers_of_one(pictures: Pictures, catalogue: Catalogue) -> None:

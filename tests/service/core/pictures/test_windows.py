@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from service.core.pictures.windows import AROUND, GRID, SHARES, SURE, distances_of_parts
+from service.core.pictures.windows import AROUND, GRID, SHARES, SURE, distances_of_parts, hashes_of_wholes
 from tests.samples import without_a_quarter
 from tests.service.core.pictures.patches import cropped, picture
 from training.nets.pdq import BITS, SAME, pdq
@@ -31,6 +31,27 @@ def test_a_crop_finds_its_picture_and_the_other_way_round(share: float, place: t
 def test_a_side_cut_off_finds_its_picture(side: int) -> None:
     distances = distances_of_parts(without_a_quarter(WHOLE, side), [WHOLE, *OTHERS])
     assert distances[0] < FAR <= distances[1:].min()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0.75, 1), (0, 0.3, 1, 1), (0.13, 0.13, 1, 1), (0.1, 0, 0.9, 0.8)])
+def test_a_whole_has_nearly_one_of_the_hashes_that_it_may_have(
+    box: tuple[float, float, float, float],
+) -> None:
+    """It is nearer than any other; and what is asked with is the part within grey, as numpy pads it."""
+    sides = WHOLE.size * 2
+    left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
+    part = WHOLE.crop((left, top, right, bottom))
+    hashes = hashes_of_wholes(part)
+    apart = [np.bitwise_count(hashes ^ _hash(each)).sum(axis=1).min() for each in [WHOLE, *OTHERS]]
+    assert apart[0] < min(apart[1:]) - 8
+    grey = np.asarray(part, np.float32)
+    margins = ((top, WHOLE.height - bottom), (left, WHOLE.width - right))
+    padded = pdq(np.pad(grey, margins, constant_values=grey.mean())).upright
+    assert np.bitwise_count(hashes ^ padded).sum(axis=1).min() <= 64
+
+
+def _hash(image: Image.Image) -> NDArray[np.uint8]:
+    return pdq(np.asarray(image, np.float32)).upright
 
 
 @pytest.mark.parametrize("colour", [0, 128, 255])
