@@ -4,6 +4,8 @@ Whatever a batch decides comes of sums over its images or patches. Workers add t
 made of them: so each comes to what one process learns from the whole batch.
 """
 
+import hashlib
+import os
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -11,7 +13,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd import Function
 
+from training.config import Config, ConfigError
+from training.nets.pretrained import is_pretrained
 from training.rules import alone
+
+MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
 
 
 class Part(NamedTuple):
@@ -41,6 +47,13 @@ class Alone:
 
     def begin_equal(self, model: nn.Module) -> None:
         """The model takes the state of the first worker's."""
+
+    def agree(self, value: str) -> bool:
+        """Whether all workers have the same value."""
+        return True
+
+    def leave(self) -> None:
+        """The end of learning together."""
 
 
 ALONE = Alone()
@@ -83,6 +96,59 @@ class Together(Alone):
             distributed.broadcast(same, 0)
             tensor.copy_(same)
 
+    def agree(self, value: str) -> bool:
+        own = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7])
+        largest = torch.tensor([own, -own], device=self.device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return largest.tolist() == [own, -own]
+
+    def leave(self) -> None:
+        distributed.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes torchrun started, this one included; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in MEETING) else 1
+
+
+def meet(device: torch.device) -> Alone:
+    """The processes that torchrun started, with this one; on GPUs each takes one. Raises ConfigError."""
+    if world_size() == 1:
+        return ALONE
+    if device.type == "cuda":
+        own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if own >= there:
+            raise ConfigError(
+                f"there are fewer GPUs ({there}) than processes: start {there}, or --device cpu"
+            )
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Together(device)
+
+
+def check_together(config: Config) -> None:
+    """ConfigError where the processes that torchrun started cannot learn together as this has it."""
+    world = world_size()
+    if world == 1:
+        return
+    if config.rule == "none" or is_pretrained(config.backbone):
+        raise ConfigError(f"{world} processes share the pre-training, and here is none: start one process")
+    if ":" in config.device:
+        raise ConfigError(
+            f"device {config.device} is for one process: {world} take one each of --device cuda"
+        )
+    if config.batch_size < 2 * world:  # then no part of a batch is empty
+        raise ConfigError(
+            f"batch_size {config.batch_size} is too small for {world} processes: "
+            f"--set batch_size={2 * world} or more, or start fewer"
+        )
+
+
+def refuse_together(command: str) -> None:
+    """ConfigError where torchrun started several processes of a command for one."""
+    if world_size() > 1:
+        raise ConfigError(f"{command} runs in one process: start it without torchrun")
+
 
 class Added(Function):
     """The sum of a tensor over all workers, and of its gradient."""
@@ -101,7 +167,7 @@ class Added(Function):
 
 
 class JoinedNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm of the batch of all workers. torch's SyncBatchNorm does the same on GPUs only."""
+    """Batch norm of the batch of all workers. torch's SyncBatchNorm does not run on CPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, …) -> the same shape."""
