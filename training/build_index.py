@@ -44,21 +44,33 @@ from training.config import (
 )
 from training.device import choose_device, choose_precision, round_products, set_up_process
 from training.export import export
+from training.learning.together import ALONE, Alone, check_together, meet
 from training.nets.backbones import BACKBONES
 from training.nets.pretrained import NONE, PRETRAINED
 from training.rules import RULES
 from training.run import Run
 
 
-def build(config: Config, target: Path, work: Path) -> Artifact:
-    """Train as `config` says, working in the folder `work`, and publish the artifact at `target`."""
+def build(config: Config, target: Path, work: Path, workers: Alone = ALONE) -> Artifact:
+    """Train as `config` says, working in the folder `work`, and publish the artifact at `target`. Workers
+    help with the pre-training."""
     (work / "config.json").write_text(json.dumps(dataclasses.asdict(anywhere(config)), indent=2))
-    run = Run(config, work)
+    run = Run(config, work, workers=workers)
     method = run.train()
     round_products("fp32")  # codes are to be those that the service computes
     built = export(run, method, work / "artifact", target)
     shutil.rmtree(work)
     return built
+
+
+def assist(config: Config, work: Path | None, workers: Alone) -> None:
+    """Pre-train with those who build, and write nothing. A run that goes on lies in the folder `work`."""
+    try:
+        run = Run(config, work, workers=workers)
+        run.learn_features(run.restore())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the first process says how to go on") from None
+    workers.leave()
 
 
 def anywhere(config: Config) -> Config:
@@ -242,12 +254,17 @@ def run_command(arguments: list[str] | None = None) -> None:
         check(config)
     else:
         config = configure(flags | settings)
-    set_up_process(choose_precision(config.precision, choose_device(config.device)))
+    check_together(config)
+    device = choose_device(config.device)
+    set_up_process(choose_precision(config.precision, device))
+    workers = meet(device)
+    if workers.rank:
+        return assist(config, None if resume is None else work, workers)
     if resume is None:
         target, work = new_folder(out)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        built = build(config, target, work)
+        built = build(config, target, work, workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; go on with: {going_on(work)}") from None
     except ArithmeticError as error:

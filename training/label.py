@@ -67,6 +67,7 @@ from training.data import indexed
 from training.device import choose_device, describe, round_products, set_up_process
 from training.export import versions
 from training.learning.division import Division, hold_out
+from training.learning.together import refuse_together
 from training.nets.encoder import Embeddings, Encoder
 from training.nets.images import Reading
 from training.pixels import Loaded, each_batch, place, read, stream
@@ -512,6 +513,7 @@ def run_command(arguments: list[str] | None = None) -> None:
     )
     options = command.parse_args(arguments)
     settings = dict(parse_setting(text, settings_help()) for text in options.set or ())
+    refuse_together("hebbsearch label")
     if settings and not options.full:
         command.error("--set goes with --full, which learns the network anew")
     if taken := settings.keys() - settings_help().keys():

@@ -7,6 +7,8 @@ Every rule has the form rule(x, y, w, *, stride, padding, **hyper) -> dw with
     dw  like w           the update for learning rate 1, aggregated over all P = B·H'·W' patches.
 x and y may be bfloat16 beside 32-bit weights: products of patches are then taken in bfloat16, summed in
 32 bits by the hardware and rounded once to bfloat16; what follows is in the weights' own precision.
+A rule that is fast comes to its update by way of sums over patches. It hands them to `add` before it makes
+anything of them: so several workers, each with its part of the images, learn what one does from all.
 
 In the formulas C (P, M) are the patches with M = C·kh·kw, B (Q, M) the weights, A (P, Q) the activations.
 Source, where a rule names no other: Lagani et al., Neurocomputing 2024, doi 10.1016/j.neucom.2024.127867
@@ -16,7 +18,7 @@ Source, where a rule names no other: Lagani et al., Neurocomputing 2024, doi 10.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +32,25 @@ SCORES_AT_ONCE = (1 << 21, 1 << 25)  # of SWTA, on a CPU and on a GPU
 NEURONS_AT_ONCE = (64, 256)  # of HPCA
 
 
+# From what one worker has summed up to what all have together: tensors of the same shapes, and where it has
+# counted, a number or a tensor (), for which a GPU need not wait.
+Add = Callable[..., tuple[Any, ...]]
+
+
+def alone(*sums: Tensor | int) -> tuple[Any, ...]:
+    """The sums as they are: there are no other workers."""
+    return sums
+
+
 def swta_fh(
-    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 0.02
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    temperature: float = 0.02,
+    add: Add = alone,
 ) -> Tensor:
     """Soft winner-takes-all: ΔB = (D∘S)ᵀC − E∘B, S = softmax over neurons of A/T, D_pq = S_pq / Σ_p S_pq,
     E_q = Σ_p (D∘S)_pq. A neuron that no patch excites (Σ_p S_pq = 0) stays where it is.
@@ -40,7 +59,7 @@ def swta_fh(
     come in groups whose scores stay in the cache, and S as a whole never exists."""
     total, pull = torch.zeros_like(w[:, 0, 0, 0]), torch.zeros_like(w[:, 0, 0, 0])
     dw = torch.zeros_like(w)
-    images = max(1, SCORES_AT_ONCE[w.is_cuda] // y[0].numel())
+    images = max(1, SCORES_AT_ONCE[w.is_cuda] // y.shape[1:].numel())
     for some_x, some_y in zip(x.split(images), y.split(images), strict=True):
         # With channels last the softmax runs along memory, three times faster than across it.
         s = torch.softmax(some_y.movedim(1, -1).to(w.dtype) / temperature, dim=-1).movedim(-1, 1)
@@ -48,17 +67,23 @@ def swta_fh(
         squares = s.square_()
         pull += squares.sum((0, 2, 3))
         dw += _patch_product(squares.to(x.dtype), some_x, w, stride, padding)
+    dw, pull, total = add(dw, pull, total)
     total.clamp_min_(torch.finfo(w.dtype).tiny)
     return dw.sub_(pull.view(-1, 1, 1, 1) * w).div_(total.view(-1, 1, 1, 1))
 
 
-def hpca_fh(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
+def hpca_fh(
+    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, add: Add = alone
+) -> Tensor:
     """Hebbian PCA: ΔB = (AᵀC − tril(AᵀA) B) / P."""
     a = y.movedim(1, -1).reshape(-1, len(w))  # (P, Q), a view if channels lie last
     if _fully_connected(x, w, padding):
-        return _hpca_in_blocks(x.flatten(1).to(w.dtype), a.to(w.dtype), w.flatten(1)).view_as(w)
-    dw = _patch_product(y, x, w, stride, padding)
-    return dw.sub_(_reconstruction(a, w.flatten(1)).view_as(w)).div_(len(a))
+        dw = _hpca_in_blocks(x.flatten(1).to(w.dtype), a.to(w.dtype), w.flatten(1)).view_as(w)
+    else:
+        dw = _patch_product(y, x, w, stride, padding)
+        dw.sub_(_reconstruction(a, w.flatten(1)).view_as(w))
+    dw, patches = add(dw, len(a))
+    return dw.div_(patches)
 
 
 def _reconstruction(a: Tensor, b: Tensor) -> Tensor:
@@ -85,8 +110,8 @@ def _fully_connected(x: Tensor, w: Tensor, padding: IntPair) -> bool:
 
 
 def _hpca_in_blocks(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The same update where Q² M would cost more than P Q M: neurons in blocks, each learning from the
-    residual R = C − Σ A_b B_b that the earlier blocks leave: ΔB_b = A_bᵀR − tril(A_bᵀA_b) B_b."""
+    """P times the same update where Q² M would cost more than P Q M: neurons in blocks, each learning from
+    the residual R = C − Σ A_b B_b that the earlier blocks leave: P ΔB_b = A_bᵀR − tril(A_bᵀA_b) B_b."""
     block = NEURONS_AT_ONCE[b.is_cuda]
     residual, delta = c.clone(), torch.empty_like(b)
     for start in range(0, len(b), block):
@@ -95,7 +120,7 @@ def _hpca_in_blocks(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
         torch.mm(a_b.T, residual, out=delta_b)
         delta_b.addmm_((a_b.T @ a_b).tril(), b_b, alpha=-1)
         residual.addmm_(a_b, b_b, alpha=-1)
-    return delta.div_(len(c))
+    return delta
 
 
 def swta(
@@ -124,7 +149,9 @@ def hpca(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPa
     return (dw / len(patches)).reshape(w.shape)
 
 
-def hebbgrad(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0) -> Tensor:
+def hebbgrad(
+    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, add: Add = alone
+) -> Tensor:
     """Hard winner-takes-all with Grossberg's instar rule: Δb_q = a_q (c − b_q), a = 1 for a patch's most
     active neuron if it is active at all, else 0. Aggregation is the mean: ΔB = (AᵀC − diag(Σ_p a_p) B) / P.
 
@@ -136,7 +163,8 @@ def hebbgrad(x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: I
     a.movedim(1, -1).scatter_(-1, best.indices, (best.values > 0).to(y.dtype))
     dw = _patch_product(a, x, w, stride, padding)
     won = a.sum((0, 2, 3), dtype=w.dtype)
-    return dw.sub_(won.view(-1, 1, 1, 1) * w).div_(a.numel() // len(w))
+    dw, won, patches = add(dw, won, a.numel() // len(w))
+    return dw.sub_(won.view(-1, 1, 1, 1) * w).div_(patches)
 
 
 def krotov(
@@ -149,6 +177,7 @@ def krotov(
     p: float = 2.0,
     k: int = 2,
     delta: float = 0.1,
+    add: Add = alone,
 ) -> Tensor:
     """Competing hidden units: Δb_q = g_q (c − I_q b_q), currents I_q = Σ_j sign(b_qj) |b_qj|^(p−1) c_j, g = 1
     for the neuron with the largest current, −Δ for the k-th, else 0. Lebesgue norms ‖b‖_p tend to 1.
@@ -163,11 +192,19 @@ def krotov(
     for _ in range(k - 1):  # one maximum at a time: for few ranks several times faster than topk
         ranked = rest.scatter_(-1, ranked, -math.inf).max(-1, keepdim=True).indices
     g = rest.zero_().scatter_(-1, ranked, -delta).scatter_(-1, first, 1.0).movedim(-1, 1)
-    return _bounded_oja(g, x, w, b, stride, padding)
+    (dw,) = add(_patch_product(g, x, w, stride, padding))
+    return _bounded_oja(dw, w, b)
 
 
 def softhebb(
-    x: Tensor, y: Tensor, w: Tensor, *, stride: IntPair = 1, padding: IntPair = 0, temperature: float = 1.0
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    temperature: float = 1.0,
+    add: Add = alone,
 ) -> Tensor:
     """Soft competition that repels losers: Δb_q = |‖b_q‖ − 1|^½ a_q (c − u_q b_q), u_q = b_q·c, a = softmax
     over neurons of u/T, negated for all but the most active one. y may be u less what is the same for all
@@ -180,13 +217,13 @@ def softhebb(
     best = a.max(-1, keepdim=True)
     a = a.neg_().scatter_(-1, best.indices, best.values).movedim(-1, 1)
     rates = (w.flatten(1).norm(dim=1) - 1).abs_().sqrt_()
-    return _bounded_oja(a.to(x.dtype), x, w, w, stride, padding).mul_(rates.view(-1, 1, 1, 1))
+    (dw,) = add(_patch_product(a.to(x.dtype), x, w, stride, padding))
+    return _bounded_oja(dw, w, w).mul_(rates.view(-1, 1, 1, 1))
 
 
-def _bounded_oja(a: Tensor, x: Tensor, w: Tensor, b: Tensor, stride: IntPair, padding: IntPair) -> Tensor:
-    """AᵀC − diag(Σ_p a_pq I_pq) W over its largest entry, for the currents I = C Bᵀ. Since Σ_p a_pq I_pq is
-    (AᵀC)_q · b_q, the currents are not needed for it."""
-    dw = _patch_product(a, x, w, stride, padding)
+def _bounded_oja(dw: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """AᵀC − diag(Σ_p a_pq I_pq) W over its largest entry, of AᵀC, for the currents I = C Bᵀ. Since
+    Σ_p a_pq I_pq is (AᵀC)_q · b_q, the currents are not needed for it."""
     dw = dw.sub_((dw * b).sum((1, 2, 3), keepdim=True) * w)
     return dw.div_(dw.abs().max().clamp_min_(torch.finfo(w.dtype).tiny))
 
@@ -239,17 +276,18 @@ class Traits(NamedTuple):
     # win. Their sources start from above too, but farther away and normally distributed: Krotov and Hopfield
     # at N(0, 1), lengths of √M (8.7 for 5×5×3), SoftHebb's demo at 25·N(0, 1)/√M, lengths of 25.
     start: float = 1.0
+    adds: bool = True  # whether it takes `add`
 
 
 SWTA = Traits(
-    swta, 1e-2, adaptive=False, whiten=True, temperature=0.02, response=raised_cosine, filters=directions
+    swta_fh, 1e-2, adaptive=False, whiten=True, temperature=0.02, response=raised_cosine, filters=directions
 )
-HPCA = Traits(hpca, 0.06, adaptive=True)
+HPCA = Traits(hpca_fh, 0.06, adaptive=True)
 TRAITS = {
-    "swta": SWTA,
-    "swta_fh": SWTA._replace(update=swta_fh),
-    "hpca": HPCA,
-    "hpca_fh": HPCA._replace(update=hpca_fh),
+    "swta": SWTA._replace(update=swta, adds=False),
+    "swta_fh": SWTA,
+    "hpca": HPCA._replace(update=hpca, adds=False),
+    "hpca_fh": HPCA,
     "hebbgrad": Traits(hebbgrad, 1.0, adaptive=False, whiten=True, filters=directions),
     "krotov": Traits(krotov, 5e-2, adaptive=False, response=currents, start=3.5),
     "softhebb": Traits(

@@ -42,6 +42,7 @@ from training.device import activation_type, choose_device, choose_precision, ro
 from training.learning.by_rule import LEARNERS, Learner
 from training.learning.finetune import JointHead, Supervised, accuracy, head_without_labels
 from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
+from training.learning.together import ALONE, Alone
 from training.model import Model, joined_encoder, kept_of, student_of, take_pretrained, xavier
 from training.nets.backbones import BACKBONES
 from training.nets.encoder import Encoder
@@ -74,11 +75,13 @@ class Run:
     """Reads the images, divides them, and trains.
 
     `work` is the folder for checkpoints, None for none of them; `loaded` the images, where several runs
-    share them.
+    share them; `workers` are those that pre-train together.
     """
 
-    def __init__(self, config: Config, work: Path | None, loaded: Loaded | None = None) -> None:
-        self.config = config
+    def __init__(
+        self, config: Config, work: Path | None, loaded: Loaded | None = None, workers: Alone = ALONE
+    ) -> None:
+        self.config, self.workers = config, workers
         self.checkpoint = None if work is None else work / CHECKPOINT
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
@@ -105,17 +108,10 @@ class Run:
     # --- the stages ---
 
     def train(self) -> str:
-        """Run what is not done yet; returns how the codes were learned."""
+        """Run what is not done yet, after the pre-training alone; returns how the codes were learned."""
         saved = self.learn_features(self.restore())
-        if self.config.recipe == "best":
-            return learn_by_neighbours(self, saved)
-        if not self.classes:
-            return hash_without_labels(self)
-        if saved is None or saved["stage"] == STAGES[1]:
-            self.finetune(saved).finish()
-            saved = None
-        self.train_head(saved).finish()
-        return METHODS[self.config.head]
+        self.workers.leave()
+        return learn_rest(self, saved)
 
     def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
@@ -144,6 +140,7 @@ class Run:
     def pretrain(self, saved: Saved, after_each: Callable[[], None] | None = None) -> None:
         """Learning as the rule has it, then the plain network with what was learned; also after each epoch,
         before its checkpoint, if there is something to do with it."""
+        begin_together(self)
         torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
         learning = self.pretraining()
         if saved is not None:
@@ -151,7 +148,7 @@ class Run:
         positions = positions_of(self, learning)
         epochs = self.epochs(STAGES[0], self.config.epochs, positions, saved, learning.state_dict)
         for epoch, groups in epochs:
-            learn(self, learning, epoch, groups)
+            learn(self, learning, epoch, map(self.workers.share, groups))
             if after_each is not None:
                 self.model.network.load_state_dict(learning.weights())
                 after_each()
@@ -159,7 +156,9 @@ class Run:
 
     def pretraining(self) -> Learner:
         """What learns, with a network of its own."""
-        return LEARNERS[self.config.rule].configured(self.config, len(self.classes), self.device)
+        return LEARNERS[self.config.rule].configured(
+            self.config, len(self.classes), self.device, self.workers
+        )
 
     def finetune(self, saved: Saved) -> Supervised:
         """The whole network, end to end, on the labelled images; a joint head takes the features that it
@@ -293,7 +292,7 @@ class Run:
     def save(self, stage: str, epoch: int, training: dict[str, Any]) -> None:
         """Write the checkpoint, if there is a place for one. Those from before the later stages stay, to go
         back to."""
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not self.workers.rank:
             state = {"stage": stage, "epoch": epoch, "model": self.model.state_dict(), "training": training}
             state |= {"seconds": self.seconds, "validation": self.validation, "images": self.fingerprint}
             state["rates"] = rates(self.config)
@@ -317,6 +316,28 @@ class Run:
         return self.model.encoder(self.config).to(self.device)
 
 
+def learn_rest(run: Run, saved: Saved) -> str:
+    """What follows the features, as far as it is not done yet; returns how the codes were learned."""
+    if run.config.recipe == "best":
+        return learn_by_neighbours(run, saved)
+    if not run.classes:
+        return hash_without_labels(run)
+    if saved is None or saved["stage"] == STAGES[1]:
+        run.finetune(saved).finish()
+        saved = None
+    run.train_head(saved).finish()
+    return METHODS[run.config.head]
+
+
+def begin_together(run: Run) -> None:
+    """The workers of a run have the same images, preprocessed alike. Raises DataError."""
+    if not run.workers.agree(run.fingerprint):
+        raise DataError(
+            f"{run.images.where}: the processes do not have the same images; copy the folder anew"
+        )
+    run.workers.begin_equal(run.model)
+
+
 def checkpoint_of(run: Run) -> Saved:
     """The checkpoint to go on from: the last, or, where a stage has another learning rate since, that from
     before it. None for a run that begins; its images are noted."""
@@ -325,7 +346,8 @@ def checkpoint_of(run: Run) -> Saved:
         return None
     listing = path.with_name(IMAGES)
     if not path.exists():
-        listing.write_text(json.dumps(run.images.listed()))
+        if not run.workers.rank:
+            listing.write_text(json.dumps(run.images.listed()))
         return None
     saved = read_checkpoint(path, run.device)
     found = differences(run, listing)

@@ -9,6 +9,7 @@ from torch import Tensor
 from training.config import Config
 from training.learning.hah import HebbianAntiHebbian
 from training.learning.hebbian import Pretraining
+from training.learning.together import ALONE, Alone
 from training.learning.vae import Autoencoding
 from training.rules import RULES
 
@@ -21,12 +22,13 @@ class Learner(Protocol):
     searched: ClassVar[tuple[str, ...]]  # the settings of its own that a search tunes, first to last
 
     @classmethod
-    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
-        """Learning of a new network, on the device, as the configuration has it."""
+    def configured(cls, config: Config, classes: int, device: torch.device, workers: Alone = ALONE) -> Self:
+        """Learning of a new network, on the device, as the configuration has it, together with the other
+        workers."""
 
     def epoch(self, number: int, batches: Iterable[Any]) -> None:
-        """One pass over normalised images (B, 3, S, S), each batch with its labels (B,) where it learns from
-        them; epochs count from 0. Raises ArithmeticError where it diverges."""
+        """One pass over this worker's share of each batch: normalised images (B, 3, S, S), with their labels
+        (B,) where it learns from them; epochs count from 0. Raises ArithmeticError where it diverges."""
 
     def weights(self) -> dict[str, Tensor]:
         """What was learned, as the state of a plain Network."""

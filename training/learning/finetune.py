@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from training.coding.quantisation import iterative_quantisation
 from training.config import HALVINGS, Config
+from training.learning.together import ALONE, Alone
 from training.nets.backbones import Linear, Network
 from training.nets.head import Head
 
@@ -94,9 +95,18 @@ class Descent:
     otherwise: str = ""  # what else may help
 
     def __init__(
-        self, model: nn.Module, config: Config, *, lr: float, epochs: int, weight_decay: float = 0.0
+        self,
+        model: nn.Module,
+        config: Config,
+        *,
+        lr: float,
+        epochs: int,
+        weight_decay: float = 0.0,
+        workers: Alone = ALONE,
     ) -> None:
         self.model, self.schedule, self.lr, self.epochs = model, config.schedule, lr, epochs
+        self.workers = workers
+        workers.join(model)
         momentum = config.momentum
         # fused: one pass over the weights instead of five, 8 × faster for a wide layer on a CPU.
         self.optimizer = torch.optim.SGD(
@@ -108,6 +118,7 @@ class Descent:
         lr = self.lr * halvings(number, self.epochs, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.workers.begin_equal(self.model)
         self.model.train()
         total = torch.zeros(())
         for batch in batches:
@@ -115,6 +126,7 @@ class Descent:
             self.optimizer.step()
             total = total.to(loss.device) + loss
         self.model.eval()
+        (total,) = self.workers.add(total)
         # Here the host waits for the device.
         if not is_finite(self.model, total):
             raise FloatingPointError(
@@ -125,6 +137,12 @@ class Descent:
     def gradients(self, batch: Any) -> Tensor:
         """Leave the gradient in every parameter; returns the loss."""
         raise NotImplementedError
+
+    def add_gradients(self) -> None:
+        """Make of each worker's gradient that of the batch of all."""
+        found = [each.grad for each in self.model.parameters() if each.grad is not None]
+        for own, joined in zip(found, self.workers.add(*found), strict=True):
+            own.copy_(joined)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later run needs to go on, the model included."""

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, max_pool2d
 
 from training.config import Config
 from training.learning.finetune import Batch, Classifier, Descent
+from training.learning.together import ALONE, Alone
 from training.nets.backbones import BACKBONES, Conv2d, Network, convolve
 
 COST_WEIGHTS = (0.0045, 0.0025, 0.0013, 0.001, 0.0008, 0.0005)  # of the first layers, from the input on
@@ -24,12 +25,14 @@ COST_WEIGHTS = (0.0045, 0.0025, 0.0013, 0.001, 0.0008, 0.0005)  # of the first l
 
 def hebbian_anti_hebbian_cost(activations: Tensor, *, share: float = 0.1, anti: float = 0.1) -> Tensor:
     """λ · mean of the others − mean of the K = ⌈share · Q⌉ strongest of the Q neurons at a location, averaged
-    over all locations: non-negative activations (B, Q, H, W) -> a number, in 32 bits. λ is `anti`."""
+    over all locations: non-negative activations (B, Q, H, W) -> a number, in 32 bits, 0 where there are no
+    images. λ is `anti`."""
     a = activations.movedim(1, -1).float()
     strongest = math.ceil(share * a.shape[-1])
     top = a.topk(strongest, dim=-1, sorted=False).values.sum(-1)
     others = (a.sum(-1) - top) / max(1, a.shape[-1] - strongest)
-    return (anti * others - top / strongest).mean()
+    costs = anti * others - top / strongest
+    return costs.sum() / max(1, costs.numel())
 
 
 def divisive_normalisation(x: Tensor, sigma: float = 0.1) -> Tensor:
@@ -108,28 +111,31 @@ class HebbianAntiHebbian(Descent):
         model: nn.Module,
         config: Config,
         cost_weights: Sequence[float] = COST_WEIGHTS,
+        workers: Alone = ALONE,
     ) -> None:
-        super().__init__(model, config, lr=config.hah_lr, epochs=config.epochs)
+        super().__init__(model, config, lr=config.hah_lr, epochs=config.epochs, workers=workers)
         self.network, self.cost_weights = network, cost_weights
         self.layers = {name: m for name, m in network.named_modules() if isinstance(m, HaHConv2d)}
 
     @classmethod
-    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+    def configured(cls, config: Config, classes: int, device: torch.device, workers: Alone = ALONE) -> Self:
         """Learning of a new network, below a linear classifier, as the configuration has it."""
         network = with_costs(
             config.backbone, config.image_size, len(COST_WEIGHTS), rescale=config.norm_rescale
         )
         model = Classifier(network, BACKBONES[config.backbone].hidden, classes, dropout=0.0).to(device)
-        return cls(network, model, config)
+        return cls(network, model, config, workers=workers)
 
     def gradients(self, batch: Batch) -> Tensor:
-        """Leave the gradient in every parameter; returns the cross-entropy."""
+        """Leave the gradient in every parameter; returns the cross-entropy, or this worker's part of it."""
         inputs, labels = batch
-        loss = cross_entropy(self.model(inputs).float(), labels)
+        total = self.workers.part(len(inputs)).total
+        share = len(inputs) / total
+        loss = cross_entropy(self.model(inputs).float(), labels, reduction="sum") / total
         local: list[tuple[Tensor, Tensor]] = []
         for layer, alpha in zip(self.layers.values(), self.cost_weights, strict=False):
             assert layer.cost is not None  # the forward pass above set it
-            (gradient,) = grad(alpha * layer.cost, layer.weight, retain_graph=True)
+            (gradient,) = grad(alpha * share * layer.cost, layer.weight, retain_graph=True)
             local.append((layer.weight, gradient))
             layer.cost = None
         self.optimizer.zero_grad(set_to_none=True)
@@ -137,6 +143,7 @@ class HebbianAntiHebbian(Descent):
         for weight, gradient in local:
             assert weight.grad is not None
             weight.grad.add_(gradient)
+        self.add_gradients()
         return loss.detach()
 
     def weights(self) -> dict[str, Tensor]:

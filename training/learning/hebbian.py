@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from training.config import Config
+from training.config import Config, ConfigError
+from training.learning.together import ALONE, Alone
 from training.nets.backbones import BACKBONES, Conv2d, ConvFactory, Network, convolve
-from training.rules import TRAITS
+from training.rules import TRAITS, Add
 
 
 class NotFinite(ArithmeticError):
@@ -23,7 +24,7 @@ class HebbianConv2d(Conv2d):
     """A convolution that, in training mode, leaves its rule's update in `update` at each forward pass.
 
     It has Conv2d's state and nothing else. Weights start uniform in ±1/√M, or so many times
-    that as the rule's traits say.
+    that as the rule's traits say. Workers that learn together set `add`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class HebbianConv2d(Conv2d):
         super().__init__(channels, filters, kernel, **shape)
         self.rule, self.traits = rule, TRAITS[rule]
         self.hyper = hyper or {}
+        self.add: Add | None = None
         self.update: Tensor | None = None
         bound = self.traits.start / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
@@ -61,7 +63,8 @@ class HebbianConv2d(Conv2d):
         respond = self.traits.response if self.training else None
         y = respond(x, projection, self.weight, **shape) if respond else projection.relu_()
         if self.training:
-            self.update = self.traits.update(x, y, self.weight, **shape, **self.hyper)
+            workers = {"add": self.add} if self.add else {}
+            self.update = self.traits.update(x, y, self.weight, **shape, **self.hyper, **workers)
         return projection.relu_() if respond else y
 
 
@@ -120,19 +123,41 @@ class Pretraining:
     from_labels: ClassVar = False
     searched: ClassVar[tuple[str, ...]] = ("hebbian_lr", "temperature")
 
-    def __init__(self, network: nn.Module, *, lr: float, adaptive: bool, rates: Sequence[float] = ()) -> None:
-        self.network = network.train()
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        lr: float,
+        adaptive: bool,
+        rates: Sequence[float] = (),
+        workers: Alone = ALONE,
+    ) -> None:
+        self.network, self.workers = network.train(), workers
         self.layers = {n: m for n, m in network.named_modules() if isinstance(m, HebbianConv2d)}
         self.lr = lr
         self.steps = {
             name: lr * rate / math.sqrt(layer.weight[0].numel()) if adaptive else lr * rate
             for (name, layer), rate in zip(self.layers.items(), chain(rates, repeat(1.0)), strict=False)
         }
-        on_gpu = next(network.parameters()).is_cuda
-        self.step: Callable[[Tensor], None] = Replayed(self.learn) if on_gpu else self.learn
+        if workers.world > 1:
+            self._join()
+        # What workers tell each other is not recorded.
+        recorded = next(network.parameters()).is_cuda and workers.world == 1
+        self.step: Callable[[Tensor], None] = Replayed(self.learn) if recorded else self.learn
+
+    def _join(self) -> None:
+        """Learn together with the other workers from now on. Raises ConfigError."""
+        self.workers.join(self.network)
+        for layer in self.layers.values():
+            if not layer.traits.adds:
+                raise ConfigError(
+                    f"rule {layer.rule} learns in one process only; several learn by {layer.rule}_fh, which "
+                    "comes to the same"
+                )
+            layer.add = self.workers.add
 
     @classmethod
-    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+    def configured(cls, config: Config, classes: int, device: torch.device, workers: Alone = ALONE) -> Self:
         """Learning of a new network as the configuration has it, whatever the number of classes."""
         network = Network(
             config.backbone,
@@ -147,10 +172,17 @@ class Pretraining:
             convolutions = [each for each in network.modules() if isinstance(each, HebbianConv2d)]
             for layer, (_, softness) in zip(convolutions, soft, strict=False):
                 layer.hyper = {"temperature": config.temperature * softness}
-        return cls(network.to(device), lr=config.hebbian_lr, adaptive=config.hebbian_adaptive, rates=rates)
+        return cls(
+            network.to(device),
+            lr=config.hebbian_lr,
+            adaptive=config.hebbian_adaptive,
+            rates=rates,
+            workers=workers,
+        )
 
     def epoch(self, number: int, batches: Iterable[Tensor]) -> None:
         """One pass over normalised batches (B, 3, S, S), whatever its number. Raises NotFinite."""
+        self.workers.begin_equal(self.network)
         for done, batch in enumerate(batches):
             self.step(batch)
             # On a GPU a look at the weights waits for all that was launched: there only at the end.

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from training.config import Config
 from training.learning.finetune import Descent
+from training.learning.together import ALONE, Alone, Part
 from training.nets.backbones import BACKBONES, Linear, Network, map_size
 
 LONGEST_GRADIENT = 1.0  # a usual length, on CIFAR-10 1.2 in the median: it holds back the first steps' 3 to 6
@@ -86,13 +87,16 @@ class Autoencoder(nn.Module):
         self.latents = Linear(BACKBONES[backbone].hidden, 2 * latents)
         self.decoder = decoder(backbone, image_size, latents)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, part: Part | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, S, S) -> reconstruction like x; mean and log-variance (B, L) in 32 bits.
 
-        Decodes a sample, in evaluation too: z = μ + σε (Kingma and Welling), ε from torch's generator.
+        Decodes a sample, in evaluation too: z = μ + σε (Kingma and Welling), ε from torch's generator. It is
+        drawn for the batch of which x is a `part`: so no image's depends on who learns from which.
         """
         mean, log_variance = self.latents(self.network(x)).float().chunk(2, dim=1)
-        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        before, total = part or Part(0, len(x))
+        noise = torch.randn(total, mean.shape[1], device=mean.device)[before : before + len(x)]
+        z = mean + (0.5 * log_variance).exp() * noise
         return self.decoder(z.to(x.dtype)), mean, log_variance
 
 
@@ -113,31 +117,33 @@ class Autoencoding(Descent):
     what, rate = "the autoencoder", "vae_lr"
     model: Autoencoder
 
-    def __init__(self, network: Network, config: Config) -> None:
+    def __init__(self, network: Network, config: Config, workers: Alone = ALONE) -> None:
         device = next(network.parameters()).device
         model = Autoencoder(network, config.backbone, config.image_size, config.latents).to(device)
-        super().__init__(model, config, lr=config.vae_lr, epochs=config.epochs)
+        super().__init__(model, config, lr=config.vae_lr, epochs=config.epochs, workers=workers)
         self.beta, self.to_latents = config.beta, config.vae_classifier == "latents"
 
     @classmethod
-    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+    def configured(cls, config: Config, classes: int, device: torch.device, workers: Alone = ALONE) -> Self:
         """Learning of a new network as the configuration has it, whatever the number of classes."""
         network = Network(config.backbone, config.image_size, rescale=config.norm_rescale)
-        return cls(network.to(device), config)
+        return cls(network.to(device), config, workers)
 
     def gradients(self, batch: Tensor) -> Tensor:
         """Leave the gradient, no longer than LONGEST_GRADIENT, in every parameter; returns the loss."""
         loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.add_gradients()
         clip_grad_norm_(self.model.parameters(), LONGEST_GRADIENT)
         return loss.detach()
 
     def loss(self, batch: Tensor) -> Tensor:
-        """The mean over the batch of (½ ‖x − x̂‖² + β KL) / (3·S·S)."""
-        reconstruction, mean, log_variance = self.model(batch)
+        """The mean over the batch of (½ ‖x − x̂‖² + β KL) / (3·S·S), or this worker's part of it."""
+        part = self.workers.part(len(batch))
+        reconstruction, mean, log_variance = self.model(batch, part)
         each = reconstruction_error(batch, reconstruction) + self.beta * kl_divergence(mean, log_variance)
-        return each.mean() / batch[0].numel()
+        return each.sum() / part.total / batch.shape[1:].numel()
 
     def weights(self) -> dict[str, Tensor]:
         """The encoder as the state of a plain Network, or of one with latents, which are the means."""

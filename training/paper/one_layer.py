@@ -11,6 +11,7 @@ from training.data import DataError
 from training.learning.by_rule import Learner
 from training.learning.hah import HaHConv2d, HebbianAntiHebbian
 from training.learning.hebbian import Pretraining, layers_of
+from training.learning.together import ALONE, Alone
 from training.nets.backbones import BACKBONES, Linear, convolve
 from training.paper.convergence import linear_accuracy
 from training.pixels import batches
@@ -43,12 +44,12 @@ class HaHLayer(HebbianAntiHebbian):
     """HebbianAntiHebbian of a single layer, with its cost, below a linear classifier of its quadrants."""
 
     @classmethod
-    def configured(cls, config: Config, classes: int, device: torch.device) -> Self:
+    def configured(cls, config: Config, classes: int, device: torch.device, workers: Alone = ALONE) -> Self:
         """Learning of a new layer, alone in a Sequential, as the configuration has it."""
         only = nn.Sequential(HaHConv2d(3, FIRST.channels, FIRST.kernel))
         model = nn.Sequential(only, Quadrants(), Linear(4 * FIRST.channels, classes))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(only, model, config)
+        return cls(only, model, config, workers=workers)
 
 
 def layer_readout(run: Run) -> float:
