@@ -19,6 +19,7 @@ from typing import Any
 from training.command_line import OneLineParser, run_or_fail
 from training.config import DATASETS, PRECISIONS, SETTABLE, Config, ConfigError, configure, parse_setting
 from training.device import choose_device, choose_precision, set_up_process
+from training.learning.together import refuse_together
 from training.nets.backbones import smallest_image
 from training.paper import report, tables, timing
 from training.paper.cells import OF_A_METHOD, Cell, Cells, Claimed
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
 def run_command(arguments: list[str] | None = None) -> None:
     """Compute what is missing, then write the table. Raises the errors that `main` turns into one line."""
     flags = parser().parse_args(arguments)
+    refuse_together("reproduce.py")
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if not flags.quick or flags.dataset != "digits":  # which are there to see the command work
         tables.paper(flags.table, flags.dataset)  # refuses a table that the data set is not in

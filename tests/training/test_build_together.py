@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from index import artifact
 from tests import forking
 from tests.training.test_build_index import COMMAND, environment, striped_folder
-from training import label
+from training import label, reproduce
 from training.learning.hebbian import Pretraining
 from training.learning.together import MEETING
 
@@ -115,7 +115,11 @@ def test_what_several_processes_cannot_learn_is_refused(here, monkeypatch, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_labels_are_learned_by_one_process(call, monkeypatch):
+def test_labels_and_the_papers_tables_are_for_one_process(call, monkeypatch):
     for name in MEETING:
         monkeypatch.setenv(name, "8")
     assert "hebbsearch label runs in one process" in call(label.main, "here", "--out", "there", code=2).err
+    assert (
+        "reproduce.py runs in one process"
+        in call(reproduce.main, "--table", "2", "--dataset", "digits", code=2).err
+    )
