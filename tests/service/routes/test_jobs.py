@@ -145,13 +145,13 @@ def test_labels_teach_and_what_was_learned_is_measured_taken_and_tidied(
         reload(http, "mine-learned-1", force=True)
         assert answer(http.get("/eval/map"))["definition"]["queries"] == result["held_out"]
         right = 0
-        for image in answer(http.get("/images", params={"limit": 20}))["images"]:
+        for image in answer(http.get("/images", params={"limit": 8}))["images"]:
             labels, confidences = zip(*predictions(http, image["id"]), strict=True)
             assert len(set(labels)) == 1
             assert confidences == pytest.approx([confidences[0]] * 5, abs=0.01)  # an embedding has 16 bits
             assert 0.5 <= confidences[0] <= 1
             right += labels[0] == image["label"]
-        assert right >= 18
+        assert right >= 7
         code = {"codes": ["0" * 8], "encoder_id": answer(http.get("/stats"))["encoder_id"]}
         (of_code,) = answer(http.post("/search/codes", json=code))["answers"]
         assert of_code["predicted"] is of_code["confidence"] is None

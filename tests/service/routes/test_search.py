@@ -56,7 +56,9 @@ def refusal(response: httpx.Response, status: int) -> str:
 
 def test_search(http: httpx.Client, picture: bytes) -> None:
     found = answer(http.post("/search", files={"image": picture}))
-    assert found.keys() == {"code", "results", "exact", "ties_at_cut", "plain"}
+    assert found.keys() == {
+        "code", "results", "exact", "ties_at_cut", "predicted", "confidence", "plain",
+    }  # fmt: skip
     assert from_hex(found["code"], 256).shape == (1, 32)
     assert found["exact"] is True
     assert len(found["results"]) == 10

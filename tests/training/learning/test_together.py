@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -17,30 +18,32 @@ from training.nets.backbones import BACKBONES
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """{how many workers: [for each of them {rule: state}]}."""
+    """What so many workers have learned, once: [for each of them {rule: state}]."""
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     how = {"cwd": forking.ROOT, "env": env, "stderr": subprocess.PIPE, "text": True}
-    found = {}
-    for world in WORLDS:
+
+    @cache
+    def by(world):
         folder = tmp_path_factory.mktemp("workers")
         command = [sys.executable, "-m", "tests.training.learning.worker", str(folder)]
         workers = [forking.Popen([*command, str(rank), str(world)], **how) for rank in range(world)]
         said = [worker.communicate(timeout=120)[1] for worker in workers]
         assert [worker.returncode for worker in workers] == [0] * world, said
-        found[world] = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
-    return found
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+    return by
 
 
 @pytest.mark.process
 @pytest.mark.long
-@pytest.mark.parametrize(("world", "tolerance"), [(2, 1e-5), (3, 1e-10)])
+@pytest.mark.parametrize(("world", "tolerance"), [(2, 1e-5), pytest.param(3, 1e-10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", RULES)
 def test_workers_learn_what_one_process_learns(taught, rule, world, tolerance, monkeypatch):
     """Weights and the statistics of batch norm are equal after all steps, though the workers began with
     different ones, and learned from parts of different size."""
     monkeypatch.setitem(BACKBONES, "tiny", TINY["tiny"])
     before, expected = learned(rule, WORLDS[world], ALONE)
-    first, *others = (states[rule] for states in taught[world])
+    first, *others = (states[rule] for states in taught(world))
     torch.testing.assert_close(first, expected, rtol=tolerance, atol=tolerance)
     for name in expected:
         assert all(torch.equal(other[name], first[name]) for other in others), name
