@@ -49,7 +49,8 @@ class Marking:
         """An audit hook."""
         if event not in STARTS or self._test is None or "nurse(" in str(arguments):
             return
-        if not self._test.get_closest_marker("process"):
+        # What is slow is left out of `make quick` anyway.
+        if not any(map(self._test.get_closest_marker, ("process", "slow"))):
             raise RuntimeError(f"{self._test.nodeid} starts a process or a server: mark it with `process`")
 
 

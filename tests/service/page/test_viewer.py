@@ -40,7 +40,6 @@ def test_what_is_vendored_is_listed_with_its_hash() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.process
 @pytest.mark.parametrize("package", VENDORED, ids=lambda package: package["name"])
 def test_what_is_vendored_is_what_the_registry_has(package: dict[str, str], tmp_path: Path) -> None:
     subprocess.run(["npm", "pack", f"{package['name']}@{package['version']}"], cwd=tmp_path, check=True)
