@@ -3,16 +3,20 @@
 import argparse
 import csv
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from index.sorting import Sort
 from service.client import Client
 from service.command.parsing import Adding
 from service.command.saying import Failed, name_all, named, say, show
-from service.schemas.about import DuplicateGroup
-from service.schemas.images import Folder
+from service.schemas.about import DuplicatePage
+from service.schemas.images import FolderPage
 from service.schemas.search import Space
+
+Page = TypeVar("Page", DuplicatePage, FolderPage)
 
 FOLDERS = 1000  # that are asked for at a time
 
@@ -115,18 +119,25 @@ def list_images(options: argparse.Namespace, client: Client) -> int:
 
 def folders(options: argparse.Namespace, client: Client) -> int:
     """Name the folders that images lie in, with how many do, and a slash where there are more in it."""
-    found, after = list[Folder](), None
-    while True:
-        page = client.folders(under=options.under, after=after, limit=FOLDERS)
-        found, after = found + page.folders, page.next
-        if after is None:
-            break
+    pages = _pages(partial(client.folders, under=options.under, limit=FOLDERS))
+    found = [each for page in pages for each in page.folders]
     if options.json:
         show([each.model_dump() for each in found])
         return 0
     for each in found:
         say(f"{each.images:8d}  {each.path}{'/' if each.folders else ''}")
     return 0
+
+
+def _pages(ask: Callable[..., Page]) -> Iterator[Page]:
+    """Each page of a list, of which every one but the last says what to ask for next."""
+    after = None
+    while True:
+        page = ask(after=after)
+        yield page
+        after = page.next
+        if after is None:
+            return
 
 
 def labels(options: argparse.Namespace, client: Client) -> int:
@@ -142,12 +153,9 @@ def labels(options: argparse.Namespace, client: Client) -> int:
 
 def copies(options: argparse.Namespace, client: Client) -> int:
     """Name groups of images that are the same picture; the best of each comes first."""
-    groups, after = list[DuplicateGroup](), None
-    while True:
-        page = client.duplicates(by="picture", radius=options.radius, limit=100, members=1000, after=after)
-        groups, after = groups + page.found, page.next
-        if after is None:
-            break
+    ask = partial(client.duplicates, by="picture", radius=options.radius, limit=100, members=1000)
+    pages = list(_pages(ask))
+    groups, page = [group for page in pages for group in page.found], pages[-1]
     if options.json:
         show([group.model_dump() for group in groups])
         return 0

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -363,9 +362,11 @@ def load_encoder(artifact: Artifact) -> Encoder:
     return encoder
 
 
-def _with_predictions(answers: Sequence[Answer], predicted: Sequence[Prediction | None]) -> Sequence[Answer]:
-    """Answers with the likeliest labels of their queries, where these are known."""
-    return [replace(each, predicted=label) for each, label in zip_longest(answers, predicted)]
+def _with_predictions(answers: Sequence[Answer], predicted: Sequence[Prediction]) -> Sequence[Answer]:
+    """Answers with the likeliest labels of their queries; as they are, where nothing is predicted."""
+    if not predicted:
+        return answers
+    return [replace(each, predicted=label) for each, label in zip(answers, predicted, strict=True)]
 
 
 def _matches(

@@ -68,12 +68,18 @@ def upgrade(path: Path, *, progress: Progress = lambda ids, _: ids) -> Made:
                 made += hashed(waiting)
                 waiting = []
         made += hashed(waiting)
-        doubts = (
-            [] if catalogue.doubts.known() else judged(*embedded(catalogue.codes(), *catalogue.embeddings()))
-        )
-        catalogue.doubts.keep(doubts) if doubts else None
+        labels = _look_at_labels(catalogue)
     of_files = sum(each.of == "file" for each in made)
-    return Made(of_files, len(made) - of_files, len(doubts))
+    return Made(of_files, len(made) - of_files, labels)
+
+
+def _look_at_labels(catalogue: Catalogue) -> int:
+    """Note how doubtful they are, unless somebody has; how many were looked at."""
+    if catalogue.doubts.known():
+        return 0
+    doubts = judged(*embedded(catalogue.codes(), *catalogue.embeddings()))
+    catalogue.doubts.keep(doubts)
+    return len(doubts)
 
 
 def _picture(artifact: Artifact, kept: Originals, reading: Reading, item: Item, thumbnail: bytes) -> Picture:

@@ -25,7 +25,7 @@ class Predictor:
         self._temperature = calibration.get("temperature", 1.0)
         self._encoder, self._classes = encoder, artifact.manifest.classes
 
-    def predict(self, embeddings: Embeddings | None) -> Sequence[Prediction | None]:
+    def predict(self, embeddings: Embeddings | None) -> Sequence[Prediction]:
         """The likeliest label of each of the images with these embeddings (n, E); none where there are no
         embeddings, or too few labels were learned from to say how sure it is."""
         if embeddings is None or not self._able:
@@ -34,7 +34,9 @@ class Predictor:
         likeliest = zip(posteriors.argmax(1).tolist(), posteriors.max(1).tolist(), strict=True)
         return [Prediction(self._classes[index], confidence) for index, confidence in likeliest]
 
-    def of_item(self, catalogue: Catalogue, item_id: int) -> Sequence[Prediction | None]:
+    def of_item(self, catalogue: Catalogue, item_id: int) -> Sequence[Prediction]:
         """That of an item or of a held-out query, if its embedding is kept."""
+        if not self._able:  # then nothing need be read
+            return []
         kept = catalogue.embeddings_of([item_id]).get(item_id)
         return self.predict(None if kept is None else kept[None])

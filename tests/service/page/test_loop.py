@@ -15,6 +15,7 @@ from index.verify import faults
 from tests import forking
 from tests.samples import environment, served
 from tests.service.page.browser import opened
+from tests.service.page.test_labelling import asked
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BY_KEYS = 60
@@ -67,12 +68,6 @@ def test_from_digits_without_a_label_to_measured_answers(browser: Browser, unlab
 def truth(http: httpx.Client, item_id: int) -> str:
     path = http.get(f"/images/{item_id}").raise_for_status().json()["path"]
     return WORDS[int(load_digits().target[int(Path(path).stem)])]
-
-
-def asked(page: Page) -> int:
-    """The image that is asked about, once it is there."""
-    expect(page.locator("#asked-picture img")).to_have_js_property("complete", True)
-    return int((page.locator("#asked-enlarge").get_attribute("href") or "").rpartition("/")[2])
 
 
 def give(page: Page, label: str) -> None:
