@@ -31,7 +31,7 @@ from index.tables.listing import Listing
 from index.tables.pictures import Pictures
 from index.tables.reading import TOGETHER
 from index.tables.rows import check_id, class_indices, noted
-from index.tables.schema import items_of_folder
+from index.tables.schema import QUICKER
 from index.tables.succession import Succession
 from index.tables.trash import Made, Trash, put, rewrite, take_out, throw, undo
 
@@ -80,9 +80,10 @@ class Catalogue(Succession):
             catalogue = cls(connections, writable=writable)
             with connections.reading() as connection:
                 contents = checking.verified(connection, catalogue.bits)
-            if writable:  # one of an earlier version of the same schema does not have it
+            if writable:  # one of an earlier version of the same schema does not have them
                 with connections.noting() as connection:
-                    connection.execute(CreateIndex(items_of_folder, if_not_exists=True))
+                    for each in QUICKER:
+                        connection.execute(CreateIndex(each, if_not_exists=True))
         return catalogue, contents
 
     @classmethod

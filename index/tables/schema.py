@@ -39,9 +39,14 @@ ITEMS = sa.Table(
 sa.Index("items_sha256", ITEMS.c.sha256)
 sa.Index("items_revision", ITEMS.c.revision)
 sa.Index("items_folder", ITEMS.c.folder, ITEMS.c.path)
-# By id within a folder: a page of a large one is found without sorting it. Not in UPGRADES, as it changes
-# nothing but the time: it is made where it is missing.
-items_of_folder = sa.Index("items_of_folder", ITEMS.c.folder)
+# Not in UPGRADES, as they change nothing but the time: they are made where they are missing.
+QUICKER = (
+    # By id within a folder: a page of a large one is found without sorting it.
+    sa.Index("items_of_folder", ITEMS.c.folder),
+    # In the order of names, with all that skipping asks for. The split comes last: first, it would be taken
+    # for the order of ids too, and then sorted.
+    sa.Index("items_by_name", sa.func.lower(ITEMS.c.path), ITEMS.c.id, ITEMS.c.split),
+)
 CODES = sa.Table(
     "codes",
     metadata,

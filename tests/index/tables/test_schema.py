@@ -26,17 +26,45 @@ def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
     assert "code BYTEA NOT NULL" in written
 
 
-def test_the_index_by_folder_is_made_where_it_is_missing(filled: Path) -> None:
+@pytest.mark.parametrize(
+    ("index", "query", "found"),
+    [
+        pytest.param(
+            "items_of_folder",
+            "SELECT * FROM items WHERE split = ? AND id > 3 AND folder = '/photos' ORDER BY id LIMIT 9",
+            "SEARCH items USING INDEX items_of_folder (folder=? AND rowid>?)",
+            id="a page of a folder",
+        ),
+        pytest.param(
+            "items_by_name",
+            "SELECT id FROM items WHERE split = ? ORDER BY lower(path), id LIMIT 9 OFFSET 9",
+            "SCAN items USING INDEX items_by_name",
+            id="a part in the order of names",
+        ),
+        pytest.param(
+            "items_by_name",
+            "SELECT id FROM items WHERE split = ? ORDER BY lower(path) DESC, id DESC LIMIT 9 OFFSET 9",
+            "SCAN items USING INDEX items_by_name",
+            id="the other way round",
+        ),
+        pytest.param(
+            "items_by_name",
+            "SELECT id FROM items WHERE split = ? ORDER BY id LIMIT 9 OFFSET 9",
+            "SCAN items",
+            id="and the order of ids stays as quick",
+        ),
+    ],
+)
+def test_an_index_is_made_where_it_is_missing_so_that_nothing_is_sorted(
+    filled: Path, index: str, query: str, found: str
+) -> None:
     with closing(sqlite3.connect(filled)) as connection, connection:
-        connection.execute("DROP INDEX items_of_folder")
+        connection.execute(f"DROP INDEX {index}")
     with Catalogue.open(filled) as catalogue:
         catalogue.add([new_item(50, file=File(b"\x01" * 32, "/photos"))])
-    query = (
-        "EXPLAIN QUERY PLAN SELECT * FROM items WHERE split = ? AND id > ? AND folder = ? ORDER BY id LIMIT 9"
-    )
     with closing(sqlite3.connect(filled)) as connection:
-        plan = [row[-1] for row in connection.execute(query, ("database", 3, "/photos"))]
-    assert plan == ["SEARCH items USING INDEX items_of_folder (folder=? AND rowid>?)"]  # nothing is sorted
+        plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", ("database",))]
+    assert plan == [found]
 
 
 VERSION_1 = """
