@@ -255,6 +255,7 @@ def quality(
 
 def write(found: Sequence[Row], folder: Path) -> None:
     """Add rows to the table; what was measured again takes the place of what was."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "few-labels.csv"
     names = [each.name for each in fields(Row)]
     before = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
