@@ -28,7 +28,15 @@ from shlex import quote
 
 from index.artifact import MANIFEST, Artifact
 from index.near_copies import LEAVE_OUT
-from training.command_line import RELEARNING, OneLineParser, OutputError, beside, hebbsearch, run_or_fail
+from training.command_line import (
+    RELEARNING,
+    RESUME,
+    OneLineParser,
+    OutputError,
+    beside,
+    hebbsearch,
+    run_or_fail,
+)
 from training.config import (
     ABOUT,
     DATASETS,
@@ -44,7 +52,15 @@ from training.config import (
 )
 from training.device import choose_device, choose_precision, round_products, set_up_process
 from training.export import export
-from training.learning.together import ALONE, Alone, check_together, meet
+from training.learning.together import (
+    ALONE,
+    Alone,
+    WorkerLost,
+    check_together,
+    meet,
+    missing,
+    started_again,
+)
 from training.nets.backbones import BACKBONES
 from training.nets.pretrained import NONE, PRETRAINED
 from training.rules import RULES
@@ -53,7 +69,7 @@ from training.run import Run
 
 def build(config: Config, target: Path, work: Path, workers: Alone = ALONE) -> Artifact:
     """Train as `config` says, working in the folder `work`, and publish the artifact at `target`. Workers
-    help with the pre-training."""
+    help with the training."""
     (work / "config.json").write_text(json.dumps(dataclasses.asdict(anywhere(config)), indent=2))
     run = Run(config, work, workers=workers)
     method = run.train()
@@ -64,13 +80,12 @@ def build(config: Config, target: Path, work: Path, workers: Alone = ALONE) -> A
 
 
 def assist(config: Config, work: Path | None, workers: Alone) -> None:
-    """Pre-train with those who build, and write nothing. A run that goes on lies in the folder `work`."""
+    """Train with those who build, and write nothing. A run that goes on lies in the folder `work`."""
     try:
-        run = Run(config, work, workers=workers)
-        run.learn_features(run.restore())
+        with missing("the first process says how to go on"):
+            Run(config, work, workers=workers).train()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; the first process says how to go on") from None
-    workers.leave()
 
 
 def anywhere(config: Config) -> Config:
@@ -235,6 +250,8 @@ def run_command(arguments: list[str] | None = None) -> None:
     flags = vars(parser().parse_args(arguments))
     out, resume = flags.pop("out", None), flags.pop("resume", None)
     settings = dict(parse_setting(text) for text in flags.pop("set", []))
+    if resume is None and started_again() and out is not None and beside(Path(out)).exists():
+        resume, out, flags, settings = str(beside(Path(out))), None, {}, {}
     if (folder := flags.pop("folder", None)) is not None:
         if "data" in flags:
             raise ConfigError(f"{folder} and --data {flags['data']} are both folders of images; name one")
@@ -264,7 +281,8 @@ def run_command(arguments: list[str] | None = None) -> None:
         target, work = new_folder(out)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        built = build(config, target, work, workers)
+        with missing(f"go on with: {going_on(work)}"):
+            built = build(config, target, work, workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; go on with: {going_on(work)}") from None
     except ArithmeticError as error:
@@ -282,7 +300,7 @@ def run_command(arguments: list[str] | None = None) -> None:
 
 def main() -> None:
     """The command: errors of the user's making end in one line and exit code 2."""
-    run_or_fail(run_command, "hebbsearch build", "stopped before it began")
+    run_or_fail(run_command, "hebbsearch build", "stopped before it began", RESUME, WorkerLost)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """One function per data set; each gives an ImageSet."""
 
 import hashlib
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -297,6 +298,15 @@ def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> lis
     if written:
         found.append(f"{len(written)} with other content, first {written[0]}")
     return found
+
+
+def changed_since(listing: Path, now: ImageSet, skipped: Iterable[Mapping[str, str]]) -> str:
+    """How images differ from those of the file `listing`, which a run writes when it begins."""
+    try:
+        before = json.loads(listing.read_text())
+    except (OSError, ValueError):  # an earlier version wrote none
+        return ""
+    return "; ".join(changes(before, now.listed(), {each["path"]: each["reason"] for each in skipped}))
 
 
 # --- their parts -----------------------------------------------------------------------------------

@@ -37,11 +37,11 @@ from training.coding.learning import (
 )
 from training.coding.mirror import SAMPLE, USUAL, small, unusual
 from training.config import Config
-from training.data import DataError, ImageSet, Positions, changes
+from training.data import DataError, ImageSet, Positions, changed_since
 from training.device import activation_type, choose_device, choose_precision, round_products
 from training.learning.by_rule import LEARNERS, Learner
 from training.learning.finetune import JointHead, Supervised, accuracy, head_without_labels
-from training.learning.student import BATCH, FEWEST, LEAST_STEPS, ROUNDS, Lesson, PixelStudent
+from training.learning.student import BATCH, FEWEST, LEAST_STEPS, Lesson, PixelStudent, rounds_end
 from training.learning.together import ALONE, Alone
 from training.model import Model, joined_encoder, kept_of, student_of, take_pretrained, xavier
 from training.nets.backbones import BACKBONES
@@ -53,6 +53,7 @@ from training.pixels import Loaded, batches, each_batch, load, stream
 log = logging.getLogger("hebbsearch")
 
 Saved = dict[str, Any] | None  # a checkpoint, if there is one
+Embedded = tuple[Encoder, NDArray[np.float32]]  # an encoder whose head is yet to learn, embeddings (n, E)
 Inputs = Callable[[Iterable[Tensor]], Iterator[tuple[Tensor, Tensor]]]  # groups of positions -> with values
 
 REMEMBERED_BYTES = 2 << 30
@@ -75,7 +76,7 @@ class Run:
     """Reads the images, divides them, and trains.
 
     `work` is the folder for checkpoints, None for none of them; `loaded` the images, where several runs
-    share them; `workers` are those that pre-train together.
+    share them; `workers` are those that learn together.
     """
 
     def __init__(
@@ -108,10 +109,13 @@ class Run:
     # --- the stages ---
 
     def train(self) -> str:
-        """Run what is not done yet, after the pre-training alone; returns how the codes were learned."""
-        saved = self.learn_features(self.restore())
+        """Run what is not done yet; returns how the codes were learned. Workers help with what is learned
+        image by image, and leave the rest to the first."""
+        saved = self.restore()
+        begin_together(self)
+        taught = learn_together(self, self.learn_features(saved))
         self.workers.leave()
-        return learn_rest(self, saved)
+        return "" if self.workers.rank else learn_alone(self, taught)
 
     def learn_features(self, saved: Saved = None) -> Saved:
         """Preprocessing and pre-training; returns the checkpoint if it belongs to a later stage."""
@@ -140,7 +144,6 @@ class Run:
     def pretrain(self, saved: Saved, after_each: Callable[[], None] | None = None) -> None:
         """Learning as the rule has it, then the plain network with what was learned; also after each epoch,
         before its checkpoint, if there is something to do with it."""
-        begin_together(self)
         torch.manual_seed(protocol.derived_seed(self.config.seed, 1))
         learning = self.pretraining()
         if saved is not None:
@@ -178,7 +181,9 @@ class Run:
             return self.supervise(STAGES[2], learning, self.remembered_inputs(), saved)
         self.model.network.eval()
         lr, epochs = config.head_lr, config.head_epochs
-        learning = Supervised(head, config, lr=lr, epochs=epochs, weight_decay=config.head_weight_decay)
+        learning = Supervised(
+            head, config, lr=lr, epochs=epochs, weight_decay=config.head_weight_decay, workers=self.workers
+        )
         learning.what, learning.rate = STAGES[2], "head_lr"
         learning.otherwise = SPOILT.format(config.finetune_lr / 10)
         return self.supervise(STAGES[2], learning, self.remembered_features(), saved)
@@ -187,17 +192,19 @@ class Run:
         """Fine-tuning of `model` from images on."""
         config = self.config
         lr, epochs = config.finetune_lr, config.finetune_epochs
-        return Supervised(model, config, lr=lr, epochs=epochs, weight_decay=config.weight_decay)
+        decay = config.weight_decay
+        return Supervised(model, config, lr=lr, epochs=epochs, weight_decay=decay, workers=self.workers)
 
     def supervise(self, stage: str, learning: Supervised, inputs: Inputs, saved: Saved) -> Supervised:
         """Learn from the `inputs` of the labelled images, remembering the best validation epoch."""
-        training, validation = self.split.training, self.split.validation
+        training, validation, share = self.split.training, self.split.validation, self.workers.share
         if saved is not None:
             learning.load_state_dict(saved["training"])
         for epoch, groups in self.epochs(stage, learning.epochs, training, saved, learning.state_dict):
-            learning.epoch(epoch, self.labelled(inputs(groups)))
+            learning.epoch(epoch, self.labelled(inputs(map(share, groups))))
             if len(validation):
-                score = accuracy(learning.model, self.labelled(inputs(self.groups(validation))))
+                asked = self.labelled(inputs(map(share, self.groups(validation))))
+                score = accuracy(learning.model, asked, self.workers)
                 learning.consider(score)
                 self.validation.setdefault(stage, []).append(score)
         return learning
@@ -316,17 +323,24 @@ class Run:
         return self.model.encoder(self.config).to(self.device)
 
 
-def learn_rest(run: Run, saved: Saved) -> str:
-    """What follows the features, as far as it is not done yet; returns how the codes were learned."""
+def learn_together(run: Run, saved: Saved) -> Embedded | None:
+    """What follows the features and workers help with, as far as it is not done yet; embeddings if the recipe
+    makes codes of them."""
     if run.config.recipe == "best":
-        return learn_by_neighbours(run, saved)
-    if not run.classes:
-        return hash_without_labels(run)
-    if saved is None or saved["stage"] == STAGES[1]:
-        run.finetune(saved).finish()
-        saved = None
-    run.train_head(saved).finish()
-    return METHODS[run.config.head]
+        return learn_encoder(run, saved)
+    if run.classes:
+        if saved is None or saved["stage"] == STAGES[1]:
+            run.finetune(saved).finish()
+            saved = None
+        run.train_head(saved).finish()
+    return None
+
+
+def learn_alone(run: Run, taught: Embedded | None) -> str:
+    """The codes, with all that was learned together; returns how they were learned."""
+    if taught is not None:
+        return learn_by_neighbours(run, *taught)
+    return METHODS[run.config.head] if run.classes else hash_without_labels(run)
 
 
 def begin_together(run: Run) -> None:
@@ -350,7 +364,7 @@ def checkpoint_of(run: Run) -> Saved:
             listing.write_text(json.dumps(run.images.listed()))
         return None
     saved = read_checkpoint(path, run.device)
-    found = differences(run, listing)
+    found = changed_since(listing, run.images, run.skipped)
     if saved["images"] != run.fingerprint:
         raise CheckpointError(
             f"{run.images.where}: the images or labels are not those that the run was started with"
@@ -363,16 +377,6 @@ def checkpoint_of(run: Run) -> Saved:
         return saved
     log.info("%s begins anew, since its learning rate is another one", changed)
     return None if changed == STAGES[0] else read_checkpoint(before(path, changed), run.device)
-
-
-def differences(run: Run, listing: Path) -> str:
-    """How the images of a run differ from those of the file `listing`."""
-    try:
-        before = json.loads(listing.read_text())
-    except (OSError, ValueError):  # an earlier version wrote none
-        return ""
-    reasons = {each["path"]: each["reason"] for each in run.skipped}
-    return "; ".join(changes(before, run.images.listed(), reasons))
 
 
 def mirrors(run: Run) -> bool:
@@ -417,31 +421,35 @@ def hash_without_labels(run: Run) -> str:
     return method
 
 
-def learn_by_neighbours(run: Run, saved: Saved) -> str:
-    """Recipe best: embeddings of the images that are learned from, and a head that says what their neighbours
-    and labels taught; returns the codes' method."""
-    encoder, vectors = learn_encoder(run, saved)
+def learn_by_neighbours(run: Run, encoder: Encoder, vectors: NDArray[np.float32]) -> str:
+    """Recipe best: a head for embeddings (n, E) of the images that are learned from, which says what their
+    neighbours and labels taught; returns the codes' method."""
     labels = labels_given(run.images, run.split)[run.split.pretraining]
     learned = learn_head(encoder, vectors, labels, run.config.seed)
     run.coded, run.seconds = Coded(encoder, learned, vectors), run.seconds | learned.seconds
     return learned.method
 
 
-def learn_encoder(run: Run, saved: Saved) -> tuple[Encoder, NDArray[np.float32]]:
+def learn_encoder(run: Run, saved: Saved) -> Embedded:
     """An encoder of features that are learned, or of a student's where there is one, whose head is yet to
-    learn; and the embeddings (n, E) that it makes of the images that are learned from."""
+    learn; and the embeddings (n, E) that it makes of the images that are learned from. Workers but the first
+    only help the student learn, and come to nothing."""
     seen = run.split.pretraining
     labels = labels_given(run.images, run.split)[seen]
     encoder = run.model.embedder(run.config, len(run.classes), len(seen))
-    vectors = None if saved is None else remembered_embeddings(run, encoder)
-    taught = with_student(run)
-    if vectors is None:
+    taught, helps = with_student(run), run.workers.rank > 0
+    vectors = None if saved is None or helps else remembered_embeddings(run, encoder)
+    if helps:
+        vectors = np.empty((0, 0), np.float32)
+    elif vectors is None:
         vectors = embed_all(run, encoder, run.seconds)
         if taught:
             remember_embeddings(run, encoder, vectors)
     if not taught:
         return encoder, vectors
     student = learn_from_changed(run, vectors, labels, saved)
+    if helps:
+        return encoder, vectors
     timed: dict[str, float] = {}
     own = embed_all(run, student, timed)
     run.seconds |= {f"{STAGES[3]}'s {what}": seconds for what, seconds in timed.items()}
@@ -510,9 +518,10 @@ def learn_from_changed(
         lr=config.student_lr, steps=count * math.ceil(len(seen) / BATCH), device=run.device,
         mirror=run.model.mirrors, dtype=run.dtype,
         start=run.model.network.features if config.finetune_backbone else None,
+        workers=run.workers,
     )  # fmt: skip
     if saved is None:
-        posteriors = propagated(vectors, labels, classes, config.seed)
+        posteriors = told_posteriors(run, labels, vectors)
     else:
         student.load_state_dict(saved["training"]["student"])
         posteriors = saved["training"]["posteriors"].cpu().numpy()
@@ -533,17 +542,24 @@ def learn_from_changed(
         return run.model.student_encoder(config, student.features(), classes, len(seen))
 
     for epoch, groups in run.epochs(STAGES[3], count, seen, saved, state, BATCH):
-        student.epoch(epoch, lessons(groups))
+        student.epoch(epoch, lessons(map(run.workers.share, groups)))
         if rounds_end(epoch + 1, count):
-            both = unit(np.concatenate([vectors, embed_all(run, embedder(), {})], axis=1))
-            posteriors = propagated(both, labels, classes, config.seed)
+            posteriors = told_posteriors(run, labels, vectors, embedder())
     return embedder()
 
 
-def rounds_end(epochs: int, count: int) -> bool:
-    """Whether, after so many `epochs` of `count`, labels are propagated anew."""
-    ends = {round(count * part / ROUNDS) for part in range(1, ROUNDS)}
-    return epochs in ends
+def told_posteriors(
+    run: Run, labels: NDArray[np.int64], vectors: NDArray[np.float32], own: Encoder | None = None
+) -> NDArray[np.float32]:
+    """Posteriors (n, classes) from labels (n,) by way of embeddings (n, E), and of those that the student's
+    `own` encoder makes. The first worker tells them to the others."""
+    if run.workers.rank:
+        known = np.empty((len(labels), len(run.classes)), np.float32)
+    else:
+        if own is not None:
+            vectors = unit(np.concatenate([vectors, embed_all(run, own, {})], axis=1))
+        known = propagated(vectors, labels, len(run.classes), run.config.seed)
+    return run.workers.told(torch.from_numpy(known)).numpy()
 
 
 def rows_of(run: Run, positions: Positions) -> Tensor:

@@ -1,8 +1,11 @@
 """The command in several processes, told of each other as torchrun does."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from index import artifact
 from tests import forking
 from tests.training.test_build_index import COMMAND, environment, striped_folder
 from training import label, reproduce
+from training.learning.finetune import Supervised
 from training.learning.hebbian import Pretraining
 from training.learning.together import MEETING
 
@@ -43,23 +47,28 @@ def started(folders, *arguments, world=WORLD):
     ]
 
 
-def ended(processes, code=0):
+def ended(processes, code=0, patience=120):
     """What each said on both ways."""
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=patience) for process in processes]
     assert [process.returncode for process in processes] == [code] * len(processes), said
     assert not [errors for _, errors in said if "Traceback" in errors]
     return said
 
 
+def weights(folder):
+    """All that was learned."""
+    return load_file(artifact.open_artifact(folder).path / "encoder.safetensors")
+
+
 def features(folder):
     """What was learned in pre-training, and before it."""
-    state = load_file(artifact.open_artifact(folder).path / "encoder.safetensors")
+    state = weights(folder)
     return {name: state[name] for name in state if name.startswith(("features", "normalise"))}
 
 
-def assert_equal(got, expected):
+def assert_equal(got, expected, tolerance=1e-5):
     assert len(expected) > 20
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.process
@@ -90,6 +99,96 @@ def stop():
 
 @pytest.mark.process
 @pytest.mark.long
+def test_labels_are_learned_from_together(pictures, tmp_path, here, monkeypatch):
+    """Fine-tuning and the head as one process has them, also where they are gone on with."""
+    asked = ["--data", str(pictures), "--recipe", "paper", "--epochs", "1", "--finetune-epochs", "2"]
+    asked += ["--image-size", "28", "--labels", "50%"]
+    (said, progress), silent = ended(started(tmp_path, *asked, "--out", "two"))
+    assert "two: 41 images indexed, codes of 256 bits (supervised tanh head)" in said
+    assert "hashing head: epoch 2 of 2" in progress
+    assert silent == ("", "")
+
+    here(*asked, "--out", "one")
+    epoch = Supervised.epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "epoch", lambda *given: stop() if given[1] else epoch(*given))
+        here(*asked, "--out", "stopped", code=130)
+    assert ended(started(tmp_path, "--resume", "stopped.partial"))[1] == ("", "")
+    for name in ("two", "stopped"):
+        assert_equal(weights(tmp_path / name), weights(tmp_path / "one"), 1e-4)
+
+
+@pytest.mark.process
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["pre-training", "fine-tuning"])
+def test_a_process_that_is_killed_ends_the_others_with_a_line(pictures, tmp_path, stage):
+    """Its checkpoint is gone on with."""
+    epochs = ["500", "1"] if stage == "pre-training" else ["1", "500"]
+    asked = ["--data", str(pictures), "--recipe", "paper", "--image-size", "28", "--out", "made"]
+    first, second = started(tmp_path, *asked, "--epochs", epochs[0], "--finetune-epochs", epochs[1])
+    with first, second:
+        said = [next(line for line in first.stderr if line.startswith(stage))]
+        second.kill()
+        said += first.stderr
+    assert first.returncode == 2
+    assert "hebbsearch build: another process ended or cannot be reached; go on with: " in said[-1]
+    assert "build --resume made.partial (" in said[-1]
+    assert not [line for line in said if "Traceback" in line]
+    config = tmp_path / "made.partial" / "config.json"
+    config.write_text(config.read_text().replace("500", "1"))
+    assert ended(started(tmp_path, "--resume", "made.partial"))[1] == ("", "")
+    assert features(tmp_path / "made")
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_torchrun_starts_again_where_one_was_killed(pictures, tmp_path):
+    """Its elastic restart: the same command goes on with what is there."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command += ["--no-python", sys.executable, str(COMMAND), "--data", str(pictures), *LEARNED]
+    command += ["--epochs", "60", "--out", "made"]
+    env = environment() | {"GLOO_SOCKET_IFNAME": "lo"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with forking.Popen(command, cwd=tmp_path, env=env, **pipes) as run:
+        said = [next(line for line in run.stderr if line.startswith("pre-training: epoch"))]
+        workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        assert len(workers) == WORLD
+        assert (tmp_path / "made.partial" / "checkpoint.pt").exists()
+        os.kill(int(workers[1]), signal.SIGKILL)
+        said += run.stderr
+        assert "made: 45 images indexed" in run.stdout.read()
+    epochs = [int(line.split()[2]) for line in said if line.startswith("pre-training: epoch")]
+    assert epochs == sorted(set(epochs))  # none was learned twice
+    assert epochs[-1] == 60
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_student_learns_together(pictures, tmp_path, here):
+    """A pre-trained network learns on from images that were changed; the first worker tells the others what
+    the labels say of each."""
+    asked = [
+        "--data",
+        str(pictures),
+        "--recipe",
+        "best",
+        "--backbone",
+        "timm/test_resnet",
+        "--weights",
+        "none",
+    ]
+    asked += ["--set", "finetune_backbone=true", "--image-size", "32"]
+    (said, progress), silent = ended(started(tmp_path, *asked, "--out", "two"), patience=1200)
+    assert "two: 41 images indexed" in said
+    assert "pixel student: epoch" in progress
+    assert silent == ("", "")
+    here(*asked, "--out", "one")
+    first, second = (artifact.open_artifact(tmp_path / name).manifest.metrics for name in ("one", "two"))
+    assert abs(first["map"] - second["map"]) < 0.05
+
+
+@pytest.mark.process
+@pytest.mark.long
 def test_processes_with_other_images_are_refused(pictures, tmp_path):
     """As on two machines."""
     for rank, count in enumerate((45, 44)):
@@ -102,8 +201,11 @@ def test_processes_with_other_images_are_refused(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["--rule", "none"], "8 processes share the pre-training, and here is none"),
-        (["--backbone", "timm/resnet18"], "8 processes share the pre-training, and here is none"),
+        (["--rule", "none", "--labels", "none"], "8 processes share what is learned, and here is nothing"),
+        (
+            ["--backbone", "timm/resnet18", "--labels", "none"],
+            "8 processes share what is learned, and here is nothing",
+        ),
         (["--set", "batch_size=15"], "batch_size 15 is too small for 8 processes: --set batch_size=16"),
         (["--device", "cuda:1"], "device cuda:1 is for one process"),
     ],

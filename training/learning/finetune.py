@@ -161,12 +161,18 @@ class Supervised(Descent):
     best_accuracy = -1.0
     best_weights: dict[str, Tensor] | None = None
 
+    def __init__(self, model: nn.Module, config: Config, **given: Any) -> None:
+        super().__init__(model, config, **given)
+        self.called = self.workers.spread(model)
+
     def gradients(self, batch: Batch) -> Tensor:
-        """Leave the gradient in every parameter; returns the cross-entropy."""
+        """Leave the gradient in every parameter; returns this worker's part of the cross-entropy."""
         inputs, labels = batch
-        loss = cross_entropy(self.model(inputs).float(), labels)
+        logits = self.called(inputs).float()
+        own = len(labels) / self.workers.part(len(labels)).total
+        loss = own * (cross_entropy(logits, labels) if len(labels) else logits.sum())
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (self.workers.world * loss).backward()  # of which the mean is taken
         return loss.detach()
 
     def consider(self, accuracy: float) -> None:
@@ -212,14 +218,17 @@ def copied_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def accuracy(model: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> float:
-    """Share of inputs whose highest logit is their class."""
-    return top_accuracies(model, batches, (1,))[0]
+def accuracy(model: Callable[[Tensor], Tensor], batches: Iterable[Batch], workers: Alone = ALONE) -> float:
+    """Share of inputs, of all workers', whose highest logit is their class."""
+    return top_accuracies(model, batches, (1,), workers)[0]
 
 
 @torch.inference_mode()
 def top_accuracies(
-    model: Callable[[Tensor], Tensor], batches: Iterable[Batch], ranks: tuple[int, ...]
+    model: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    ranks: tuple[int, ...],
+    workers: Alone = ALONE,
 ) -> list[float]:
     """For each k of `ranks` the share of inputs whose class is among their k highest logits."""
     correct, count = torch.zeros(len(ranks)), 0
@@ -229,6 +238,7 @@ def top_accuracies(
         found = best == labels[:, None]
         correct = correct.to(labels.device) + torch.stack([found[:, :k].sum() for k in ranks])
         count += len(labels)
+    correct, count = workers.add(correct, count)
     return (correct / count).tolist()
 
 

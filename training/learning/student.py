@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from torch.optim.swa_utils import AveragedModel
 
 from training.learning.finetune import Classifier, is_finite
+from training.learning.together import ALONE, Alone, Part
 from training.nets.backbones import Network, feature_count
 
 BATCH = 128
@@ -32,7 +33,8 @@ MOVED, CUT = 0.1, 0.25  # of an image's side: how far it moves at most, what is 
 
 
 class Lesson(NamedTuple):
-    """A batch to learn from: images (B, 3, S, S), posteriors (B, classes), how much each counts (B,)."""
+    """A batch to learn from, or a worker's part of it: images (B, 3, S, S), posteriors (B, classes), how much
+    each counts (B,)."""
 
     images: Tensor
     posteriors: Tensor
@@ -55,6 +57,7 @@ class PixelStudent:
         mirror: bool = True,
         dtype: torch.dtype = torch.float32,
         start: nn.Module | None = None,
+        workers: Alone = ALONE,
     ) -> None:
         network = Network(backbone, image_size, hidden=False)
         if start is not None:
@@ -67,6 +70,8 @@ class PixelStudent:
             return mean.lerp(weights, 1 / horizon) if mean.is_floating_point() else weights
 
         self.mean = AveragedModel(self.model, avg_fn=follow, use_buffers=True)
+        workers.join(self.model)
+        self.workers, self.called = workers, workers.spread(self.model)
         groups: list[dict[str, Any]] = [
             {"params": [each for each in self.model.parameters() if each.ndim > 1]},
             {"params": [each for each in self.model.parameters() if each.ndim <= 1], "weight_decay": 0.0},
@@ -84,17 +89,20 @@ class PixelStudent:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr * rate((self.taken + 1) / (self.steps + 1))
             self.taken += 1
-            images = changed(lesson.images, mirror=self.mirror)
+            part = self.workers.part(len(lesson.images))
+            images = changed(lesson.images, mirror=self.mirror, part=part)
             with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                logits = self.model(images).float()
+                logits = self.called(images).float()
             each = -(lesson.posteriors * logits.log_softmax(1)).sum(1)
-            loss = (lesson.weights * each).sum() / lesson.weights.sum().clamp_min(1e-6)
+            (weight,) = self.workers.add(lesson.weights.sum())
+            loss = (lesson.weights * each).sum() / weight.clamp_min(1e-6)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (self.workers.world * loss).backward()  # of which the mean is taken
             self.optimizer.step()
             self.mean.update_parameters(self.model)
             total = total.to(loss.device) + loss.detach()
         self.model.eval()
+        (total,) = self.workers.add(total)
         if not is_finite(self.model, total):
             raise FloatingPointError(
                 f"pixel student diverged in epoch {number + 1} with learning rate {self.lr:g}: use a smaller "
@@ -122,18 +130,27 @@ def rate(share: float) -> float:
     return share / WARM_UP if share < WARM_UP else (1 - share) / (1 - WARM_UP)
 
 
-def changed(images: Tensor, *, mirror: bool = True) -> Tensor:
-    """Images (B, 3, S, S), each moved, perhaps mirrored, and with a square set to 0, the mean of all."""
+def rounds_end(epochs: int, count: int) -> bool:
+    """Whether, after so many `epochs` of `count`, labels are propagated anew."""
+    ends = {round(count * part / ROUNDS) for part in range(1, ROUNDS)}
+    return epochs in ends
+
+
+def changed(images: Tensor, *, mirror: bool = True, part: Part | None = None) -> Tensor:
+    """Images (B, 3, S, S), each moved, perhaps mirrored, and with a square set to 0, the mean of all. A part
+    of a batch is changed as it is together with the rest."""
     count, side = len(images), images.shape[-1]
+    before, total = part or (0, count)
+    here = slice(before, before + count)
     most = min(max(1, round(MOVED * side)), side - 1)
-    down, right = torch.randint(0, 2 * most + 1, (2, count, 1))
+    down, right = torch.randint(0, 2 * most + 1, (2, total, 1))[:, here]
     along = torch.arange(side).expand(count, side)
-    mirrored = torch.where((torch.rand(count, 1) < 0.5) & mirror, along.flip(1), along)
+    mirrored = torch.where((torch.rand(total, 1)[here] < 0.5) & mirror, along.flip(1), along)
     rows = (down + along)[:, :, None].to(images.device)
     columns = (right + mirrored)[:, None, :].to(images.device)
     wide = pad(images, (most,) * 4, mode="reflect").permute(0, 2, 3, 1)
     moved = wide[torch.arange(count, device=images.device)[:, None, None], rows, columns]
-    centre = torch.randint(0, side, (2, count, 1))
+    centre = torch.randint(0, side, (2, total, 1))[:, here]
     inside = (along - centre).abs() <= CUT * side / 2
     hole = (inside[0, :, :, None] & inside[1, :, None, :]).to(images.device)
     return moved.permute(0, 3, 1, 2).masked_fill(hole[:, None], 0)

@@ -6,18 +6,30 @@ made of them: so each comes to what one process learns from the whole batch.
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd import Function
+from torch.nn.parallel import DistributedDataParallel
 
 from training.config import Config, ConfigError
 from training.nets.pretrained import is_pretrained
 from training.rules import alone
 
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # and how often it has started them again
+# That others wait for the first, which learns embeddings and propagates labels alone. A process that dies is
+# missed at once, by its connection.
+PATIENCE = timedelta(hours=3)
+
+
+class WorkerLost(RuntimeError):
+    """Another process ended, or cannot be reached."""
 
 
 class Part(NamedTuple):
@@ -43,10 +55,19 @@ class Alone:
         return Part(0, count)
 
     def join(self, model: nn.Module) -> None:
-        """From now on the model's batch norm learns from the batch of all."""
+        """From now on the model's batch norm learns from the batch of all, and its dropout draws for it."""
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        """A model that has joined, as it is to be called to learn by gradients: from equal weights, with the
+        mean of all workers' gradients after each backward pass."""
+        return model
 
     def begin_equal(self, model: nn.Module) -> None:
         """The model takes the state of the first worker's."""
+
+    def told(self, values: Tensor) -> Tensor:
+        """What the first worker has in place of values of this shape and type."""
+        return values
 
     def agree(self, value: str) -> bool:
         """Whether all workers have the same value."""
@@ -86,15 +107,25 @@ class Together(Alone):
         return Part(int(counts[: self.rank].sum()), int(counts.sum()))
 
     def join(self, model: nn.Module) -> None:
-        for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                norm.__class__ = _joined(norm.__class__)  # type: ignore[arg-type]  # classes are hashable
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.__class__ = _joined(module.__class__)  # type: ignore[arg-type]  # classes are hashable
+            elif isinstance(module, nn.Dropout):
+                module.__class__ = JoinedDropout
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(model)
 
     def begin_equal(self, model: nn.Module) -> None:
         for tensor in model.state_dict().values():
             same = tensor.contiguous()
             distributed.broadcast(same, 0)
             tensor.copy_(same)
+
+    def told(self, values: Tensor) -> Tensor:
+        told = values.to(self.device, copy=True)
+        distributed.broadcast(told, 0)
+        return told.to(values.device)
 
     def agree(self, value: str) -> bool:
         own = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7])
@@ -111,6 +142,24 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in MEETING) else 1
 
 
+def started_again() -> bool:
+    """Whether torchrun started these processes in place of some of which one ended."""
+    return os.environ.get(RESTARTS, "0") != "0"
+
+
+@contextmanager
+def missing(what_now: str) -> Iterator[None]:
+    """What torch raises where another process is lost, as WorkerLost that says `what_now`."""
+    try:
+        yield
+    except RuntimeError as error:
+        first_line = str(error).strip().splitlines()[0]
+        if world_size() == 1 or not (isinstance(error, distributed.DistError) or "gloo" in first_line):
+            raise
+        reason = first_line.partition("] ")[2].partition(". ")[0] or first_line  # without place and advice
+        raise WorkerLost(f"another process ended or cannot be reached; {what_now} ({reason})") from error
+
+
 def meet(device: torch.device) -> Alone:
     """The processes that torchrun started, with this one; on GPUs each takes one. Raises ConfigError."""
     if world_size() == 1:
@@ -122,7 +171,7 @@ def meet(device: torch.device) -> Alone:
                 f"there are fewer GPUs ({there}) than processes: start {there}, or --device cpu"
             )
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Together(device)
 
 
@@ -131,8 +180,9 @@ def check_together(config: Config) -> None:
     world = world_size()
     if world == 1:
         return
-    if config.rule == "none" or is_pretrained(config.backbone):
-        raise ConfigError(f"{world} processes share the pre-training, and here is none: start one process")
+    unlearned = config.rule == "none" or is_pretrained(config.backbone)
+    if unlearned and config.labels == "none":
+        raise ConfigError(f"{world} processes share what is learned, and here is nothing: start one process")
     if ":" in config.device:
         raise ConfigError(
             f"device {config.device} is for one process: {world} take one each of --device cuda"
@@ -164,6 +214,18 @@ class Added(Function):
         joined = gradient.clone()
         distributed.all_reduce(joined)
         return joined
+
+
+class JoinedDropout(nn.Dropout):
+    """Dropout drawn for the batch of all workers, as one process draws it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, …) -> the same shape."""
+        if not self.training or not self.p:
+            return input
+        before, total = Together(input.device).part(len(input))
+        kept = input.new_empty(total, *input.shape[1:]).bernoulli_(1 - self.p)
+        return input * kept[before : before + len(input)] / (1 - self.p)
 
 
 class JoinedNorm(nn.modules.batchnorm._BatchNorm):

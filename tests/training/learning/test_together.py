@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import forking
-from tests.training.learning.worker import CPU, RULES, TINY, WORLDS, learned
+from tests.training.learning.worker import BY_LABELS, CPU, LEARNED, TINY, WORLDS, learned
 from training.config import ConfigError, configure
 from training.learning.by_rule import LEARNERS
 from training.learning.together import ALONE, Alone
@@ -37,10 +37,12 @@ def taught(tmp_path_factory):
 @pytest.mark.process
 @pytest.mark.long
 @pytest.mark.parametrize(("world", "tolerance"), [(2, 1e-5), pytest.param(3, 1e-10, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", LEARNED)
 def test_workers_learn_what_one_process_learns(taught, rule, world, tolerance, monkeypatch):
     """Weights and the statistics of batch norm are equal after all steps, though the workers began with
     different ones, and learned from parts of different size."""
+    if rule in BY_LABELS:
+        tolerance = max(tolerance, 1e-6)  # their loss always has 32 bits
     monkeypatch.setitem(BACKBONES, "tiny", TINY["tiny"])
     before, expected = learned(rule, WORLDS[world], ALONE)
     first, *others = (states[rule] for states in taught(world))
