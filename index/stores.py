@@ -4,12 +4,15 @@ What is listed is divided into parts that are worked on alone. A tar is a part: 
 back, as disks and object storage are fastest, and nobody has to list what lies in all of them.
 """
 
+import errno
 import hashlib
+import io
 import json
 import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,6 +25,7 @@ from index.names import normal, shown
 from index.walking import DataError, walk
 
 LARGEST = 200_000_000  # bytes of a file that is read at all
+CHUNK = 2**20  # bytes that are asked of object storage at a time
 TARS = (".tar", ".tar.gz", ".tgz")
 # Of members of tars; what a file is, its first bytes say.
 IMAGES = {
@@ -157,8 +161,40 @@ class Remote:
 
     def open(self, path: str) -> BinaryIO:
         """As Store."""
-        opened: BinaryIO = self._files.open(f"{self._root}/{path}", "rb")
-        return opened
+        with _as_os_error():
+            return io.BufferedReader(_Far(self._files.open(f"{self._root}/{path}", "rb")), CHUNK)
+
+
+class _Far(io.RawIOBase):
+    """A file of fsspec that fails as files on disks do."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_os_error():
+            some = self._file.read(len(buffer))
+        buffer[: len(some)] = some
+        return len(some)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Each kind of storage has errors of its own where the network fails."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
 def divided(files: Sequence[Listed], size: int) -> list[Part]:

@@ -229,6 +229,25 @@ def test_object_storage_gives_what_a_folder_gives(folder: Path, kind: str, tmp_p
     assert only == ("1.png", None, "a/1.png", None)
 
 
+def test_a_network_that_fails_is_no_fault_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise RuntimeError("the connection was lost")
+
+    files = fsspec.filesystem("memory")
+    files.pipe_file(f"{tmp_path.name}/1.png", b"one")
+    files.pipe_file(f"{tmp_path.name}/2.tar", b"two")
+    store = store_of(f"memory://{tmp_path.name}")
+    image, packed = store.listed()
+    monkeypatch.setattr(type(files), "_open", lambda *_, **__: Failing())
+    with pytest.raises(OSError, match="RuntimeError: the connection was lost"):
+        next(images_of(store, [image], {})).read()
+    with pytest.raises(OSError, match="RuntimeError: the connection was lost"):
+        list(images_of(store, [packed], {}))
+
+
 def test_what_object_storage_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"nonsense://x: .*nonsense"):
         store_of("nonsense://x")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from index import shards
-from index.artifact import CATALOGUE, Artifact
+from index.artifact import CATALOGUE, ENCODER, MANIFEST, Artifact
 from service.command import main
 from service.core.artifacts.encoding import Worker
 from tests import forking
@@ -178,3 +178,26 @@ def test_torchrun_starts_them(own: Artifact, data: Path, tmp_path: Path, whole: 
     command = [*start, sys.executable, "-m", "service.command", *encoding(data, own.path, out)]
     subprocess.run(command, check=True, env=os.environ | environment(None), timeout=300)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.slow
+def test_what_is_loaded_is_what_was_built(hebbsearch: Run, data: Path, tmp_path: Path) -> None:
+    """By a real build, whose encoder makes embeddings: its own images, encoded and loaded beside them."""
+    built, out = tmp_path / "built", tmp_path / "out"
+    how = ["--backbone", "conv6", "--recipe", "best", "--epochs", "1", "--device", "cpu"]
+    how += ["--data", str(data), "--out", str(built)]
+    forking.run([sys.executable, "-m", "training.build_index", *how], timeout=600).check_returncode()
+    hebbsearch("encode", "--data", str(data), "--encoder", str(built), "--out", str(out), "--name", "again")
+    hebbsearch("load", str(out), "--artifact", str(built))  # what is there by its bytes is not added
+    before = known(built)
+    assert len(before) > 50 and all(each[-1] for each in before.values())
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copyfile(built / ENCODER, empty / ENCODER)
+    manifest = json.loads((built / MANIFEST).read_text())
+    manifest["files"] = {ENCODER: manifest["files"][ENCODER]}
+    (empty / MANIFEST).write_text(json.dumps(manifest))
+    hebbsearch("load", str(out), "--artifact", str(empty))
+    ours = known(empty, "again")
+    assert {path: ours[path] for path in before} == before
+    assert "no fault" in hebbsearch("verify", str(empty)).stdout
