@@ -32,7 +32,7 @@ def encode(options: argparse.Namespace) -> int:
     from index import shards
     from service.core.artifacts.encoding import Worker, prepare
 
-    with in_one_line(options.out, "the same command goes on where it was"):
+    with in_one_line(options.out):
         worker = Worker.of(os.environ)
         work = prepare(
             options.data,
@@ -67,7 +67,7 @@ def load(options: argparse.Namespace) -> int:
     from index import shards
     from service.core.artifacts.loading import prepare
 
-    with in_one_line(options.artifact, "the same command goes on where it was"):
+    with in_one_line(options.artifact):
         loading = prepare(options.shards, options.artifact)
         arrivals, before, noted = Counter[str](), 0, list[tuple[str, str]]()
         for brought in loading.do():
@@ -100,8 +100,8 @@ def load(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def in_one_line(place: Path, way_out: str) -> Iterator[None]:
-    """Whatever ends the work, as Failed."""
+def in_one_line(place: Path) -> Iterator[None]:
+    """Whatever ends the work at this place, as Failed."""
     from index.artifact import ArtifactError
     from index.shards import ShardError
     from index.space import no_space
@@ -111,11 +111,11 @@ def in_one_line(place: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except (ArtifactError, CatalogueError, ShardError, NoDecoder) as error:
-        full = "" if not no_space(error) else f"; free space on that disk: {way_out}"
-        raise Failed(f"{error}{full}") from None
+        raise Failed(str(error)) from None
     except OSError as error:
         where, what = error.filename or place, error.strerror or error
-        raise Failed(f"{where}: {what}; {'free space, and ' if no_space(error) else ''}{way_out}") from None
+        space = "free space, and " if no_space(error) else ""
+        raise Failed(f"{where}: {what}; {space}the same command goes on where it was") from None
 
 
 def _tell(options: argparse.Namespace, what: str, images: int, more: str) -> None:

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,21 +136,43 @@ def test_what_cannot_be_done_is_one_line(
     assert not out.exists()
 
 
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can become larger meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     own: Artifact, data: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, before = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "out"
     command = encoding(data, own.path, out)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    try:
+    with full_disk(2000):
         assert main(command) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"hebbsearch: {out}: File too large; free space, and the same command goes on where it was"
     assert list(contents(out)) == [shards.PLAN]
     assert main(command) == 0
     assert contents(out) == contents(whole)
+
+
+def test_a_full_disk_ends_a_load_that_then_goes_on(
+    own: Artifact, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["load", str(whole), "--artifact", str(own.path)]
+    with full_disk((own.path / CATALOGUE).stat().st_size + 100_000):
+        assert main(command) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hebbsearch: {own.path / CATALOGUE}: ") and "free space on that disk" in line
+    before = len(known(own.path, "images"))
+    assert before < 75 and before % PART == 0
+    assert main(command) == 0
+    assert len(known(own.path, "images")) == 75
 
 
 def test_without_pyarrow_both_say_what_to_install(
