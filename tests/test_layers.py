@@ -104,6 +104,7 @@ def test_service_loads_no_training_but_the_networks():
 @pytest.mark.process
 def test_index_loads_no_torch():
     modules = loaded_after(
-        "import index.codes, index.catalogue, index.hamming, index.distances, index.vectors, index.artifact"
+        "import index.codes, index.catalogue, index.hamming, index.distances, index.vectors, index.artifact, "
+        "index.shards, index.stores"
     )
     assert not [name for name in modules if name.split(".")[0] in {"torch", "training", "service"}]

@@ -1,7 +1,7 @@
 """The command `hebbsearch`: build an index, serve it, and ask a service that runs.
 
-All but `build`, `label`, `serve`, `demo`, `verify` and `reencode` speak HTTP with it. Exit codes: 0 well,
-1 refused or failed, 2 wrong usage, 3 some files were left out.
+All but `build`, `label`, `serve`, `demo`, `verify`, `upgrade`, `reencode`, `encode` and `load` speak HTTP
+with it. Exit codes: 0 well, 1 refused or failed, 2 wrong usage, 3 some files were left out.
 
 Each module but those that all share is a family of subcommands: what they do, and in `add_to` their options.
 """
@@ -15,12 +15,12 @@ from importlib.metadata import version
 from index.names import take_any_letter
 from index.walking import DataError
 from service.client import Client, ServiceError
-from service.command import artifacts, asking, changing, sending, serving
+from service.command import artifacts, asking, changing, encoding, sending, serving
 from service.command.parsing import adding_to
 from service.command.saying import Failed, say
 from service.settings import PREFIX
 
-FAMILIES = (serving, sending, asking, changing, artifacts)  # as --help lists them
+FAMILIES = (serving, sending, asking, changing, artifacts, encoding)  # as --help lists them
 CUT_OFF = 141  # what a shell says of a program that SIGPIPE ended
 
 

@@ -273,19 +273,7 @@ class Library:
         stacks = (torch.stack([each.made.pixels for each in readable[at : at + TOGETHER]]) for at in starts)
         encoded = [each for stack in stacks for each in rows(self.searcher.encode_and_embed(stack))]
         return [
-            NewItem(
-                path=each.upload.name,
-                label=UNLABELLED if each.upload.label is None else each.upload.label,
-                split="database",
-                width=each.made.width,
-                height=each.made.height,
-                thumbnail=each.made.thumbnail,
-                code=code,
-                embedding=embedding,
-                file=File(each.sha256, folder=each.upload.folder, size=len(each.upload.content)),
-                metadata=each.upload.metadata,
-                picture=picture_of(each.made),
-            )
+            new_item(each.upload, each.sha256, each.made, code, embedding)
             for each, (code, embedding) in zip(readable, encoded, strict=True)
         ]
 
@@ -345,6 +333,25 @@ def _check_label(item: Item, was: str | None) -> None:
     if was is not None and normal_form(was) != normal_form(item.label or ""):
         now = "no label" if item.label is None else f"the label {item.label!r}"
         raise OtherLabel(f"image {item.id} has {now} by now; look at it again")
+
+
+def new_item(
+    upload: Upload, sha256: bytes, made: Decoded, code: Codes, embedding: Embedding | None
+) -> NewItem:
+    """What the catalogue is to hold of an upload that was decoded and encoded."""
+    return NewItem(
+        path=upload.name,
+        label=UNLABELLED if upload.label is None else upload.label,
+        split="database",
+        width=made.width,
+        height=made.height,
+        thumbnail=made.thumbnail,
+        code=code,
+        embedding=embedding,
+        file=File(sha256, folder=upload.folder, size=len(upload.content)),
+        metadata=upload.metadata,
+        picture=picture_of(made),
+    )
 
 
 def picture_of(made: Decoded) -> Picture | None:
