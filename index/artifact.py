@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from index.catalogue import Catalogue
 from index.codes import Codes, check_codes
+from index.database import CatalogueError, CatalogueUnavailable
 from index.items import SUCCESSOR as SUCCESSOR
 from index.items import Changes
-from index.sqlite import CatalogueError, CatalogueUnavailable
 from index.walking import sha256_of
 
 FORMAT = 1

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
-from index.sqlite import CatalogueError
+from index.database import CatalogueError
 from service.core.jobs import Jobs
 from service.core.live import ANSWERING, Live
 from service.core.pictures import decoding

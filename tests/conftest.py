@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STARTS = ("subprocess.Popen", "tests.serve_here")  # audit events
 # Fixtures that start a server or a command.
 SERVERS = {"server", "own_server", "http", "browser", "address", "served", "guarded", "changing", "metrics"}
+SERVERS |= {"postgresql_server"}
 COMMANDS = {"built", "interrupted"}
 FREEZING = gc.freeze, gc.unfreeze
 

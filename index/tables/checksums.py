@@ -67,7 +67,7 @@ def _as_bytes(value: Value) -> bytes:
         return b"b" + value
     if isinstance(value, str):
         return b"s" + value.encode(errors="surrogateescape")
-    return b"n" + repr(value).encode()
+    return b"n" + repr(int(value) if isinstance(value, bool) else value).encode()  # SQLite has no bool
 
 
 def of_notes(connection: Connection) -> str:

@@ -141,7 +141,7 @@ def verify(options: argparse.Namespace) -> int:
 def upgrade(options: argparse.Namespace) -> int:
     """Make what an artifact of an earlier version lacks; a service may go on with it."""
     from index.artifact import ArtifactError
-    from index.sqlite import CatalogueError
+    from index.database import CatalogueError
     from service.core.artifacts.upgrading import upgrade as make
 
     try:

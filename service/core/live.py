@@ -16,7 +16,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from index.artifact import BUILT, PREDECESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
-from index.sqlite import CatalogueError, Superseded
+from index.database import CatalogueError, Superseded
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library

@@ -14,10 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationErr
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from index.database import CatalogueBusy, CatalogueError
 from index.labels import normal_form
 from index.names import shown
 from index.space import WAY_OUT, no_space
-from index.sqlite import CatalogueBusy, CatalogueError
 from service.core.library import Outcome, Prepared, Upload, too_large
 from service.core.live import Generation
 from service.core.searcher import SENT

@@ -6,7 +6,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
-from index.sqlite import CatalogueError
+from index.database import CatalogueError
 from service.core.pictures.decoding import NoDecoder
 from service.schemas.admin import Health, Readiness
 from service.schemas.problem import problems

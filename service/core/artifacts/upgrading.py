@@ -15,9 +15,9 @@ from PIL import Image
 from index.advice import embedded, judged
 from index.artifact import CATALOGUE, ORIGINALS, Artifact, open_artifact
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.items import Item, Picture
 from index.originals import Originals
-from index.sqlite import CatalogueError
 from index.walking import sha256_of
 from service.core.pictures.originals import NoOriginal, original_of
 from service.core.searcher import load_encoder
