@@ -279,6 +279,12 @@ class Catalogue(Succession):
         self.close()
 
 
+def move(catalogue: Catalogue, url: str) -> dict[str, int]:
+    """As `Catalogue.move_into`, into the schema of PostgreSQL that a URL names."""
+    with closing(Connections(database_at(url, new=True))) as target:
+        return catalogue.move_into(target)
+
+
 def database_at(path: Path | str, *, new: bool = False) -> Database:
     """The file, or the schema of a PostgreSQL that a URL names, where a catalogue is or, `new`, is to be.
     CatalogueError."""

@@ -83,5 +83,8 @@ class Database(Protocol):
     def last_id(self, connection: Connection) -> int:
         """The highest id that an item was given; 0: none was."""
 
+    def give_above(self, connection: Connection, last: int) -> None:
+        """Let the next item have a higher id than this."""
+
     def size(self) -> int:
         """Bytes on the disk."""

@@ -146,6 +146,10 @@ class PostgreSQL:
         last: int = connection.exec_driver_sql(given).scalar_one()
         return last
 
+    def give_above(self, connection: Connection, last: int) -> None:
+        """As Database."""
+        connection.execute(text("SELECT setval('items_id_seq', :next, false)"), {"next": last + 1})
+
     def size(self) -> int:
         """As Database: tables with all that belongs to them."""
         query = (

@@ -117,6 +117,11 @@ class SQLite:
         last: int = connection.exec_driver_sql(given).scalar_one()
         return last
 
+    def give_above(self, connection: Connection, last: int) -> None:
+        """As Database."""
+        connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'items'")
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES ('items', ?)", (last,))
+
     def size(self) -> int:
         """As Database, with its write-ahead log."""
         names = (self.path.name + suffix for suffix in ("", "-wal", "-shm"))

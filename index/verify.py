@@ -25,17 +25,18 @@ class Fault:
         return self.what if self.what.startswith(str(self.path)) else f"{self.path}: {self.what}"
 
 
-def faults(path: Path) -> Iterator[Fault]:
-    """All faults of the artifact in this folder, those first that hide others.
+def faults(path: Path, url: str | None = None) -> Iterator[Fault]:
+    """All faults of the artifact in this folder, those first that hide others. `url`: of its catalogue, where
+    that lies in PostgreSQL.
 
     Reads every kept file and the whole catalogue. Of what a service changes meanwhile, something may be named
     that is none.
     """
     try:
         manifest = read_manifest(path)
-        wrong = [Fault(file, what) for file, what in file_faults(path, manifest)]
+        wrong = [Fault(file, what) for file, what in file_faults(path, manifest, url)]
         yield from wrong
-        artifact = Artifact(path, manifest)
+        artifact = Artifact(path, manifest, url)
         with artifact.open_catalogue() as catalogue:
             parts: list[Iterator[Fault]] = [(Fault(catalogue.path, what) for what in catalogue.faults())]
             if not any(fault.path == path / QUERIES for fault in wrong):
@@ -52,12 +53,12 @@ def faults(path: Path) -> Iterator[Fault]:
         yield Fault(folder, "is a copy that was not finished", orphan=True)
 
 
-def sweep(path: Path) -> list[Path]:
+def sweep(path: Path, url: str | None = None) -> list[Path]:
     """Remove what a crash leaves: kept files that no image needs, and copies beside the artifact that were
     not finished; which they were. ArtifactError, before anything is removed, also where the catalogue is
     damaged and may not know what it needs."""
     originals = Originals(path / ORIGINALS)
-    with Artifact(path, read_manifest(path)).open_catalogue() as catalogue, originals.alone():
+    with Artifact(path, read_manifest(path), url).open_catalogue() as catalogue, originals.alone():
         if (fault := next(catalogue.faults(thumbnails=False), None)) is not None:
             raise ArtifactError(f"{catalogue.path}: {fault}; nothing was removed, as it may still be needed")
         needed = catalogue.hashes()  # within: who adds keeps the file first

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from sqlalchemy import BigInteger, Connection, Text, cast, update
+from sqlalchemy import BigInteger, Connection, Text, cast, or_, select, update
 
 from index.database import (
     PATIENCE,
@@ -14,12 +14,20 @@ from index.database import (
     Database,
     Superseded,
 )
-from index.items import SUCCESSOR
+from index.items import MOVED, SUCCESSOR
+from index.names import from_stored
 from index.tables.checksums import seal_notes
-from index.tables.rows import Unavailable, Unusable, noted, value
+from index.tables.rows import Unavailable, Unusable, value
 from index.tables.schema import META
 
+# Asked with each change, so made once.
+ELSEWHERE = select(META.c.key, META.c.value).where(or_(META.c.key == SUCCESSOR, META.c.key == MOVED))
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
+
+
+def moved_to(place: str) -> str:
+    """What to do where a catalogue was moved to this place."""
+    return f"its catalogue was moved to {place}; start the service with HEBBSEARCH_CATALOGUE, which names it"
 
 
 class Connections:
@@ -72,8 +80,12 @@ class Connections:
             self._turn.release()
 
     def refuse_superseded(self, connection: Connection) -> None:
-        """Superseded where another artifact took this one's place, unless this is to come back from it."""
-        successor = noted(connection, SUCCESSOR)
+        """Superseded where another artifact took this one's place, unless this is to come back from it, and
+        where its catalogue lies elsewhere now."""
+        found = {key: from_stored(text) for key, text in connection.execute(ELSEWHERE)}
+        if place := found.get(MOVED):
+            raise Superseded(f"{self.path}: {moved_to(place)}")
+        successor = found.get(SUCCESSOR)
         if successor not in (None, self.returns_from):
             raise Superseded(
                 f"{self.path}: {successor} took the place of this artifact; restart this service, which "

@@ -30,13 +30,6 @@ FULL = """
 
 
 @pytest.fixture
-def durable() -> Iterator[postgresql.Server]:
-    """A server of the test alone, which may be killed."""
-    with postgresql.server() as started:
-        yield started
-
-
-@pytest.fixture
 def away() -> Iterator[str]:
     """The address of nobody."""
     with socket.socket() as taken:  # and nobody listens there
