@@ -101,16 +101,6 @@ class Server:
         """At once, and in order."""
         self._end(signal.SIGINT)
 
-    def pause(self) -> None:
-        """It neither answers nor refuses, as where a network is cut."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """After `pause`."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
-
     def _end(self, with_signal: signal.Signals) -> None:
         if self._process is not None:
             if with_signal == signal.SIGKILL:  # its processes too, each of which is in its group

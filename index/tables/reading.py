@@ -92,7 +92,8 @@ class Reader:
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
         with self._connections.reading() as connection:
-            table = rows.code_table(connection, self.bits, ITEMS.c.revision > since)
+            which = [ITEMS.c.revision > since] if since >= 0 else []  # all have one
+            table = rows.code_table(connection, self.bits, *which)
             found = rows.changes(connection, table, rows.gone(connection, since))
         self._learn(found.classes)
         return found
