@@ -219,9 +219,11 @@ def _parsed(url: str) -> tuple[URL, str]:
     """What of it says where the server is, for the driver, and the schema. CatalogueError, which does not
     repeat a password."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(url) if is_url(url) else None
     except (ArgumentError, ValueError):
-        raise CatalogueError(f"the catalogue's address is no URL; wanted such as {SHAPE}") from None
+        parsed = None
+    if parsed is None:
+        raise CatalogueError(f"the catalogue's address is no URL of PostgreSQL; wanted such as {SHAPE}")
     query = dict(parsed.query)
     schema = query.pop("schema", "")
     if not isinstance(schema, str) or not NAME.fullmatch(schema) or schema.startswith("pg_"):

@@ -331,6 +331,13 @@ def test_an_address_that_is_none_is_told_without_its_password(url: str, fault: s
         assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize("address", ["mysql://me:secret@h/db?schema=a", "/catalogue.sqlite", "secret"])
+def test_another_kind_of_place_is_no_address(address: str) -> None:
+    with pytest.raises(CatalogueError, match="no URL of PostgreSQL; wanted such as") as told:
+        without_password(address)
+    assert "secret" not in str(told.value)
+
+
 def test_a_password_is_written_nowhere() -> None:
     url = "postgresql://me:secret@h:5/db?schema=a&password=secret&sslmode=require"
     assert without_password(url) == "postgresql+psycopg://me@h:5/db?schema=a&sslmode=require"

@@ -220,6 +220,17 @@ def test_it_outlives_its_server(own: Artifact, durable: postgresql.Server) -> No
         assert add(http, png(2)) > added
 
 
+@pytest.mark.parametrize("url", ["mysql://me:secret@h/db", "postgresql://me:secret@h/db"])
+def test_an_address_that_is_none_ends_the_start_with_one_line(
+    own: Artifact, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEBBSEARCH_ARTIFACT", str(own.path))
+    monkeypatch.setenv("HEBBSEARCH_CATALOGUE", url)
+    with pytest.raises(SystemExit, match=r"HEBBSEARCH_CATALOGUE: .*schema=name") as told:
+        create_app()
+    assert "secret" not in str(told.value) and "\n" not in str(told.value)
+
+
 def test_a_server_that_does_not_answer_at_the_start_is_told(own: Artifact, url: str) -> None:
     move(own.path, url)
     _, _, schema = url.partition("?")
