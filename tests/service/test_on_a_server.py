@@ -147,6 +147,26 @@ def test_what_needs_a_file_is_refused_with_the_way_out(own: Artifact, url: str) 
     assert not copy.exists()
 
 
+def test_what_one_service_acknowledged_the_others_find(own: Artifact, url: str) -> None:
+    move(own.path, url)
+    with served(own.path, catalogue=url) as one, served(own.path, catalogue=url) as other:
+        for seed, (told, asked) in enumerate([(one, other), (other, one), (one, other)]):
+            sent = add(told, png(seed))
+            assert answer(asked.post("/search", content=png(seed)))["results"][0]["id"] == sent
+            answer(told.delete(f"/images/{sent}"), 204)
+            found = answer(asked.post("/search", content=png(seed), params={"k": 100}))["results"]
+            assert sent not in [each["id"] for each in found]
+
+        def send(http: httpx.Client) -> list[int]:
+            said = [http.post("/images", content=png(seed)).raise_for_status() for seed in range(50, 56)]
+            return [each.json()["images"][0]["image"]["id"] for each in said]
+
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(send, (one, other))
+        assert first == second  # the same bytes are the same image, whoever takes them
+        assert images(one) == images(other)
+
+
 # --- servers and services that are killed --------------------------------------------------------------
 
 
