@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from index.catalogue import Catalogue
 from index.codes import Codes, check_codes
+from index.database import CatalogueError, CatalogueUnavailable
+from index.items import MOVED, Changes
 from index.items import SUCCESSOR as SUCCESSOR
-from index.items import Changes
-from index.sqlite import CatalogueError, CatalogueUnavailable
+from index.tables.connections import moved_to
 from index.walking import sha256_of
 
 FORMAT = 1
@@ -127,6 +128,7 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    url: str | None = field(default=None, repr=False)  # of its catalogue in PostgreSQL; None: it is a file
 
     @property
     def encoder_path(self) -> Path:
@@ -138,11 +140,20 @@ class Artifact:
 
     def load_catalogue(self) -> tuple[Catalogue, Changes]:
         """The same and what it holds, as `Catalogue.load`."""
+        here = self.path / CATALOGUE
         try:
-            catalogue, contents = Catalogue.load(self.path / CATALOGUE)
+            if self.url is not None and here.is_file() and Catalogue.read_note(here, MOVED) is None:
+                raise CatalogueUnavailable(
+                    f"{here}: was not moved to PostgreSQL; hebbsearch move does that, or leave out "
+                    "HEBBSEARCH_CATALOGUE"
+                )
+            catalogue, contents = Catalogue.load(self.url or here)
         except CatalogueError as error:
-            way_out = "" if isinstance(error, CatalogueUnavailable) else "; build the index again"
+            way_out = "" if isinstance(error, CatalogueUnavailable) or self.url else "; build the index again"
             raise ArtifactError(f"{error}{way_out}") from error
+        if (place := catalogue.noted(MOVED)) is not None:
+            catalogue.close()
+            raise ArtifactError(f"{here}: {moved_to(place)}")
         manifest = self.manifest
         # Images that were added may have brought more classes along.
         trained = catalogue.classes[: len(manifest.classes)]
@@ -153,9 +164,9 @@ class Artifact:
         ):
             if found != wanted:
                 catalogue.close()
+                way_out = "name the schema of this artifact" if self.url else "build the index again"
                 raise ArtifactError(
-                    f"{catalogue.path}: its {name} is {found}, {MANIFEST} says {wanted}; "
-                    "build the index again"
+                    f"{catalogue.path}: its {name} is {found}, {MANIFEST} says {wanted}; {way_out}"
                 )
         return catalogue, contents
 
@@ -269,15 +280,16 @@ def _successor(path: Path) -> str | None:
         return None
 
 
-def open_artifact(path: Path) -> Artifact:
-    """The artifact in this folder, its manifest read and its immutable files verified."""
+def open_artifact(path: Path, url: str | None = None) -> Artifact:
+    """The artifact in this folder, its manifest read and its immutable files verified. `url`: of its
+    catalogue, where that lies in PostgreSQL."""
     try:
         manifest = read_manifest(path)
-        for file, what in file_faults(path, manifest):
+        for file, what in file_faults(path, manifest, url):
             raise ArtifactError(f"{file}: {what}")
     except OSError as error:
         raise ArtifactError(f"{error.filename or path}: {error.strerror}; make it readable") from error
-    return Artifact(path, manifest)
+    return Artifact(path, manifest, url)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -291,10 +303,11 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{file}: {error}; build the index again") from error
 
 
-def file_faults(path: Path, manifest: Manifest) -> Iterator[tuple[Path, str]]:
-    """What is wrong with the files that the manifest of this folder names, each with its way out."""
-    if not (path / CATALOGUE).is_file():
-        yield path / CATALOGUE, MISSING
+def file_faults(path: Path, manifest: Manifest, url: str | None = None) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the files that the manifest of this folder names, each with its way out. `url` as
+    above."""
+    if url is None and not (path / CATALOGUE).is_file():
+        yield path / CATALOGUE, f"{MISSING}, or set HEBBSEARCH_CATALOGUE, if it was moved to PostgreSQL"
     if ENCODER not in manifest.files or not manifest.files.keys() <= {*FIXED}:
         wanted = f"wanted {ENCODER} and perhaps {QUERIES} and {LEARNED}; build the index again"
         yield path / MANIFEST, f"lists files {sorted(manifest.files)}, {wanted}"

@@ -12,8 +12,9 @@ from pathlib import Path
 from index import artifact
 from index.artifact import CATALOGUE, ORIGINALS, Artifact, ArtifactError, sync
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.originals import Originals
-from index.sqlite import WRITABLE, CatalogueError, open_mode
+from index.sqlite import WRITABLE, open_mode
 from index.staging import staging
 
 

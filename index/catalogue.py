@@ -1,8 +1,8 @@
 """The catalogue: items, labels, codes and thumbnails, the one source of truth.
 
-SQLite through SQLAlchemy Core. What is read, changed and checked lies in index/tables/, and so do the tables.
-Only index/sqlite.py and index/tables/checking.py know that it is SQLite, so that the same tables can move to
-PostgreSQL.
+SQLite or PostgreSQL through SQLAlchemy Core. What is read, changed and checked lies in index/tables/, and so
+do the tables. Only index/sqlite.py and index/postgres_catalogue.py know which of the two it is, and
+index/tables/columns.py what the columns are there.
 """
 
 import time
@@ -12,12 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from sqlalchemy.schema import CreateIndex
-
 from index.codes import Codes
+from index.database import DAMAGE, CatalogueError, Database
 from index.items import Changes, Embedding, Identity, Item, NewItem
+from index.postgres_catalogue import PostgreSQL, is_url
 from index.sources import Source
-from index.sqlite import DAMAGE, NEW, WRITABLE, CatalogueError, engine_of, open_mode
+from index.sqlite import SQLite
 from index.tables import checking
 from index.tables.arriving import Arrival, add_unknown
 from index.tables.changing import Change, create, in_json, write_notes
@@ -31,17 +31,16 @@ from index.tables.listing import Listing
 from index.tables.pictures import Pictures
 from index.tables.reading import TOGETHER
 from index.tables.rows import check_id, class_indices, noted
-from index.tables.schema import QUICKER
 from index.tables.succession import Succession
 from index.tables.trash import Made, Trash, put, rewrite, take_out, throw, undo
 
 
 class Catalogue(Succession):
-    """An open catalogue. Safe to read from many threads; close it to leave one file behind."""
+    """An open catalogue. Safe to read from many threads; close it to leave one file behind, if it is one."""
 
-    def __init__(self, connections: Connections, *, writable: bool = True) -> None:
+    def __init__(self, connections: Connections) -> None:
         super().__init__(connections)
-        self.writable = writable  # else it stays as it is
+        self.writable = connections.database.writable  # else it stays as it is
         self.trash = Trash(connections)
         self.history = History(connections)
         self.pictures = Pictures(connections)
@@ -49,17 +48,19 @@ class Catalogue(Succession):
 
     @classmethod
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:
-        """A new, empty catalogue. CatalogueError if the file exists or cannot be made."""
-        path = Path(path)
-        if path.exists():
-            raise CatalogueError(f"{path}: exists already")
+        """A new, empty catalogue, in a file or in a schema of PostgreSQL, which a URL names. CatalogueError
+        if there is one or it cannot be made."""
         if bits < 8 or bits % 8:
             raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
         if len(set(classes)) < len(classes):
             raise ValueError(f"classes are {list(classes)}; wanted each name once")
-        connections = Connections(path, engine_of(path, NEW))
-        with connections.noting() as connection:
-            create(connection, encoder_id, bits, classes)
+        connections = Connections(database_at(path, new=True))
+        try:
+            with connections.preparing() as connection:
+                create(connection, encoder_id, bits, classes)
+        except CatalogueError:
+            connections.close()
+            raise
         return cls(connections)
 
     @classmethod
@@ -74,22 +75,21 @@ class Catalogue(Succession):
     @classmethod
     def load(cls, path: Path | str) -> tuple[Self, Changes]:
         """`open`, and the whole database split, which was read to verify it, as `changes` since ever."""
-        connections, writable = _connections_to(Path(path))
+        connections = Connections(database_at(path))
         with _closed_if_unusable(connections):
-            checking.bring_up_to_date(connections, writable=writable)
-            catalogue = cls(connections, writable=writable)
+            checking.bring_up_to_date(connections)
+            catalogue = cls(connections)
             with connections.reading() as connection:
-                contents = checking.verified(connection, catalogue.bits)
-            if writable:  # one of an earlier version of the same schema does not have them
+                contents = checking.verified(connection, connections.database, catalogue.bits)
+            if catalogue.writable:
                 with connections.noting() as connection:
-                    for each in QUICKER:
-                        connection.execute(CreateIndex(each, if_not_exists=True))
+                    connections.database.complete(connection)
         return catalogue, contents
 
     @classmethod
-    def read_note(cls, path: Path, key: str) -> str | None:
+    def read_note(cls, path: Path | str, key: str) -> str | None:
         """`noted` of a catalogue that is not open and is not verified. CatalogueError."""
-        with closing(_connections_to(path)[0]) as connections, connections.reading() as connection:
+        with closing(Connections(database_at(path))) as connections, connections.reading() as connection:
             return noted(connection, key)
 
     def add(self, items: Iterable[NewItem]) -> list[int]:
@@ -265,10 +265,11 @@ class Catalogue(Succession):
     def faults(self, *, thumbnails: bool = True) -> Iterator[str]:
         """What `open` does not look for: it reads everything, gigabytes of thumbnails too."""
         with self._connections.reading() as connection:
-            yield from checking.faults(connection, thumbnails=thumbnails)
+            database = self._connections.database
+            yield from checking.faults(connection, database, thumbnails=thumbnails)
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, which then stands alone."""
+        """Let go of it: a file then stands alone."""
         self._connections.close()
 
     def __enter__(self) -> Self:
@@ -278,12 +279,18 @@ class Catalogue(Succession):
         self.close()
 
 
-def _connections_to(path: Path) -> tuple[Connections, bool]:
-    """The existing file, and whether it can be written to. CatalogueError."""
-    if not path.is_file():
-        raise CatalogueError(f"{path}: no such catalogue")
-    mode = open_mode(path)
-    return Connections(path, engine_of(path, mode)), mode == WRITABLE
+def move(catalogue: Catalogue, url: str) -> dict[str, int]:
+    """As `Catalogue.move_into`, into the schema of PostgreSQL that a URL names."""
+    with closing(Connections(database_at(url, new=True))) as target:
+        return catalogue.move_into(target)
+
+
+def database_at(path: Path | str, *, new: bool = False) -> Database:
+    """The file, or the schema of a PostgreSQL that a URL names, where a catalogue is or, `new`, is to be.
+    CatalogueError."""
+    if is_url(path):
+        return PostgreSQL.new(path) if new else PostgreSQL.there(path)
+    return SQLite.new(Path(path)) if new else SQLite.there(Path(path))
 
 
 @contextmanager

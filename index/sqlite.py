@@ -1,18 +1,21 @@
-"""How the catalogue's database is opened and what its errors are in words: what knows that it is SQLite."""
+"""A catalogue that is a file of SQLite: how it is opened, and its errors in words."""
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.schema import CreateIndex
 
+from index.database import PATIENCE, CatalogueBusy, CatalogueError, CatalogueUnavailable
 from index.space import WAY_OUT, no_space
+from index.tables.schema import QUICKER
 
-PATIENCE = 30  # seconds that one who wants to write waits for others
 WRITABLE = "mode=rw"
 NEW = "mode=rwc"  # and writable
 # What the operating system refuses, by SQLite's name for it (sqlite.org/rescode.html), and the way out.
@@ -25,27 +28,106 @@ REFUSED = {
 PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usual 4 kB hold one or two
 
 
-# What reading a damaged database raises, of itself and of what its rows are taken for.
-DAMAGE = (
-    *(SQLAlchemyError, sqlite3.Error),
-    *(AttributeError, KeyError, MemoryError, OverflowError, TypeError, ValueError),
-)
+class SQLite:
+    """One file, and while it is open its write-ahead log."""
 
+    def __init__(self, path: Path, mode: str) -> None:
+        self.path = path
+        self.writable = mode in (WRITABLE, NEW)
+        self.engine = engine_of(path, mode)
 
-class CatalogueError(ValueError):
-    """The catalogue cannot be used; names the file and the fault."""
+    @classmethod
+    def there(cls, path: Path) -> Self:
+        """The existing file. CatalogueError."""
+        if not path.is_file():
+            raise CatalogueError(f"{path}: no such catalogue")
+        return cls(path, open_mode(path))
 
+    @classmethod
+    def new(cls, path: Path) -> Self:
+        """A file that is not there yet. CatalogueError if it is."""
+        if path.exists():
+            raise CatalogueError(f"{path}: exists already")
+        return cls(path, NEW)
 
-class CatalogueUnavailable(CatalogueError):
-    """It cannot be used here or now, though nothing says that it is damaged; the message says what to do."""
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """As Database."""
+        try:
+            yield
+        except DBAPIError as error:
+            raise _explained(self.path, error.orig) from error
+        except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
+            raise _explained(self.path, error) from error
+        except PoolTimeout as error:
+            raise CatalogueBusy(f"{self.path}: too many read it at a time; try again") from error
 
+    def prepare(self, connection: Connection) -> None:
+        """A new file is a place."""
 
-class CatalogueBusy(CatalogueUnavailable):
-    """Others use the catalogue at this moment; the same may succeed later."""
+    def lock(self, connection: Connection) -> None:
+        """The first statement that writes takes the lock."""
 
+    def complete(self, connection: Connection) -> None:
+        """As Database: one of an earlier version of the same schema does not have them."""
+        for each in QUICKER:
+            connection.execute(CreateIndex(each, if_not_exists=True))
 
-class Superseded(CatalogueError):
-    """Another artifact took the place of this one: what were changed here, nobody would see again."""
+    def in_its_words(self, statement: str) -> str:
+        """They are its own."""
+        return statement
+
+    def stand_in(self, statements: Iterable[str]) -> None:
+        """As Database."""
+
+        def make(connection: sqlite3.Connection, _: object) -> None:
+            for statement in statements:
+                connection.execute(statement)
+
+        self.engine.dispose()  # those that are there have none
+        event.listen(self.engine, "connect", make)
+
+    @contextmanager
+    def undecoded(self, connection: Connection) -> Iterator[None]:
+        """As Database."""
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        before = driver.text_factory
+        driver.text_factory = lambda text: text.decode(errors="surrogateescape")
+        try:
+            yield
+        finally:
+            driver.text_factory = before
+
+    def damage(self, connection: Connection, tables: Iterable[str] | None = None) -> Iterator[str]:
+        """As Database: structure, and indexes where it is all of it."""
+        checks = ["integrity_check"] if tables is None else [f"quick_check({table})" for table in tables]
+        for check in checks:
+            for (found,) in connection.exec_driver_sql(f"PRAGMA {check}"):
+                if found != "ok":
+                    yield found
+
+    def dangling(self, connection: Connection) -> Iterator[str]:
+        """As Database."""
+        for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+            yield f"row {row} of {table} names no row of {parent}"
+
+    def last_id(self, connection: Connection) -> int:
+        """As Database."""
+        given = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
+        last: int = connection.exec_driver_sql(given).scalar_one()
+        return last
+
+    def give_above(self, connection: Connection, last: int) -> None:
+        """As Database."""
+        connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'items'")
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES ('items', ?)", (last,))
+
+    def size(self) -> int:
+        """As Database, with its write-ahead log."""
+        names = (self.path.name + suffix for suffix in ("", "-wal", "-shm"))
+        files = (self.path.with_name(name) for name in names)
+        return sum(file.stat().st_size for file in files if file.exists())
 
 
 def open_mode(path: Path) -> str:
@@ -83,32 +165,6 @@ def _connect(address: str, new: bool) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     return connection
-
-
-@contextmanager
-def undecoded(connection: Connection) -> Iterator[None]:
-    """Text that is no UTF-8, as damage leaves it, is read with lone surrogates in it, and not refused."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    before = driver.text_factory
-    driver.text_factory = lambda text: text.decode(errors="surrogateescape")
-    try:
-        yield
-    finally:
-        driver.text_factory = before
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """The database's own errors, with the file they are about."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise _explained(path, error.orig) from error
-    except sqlite3.Error as error:  # of the driver, called past SQLAlchemy
-        raise _explained(path, error) from error
-    except PoolTimeout as error:
-        raise CatalogueBusy(f"{path}: too many read it at a time; try again") from error
 
 
 def _explained(path: Path, error: BaseException | None) -> CatalogueError:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from index.artifact import ORIGINALS, QUERIES, Artifact, ArtifactError, file_faults, read_manifest
 from index.catalogue import Catalogue
+from index.database import DAMAGE
 from index.originals import Originals
-from index.sqlite import DAMAGE
 from index.staging import abandoned
 from index.walking import sha256_of
 
@@ -17,7 +17,7 @@ from index.walking import sha256_of
 class Fault:
     """One thing that is wrong."""
 
-    path: Path
+    path: Path | str  # a file or folder, or the schema of a server that keeps the catalogue
     what: str
     orphan: bool = False  # what nothing needs, such as a crash leaves: `sweep` removes it
 
@@ -25,25 +25,26 @@ class Fault:
         return self.what if self.what.startswith(str(self.path)) else f"{self.path}: {self.what}"
 
 
-def faults(path: Path) -> Iterator[Fault]:
-    """All faults of the artifact in this folder, those first that hide others.
+def faults(path: Path, url: str | None = None) -> Iterator[Fault]:
+    """All faults of the artifact in this folder, those first that hide others. `url`: of its catalogue, where
+    that lies in PostgreSQL.
 
     Reads every kept file and the whole catalogue. Of what a service changes meanwhile, something may be named
     that is none.
     """
     try:
         manifest = read_manifest(path)
-        wrong = [Fault(file, what) for file, what in file_faults(path, manifest)]
+        wrong = [Fault(file, what) for file, what in file_faults(path, manifest, url)]
         yield from wrong
-        artifact = Artifact(path, manifest)
+        artifact = Artifact(path, manifest, url)
         with artifact.open_catalogue() as catalogue:
             parts: list[Iterator[Fault]] = [(Fault(catalogue.path, what) for what in catalogue.faults())]
-            if not any(fault.path.name == QUERIES for fault in wrong):
+            if not any(fault.path == path / QUERIES for fault in wrong):
                 parts.append(_queries(artifact, catalogue))
             parts.append(_embeddings(catalogue))
             parts.append(_originals(Originals(path / ORIGINALS), catalogue))
             for part in parts:
-                yield from _as_far_as_it_is_read(part, catalogue)
+                yield from _as_far_as_it_is_read(part, artifact, catalogue)
     except ArtifactError as error:
         yield Fault(path, str(error))  # which names the file
     except OSError as error:
@@ -52,12 +53,12 @@ def faults(path: Path) -> Iterator[Fault]:
         yield Fault(folder, "is a copy that was not finished", orphan=True)
 
 
-def sweep(path: Path) -> list[Path]:
+def sweep(path: Path, url: str | None = None) -> list[Path]:
     """Remove what a crash leaves: kept files that no image needs, and copies beside the artifact that were
     not finished; which they were. ArtifactError, before anything is removed, also where the catalogue is
     damaged and may not know what it needs."""
     originals = Originals(path / ORIGINALS)
-    with Artifact(path, read_manifest(path)).open_catalogue() as catalogue, originals.alone():
+    with Artifact(path, read_manifest(path), url).open_catalogue() as catalogue, originals.alone():
         if (fault := next(catalogue.faults(thumbnails=False), None)) is not None:
             raise ArtifactError(f"{catalogue.path}: {fault}; nothing was removed, as it may still be needed")
         needed = catalogue.hashes()  # within: who adds keeps the file first
@@ -71,13 +72,15 @@ def sweep(path: Path) -> list[Path]:
     return swept
 
 
-def _as_far_as_it_is_read(found: Iterator[Fault], catalogue: Catalogue) -> Iterator[Fault]:
+def _as_far_as_it_is_read(
+    found: Iterator[Fault], artifact: Artifact, catalogue: Catalogue
+) -> Iterator[Fault]:
     """What damage keeps from being read is a fault too, and hides no other."""
     try:
         yield from found
     except DAMAGE as error:
         named = isinstance(error, ArtifactError)  # by itself; CatalogueError by the catalogue's path
-        yield Fault(catalogue.path.parent if named else catalogue.path, str(error))
+        yield Fault(artifact.path if named else catalogue.path, str(error))
 
 
 def _queries(artifact: Artifact, catalogue: Catalogue) -> Iterator[Fault]:

@@ -18,13 +18,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
-from index.sqlite import CatalogueError
+from index.database import CatalogueError
 from service.core.jobs import Jobs
 from service.core.live import ANSWERING, Live
 from service.core.pictures import decoding
@@ -128,8 +128,9 @@ async def _running(
     )
     live = Live(opened.pop(), settings, counting=metrics.counting, decode=large.decode)
     work = Jobs(settings.artifact.resolve())
-    with live.lease() as generation:
-        work.resume(generation.searcher.artifact.path.resolve())
+    if settings.catalogue_url is None:
+        with live.lease() as generation:
+            work.resume(generation.searcher.artifact.path.resolve())
     tidying = asyncio.create_task(_tidy(live))
     # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
     gc.collect()
@@ -175,6 +176,8 @@ async def _tidy(live: Live) -> None:
 
 def _searcher(settings: Settings) -> Searcher:
     """Of the artifact that was asked for, or of the one that took its place."""
+    if (url := settings.catalogue_url) is not None:  # nothing takes its place: only files note who did
+        return Searcher.open(settings.artifact, max_pixels=settings.max_pixels, url=url)
     path = in_service(settings.artifact)
     if path != settings.artifact.resolve():
         log.warning("%s took the place of %s and is served", path, settings.artifact)
@@ -198,7 +201,7 @@ def _settings_from_environment() -> Settings:
 
 
 def _is_secret(fault: ErrorDetails) -> bool:
-    return str(fault["loc"][0]).endswith("_keys")
+    return Settings.model_fields[str(fault["loc"][0])].annotation is SecretStr
 
 
 async def _page() -> FileResponse:

@@ -24,6 +24,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     artifact: Path = Field(description="the artifact's folder")
+    catalogue: SecretStr = Field(
+        default=SecretStr(""),
+        description="where the catalogue lies, once hebbsearch move brought it to PostgreSQL: "
+        "postgresql+psycopg://user:password@host/database?schema=name; without any, in the artifact's folder",
+    )
     max_image_bytes: int = Field(default=10_000_000, ge=1, description="largest upload")
     max_pixels: int = Field(default=50_000_000, ge=1, description="largest image")
     concurrency: int = Field(
@@ -89,6 +94,20 @@ class Settings(BaseSettings):
     queue: int = Field(
         default=128, ge=1, description="searches under way or waiting; more are answered 503 with Retry-After"
     )
+
+    @property
+    def catalogue_url(self) -> str | None:
+        """Of a catalogue in PostgreSQL; None: it is a file in the artifact's folder."""
+        return self.catalogue.get_secret_value() or None
+
+    @field_validator("catalogue")
+    @classmethod
+    def _is_url(cls, text: SecretStr) -> SecretStr:
+        if url := text.get_secret_value():
+            from index.postgres_catalogue import without_password  # which takes a while to load
+
+            without_password(url)
+        return text
 
     @field_validator("cors_origins")
     @classmethod

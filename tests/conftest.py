@@ -18,10 +18,12 @@ from tests import forking
 
 if TYPE_CHECKING:
     from index.artifact import Artifact
+    from tests import postgresql
 
 STARTS = ("subprocess.Popen", "tests.serve_here")  # audit events
 # Fixtures that start a server or a command.
 SERVERS = {"server", "own_server", "http", "browser", "address", "served", "guarded", "changing", "metrics"}
+SERVERS |= {"postgresql_server", "durable"}
 COMMANDS = {"built", "interrupted"}
 FREEZING = gc.freeze, gc.unfreeze
 
@@ -144,6 +146,15 @@ def own(tmp_path: Path) -> "Artifact":
     from tests import samples
 
     return samples.build_artifact(tmp_path)
+
+
+@pytest.fixture
+def durable() -> "Iterator[postgresql.Server]":
+    """A PostgreSQL of the test alone, which may be killed."""
+    from tests import postgresql
+
+    with postgresql.server() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -102,6 +102,11 @@ def test_service_loads_no_training_but_the_networks():
 
 
 @pytest.mark.process
+def test_a_server_that_keeps_catalogues_is_an_extra():
+    assert "psycopg" not in loaded_after("import service.app, service.command, training.build_index")
+
+
+@pytest.mark.process
 def test_index_loads_no_torch():
     modules = loaded_after(
         "import index.codes, index.catalogue, index.hamming, index.distances, index.vectors, index.artifact, "

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from index.artifact import ArtifactError
+from index.database import CatalogueError
 from index.names import on_a_line, take_any_letter
-from index.sqlite import CatalogueError
 from training.checkpoint import CheckpointError
 from training.config import ConfigError
 from training.data import DataError

@@ -17,6 +17,7 @@ from index.labels import normal_form
 from index.names import from_stored, stored
 from index.sources import Source
 from index.tables import checksums, history
+from index.tables.columns import fit
 from index.tables.digest import digest
 from index.tables.history import What
 from index.tables.learned import forget_learned, keep, keep_sources, set_sources
@@ -46,10 +47,13 @@ OF_ITEM = [
     for table in (CODES, THUMBNAILS, EMBEDDINGS, PICTURES, SOURCES, PREDICTIONS, DOUBTS, TRASH, HISTORY)
 ]
 
+CODED = [CODES.c.code, TRASH.c.code]
+
 
 def create(connection: Connection, encoder_id: str, bits: int, classes: Sequence[str]) -> None:
     """All tables, with nothing in them but what the catalogue is."""
     metadata.create_all(connection)
+    fit(connection, CODED, bits)
     meta = {"schema": SCHEMA, "encoder_id": encoder_id, "bits": bits, "revision": 0, "digest": 0, "built": 0}
     connection.execute(insert(META), [{"key": key, "value": str(value)} for key, value in meta.items()])
     if classes:
@@ -261,6 +265,7 @@ class Change:
         forget_learned(self.connection, embeddings=not same_embeddings)
         queries, changed = dict.fromkeys(held_out(self.connection)), 0
         count = len(code_table(self.connection, self.bits).ids)
+        fit(self.connection, CODED, bits)
         for id_, code, embedding in encoded:
             if embedding is not None and not same_embeddings:
                 keep(self.connection, [(id_, embedding)])

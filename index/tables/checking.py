@@ -1,11 +1,11 @@
-"""Whether a catalogue is whole and of this version. Knows that the database is SQLite."""
+"""Whether a catalogue is whole and of this version."""
 
 from collections.abc import Iterator
 
 from sqlalchemy import Connection, func, inspect, select, update
 
+from index.database import DAMAGE, Database
 from index.items import SPLITS, Changes
-from index.sqlite import DAMAGE, undecoded
 from index.tables import checksums
 from index.tables.connections import Connections
 from index.tables.digest import digest
@@ -45,31 +45,33 @@ FAULTS = {
 WITH_CHECKSUMS = 4  # the schema from which on each row has one
 
 
-def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
+def bring_up_to_date(connections: Connections) -> None:
     """Make it a catalogue of this version. CatalogueError for one of a version to come."""
+    database = connections.database
     with connections.reading() as connection:
         found = value(connection, "schema")
     if found == str(SCHEMA):
         return
-    if found in READABLE and not writable:
+    if found in READABLE and not database.writable:
         missing = (each for version, each in STAND_INS.items() if version > int(found))
-        connections.stand_in([statement for statements in missing for statement in statements])
+        database.stand_in([statement for statements in missing for statement in statements])
         return
     with connections.reading() as connection:
         if not found.isdecimal() or not 0 < int(found) < SCHEMA:
             raise Unavailable(f"has schema {found}, this version reads up to {SCHEMA}; use a newer version")
-        if not writable:
+        if not database.writable:
             raise Unavailable(
                 f"has schema {found} and cannot be upgraded to {SCHEMA} here; open it once where its "
                 "folder can be written to"
             )
-        # Writing first takes the write lock: of two processes the second finds it done.
+        # The write lock first: of two processes the second finds it done.
+        database.lock(connection)
         connection.execute(update(META).where(META.c.key == "schema").values(value=META.c.value))
         if (found := value(connection, "schema")) != str(SCHEMA):
             known = int(found) >= WITH_CHECKSUMS
-            with undecoded(connection):
+            with database.undecoded(connection):
                 whole = known and checksums.notes_are_whole(connection)
-                upgrade(connection, int(found))
+                upgrade(connection, int(found), database.in_its_words)
                 if not known:
                     checksums.write_all(connection)
                 elif whole:  # else the damage stays for all to see
@@ -77,25 +79,25 @@ def bring_up_to_date(connections: Connections, *, writable: bool) -> None:
         connection.commit()
 
 
-def verified(connection: Connection, bits: int) -> Changes:
+def verified(connection: Connection, database: Database, bits: int) -> Changes:
     """All that the database split holds. Unusable where it is damaged."""
-    for table in (META, CLASSES, ITEMS, CODES, REMOVED):  # thumbnails: gigabytes to read
-        found = connection.exec_driver_sql(f"PRAGMA quick_check({table.name})").scalar()
-        if found != "ok":
-            raise Unusable(_damage(found))
+    looked_at = [table.name for table in (META, CLASSES, ITEMS, CODES, REMOVED)]  # thumbnails: gigabytes
+    for found in database.damage(connection, looked_at):
+        raise Unusable(_damage(found))
     held = changes(connection, code_table(connection, bits), [])
     if str(digest(held.table)) != value(connection, "digest"):
         raise Unusable("labels or codes do not match their digest")
     return held
 
 
-def faults(connection: Connection, *, thumbnails: bool = True) -> Iterator[str]:
+def faults(connection: Connection, database: Database, *, thumbnails: bool = True) -> Iterator[str]:
     """What `verified` does not look for, once each: it reads everything, gigabytes of thumbnails too."""
     told = set[str]()
-    with undecoded(connection):
-        looked_at = (_contents, _thumbnails) if thumbnails else ()
-        for check in (_structure, _references, _ids, _rows, *looked_at):
-            for what in _as_far_as_it_is_read(check(connection)):
+    with database.undecoded(connection):
+        kept = (map(_damage, database.damage(connection)), database.dangling(connection))
+        looked_at = (_contents(connection), _thumbnails(connection)) if thumbnails else ()
+        for check in (*kept, _ids(connection, database), _rows(connection), *looked_at):
+            for what in _as_far_as_it_is_read(check):
                 if what not in told:
                     told.add(what)
                     yield what
@@ -109,26 +111,14 @@ def _as_far_as_it_is_read(found: Iterator[str]) -> Iterator[str]:
         yield _damage(getattr(error, "orig", error))
 
 
-def _structure(connection: Connection) -> Iterator[str]:
-    for (found,) in connection.exec_driver_sql("PRAGMA integrity_check"):
-        if found != "ok":
-            yield _damage(found)
-
-
-def _references(connection: Connection) -> Iterator[str]:
-    for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-        yield f"row {row} of {table} names no row of {parent}"
-
-
 def _contents(connection: Connection) -> Iterator[str]:
     for what, query in FAULTS.items():
         yield from (f"image {id_} {what}" for id_ in connection.scalars(query))
 
 
-def _ids(connection: Connection) -> Iterator[str]:
-    """An id must never be given twice: SQLite notes the last one."""
-    given = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
-    last = connection.exec_driver_sql(given).scalar_one()
+def _ids(connection: Connection, database: Database) -> Iterator[str]:
+    """An id must never be given twice: the database notes the last one."""
+    last = database.last_id(connection)
     used = [connection.scalar(select(func.max(column))) or 0 for column in (ITEMS.c.id, REMOVED.c.item_id)]
     if last < max(used):
         yield f"would give the ids after {last} again, and {max(used)} was given"

@@ -67,7 +67,7 @@ def _as_bytes(value: Value) -> bytes:
         return b"b" + value
     if isinstance(value, str):
         return b"s" + value.encode(errors="surrogateescape")
-    return b"n" + repr(value).encode()
+    return b"n" + repr(int(value) if value is True or value is False else value).encode()  # as in SQLite
 
 
 def of_notes(connection: Connection) -> str:

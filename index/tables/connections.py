@@ -1,48 +1,45 @@
 """Connections to the catalogue's database: many that read, one at a time that writes."""
 
-import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
-from sqlalchemy import Connection, Engine, Integer, Text, cast, event, update
+from sqlalchemy import BigInteger, Connection, Text, cast, or_, select, update
 
-from index.items import SUCCESSOR
-from index.sqlite import (
+from index.database import (
     PATIENCE,
     CatalogueBusy,
     CatalogueError,
     CatalogueUnavailable,
+    Database,
     Superseded,
-    naming,
 )
+from index.items import MOVED, SUCCESSOR
+from index.names import from_stored
 from index.tables.checksums import seal_notes
-from index.tables.rows import Unavailable, Unusable, noted, value
+from index.tables.rows import Unavailable, Unusable, value
 from index.tables.schema import META
 
+# Asked with each change, so made once.
+ELSEWHERE = select(META.c.key, META.c.value).where(or_(META.c.key == SUCCESSOR, META.c.key == MOVED))
 REVISION = "SELECT value FROM meta WHERE key = 'revision'"
 
 
-class Connections:
-    """To one file, from many threads. All errors name it: CatalogueError."""
+def moved_to(place: str) -> str:
+    """What to do where a catalogue was moved to this place."""
+    return f"its catalogue was moved to {place}; start the service with HEBBSEARCH_CATALOGUE, which names it"
 
-    def __init__(self, path: Path, engine: Engine) -> None:
-        self.path = path
+
+class Connections:
+    """To one catalogue, from many threads. All errors name it: CatalogueError."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.path = database.path
         self.returns_from: str | None = None  # the successor that may take its place, as it is to come back
-        self._engine = engine
+        self._engine = database.engine
         # Who waits to write holds no connection: otherwise they would take all that readers need.
         self._turn = threading.Lock()
-
-    def stand_in(self, statements: Iterable[str]) -> None:
-        """Have each connection make tables of its own, where the file has none and cannot be written to."""
-
-        def make(connection: sqlite3.Connection, _: object) -> None:
-            for statement in statements:
-                connection.execute(statement)
-
-        self._engine.dispose()  # those that are there have none
-        event.listen(self._engine, "connect", make)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -51,16 +48,24 @@ class Connections:
             yield connection
 
     @contextmanager
+    def preparing(self) -> Iterator[Connection]:
+        """One transaction that makes the tables. CatalogueError where there are some."""
+        with self._naming(), self._engine.begin() as connection:
+            self.database.prepare(connection)
+            yield connection
+
+    @contextmanager
     def noting(self) -> Iterator[Connection]:
         """One transaction, which leaves the revision as it is."""
         with self._naming(), self._engine.begin() as connection:
+            self.database.lock(connection)
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[tuple[Connection, int]]:
         """One transaction, alone, and its revision: growing that takes the write lock before anything is
         read. Superseded where another artifact took this one's place before."""
-        grown = cast(cast(META.c.value, Integer) + 1, Text)
+        grown = cast(cast(META.c.value, BigInteger) + 1, Text)
         if not self._turn.acquire(timeout=PATIENCE):
             raise CatalogueBusy(
                 f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
@@ -75,8 +80,12 @@ class Connections:
             self._turn.release()
 
     def refuse_superseded(self, connection: Connection) -> None:
-        """Superseded where another artifact took this one's place, unless this is to come back from it."""
-        successor = noted(connection, SUCCESSOR)
+        """Superseded where another artifact took this one's place, unless this is to come back from it, and
+        where its catalogue lies elsewhere now."""
+        found = {key: from_stored(text) for key, text in connection.execute(ELSEWHERE)}
+        if place := found.get(MOVED):
+            raise Superseded(f"{self.path}: {moved_to(place)}")
+        successor = found.get(SUCCESSOR)
         if successor not in (None, self.returns_from):
             raise Superseded(
                 f"{self.path}: {successor} took the place of this artifact; restart this service, which "
@@ -87,7 +96,7 @@ class Connections:
         """Of this moment."""
         # Read for every batch of searches: SQLAlchemy's own way takes ten times as long as the driver's.
         with (
-            naming(self.path),
+            self.database.naming(),
             closing(self._engine.raw_connection()) as connection,
             closing(connection.cursor()) as cursor,
         ):
@@ -96,13 +105,13 @@ class Connections:
             return int(revision)
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, which then stands alone."""
-        self._engine.dispose()  # SQLite folds it in when the last connection closes
+        """Let go of the catalogue. SQLite folds its log into the file then, which stands alone."""
+        self._engine.dispose()
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
         try:
-            with naming(self.path):
+            with self.database.naming():
                 yield
         except Unusable as error:
             kind = CatalogueUnavailable if isinstance(error, Unavailable) else CatalogueError

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, false, or_, select
 
 from index.names import from_stored, normal, spellings, stored
-from index.tables.rows import READ
+from index.tables.rows import driver_rows
 from index.tables.schema import ITEMS
 
 LONGEST_FOLDER = 255  # characters of the name of one that was sent
@@ -42,9 +42,8 @@ def tree(connection: Connection) -> Tree:
         ITEMS.c.split == "database", or_(ITEMS.c.folder.is_(None), ~alone)
     )
     directly = Counter[tuple[str | None, str]]()
-    with connection.execute(query) as result:
-        for some in iter(lambda: result.cursor.fetchmany(READ), []):  # the driver's own tuples
-            directly.update((folder, _parent(from_stored(path))) for folder, path in some)
+    for some in driver_rows(connection, query):
+        directly.update((folder, _parent(from_stored(path))) for folder, path in some)
     images = Counter[str]()
     for (folder, inside), count in directly.items():
         parts = normal("/".join(each for each in (folder, inside) if each)).split("/")

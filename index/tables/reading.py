@@ -92,7 +92,8 @@ class Reader:
     def changes(self, since: int) -> Changes:
         """What happened to the database split after revision `since`."""
         with self._connections.reading() as connection:
-            table = rows.code_table(connection, self.bits, ITEMS.c.revision > since)
+            which = [ITEMS.c.revision > since] if since >= 0 else []  # all have one
+            table = rows.code_table(connection, self.bits, *which)
             found = rows.changes(connection, table, rows.gone(connection, since))
         self._learn(found.classes)
         return found
@@ -240,10 +241,8 @@ class Reader:
             return connection.scalar(select(func.sum(func.length(THUMBNAILS.c.image)))) or 0
 
     def file_bytes(self) -> int:
-        """What it takes on the disk, with its write-ahead log."""
-        names = (self.path.name + suffix for suffix in ("", "-wal", "-shm"))
-        files = (self.path.with_name(name) for name in names)
-        return sum(file.stat().st_size for file in files if file.exists())
+        """What it takes on the disk."""
+        return self._connections.database.size()
 
     def with_hash(self, sha256: bytes) -> int | None:
         """The item of the database split whose file has this SHA-256, the lowest id of several."""

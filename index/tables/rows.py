@@ -1,11 +1,12 @@
 """What is read of the tables through one connection: what both who reads and who changes ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindparam, func, or_, select
 
 from index.items import UNLABELLED, Changes, CodeTable, Embedding
 from index.names import from_stored
@@ -59,12 +60,25 @@ def code_table(
     query = select(item_id, func.coalesce(ITEMS.c.label, UNLABELLED), code).join(ITEMS).where(*which)
     if not which:  # else SQLite would walk all codes in order instead of looking for the items
         query = query.order_by(item_id)
-    with connection.execute(query) as result:
-        # The driver's own tuples, few enough that Python does not look for garbage among what is read:
-        # SQLAlchemy's rows of a million items take three times as long.
-        parts = [as_table(part, bits) for part in iter(lambda: result.cursor.fetchmany(READ), [])]
+    parts = [as_table(part, bits) for part in driver_rows(connection, query, many=not which)]
     table = CodeTable.joined([*parts, as_table([], bits)])
     return table.rows(np.argsort(table.ids)) if which else table
+
+
+def driver_rows(
+    connection: Connection, query: Select[Any], *, many: bool = True
+) -> Generator[Sequence[tuple[Any, ...]], None, None]:
+    """The driver's own tuples, few enough that Python does not look for garbage among what is read:
+    SQLAlchemy's rows of a million items take three times as long. Of `many` a server hands over some at a
+    time, for which it is asked again and again: its driver would keep them all."""
+    streamed = many and connection.dialect.supports_server_side_cursors
+    with connection.execute(query, execution_options={"stream_results": streamed}) as result:
+        if streamed:  # SQLAlchemy has taken the first one by then
+            first = [tuple(row) for row in result.fetchmany(1)]
+            if not first:
+                return
+            yield first
+        yield from iter(lambda: result.cursor.fetchmany(READ), [])
 
 
 def paths(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str | None]]:
@@ -108,9 +122,9 @@ def embedding_table(
     query = select(EMBEDDINGS.c.item_id, EMBEDDINGS.c.vector).join(ITEMS).where(*which)
     count = connection.scalar(select(func.count()).select_from(query.subquery())) or 0
     ids, vectors = np.empty(count, np.int64), np.empty((0, 0), np.float16)
-    with connection.execute(query.order_by(EMBEDDINGS.c.item_id)) as result:
+    with closing(driver_rows(connection, query.order_by(EMBEDDINGS.c.item_id))) as parts:
         start = 0
-        for part in iter(lambda: result.cursor.fetchmany(READ), []):
+        for part in parts:
             length = len(part[0][1]) if isinstance(part[0][1], bytes) else -1
             if not start:  # in place: of 100,000 images a second copy would be 100 MB
                 vectors = np.empty((count, max(length, 0) // 2), np.float16)

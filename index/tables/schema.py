@@ -1,39 +1,43 @@
 """The catalogue's tables, and how those of an older version become these.
 
-SQLAlchemy Core, in types that PostgreSQL has too.
+SQLAlchemy Core, in types that SQLite and PostgreSQL have.
 """
 
+from collections.abc import Callable
+
 import sqlalchemy as sa
+
+from index.tables.columns import Code, Text, Wide
 
 SCHEMA = 8
 READABLE = ("3", "4", "5", "6", "7", "8")  # as they are, where they cannot be upgraded
 
 metadata = sa.MetaData()
 META = sa.Table(
-    "meta", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
+    "meta", metadata, sa.Column("key", Text, primary_key=True), sa.Column("value", Text, nullable=False)
 )
 CLASSES = sa.Table(
     "classes",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("name", Text, nullable=False, unique=True),
 )
 ITEMS = sa.Table(
     "items",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("id", Wide, primary_key=True),
+    sa.Column("path", Text, nullable=False),
     sa.Column("label", sa.ForeignKey("classes.id")),
-    sa.Column("split", sa.Text, nullable=False),
+    sa.Column("split", Text, nullable=False),
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),  # of its last change
+    sa.Column("revision", Wide, nullable=False, server_default="0"),  # of its last change
     sa.Column("added", sa.BigInteger),  # seconds since 1970; NULL: before version 2
     sa.Column("sha256", sa.LargeBinary),  # of the file; NULL: there was none
-    sa.Column("folder", sa.Text),  # name of that of `path`; NULL: the manifest's; empty: none, sent alone
+    sa.Column("folder", Text),  # name of that of `path`; NULL: the manifest's; empty: none, sent alone
     sa.Column("file_bytes", sa.BigInteger),  # size and time of the file in `folder`: a change shows in them
     sa.Column("file_time", sa.BigInteger),
-    sa.Column("metadata", sa.Text),  # JSON, the user's own
+    sa.Column("metadata", Text),  # JSON, the user's own
     sqlite_autoincrement=True,  # an id is never given twice, not even after a deletion
 )
 sa.Index("items_sha256", ITEMS.c.sha256)
@@ -51,7 +55,7 @@ CODES = sa.Table(
     "codes",
     metadata,
     sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
-    sa.Column("code", sa.LargeBinary, nullable=False),
+    sa.Column("code", Code, nullable=False),
 )
 THUMBNAILS = sa.Table(
     "thumbnails",
@@ -62,17 +66,17 @@ THUMBNAILS = sa.Table(
 REMOVED = sa.Table(
     "removed",
     metadata,
-    sa.Column("item_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("path", sa.Text),  # by these it is known in another catalogue; all NULL: before version 3
-    sa.Column("folder", sa.Text),
+    sa.Column("item_id", Wide, primary_key=True, autoincrement=False),
+    sa.Column("revision", Wide, nullable=False),
+    sa.Column("path", Text),  # by these it is known in another catalogue; all NULL: before version 3
+    sa.Column("folder", Text),
     sa.Column("sha256", sa.LargeBinary),
 )
 sa.Index("removed_revision", REMOVED.c.revision)
 CHECKSUMS = sa.Table(
     "checksums",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # that of a row of items or removed
+    sa.Column("id", Wide, primary_key=True, autoincrement=False),  # that of a row of items or removed
     sa.Column("row", sa.BigInteger, nullable=False),  # of that row
     sa.Column("thumbnail", sa.BigInteger),  # and of the item's thumbnail
 )
@@ -89,7 +93,7 @@ PICTURES = sa.Table(  # hashes of the pixels, by which copies are found; of what
     sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
     sa.Column("hash", sa.LargeBinary, nullable=False),  # 32 bytes
     sa.Column("quality", sa.Integer, nullable=False),  # 0 to 100
-    sa.Column("source", sa.Text, nullable=False),  # what was hashed: file, thumbnail
+    sa.Column("source", Text, nullable=False),  # what was hashed: file, thumbnail
     sa.Column("checksum", sa.BigInteger, nullable=False),
 )
 # How an image came to its label, where that is not as usual: chosen by a person, and learned from.
@@ -97,7 +101,7 @@ SOURCES = sa.Table(
     "sources",
     metadata,
     sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
-    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source", Text, nullable=False),
     sa.Column("held_out", sa.Boolean, nullable=False),  # asked with, and not learned from
     sa.Column("checksum", sa.BigInteger, nullable=False),
 )
@@ -121,7 +125,7 @@ TRASH = sa.Table(
     "trash",
     metadata,
     sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
-    sa.Column("code", sa.LargeBinary),  # NULL: another encoder came since, and it is to be made anew
+    sa.Column("code", Code),  # NULL: another encoder came since, and it is to be made anew
     sa.Column("since", sa.BigInteger, nullable=False),  # seconds since 1970
     sa.Column("checksum", sa.BigInteger, nullable=False),
 )
@@ -131,22 +135,22 @@ sa.Index("trash_since", TRASH.c.since)
 BATCHES = sa.Table(
     "batches",
     metadata,
-    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("revision", Wide, primary_key=True, autoincrement=False),
+    sa.Column("name", Text, nullable=False, unique=True),
     sa.Column("time", sa.BigInteger, nullable=False),  # seconds since 1970
 )
 # How each item was before one of them.
 HISTORY = sa.Table(
     "history",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Wide, primary_key=True, autoincrement=False),
     sa.Column("revision", sa.ForeignKey("batches.revision"), nullable=False),
     sa.Column("item_id", sa.ForeignKey("items.id"), nullable=False),
-    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("what", Text, nullable=False),
     sa.Column("label", sa.ForeignKey("classes.id")),
-    sa.Column("source", sa.Text),  # of that label, and whether it was held out: NULL as in SOURCES
+    sa.Column("source", Text),  # of that label, and whether it was held out: NULL as in SOURCES
     sa.Column("held_out", sa.Boolean),
-    sa.Column("metadata", sa.Text),
+    sa.Column("metadata", Text),
     sa.Column("checksum", sa.BigInteger, nullable=False),
 )
 sa.Index("history_revision", HISTORY.c.revision)
@@ -248,9 +252,9 @@ UPGRADES: dict[int, tuple[str, ...]] = {
 }
 
 
-def upgrade(connection: sa.Connection, found: int) -> None:
+def upgrade(connection: sa.Connection, found: int, in_its_words: Callable[[str], str]) -> None:
     """Turn the tables of version `found` into those of SCHEMA, in the caller's transaction."""
     for version in range(found + 1, SCHEMA + 1):
         for statement in UPGRADES[version]:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(in_its_words(statement))
     connection.execute(META.update().where(META.c.key == "schema").values(value=str(SCHEMA)))

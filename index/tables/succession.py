@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from index.items import SUCCESSOR
+from index.items import MOVED, SUCCESSOR
 from index.tables.changing import write_notes
+from index.tables.checksums import seal_notes
+from index.tables.connections import Connections
+from index.tables.moving import copy
 from index.tables.reading import Reader
 from index.tables.rows import noted
 
@@ -20,6 +23,20 @@ class Succession(Reader):
     def come_back(self) -> None:
         """Let it be changed though another took its place: it is to take over from that one again."""
         self._connections.returns_from = self.noted(SUCCESSOR)
+
+    def move_into(self, target: Connections) -> dict[str, int]:
+        """Bring all that there is into a place without a catalogue, all of it or nothing, and change this one
+        no more; how many rows each table has. What is there then is compared with what was here.
+        CatalogueError; Superseded where it was moved before, or another artifact has its place."""
+        with self._connections.noting() as source:
+            write_notes(source, {})  # which keeps others from writing from here on
+            self._connections.refuse_superseded(source)
+            with target.preparing() as there:
+                counts = copy(source, there, self.bits)
+                target.database.give_above(there, self._connections.database.last_id(source))
+            write_notes(source, {MOVED: str(target.path)})
+            seal_notes(source)
+        return counts
 
     @contextmanager
     def handing_over(self, successor: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """What the service learns, and which artifact it serves; artifacts that nobody serves."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from service.client import Client
 from service.command.parsing import Adding
 from service.command.saying import Failed, progress, say, show
 from service.schemas.jobs import Learned
+from service.settings import PREFIX
 
 POLL = 0.5  # seconds between two looks at a job
 
@@ -34,6 +36,10 @@ def add_to(command: Adding) -> None:
     one.add_argument("artifact", type=Path)
     one.add_argument("--sweep", action="store_true", help="remove what a crash left and nobody needs")
     command("upgrade", upgrade, remote=False).add_argument("artifact", type=Path)
+    one = command("move", move, remote=False)
+    one.add_argument("artifact", type=Path)
+    place = f"postgresql+psycopg://user@host/database?schema=name ({PREFIX}CATALOGUE)"
+    one.add_argument("--catalogue", metavar="URL", help=place)
     one = command("reencode", reencode, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
@@ -124,10 +130,11 @@ def verify(options: argparse.Namespace) -> int:
     from index.verify import faults, sweep
 
     try:
-        swept = [str(path) for path in sweep(options.artifact)] if options.sweep else []
+        url = catalogue_url()
+        swept = [str(path) for path in sweep(options.artifact, url)] if options.sweep else []
     except ArtifactError as error:
         raise Failed(str(error)) from None
-    found = [str(fault) for fault in faults(options.artifact)]
+    found = [str(fault) for fault in faults(options.artifact, url)]
     if options.json:
         show({"artifact": str(options.artifact), "faults": found, "swept": swept})
     else:
@@ -141,11 +148,11 @@ def verify(options: argparse.Namespace) -> int:
 def upgrade(options: argparse.Namespace) -> int:
     """Make what an artifact of an earlier version lacks; a service may go on with it."""
     from index.artifact import ArtifactError
-    from index.sqlite import CatalogueError
+    from index.database import CatalogueError
     from service.core.artifacts.upgrading import upgrade as make
 
     try:
-        files, thumbnails, labels = make(options.artifact, progress=progress)
+        files, thumbnails, labels = make(options.artifact, url=catalogue_url(), progress=progress)
     except (ArtifactError, CatalogueError) as error:
         raise Failed(str(error)) from None
     if options.json:
@@ -166,6 +173,37 @@ def upgrade(options: argparse.Namespace) -> int:
     if not files + thumbnails + labels:
         say(f"{options.artifact}: lacks nothing")
     return 0
+
+
+def move(options: argparse.Namespace) -> int:
+    """Bring the catalogue of an artifact into PostgreSQL."""
+    from index.artifact import ArtifactError, open_artifact
+    from index.catalogue import move as move_into
+    from index.database import CatalogueError
+    from index.postgres_catalogue import is_url, without_password
+
+    if (url := options.catalogue or catalogue_url()) is None or not is_url(url):
+        raise Failed("where to? name it by --catalogue postgresql+psycopg://user@host/database?schema=name")
+    try:
+        place = without_password(url)
+        with open_artifact(options.artifact).open_catalogue() as catalogue:
+            counts = move_into(catalogue, url)
+    except (ArtifactError, CatalogueError) as error:
+        raise Failed(str(error)) from None
+    if options.json:
+        show({"artifact": str(options.artifact), "catalogue": place, "rows": counts})
+        return 0
+    say(f"{options.artifact}: {counts['items']:,} images lie in {place} now, compared row by row")
+    say(
+        f"serve it with {PREFIX}CATALOGUE, which names that place; its file catalogue.sqlite is not "
+        "read any more, and stays until you delete it"
+    )
+    return 0
+
+
+def catalogue_url() -> str | None:
+    """Where the catalogue lies, as the environment has it; None: in the artifact's folder."""
+    return os.environ.get(f"{PREFIX}CATALOGUE") or None
 
 
 def reencode(options: argparse.Namespace) -> int:

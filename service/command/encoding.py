@@ -105,7 +105,7 @@ def in_one_line(place: Path) -> Iterator[None]:
     from index.artifact import ArtifactError
     from index.shards import ShardError
     from index.space import no_space
-    from index.sqlite import CatalogueError
+    from index.database import CatalogueError
     from service.core.pictures.decoding import NoDecoder
 
     try:

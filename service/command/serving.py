@@ -18,7 +18,8 @@ from service.settings import PREFIX, Settings
 
 # Their parsers are of the package that this one does not import.
 TRAINING = {"build": "training.build_index", "label": "training.label"}
-SECRET = ("read_keys", "write_keys", "admin_keys")  # in the environment only: others can read a command line
+# In the environment only: others can read a command line.
+SECRET = ("catalogue", "read_keys", "write_keys", "admin_keys")
 HOST, PORT = "127.0.0.1", 8000
 DEMO = Path("hebbsearch-demo")
 DEMO_FLAGS = ("--backbone", "conv6", "--rule", "hpca_fh")  # of the digits that scikit-learn brings along

@@ -16,7 +16,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from index.artifact import BUILT, PREDECESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
-from index.sqlite import CatalogueError, Superseded
+from index.database import CatalogueError, Superseded
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library
@@ -184,6 +184,7 @@ class Live:
     async def _alone(self) -> AsyncIterator[None]:
         """Only whoever is within may replace or copy what is served. NotReplaced while another is, and where
         another process has served a successor since: a copy would lack what came later."""
+        refuse_on_server(self._current.searcher)
         if self._replacing.locked():
             raise NotReplaced(BUSY)
         async with self._replacing:
@@ -298,6 +299,16 @@ async def _explained() -> AsyncIterator[None]:
         raise NotReplaced(
             f"{error.filename or 'a file'}: {error.strerror}; what was served is still served"
         ) from error
+
+
+def refuse_on_server(searcher: Searcher) -> None:
+    """NotReplaced where the catalogue lies in PostgreSQL: what follows needs it as a file."""
+    if searcher.artifact.url is not None:
+        raise NotReplaced(
+            f"{searcher.catalogue.path}: keeps this artifact's catalogue, and only one in a file can be "
+            "copied, learned from and replaced by a request yet; copy it with pg_dump, and restart the "
+            "service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_CATALOGUE to serve another one"
+        )
 
 
 def _refuse_fixed(searcher: Searcher, path: Path) -> None:

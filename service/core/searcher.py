@@ -5,7 +5,7 @@ Everything here blocks and may be called from many threads at a time.
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
@@ -31,7 +31,7 @@ from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.pictures.originals import original_of
 from service.core.pictures.predicting import Prediction, Predictor
 from service.core.pictures.previews import Source, source_of
-from service.core.sharing import CORES, Remembered, Sharing
+from service.core.sharing import CORES, Absence, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
 from training.nets.images import THUMBNAIL, Reading
 from training.nets.pdq import BITS as HASH_BITS
@@ -114,12 +114,13 @@ class Searcher:
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
         self._latest = Snapshot.of(contents)
+        self.absence = Absence()
         self.pictures = Pictures(self.catalogue, engine, at_once=CORES)
 
     @classmethod
-    def open(cls, path: Path, *, max_pixels: int) -> Self:
-        """Open and verify the artifact in this folder. ArtifactError names the file at fault."""
-        return cls(open_artifact(path), max_pixels=max_pixels)
+    def open(cls, path: Path, *, max_pixels: int, url: str | None = None) -> Self:
+        """Open and verify the artifact in this folder, as `open_artifact`. ArtifactError names the fault."""
+        return cls(open_artifact(path, url), max_pixels=max_pixels)
 
     @property
     def name(self) -> str:
@@ -244,13 +245,14 @@ class Searcher:
         return self.once("contents", lambda: self.catalogue.changes(-1))
 
     def snapshot(self) -> Snapshot:
-        """What can be found, as it is now; the engine is no older."""
-        if self._latest.revision != self.catalogue.revision:
-            with self._refreshing:
-                if self._latest.revision != self.catalogue.revision:
-                    changes = self.catalogue.changes(self._latest.revision)
-                    self._engine.apply(changes)
-                    self._latest = self._latest.after(changes)
+        """What can be found, now or, of a catalogue that is away, before that; the engine is no older."""
+        with self.absence.tolerated():
+            if self._latest.revision != self.catalogue.revision:
+                with self._refreshing:
+                    if self._latest.revision != self.catalogue.revision:
+                        changes = self.catalogue.changes(self._latest.revision)
+                        self._engine.apply(changes)
+                        self._latest = self._latest.after(changes)
         return self._latest
 
     def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: int = 0) -> Decoded:
@@ -312,14 +314,10 @@ class Searcher:
             with self._refreshing:  # nobody does
                 snapshot = self._latest
                 found = self._found(snapshot, codes, wanted)
-        paths = self.catalogue.paths({id_ for _, ids, _ in found for id_ in ids.tolist()})
+        paths = _paths(self, {id_ for _, ids, _ in found for id_ in ids.tolist()})
+        bits, exact = self.catalogue.bits, self._engine.exact
         return [
-            Answer(
-                code[None],
-                _matches(snapshot, distances, ids, paths, self.catalogue.bits),
-                self._engine.exact,
-                ties,
-            )
+            Answer(code[None], _matches(snapshot, distances, ids, paths, bits), exact, ties)
             for code, (distances, ids, ties) in zip(codes, found, strict=True)
         ]
 
@@ -344,6 +342,13 @@ class Searcher:
             (distances, ids, int(count - closer))
             for (distances, ids), count, closer in zip(near, within, nearer, strict=True)
         ]
+
+
+def _paths(searcher: Searcher, ids: Iterable[int]) -> Mapping[int, tuple[str | None, str | None]]:
+    """Path and folder of those that are there; of none, while the catalogue is away."""
+    with searcher.absence.tolerated():
+        return searcher.catalogue.paths(ids)
+    return {}
 
 
 def load_encoder(artifact: Artifact) -> Encoder:

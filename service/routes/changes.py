@@ -14,10 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationErr
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from index.database import CatalogueAway, CatalogueBusy, CatalogueError
 from index.labels import normal_form
 from index.names import shown
 from index.space import WAY_OUT, no_space
-from index.sqlite import CatalogueBusy, CatalogueError
 from service.core.library import Outcome, Prepared, Upload, too_large
 from service.core.live import Generation
 from service.core.searcher import SENT
@@ -278,7 +278,7 @@ async def write(
     except KeyError:
         raise no_image(item_id) from None
     except CatalogueError as error:
-        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy) else 409
+        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy | CatalogueAway) else 409
         raise HTTPException(status, str(error)) from None
     except OSError as error:  # a file could not be kept
         text = f"{error.filename or 'originals'}: {error.strerror}"

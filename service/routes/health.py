@@ -6,7 +6,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
-from index.sqlite import CatalogueError
+from index.database import CatalogueError
 from service.core.pictures.decoding import NoDecoder
 from service.schemas.admin import Health, Readiness
 from service.schemas.problem import problems
@@ -33,11 +33,12 @@ async def live() -> Health:
 async def ready(request: Request, searcher: Service) -> Readiness:
     """Decodes a tiny image and searches with it, past all that wait: whether to send requests here."""
 
-    def work() -> int:
-        return searcher.check(decode=shared(request).small.decode)
+    def work() -> Readiness:
+        items = searcher.check(decode=shared(request).small.decode)
+        return Readiness(items=items, catalogue=searcher.absence.reason)
 
     try:
-        return Readiness(items=await to_thread.run_sync(work, limiter=shared(request).turns.probe))
+        return await to_thread.run_sync(work, limiter=shared(request).turns.probe)
     except (ImageError, CatalogueError, NoDecoder) as error:
         reason, _, _ = str(error).partition(";")  # what follows is for whoever sent an image
     except Exception:

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 
 from index.space import no_space
 from service.core import jobs
+from service.core.live import refuse_on_server
 from service.schemas.jobs import Job, JobList
 from service.schemas.problem import problems
 from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router, reading_router
@@ -33,6 +34,7 @@ async def learn(request: Request, response: Response) -> Job:
     The one that is made lies beside it until POST /admin/reload takes it, or DELETE /jobs/{job_id} lets it
     go."""
     with lease(request) as generation:
+        refuse_on_server(generation.searcher)
         served = generation.searcher.artifact.path.resolve()
     try:
         job = shared(request).jobs.learn(served)

@@ -97,7 +97,12 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     """The service has just answered a query."""
 
-    model_config = with_example({"status": "ready", "items": 1617})
+    model_config = with_example({"status": "ready", "items": 1617, "catalogue": None})
 
     status: Literal["ready"] = "ready"
     items: int = Field(description="Indexed images.")
+    catalogue: str | None = Field(
+        default=None,
+        description="Why the server that keeps the catalogue does not answer, while searches are answered by "
+        "what was read before; null: it answers, or the catalogue is a file.",
+    )

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from index.artifact import ArtifactError
+from index.database import CatalogueAway, CatalogueBusy
 from index.labels import LabelError
 from index.space import no_space
 from service.core.artifacts.carrying import CannotCarry
@@ -38,6 +39,8 @@ REFUSALS: dict[type[Exception], int] = {
     NoRoom: 507,
     ArtifactError: 422,
     NoDecoder: 503,
+    CatalogueAway: 503,
+    CatalogueBusy: 503,
 }
 EXPLAINED = 5  # faults that one refusal explains
 

@@ -1,25 +1,43 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from index.catalogue import Catalogue
-from tests.index.catalogues import CLASSES, new_item, new_query
+from tests import postgresql
+from tests.index.catalogues import CLASSES, Place, new_item, new_query
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """One PostgreSQL for all tests that only need it to be there. It forgets what a power cut would take."""
+    with postgresql.server("-c", "fsync=off", "-c", "synchronous_commit=off") as started:
+        yield started
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Place]:
+    """Where catalogues can be made: each time a file, or a schema, that is not there yet."""
+    if request.param == "postgresql":
+        started: postgresql.Server = request.getfixturevalue("postgresql_server")
+        return started.new_schema
+    names = iter(["with space % #?.sqlite", *(f"{number}.sqlite" for number in range(2, 1000))])
+    return lambda: tmp_path / next(names)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "with space % #?.sqlite"
+def path(places: Callable[[], Place]) -> Place:
+    return places()
 
 
 @pytest.fixture
-def catalogue(path: Path) -> Iterator[Catalogue]:
+def catalogue(path: Place) -> Iterator[Catalogue]:
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         yield catalogue
 
 
 @pytest.fixture
-def filled(path: Path) -> Path:
+def filled(path: Place) -> Place:
     """A closed catalogue of twenty items and two queries."""
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add([new_item(number) for number in range(20)])

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sqlalchemy import create_engine
 
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.items import File
-from index.sqlite import CatalogueError
 from index.tables.checksums import seal_notes
-from tests.index.catalogues import change, new_item, new_query, read_only
+from tests.index.catalogues import Place, change, in_a_file, new_item, new_query, read_only
 
 
 def vector(number: int) -> NDArray[np.float16]:
@@ -21,7 +21,7 @@ def vector(number: int) -> NDArray[np.float16]:
 
 
 @pytest.fixture
-def embedded(path: Path) -> Path:
+def embedded(path: Place) -> Place:
     """Twenty items and three held-out queries, each with an embedding but for item 5."""
     catalogue = Catalogue.create(path, encoder_id="00ff", bits=32, classes=["cat", "dog"])
     with catalogue:
@@ -30,12 +30,12 @@ def embedded(path: Path) -> Path:
     return path
 
 
-def faults(path: Path) -> list[str]:
+def faults(path: Place) -> list[str]:
     with Catalogue.open(path) as catalogue:
         return list(catalogue.faults(thumbnails=False))
 
 
-def test_embeddings_come_back_by_split(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_come_back_by_split(embedded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.tables.rows.READ", 7)
     with Catalogue.open(embedded) as catalogue:
         ids, vectors = catalogue.embeddings()
@@ -55,7 +55,7 @@ def test_a_catalogue_without_embeddings(catalogue: Catalogue) -> None:
     assert vectors.shape == (0, 0)
 
 
-def test_an_embedding_goes_with_its_image_and_can_be_made_anew(embedded: Path) -> None:
+def test_an_embedding_goes_with_its_image_and_can_be_made_anew(embedded: Place) -> None:
     with Catalogue.open(embedded) as catalogue:
         catalogue.remove([3])
         catalogue.embed([(5, vector(50)), (6, vector(60))])
@@ -75,7 +75,7 @@ def test_an_embedding_of_another_type_or_shape_is_refused(
     assert catalogue.counts()["database"] == 0
 
 
-def test_embeddings_of_different_lengths_are_a_fault(embedded: Path) -> None:
+def test_embeddings_of_different_lengths_are_a_fault(embedded: Place) -> None:
     with Catalogue.open(embedded) as catalogue:
         catalogue.embed([(5, np.zeros(7, np.float16))])
         with pytest.raises(CatalogueError, match="different lengths"):
@@ -85,13 +85,16 @@ def test_embeddings_of_different_lengths_are_a_fault(embedded: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("UPDATE embeddings SET vector = zeroblob(12) WHERE item_id = 4", "the embedding of image 4"),
+        (
+            "UPDATE embeddings SET vector = substr(vector, 1, 8) WHERE item_id = 4",
+            "the embedding of image 4",
+        ),
         ("UPDATE embeddings SET checksum = 7 WHERE item_id = 4", "the embedding of image 4"),
-        ("UPDATE sources SET held_out = 0 WHERE item_id = 2", "the source of the label of 2"),
+        ("UPDATE sources SET held_out = NOT held_out WHERE item_id = 2", "the source of the label of 2"),
         ("UPDATE sources SET source = 'given' WHERE item_id = 9", "the source of the label of 9"),
     ],
 )
-def test_damage_is_found(embedded: Path, statement: str, words: str) -> None:
+def test_damage_is_found(embedded: Place, statement: str, words: str) -> None:
     with Catalogue.open(embedded) as catalogue:
         catalogue.hold_out([2])
         catalogue.change(9, label="cat", source="group")
@@ -100,14 +103,15 @@ def test_damage_is_found(embedded: Path, statement: str, words: str) -> None:
     assert faults(embedded) == [f"{words} does not match its checksum"]
 
 
+@in_a_file
 @pytest.mark.parametrize("vector", ["'text'", "7", "x'000102'"])
-def test_what_is_no_embedding_is_a_fault_too(embedded: Path, vector: str) -> None:
+def test_what_is_no_embedding_is_a_fault_too(embedded: Place, vector: str) -> None:
     change(embedded, f"UPDATE embeddings SET vector = {vector} WHERE item_id = 1")
     with Catalogue.open(embedded) as catalogue, pytest.raises(CatalogueError, match="or what is none"):
         catalogue.embeddings()
 
 
-def test_copies_of_what_is_held_out_are_known(path: Path) -> None:
+def test_copies_of_what_is_held_out_are_known(path: Place) -> None:
     """Of three equal files one is held out: the others would find it at once, and teach it."""
     same = File(b"\x07" * 32)
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=["cat", "dog"]) as catalogue:
@@ -121,7 +125,7 @@ def test_copies_of_what_is_held_out_are_known(path: Path) -> None:
         assert catalogue.copies_of_queries().tolist() == [1, 4]
 
 
-def test_labels_have_a_source(embedded: Path) -> None:
+def test_labels_have_a_source(embedded: Place) -> None:
     with Catalogue.open(embedded) as catalogue:
         assert catalogue.get(1).source == "given"
         assert catalogue.get(7).source is None  # it has no label
@@ -137,7 +141,7 @@ def test_labels_have_a_source(embedded: Path) -> None:
         assert catalogue.get(9).source == "group"
 
 
-def test_many_labels_are_given_all_or_none(embedded: Path) -> None:
+def test_many_labels_are_given_all_or_none(embedded: Place) -> None:
     with Catalogue.open(embedded) as catalogue:
         before, revision = catalogue.get(8).label, catalogue.revision
         with pytest.raises(KeyError):
@@ -153,7 +157,7 @@ def test_many_labels_are_given_all_or_none(embedded: Path) -> None:
 
 
 def test_more_labels_than_are_written_at_a_time_are_all_or_none_too(
-    embedded: Path, monkeypatch: pytest.MonkeyPatch
+    embedded: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("index.tables.changing.BATCH", 3)
     with Catalogue.open(embedded) as catalogue:
@@ -177,7 +181,7 @@ def test_more_labels_than_are_written_at_a_time_are_all_or_none_too(
     assert faults(embedded) == []
 
 
-def test_what_is_held_out_is_so_until_its_label_changes(embedded: Path) -> None:
+def test_what_is_held_out_is_so_until_its_label_changes(embedded: Place) -> None:
     with Catalogue.open(embedded) as catalogue:
         catalogue.change(4, label="dog", source="accepted")
         catalogue.hold_out([2, 4, 6])
@@ -189,7 +193,7 @@ def test_what_is_held_out_is_so_until_its_label_changes(embedded: Path) -> None:
         assert [catalogue.get(n).held_out for n in (2, 4)] == [True, False]
 
 
-def test_predictions_are_of_images_without_a_label(embedded: Path) -> None:
+def test_predictions_are_of_images_without_a_label(embedded: Place) -> None:
     with Catalogue.open(embedded) as catalogue:
         revision = catalogue.revision
         catalogue.predict([(7, 1, 0.75), (8, 0, 0.5)])
@@ -216,6 +220,7 @@ def as_version_4(path: Path) -> None:
     engine.dispose()
 
 
+@in_a_file
 def test_one_of_version_4_becomes_one_of_this_version(filled: Path) -> None:
     as_version_4(filled)
     with Catalogue.open(filled) as catalogue:
@@ -227,6 +232,7 @@ def test_one_of_version_4_becomes_one_of_this_version(filled: Path) -> None:
     assert faults(filled) == []
 
 
+@in_a_file
 def test_the_upgrade_from_version_4_does_not_hide_a_damaged_note(filled: Path) -> None:
     as_version_4(filled)
     change(filled, "UPDATE meta SET value = '1234' WHERE key = 'checksum'")
@@ -235,6 +241,7 @@ def test_the_upgrade_from_version_4_does_not_hide_a_damaged_note(filled: Path) -
     assert faults(filled) == ["what it notes of itself does not match its checksum"]
 
 
+@in_a_file
 def test_one_of_version_4_that_cannot_be_written_to_is_read_as_it_is(
     filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

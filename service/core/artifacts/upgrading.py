@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from index.advice import embedded, judged
-from index.artifact import CATALOGUE, ORIGINALS, Artifact, open_artifact
+from index.artifact import ORIGINALS, Artifact, open_artifact
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.items import Item, Picture
 from index.originals import Originals
-from index.sqlite import CatalogueError
 from index.walking import sha256_of
 from service.core.pictures.originals import NoOriginal, original_of
 from service.core.searcher import load_encoder
@@ -36,17 +36,17 @@ class Made(NamedTuple):
     labels: int  # that were looked at
 
 
-def upgrade(path: Path, *, progress: Progress = lambda ids, _: ids) -> Made:
+def upgrade(path: Path, *, url: str | None = None, progress: Progress = lambda ids, _: ids) -> Made:
     """Hash those pictures of the artifact in `path` that have no hash yet, of all splits: by their files, or,
     where these are gone or have changed, by their thumbnails. Look at its labels, where nobody has yet.
 
     A service may run meanwhile. After an interruption it goes on where it was. Raises ArtifactError and
-    CatalogueError.
+    CatalogueError. `url` as of open_artifact.
     """
-    artifact = open_artifact(path)
+    artifact = open_artifact(path, url)
     reading = load_encoder(artifact).description.reading
     with (
-        closing(Catalogue.open(artifact.path / CATALOGUE)) as catalogue,
+        closing(artifact.open_catalogue()) as catalogue,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         if not catalogue.writable:

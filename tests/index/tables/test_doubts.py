@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.items import UNLABELLED
-from index.sqlite import CatalogueError
 from index.tables.doubts import Doubt
 from index.tables.rows import BATCH
-from tests.index.catalogues import CLASSES, new_item, read_only
+from tests.index.catalogues import CLASSES, Place, in_a_file, new_item, read_only
 
 CAT, DOG = 0, 1
 
@@ -22,7 +22,7 @@ def doubt(catalogue: Catalogue, item_id: int) -> tuple[str | None, float | None]
 
 
 @pytest.fixture
-def labelled(path: Path) -> Path:
+def labelled(path: Place) -> Place:
     """Four cats, the third of which is not one to the other three."""
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add(new_item(n, label=CAT) for n in range(1, 5))
@@ -30,7 +30,7 @@ def labelled(path: Path) -> Path:
     return path
 
 
-def test_a_doubt_counts_while_the_item_has_the_label_that_was_looked_at(labelled: Path) -> None:
+def test_a_doubt_counts_while_the_item_has_the_label_that_was_looked_at(labelled: Place) -> None:
     with Catalogue.open(labelled) as catalogue:
         assert [doubt(catalogue, n) for n in (1, 2, 3)] == [("dog", -0.75), (None, None), ("dog", 0.5)]
         catalogue.change(3, label="dog")
@@ -42,7 +42,7 @@ def test_a_doubt_counts_while_the_item_has_the_label_that_was_looked_at(labelled
         assert list(catalogue.faults(thumbnails=False)) == []
 
 
-def test_new_ones_take_the_place_of_all(labelled: Path) -> None:
+def test_new_ones_take_the_place_of_all(labelled: Place) -> None:
     with Catalogue.open(labelled) as catalogue:
         revision = catalogue.revision
         catalogue.doubts.keep([Doubt(2, CAT, UNLABELLED, -1)])
@@ -52,14 +52,14 @@ def test_new_ones_take_the_place_of_all(labelled: Path) -> None:
         assert not catalogue.doubts.known()
 
 
-def test_all_or_none_are_kept(labelled: Path) -> None:
+def test_all_or_none_are_kept(labelled: Place) -> None:
     with Catalogue.open(labelled) as catalogue:
         with pytest.raises(CatalogueError):
             catalogue.doubts.keep([Doubt(2, CAT, DOG, 0.1), Doubt(99, CAT, DOG, 0.1)])
         assert [doubt(catalogue, n) for n in (2, 3)] == [(None, None), ("dog", 0.5)]
 
 
-def test_more_than_are_written_at_a_time(path: Path) -> None:
+def test_more_than_are_written_at_a_time(path: Place) -> None:
     count = 2 * BATCH + 1
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add(new_item(n, label=DOG) for n in range(1, count + 1))
@@ -67,7 +67,7 @@ def test_more_than_are_written_at_a_time(path: Path) -> None:
         assert doubt(catalogue, count) == ("cat", 1)
 
 
-def test_they_go_with_their_items_and_with_the_encoder(labelled: Path) -> None:
+def test_they_go_with_their_items_and_with_the_encoder(labelled: Place) -> None:
     with Catalogue.open(labelled) as catalogue:
         catalogue.remove([3])
         assert list(catalogue.faults(thumbnails=False)) == []
@@ -79,6 +79,7 @@ def test_they_go_with_their_items_and_with_the_encoder(labelled: Path) -> None:
         assert not catalogue.doubts.known()
 
 
+@in_a_file
 def test_a_catalogue_of_version_7_knows_of_none(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(sqlite3.connect(labelled)) as connection, connection:
         connection.execute("DROP TABLE doubts")

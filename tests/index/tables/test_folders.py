@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from index.items import UNLABELLED, File, Item, NewItem
 from index.names import from_stored, stored
 from index.tables.folders import Folder, after, lies_below
 from index.tables.listing import Listing
-from tests.index.catalogues import new_item
+from tests.index.catalogues import Place, new_item
 
 CAFE, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 BYTES = "a\udce9b"  # a name of which one byte is no character
@@ -38,7 +37,7 @@ PLACES: list[tuple[str | None, str]] = [
 
 
 @pytest.fixture
-def catalogue(path: Path) -> Iterator[Catalogue]:
+def catalogue(path: Place) -> Iterator[Catalogue]:
     """And a held-out query, which is no part of it."""
 
     def item(number: int, folder: str | None, name: str, split: str = "database") -> NewItem:

@@ -15,7 +15,7 @@ from index.items import UNLABELLED, File, Item, NewItem
 from index.sorting import Sort
 from index.tables.doubts import Doubt
 from index.tables.listing import Listing
-from tests.index.catalogues import change, new_item, read_only
+from tests.index.catalogues import Place, change, in_a_file, new_item, read_only
 
 APPLES = "Äpfel.png", "a\u0308pfel.png", "ÄPFEL.png"
 NAMES = ("Poppy_1.png", "poppy 2.PNG", "50%.png", "50 of_them.png", *APPLES)
@@ -24,7 +24,7 @@ LABELS = ("cat", "Dog", "eel")
 
 
 @pytest.fixture
-def catalogue(path: Path) -> Iterator[Catalogue]:
+def catalogue(path: Place) -> Iterator[Catalogue]:
     """Sixty items and five queries at random: equal paths, times and confidences, and items without each."""
     random = np.random.default_rng(3)
 
@@ -160,6 +160,7 @@ def test_what_has_a_label_now_is_predicted_no_more(catalogue: Catalogue) -> None
     assert item.id not in [each.id for each in catalogue.page(Listing(predicted=[0]), count=100)]
 
 
+@in_a_file
 def test_where_an_older_catalogue_cannot_be_upgraded_nothing_is_predicted(
     filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

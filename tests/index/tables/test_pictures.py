@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import create_engine
 
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.items import UNLABELLED, File, Picture
-from index.sqlite import CatalogueError
 from index.tables.checksums import seal_notes
 from index.tables.rows import BATCH
-from tests.index.catalogues import CLASSES, change, new_item, new_query, read_only
+from tests.index.catalogues import CLASSES, Place, change, in_a_file, new_item, new_query, read_only
 
 
 def picture(number: int, *, quality: int = 80) -> Picture:
@@ -22,7 +22,7 @@ def picture(number: int, *, quality: int = 80) -> Picture:
 
 
 @pytest.fixture
-def hashed(path: Path) -> Iterator[Catalogue]:
+def hashed(path: Place) -> Iterator[Catalogue]:
     """Twenty items and three held-out queries, each with a hash but for items 5 and 6."""
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add(new_item(n, picture=None if n in (5, 6) else picture(n)) for n in range(1, 21))
@@ -53,7 +53,7 @@ def test_a_hash_takes_the_place_of_one(hashed: Catalogue) -> None:
     assert faults(hashed) == []
 
 
-def test_many_are_kept_at_a_time(path: Path) -> None:
+def test_many_are_kept_at_a_time(path: Place) -> None:
     count = BATCH * 3 + 1
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add(new_item(n) for n in range(1, count + 1))
@@ -144,7 +144,7 @@ def test_thumbnails_of_those_that_are_there(hashed: Catalogue) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE pictures SET hash = zeroblob(32) WHERE item_id = 4",
+        "UPDATE pictures SET hash = (SELECT image FROM thumbnails WHERE item_id = 4) WHERE item_id = 4",
         "UPDATE pictures SET quality = 81 WHERE item_id = 4",
         "UPDATE pictures SET source = 'thumbnail' WHERE item_id = 4",
         "UPDATE pictures SET checksum = 7 WHERE item_id = 4",
@@ -157,11 +157,13 @@ def test_damage_is_found(hashed: Catalogue, statement: str) -> None:
     assert faults(hashed) == ["the hash of the pixels of image 4 does not match its checksum"]
 
 
+@in_a_file
 def test_a_hash_of_no_image_is_a_fault(hashed: Catalogue) -> None:
     change(hashed.path, "UPDATE pictures SET item_id = 77 WHERE item_id = 4")
     assert "names no row of items" in " ".join(faults(hashed))
 
 
+@in_a_file
 @pytest.mark.parametrize("hash_", ["'text'", "7", "x'000102'"])
 def test_what_is_no_hash_is_named_when_it_is_read(hashed: Catalogue, hash_: str) -> None:
     change(hashed.path, f"UPDATE pictures SET hash = {hash_} WHERE item_id = 4")
@@ -181,6 +183,7 @@ def as_version_6(path: Path) -> None:
     engine.dispose()
 
 
+@in_a_file
 def test_an_index_of_the_version_before_gets_its_hashes_later(hashed: Catalogue) -> None:
     items = hashed.page(count=100)
     hashed.close()
@@ -195,6 +198,7 @@ def test_an_index_of_the_version_before_gets_its_hashes_later(hashed: Catalogue)
         assert faults(upgraded) == []
 
 
+@in_a_file
 def test_one_that_cannot_be_upgraded_has_none(hashed: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     items = hashed.page(count=100)
     hashed.close()

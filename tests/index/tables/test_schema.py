@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue
+from index.database import CatalogueError
 from index.items import File, Item
-from index.sqlite import CatalogueError
 from index.tables.schema import SCHEMA
-from tests.index.catalogues import CLASSES, new_item, read_only
+from tests.index.catalogues import CLASSES, Place, in_a_file, new_item, read_only
 
 
-def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
+def test_the_tables_are_those_of_postgresql_too(path: Place) -> None:
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.schema import CreateTable
 
@@ -22,10 +22,11 @@ def test_the_tables_are_those_of_postgresql_too(path: Path) -> None:
 
     tables = schema.metadata.sorted_tables
     written = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables)
-    assert "id SERIAL NOT NULL" in written
-    assert "code BYTEA NOT NULL" in written
+    assert "id BIGSERIAL NOT NULL" in written
+    assert "code BIT VARYING NOT NULL" in written
 
 
+@in_a_file
 @pytest.mark.parametrize(
     ("index", "query", "found"),
     [
@@ -113,6 +114,7 @@ def structure(path: Path) -> dict[str, object]:
         }
 
 
+@in_a_file
 def test_a_catalogue_of_version_1_becomes_one_of_this_version(old: Path, tmp_path: Path) -> None:
     with Catalogue.open(old) as catalogue:
         assert catalogue.get(1) == Item(1, "a/1.png", "dog", "database", 2, 20, source="given")
@@ -136,6 +138,7 @@ def as_version_2(path: Path) -> None:
         connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
 
 
+@in_a_file
 def test_version_2_is_upgraded_with_what_people_did_told_from_what_was_built(filled: Path) -> None:
     with Catalogue.open(filled) as catalogue:
         catalogue.remove([2])
@@ -147,6 +150,7 @@ def test_version_2_is_upgraded_with_what_people_did_told_from_what_was_built(fil
         assert [item.id for item in catalogue.changed(since, count=100)] == [3, sent]
 
 
+@in_a_file
 def test_in_version_2_without_queries_the_earliest_revision_was_the_build(path: Path) -> None:
     with Catalogue.create(path, encoder_id="00ff", bits=32, classes=CLASSES) as catalogue:
         catalogue.add([new_item(number) for number in range(3)])
@@ -157,6 +161,7 @@ def test_in_version_2_without_queries_the_earliest_revision_was_the_build(path: 
         assert [item.id for item in catalogue.changed(since, count=100)] == [1]
 
 
+@in_a_file
 def test_version_2_where_nobody_did_anything(filled: Path) -> None:
     as_version_2(filled)
     with Catalogue.open(filled) as catalogue:
@@ -164,6 +169,7 @@ def test_version_2_where_nobody_did_anything(filled: Path) -> None:
         assert catalogue.changed(catalogue.revision, count=100) == []
 
 
+@in_a_file
 def test_of_two_that_upgrade_at_a_time_both_succeed(old: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(Catalogue.open, [old] * 4))
@@ -172,6 +178,7 @@ def test_of_two_that_upgrade_at_a_time_both_succeed(old: Path) -> None:
         catalogue.close()
 
 
+@in_a_file
 def test_an_upgrade_that_fails_leaves_the_old_version(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from index.tables import schema
 
@@ -182,6 +189,7 @@ def test_an_upgrade_that_fails_leaves_the_old_version(old: Path, monkeypatch: py
     assert structure(old) == before
 
 
+@in_a_file
 def test_an_old_catalogue_that_cannot_be_upgraded(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_only(monkeypatch)
     with pytest.raises(

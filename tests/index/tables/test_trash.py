@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from index.catalogue import Catalogue
 from index.items import File, Item
 from index.tables import history
-from tests.index.catalogues import change, new_item, read_only
+from tests.index.catalogues import Place, change, in_a_file, new_item, read_only
 
 
 def seen(catalogue: Catalogue) -> dict[int, Item]:
@@ -31,7 +30,7 @@ def whole(catalogue: Catalogue) -> bool:
 
 
 @pytest.fixture
-def catalogue(filled: Path) -> Iterator[Catalogue]:
+def catalogue(filled: Place) -> Iterator[Catalogue]:
     with Catalogue.open(filled) as opened:
         yield opened
 
@@ -230,6 +229,7 @@ def test_damage_is_named(catalogue: Catalogue, statement: str, fault: str) -> No
     assert any(fault in found for found in catalogue.faults())
 
 
+@in_a_file
 def test_an_index_of_the_version_before_gets_a_trash(catalogue: Catalogue) -> None:
     before = seen(catalogue)
     catalogue.close()
@@ -244,6 +244,7 @@ def test_an_index_of_the_version_before_gets_a_trash(catalogue: Catalogue) -> No
         assert seen(upgraded) == before
 
 
+@in_a_file
 def test_one_that_cannot_be_upgraded_keeps_what_it_knows(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -449,7 +449,7 @@ def test_missing_original(unlabelled_artifact: Artifact) -> None:
 
 def test_health(http: httpx.Client) -> None:
     assert answer(http.get("/health/live")) == {"status": "live"}
-    assert answer(http.get("/health/ready")) == {"status": "ready", "items": ITEMS}
+    assert answer(http.get("/health/ready")) == {"status": "ready", "items": ITEMS, "catalogue": None}
 
 
 def test_documentation_has_examples(http: httpx.Client) -> None:

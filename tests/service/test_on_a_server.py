@@ -1,0 +1,259 @@
+"""A service whose catalogue lies in PostgreSQL: it does what it does, and outlives its server."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from index.artifact import Artifact, ArtifactError, open_artifact
+from index.catalogue import Catalogue
+from index.verify import faults
+from service.app import create_app
+from service.command import main
+from service.settings import Settings
+from tests import forking, postgresql
+from tests.samples import command, environment, free_port, wait_until_ready
+from tests.service.reloading import add, answer, images, png, served
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    with postgresql.server("-c", "fsync=off") as started:
+        yield started
+
+
+@pytest.fixture
+def url(postgresql_server: postgresql.Server) -> str:
+    return postgresql_server.new_schema()
+
+
+def move(path: Path, url: str) -> None:
+    assert main(["move", str(path), "--catalogue", url]) == 0
+
+
+def contents(http: httpx.Client) -> Any:
+    return answer(http.get("/images", params={"limit": 1000}))
+
+
+# --- moving --------------------------------------------------------------------------------------------
+
+
+def test_what_was_moved_answers_as_it_did(
+    own: Artifact, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served(own.path) as http:
+        sent = add(http, png(1), label="sent")
+        thrown, gone = (add(http, png(seed)) for seed in (2, 3))
+        answer(http.delete(f"/images/{thrown}"), 204)
+        answer(http.delete(f"/images/{gone}", params={"forever": True}), 204)
+        answer(http.patch(f"/images/{sent}", json={"metadata": {"a": [1, None]}}))
+        paths = ("/images?limit=1000", "/trash", "/eval/map", "/eval/codes", "/labels.csv", "/changes")
+        before = {path: http.get(path).content for path in paths}
+        found = answer(http.post("/search", content=png(1)))["results"]
+        thumbnail = http.get(f"/images/{sent}/thumbnail").content
+    move(own.path, url)
+    assert "compared row by row" in capsys.readouterr().out
+    with served(own.path, catalogue=url) as http:
+        for path in paths:
+            assert http.get(path).content == before[path], path
+        assert answer(http.post("/search", content=png(1)))["results"] == found
+        assert http.get(f"/images/{sent}/thumbnail").content == thumbnail
+        # And it goes on: an id is never given twice, also not that of what went for good.
+        assert add(http, png(4)) > gone
+        answer(http.post("/trash/restore", json={"ids": [thrown]}))
+        answer(http.get("/stats"))
+    assert [str(fault) for fault in faults(own.path, url) if "no image" not in str(fault)] == []
+
+
+def test_what_was_moved_is_served_from_there_alone(own: Artifact, url: str) -> None:
+    with own.open_catalogue() as open_before:
+        move(own.path, url)
+        with pytest.raises(ValueError, match=r"was moved to .*; start the service with HEBBSEARCH_CATALOGUE"):
+            open_before.remove([1])
+    with pytest.raises(ArtifactError, match="was moved to"):
+        create_app(Settings(artifact=own.path))
+    with pytest.raises(ArtifactError, match="was moved to"):
+        own.open_catalogue()
+    (own.path / "catalogue.sqlite").unlink()
+    with pytest.raises(ArtifactError, match=r"is missing; .* or set HEBBSEARCH_CATALOGUE"):
+        create_app(Settings(artifact=own.path))
+    with served(own.path, catalogue=url) as http:
+        assert len(images(http)) == 63
+
+
+def test_a_move_that_cannot_be_changes_nothing(
+    own: Artifact, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(["move", str(own.path), *arguments]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "secret" not in said
+        return said
+
+    Catalogue.create(url, encoder_id="00ff", bits=32, classes=[]).close()
+    assert "exists already; name another schema" in refused("--catalogue", url)
+    assert "where to? name it" in refused()
+    assert "small letters" in refused("--catalogue", "postgresql+psycopg://me:secret@h/db?schema=A")
+    nobody = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/db?schema=a"
+    assert "start it, or look at the network" in refused("--catalogue", nobody)
+    with own.open_catalogue() as catalogue:
+        catalogue.add_unknown([])
+        assert catalogue.noted("moved") is None
+    with pytest.raises(ArtifactError, match="was not moved to PostgreSQL; hebbsearch move does that"):
+        open_artifact(own.path, url).open_catalogue()
+    move(own.path, other := url + "_other")
+    assert f"its catalogue was moved to {other}" in refused("--catalogue", url + "_third")
+    with pytest.raises(ArtifactError, match=r"its encoder_id is 00ff, .*name the schema of this artifact"):
+        open_artifact(own.path, url).open_catalogue()
+
+
+def test_damage_is_not_moved(own: Artifact, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.index.catalogues import change
+
+    change(own.path / "catalogue.sqlite", "UPDATE thumbnails SET image = x'00' WHERE item_id = 3")
+    assert main(["move", str(own.path), "--catalogue", url]) == 1
+    assert (
+        "the thumbnail of image 3 does not match its checksum, and nothing was moved"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(ValueError, match="no such catalogue"):
+        Catalogue.open(url)
+
+
+def test_what_needs_a_file_is_refused_with_the_way_out(own: Artifact, url: str) -> None:
+    move(own.path, url)
+    with served(own.path, catalogue=url) as http:
+        for response in (
+            http.post("/admin/snapshot", json={"name": "copy"}),
+            http.post("/admin/reload", json={"artifact": "other"}),
+            http.post("/admin/rollback"),
+            http.post("/labels/learn"),
+        ):
+            detail = answer(response, 409)["detail"]
+            assert "copy it with pg_dump, and restart the service" in detail
+            assert "\n" not in detail
+    copy = own.path.with_name("copy")
+    assert main(["reencode", str(own.path), "--encoder-of", str(own.path), "--out", str(copy)]) == 1
+    assert not copy.exists()
+
+
+def test_what_one_service_acknowledged_the_others_find(own: Artifact, url: str) -> None:
+    move(own.path, url)
+    with served(own.path, catalogue=url) as one, served(own.path, catalogue=url) as other:
+        for seed, (told, asked) in enumerate([(one, other), (other, one), (one, other)]):
+            sent = add(told, png(seed))
+            assert answer(asked.post("/search", content=png(seed)))["results"][0]["id"] == sent
+            answer(told.delete(f"/images/{sent}"), 204)
+            found = answer(asked.post("/search", content=png(seed), params={"k": 100}))["results"]
+            assert sent not in [each["id"] for each in found]
+
+        def send(http: httpx.Client) -> list[int]:
+            said = [http.post("/images", content=png(seed)).raise_for_status() for seed in range(50, 56)]
+            return [each.json()["images"][0]["image"]["id"] for each in said]
+
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(send, (one, other))
+        assert first == second  # the same bytes are the same image, whoever takes them
+        assert images(one) == images(other)
+
+
+# --- servers and services that are killed --------------------------------------------------------------
+
+
+def run(path: Path, url: str) -> tuple[Any, str]:
+    port = free_port()
+    process = forking.Popen(command(port), env=environment(path, catalogue=url))
+    address = f"http://127.0.0.1:{port}"
+    wait_until_ready(address, process)
+    return process, address
+
+
+def test_a_killed_service_has_lost_nothing_that_it_acknowledged(
+    own: Artifact, durable: postgresql.Server
+) -> None:
+    move(own.path, url := durable.new_schema())
+    acknowledged = list[int]()
+    for round_ in range(2):
+        process, address = run(own.path, url)
+        enough = threading.Event()
+
+        def adding(round_: int = round_, address: str = address, enough: threading.Event = enough) -> None:
+            with httpx.Client(base_url=address, timeout=60) as http:
+                for seed in range(1000 * round_, 1000 * round_ + 500):
+                    try:
+                        acknowledged.append(add(http, png(seed)))
+                    except httpx.TransportError:
+                        return
+                    if len(acknowledged) % 8 == 0:
+                        enough.set()
+
+        with ThreadPoolExecutor(1) as threads:
+            done = threads.submit(adding)
+            assert enough.wait(60)
+            os.kill(process.pid, signal.SIGKILL)
+            done.result()
+        process.wait()
+    assert len(acknowledged) >= 16
+    with Catalogue.open(url) as catalogue:
+        assert set(acknowledged) <= set(catalogue.codes().ids.tolist())
+    wrong = [fault for fault in faults(own.path, url) if not fault.orphan]
+    assert wrong == []
+
+
+def test_it_outlives_its_server(own: Artifact, durable: postgresql.Server) -> None:
+    move(own.path, url := durable.new_schema())
+    with served(own.path, catalogue=url) as http:
+        added = add(http, png(1))
+        before = answer(http.post("/search", content=png(1)))
+        assert answer(http.get("/health/ready"))["catalogue"] is None
+        durable.kill()
+        for _ in range(3):
+            during = answer(http.post("/search", content=png(1)))
+            assert [(each["id"], each["distance"]) for each in during["results"]] == [
+                (each["id"], each["distance"]) for each in before["results"]
+            ]
+            for response in (
+                http.post("/images", files={"image": ("a.png", png(2))}),
+                http.patch(f"/images/{added}", json={"label": "a"}),
+                http.delete(f"/images/{added}"),
+                http.get(f"/images/{added}"),
+            ):
+                detail = answer(response, 503)["detail"]
+                assert "start it, or look at the network" in detail and "\n" not in detail
+        assert "start it" in answer(http.get("/health/ready"))["catalogue"]
+        durable.start()
+        deadline = time.monotonic() + 60
+        while answer(http.get("/health/ready"))["catalogue"] is not None:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+        assert answer(http.post("/search", content=png(1))) == before
+        assert add(http, png(2)) > added
+
+
+@pytest.mark.parametrize("url", ["mysql://me:secret@h/db", "postgresql://me:secret@h/db"])
+def test_an_address_that_is_none_ends_the_start_with_one_line(
+    own: Artifact, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEBBSEARCH_ARTIFACT", str(own.path))
+    monkeypatch.setenv("HEBBSEARCH_CATALOGUE", url)
+    with pytest.raises(SystemExit, match=r"HEBBSEARCH_CATALOGUE: .*schema=name") as told:
+        create_app()
+    assert "secret" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_server_that_does_not_answer_at_the_start_is_told(own: Artifact, url: str) -> None:
+    move(own.path, url)
+    _, _, schema = url.partition("?")
+    nobody = f"postgresql+psycopg://hebbsearch@127.0.0.1:{free_port()}/postgres?{schema}"
+    with pytest.raises(ArtifactError, match=r"Connection refused.*start it, or look at the network"):
+        create_app(Settings(artifact=own.path, catalogue=nobody))
