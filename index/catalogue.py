@@ -285,6 +285,19 @@ def move(catalogue: Catalogue, url: str) -> dict[str, int]:
         return catalogue.move_into(target)
 
 
+def is_there(place: Path | str) -> bool:
+    """Whether there is a catalogue, of whatever state, in this file or at this URL. CatalogueError where
+    nobody can tell."""
+    if not is_url(place):
+        return Path(place).exists()
+    database = PostgreSQL.new(place)
+    try:
+        with database.naming(), database.engine.connect() as connection:
+            return database.exists(connection)
+    finally:
+        database.engine.dispose()
+
+
 def database_at(path: Path | str, *, new: bool = False) -> Database:
     """The file, or the schema of a PostgreSQL that a URL names, where a catalogue is or, `new`, is to be.
     CatalogueError."""

@@ -1,14 +1,13 @@
 """What the service learns, and which artifact it serves; artifacts that nobody serves."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from service.client import Client
-from service.command.parsing import Adding
+from service.command.parsing import CATALOGUE_HELP, Adding, catalogue_url
 from service.command.saying import Failed, progress, say, show
 from service.schemas.jobs import Learned
 from service.settings import PREFIX
@@ -38,8 +37,7 @@ def add_to(command: Adding) -> None:
     command("upgrade", upgrade, remote=False).add_argument("artifact", type=Path)
     one = command("move", move, remote=False)
     one.add_argument("artifact", type=Path)
-    place = f"postgresql+psycopg://user@host/database?schema=name ({PREFIX}CATALOGUE)"
-    one.add_argument("--catalogue", metavar="URL", help=place)
+    one.add_argument("--catalogue", metavar="URL", help=CATALOGUE_HELP)
     one = command("reencode", reencode, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
@@ -199,11 +197,6 @@ def move(options: argparse.Namespace) -> int:
         "read any more, and stays until you delete it"
     )
     return 0
-
-
-def catalogue_url() -> str | None:
-    """Where the catalogue lies, as the environment has it; None: in the artifact's folder."""
-    return os.environ.get(f"{PREFIX}CATALOGUE") or None
 
 
 def reencode(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.command.parsing import Adding
+from service.command.parsing import CATALOGUE_HELP, Adding, catalogue_url
 from service.command.saying import SHOWN, SOME_LEFT_OUT, Failed, say, show
 
 
@@ -25,6 +25,7 @@ def add_to(command: Adding) -> None:
     one = command("load", load, remote=False)
     one.add_argument("shards", type=Path)
     one.add_argument("--artifact", type=Path, required=True, help="of the same encoder")
+    one.add_argument("--catalogue", metavar="URL", help=CATALOGUE_HELP)
 
 
 def encode(options: argparse.Namespace) -> int:
@@ -68,7 +69,7 @@ def load(options: argparse.Namespace) -> int:
     from service.core.artifacts.loading import prepare
 
     with in_one_line(options.artifact):
-        loading = prepare(options.shards, options.artifact)
+        loading = prepare(options.shards, options.artifact, options.catalogue or catalogue_url())
         arrivals, before, noted = Counter[str](), 0, list[tuple[str, str]]()
         for brought in loading.do():
             if brought.counted.noted:
@@ -103,9 +104,9 @@ def load(options: argparse.Namespace) -> int:
 def in_one_line(place: Path) -> Iterator[None]:
     """Whatever ends the work at this place, as Failed."""
     from index.artifact import ArtifactError
+    from index.database import CatalogueError
     from index.shards import ShardError
     from index.space import no_space
-    from index.database import CatalogueError
     from service.core.pictures.decoding import NoDecoder
 
     try:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from service.client import URL
 from service.settings import PREFIX
 
+CATALOGUE_HELP = f"postgresql+psycopg://user@host/database?schema=name ({PREFIX}CATALOGUE)"
+
 
 class Adding(Protocol):
     """What makes a subcommand `name` of a function, whose docstring begins with the line that explains it."""
@@ -38,3 +40,8 @@ def adding_to(subcommands: "argparse._SubParsersAction[Any]") -> Adding:
         return one
 
     return command
+
+
+def catalogue_url() -> str | None:
+    """Where the catalogue lies, as the environment has it; None: in the artifact's folder."""
+    return os.environ.get(f"{PREFIX}CATALOGUE") or None

@@ -1,6 +1,7 @@
 """A service whose catalogue lies in PostgreSQL: it does what it does, and outlives its server."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,13 +14,14 @@ import httpx
 import pytest
 
 from index.artifact import Artifact, ArtifactError, open_artifact
-from index.catalogue import Catalogue
+from index.catalogue import Catalogue, is_there
 from index.verify import faults
 from service.app import create_app
 from service.command import main
 from service.settings import Settings
 from tests import forking, postgresql
 from tests.samples import command, environment, free_port, wait_until_ready
+from tests.service.core.artifacts.shards import bare, encode, known, load
 from tests.service.reloading import add, answer, images, png, served
 
 pytestmark = pytest.mark.process
@@ -42,6 +44,50 @@ def move(path: Path, url: str) -> None:
 
 def contents(http: httpx.Client) -> Any:
     return answer(http.get("/images", params={"limit": 1000}))
+
+
+# --- shards --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_shards_are_loaded_as_into_a_file(
+    own: Artifact, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], moved: bool
+) -> None:
+    """Into a catalogue that was moved there, and into one that is made there."""
+    data, made = tmp_path / "more", tmp_path / "shards"
+    data.mkdir()
+    for number in range(9):
+        (data / f"{number}.png").write_bytes(png(number))
+    encode(data, own.path, made)
+    target = own.path if moved else bare(own, tmp_path / "bare")
+    if moved:
+        shutil.copytree(own.path, tmp_path / "file")
+        move(own.path, url)
+    else:
+        shutil.copytree(target, tmp_path / "file")
+    load(made, tmp_path / "file")
+    for added in (9, 0):
+        capsys.readouterr()
+        assert main(["load", str(made), "--artifact", str(target), "--catalogue", url]) == 0
+        assert f"{added} added" in capsys.readouterr().out
+    loaded = known(target, "more", url)
+    assert len(loaded) == 9
+    assert loaded == known(tmp_path / "file", "more")
+    assert list(faults(target, url)) == []
+
+
+def test_shards_without_the_held_out_images_are_refused(
+    own: Artifact, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "1.png").write_bytes(png(1))
+    encode(tmp_path / "more", own.path, tmp_path / "shards")
+    asked = ["load", str(tmp_path / "shards"), "--artifact", str(own.path), "--catalogue", url]
+    assert main(asked) == 1
+    said = capsys.readouterr().err
+    assert "bring them there with hebbsearch move" in said
+    assert said.count("\n") == 1
+    assert not is_there(url)
 
 
 # --- moving --------------------------------------------------------------------------------------------

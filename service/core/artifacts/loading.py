@@ -19,7 +19,8 @@ from index.artifact import (
     open_artifact,
     read_manifest,
 )
-from index.catalogue import Catalogue
+from index.catalogue import Catalogue, is_there
+from index.postgres_catalogue import without_password
 from index.shards import Counted, Plan, ShardError
 
 LOADED = "loaded shards"  # note of a catalogue: the digests of those that it holds
@@ -64,12 +65,13 @@ class Loading:
                 yield Brought(number, counted, arrivals)
 
 
-def prepare(folder: Path, path: Path) -> Loading:
-    """The shards in `folder`, to be loaded into the artifact in `path`. Raises ShardError and ArtifactError,
-    before anything is changed, where they do not fit, or one of them is not whole."""
+def prepare(folder: Path, path: Path, url: str | None = None) -> Loading:
+    """The shards in `folder`, to be loaded into the artifact in `path`, whose catalogue lies in PostgreSQL if
+    there is a `url`. Raises ShardError, ArtifactError and CatalogueError, before anything is changed, where
+    they do not fit, or one of them is not whole."""
     shards.require()
     plan = Plan.read(folder)
-    artifact = _artifact_in(path)
+    artifact = _artifact_in(path, url)
     if plan.encoder_id != artifact.manifest.encoder_id:
         raise ShardError(
             f"{folder}: its codes are of encoder {plan.encoder_id}, and those of {path} of "
@@ -81,31 +83,33 @@ def prepare(folder: Path, path: Path) -> Loading:
     return Loading(folder, plan, {number: shards.check(folder, plan, number) for number in numbers}, artifact)
 
 
-def _artifact_in(path: Path) -> Artifact:
+def _artifact_in(path: Path, url: str | None) -> Artifact:
     """The artifact, or a manifest and an encoder of which one is to become."""
-    if (path / CATALOGUE).exists():
-        return open_artifact(path)
+    if is_there(url or path / CATALOGUE):
+        return open_artifact(path, url)
     manifest = read_manifest(path)
-    for file, what in file_faults(path, manifest):
+    for file, what in file_faults(path, manifest, url):
         if file.name in (ENCODER, MANIFEST):
             raise ArtifactError(f"{file}: {what}")
     if QUERIES in manifest.files:
+        way_out = "copy all of the artifact here" if url is None else "bring them there with hebbsearch move"
+        where = without_password(url) if url else path / CATALOGUE
         raise ArtifactError(
-            f"{path / CATALOGUE}: is missing, and with it the images that are held out; copy all of the "
-            "artifact here"
+            f"{where}: no catalogue is there, and with it the images that are held out are missing; {way_out}"
         )
-    return Artifact(path, manifest)
+    return Artifact(path, manifest, url)
 
 
 def _catalogue_of(artifact: Artifact) -> Catalogue:
-    path, manifest = artifact.path / CATALOGUE, artifact.manifest
-    if not path.exists():
-        about = {"encoder_id": manifest.encoder_id, "bits": manifest.bits, "classes": manifest.classes}
-        return Catalogue.create(path, **about)  # type: ignore[arg-type]
+    place, manifest = artifact.url or artifact.path / CATALOGUE, artifact.manifest
+    if not is_there(place):
+        return Catalogue.create(
+            place, encoder_id=manifest.encoder_id, bits=manifest.bits, classes=manifest.classes
+        )
     catalogue = artifact.open_catalogue()
     if not catalogue.writable:
         catalogue.close()
-        raise ArtifactError(f"{path}: cannot be written to; let this user write to its folder")
+        raise ArtifactError(f"{catalogue.path}: cannot be written to; let this user write there")
     return catalogue
 
 

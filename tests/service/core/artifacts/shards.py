@@ -27,8 +27,8 @@ def encode(
     return [done for work in every for done in work.do()]
 
 
-def load(folder: Path, artifact: Path) -> list[loading.Brought]:
-    return list(loading.prepare(folder, artifact).do())
+def load(folder: Path, artifact: Path, url: str | None = None) -> list[loading.Brought]:
+    return list(loading.prepare(folder, artifact, url).do())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -36,9 +36,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def known(artifact: Path, folder: str | None = None) -> dict[str, tuple[object, ...]]:
+def known(artifact: Path, folder: str | None = None, url: str | None = None) -> dict[str, tuple[object, ...]]:
     """All that the catalogue knows of the images of a folder, by path, but when they came and their ids."""
-    with Catalogue.open(artifact / CATALOGUE) as catalogue:
+    with Catalogue.open(url or artifact / CATALOGUE) as catalogue:
         codes = catalogue.codes()
         of_id = dict(zip(codes.ids.tolist(), codes.codes.tolist(), strict=True))
         items = [item for item in catalogue.page(count=10_000) if item.folder == folder]
