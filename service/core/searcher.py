@@ -25,7 +25,7 @@ from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, Item
 from index.labels import normal_form
 from index.originals import Originals
-from index.snapshot import Snapshot
+from index.snapshot import Part, Snapshot
 from service.core.pictures.copies import Pictures, Query
 from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.pictures.originals import original_of
@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
+SPARE = 16  # items that are looked for behind those that are wanted, as that shows ties without counting all
 SENT = ""  # the folder of an item that was sent alone
 GONE = (None, None)  # path and folder of an item that was removed meanwhile
 TRIES = 3  # searches that a change may come between, before changes wait for one
@@ -113,7 +114,6 @@ class Searcher:
         self._refreshing = threading.Lock()
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
-        self._latest = Snapshot.of(contents)
         self.pictures = Pictures(self.catalogue, engine, at_once=CORES)
 
     @classmethod
@@ -216,7 +216,7 @@ class Searcher:
         tiny = BytesIO()
         Image.new("RGB", (1, 1)).save(tiny, "PNG")
         self.answer([self.prepare(tiny.getvalue(), k=1, decode=decode)])
-        return len(self.snapshot().ids)
+        return len(self.snapshot())
 
     def held_out(self) -> NDArray[np.int64]:
         """The ids (n,) of the held-out queries that have a label."""
@@ -243,15 +243,13 @@ class Searcher:
         """All that can be found, with its codes and labels, as it is now."""
         return self.once("contents", lambda: self.catalogue.changes(-1))
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot[Part]:
         """What can be found, as it is now; the engine is no older."""
-        if self._latest.revision != self.catalogue.revision:
+        if self._engine.revision != self.catalogue.revision:
             with self._refreshing:
-                if self._latest.revision != self.catalogue.revision:
-                    changes = self.catalogue.changes(self._latest.revision)
-                    self._engine.apply(changes)
-                    self._latest = self._latest.after(changes)
-        return self._latest
+                if self._engine.revision != self.catalogue.revision:
+                    self._engine.apply(self.catalogue.changes(self._engine.revision))
+        return self._engine.snapshot
 
     def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: int = 0) -> Decoded:
         """What `encode` takes of an image, read as those that are there were. Raises ImageError."""
@@ -310,7 +308,7 @@ class Searcher:
                 break
         else:
             with self._refreshing:  # nobody does
-                snapshot = self._latest
+                snapshot = self._engine.snapshot
                 found = self._found(snapshot, codes, wanted)
         paths = self.catalogue.paths({id_ for _, ids, _ in found for id_ in ids.tolist()})
         return [
@@ -324,26 +322,29 @@ class Searcher:
         ]
 
     def _found(
-        self, snapshot: Snapshot, codes: Codes, wanted: Sequence[Wanted]
+        self, snapshot: Snapshot[Part], codes: Codes, wanted: Sequence[Wanted]
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
         """Distances (n,), ids (n,), and how many items lie at the last of the distances."""
         (k, left_out), labels = (wanted[0].k, wanted[0].without), wanted[0].labels or None
         asked: dict[str, Any] = {"labels": labels, "at_least": snapshot.revision}
-        near, bits = list[tuple[NDArray[np.int32], NDArray[np.int64]]](), self.catalogue.bits
-        found = self._engine.search(codes, k + (left_out is not None), **asked)
-        for distances, ids, each in zip(*found, wanted, strict=True):
+        near, bits = list[tuple[NDArray[np.int32], NDArray[np.int64], int]](), self.catalogue.bits
+        beyond = list[int]()  # rows whose ties go on behind what was found
+        for distances, ids, each in zip(*self._engine.search(codes, k + SPARE, **asked), wanted, strict=True):
             good = ids != left_out
             good &= distances <= (bits if each.max_distance is None else each.max_distance)
-            near.append((distances[good][:k], ids[good][:k]))
-        last = np.array([distances[-1] if len(distances) else -1 for distances, _ in near])
-        within = self._engine.count(codes, last, **asked)
-        # What is left out has the query's own code: it lies within, wherever it was cut off.
-        within -= (last >= 0) & snapshot.has(left_out, labels)
-        nearer = (np.count_nonzero(each < cut) for (each, _), cut in zip(near, last, strict=True))
-        return [
-            (distances, ids, int(count - closer))
-            for (distances, ids), count, closer in zip(near, within, nearer, strict=True)
-        ]
+            last = distances[good][:k][-1:]  # empty where nothing is near
+            if len(distances) == k + SPARE and (distances[-1:] == last).any():
+                beyond.append(len(near))
+            near.append((distances[good][:k], ids[good][:k], int((distances[good] == last).sum())))
+        if beyond:
+            cuts = np.array([near[row][0][-1] for row in beyond])
+            within = self._engine.count(codes[beyond], cuts, **asked)
+            # What is left out has the query's own code: it lies within, wherever it was cut off.
+            within -= snapshot.has(left_out, labels)
+            for row, count, cut in zip(beyond, within.tolist(), cuts, strict=True):
+                distances, ids, _ = near[row]
+                near[row] = (distances, ids, count - int(np.count_nonzero(distances < cut)))
+        return near
 
 
 def load_encoder(artifact: Artifact) -> Encoder:
@@ -370,7 +371,7 @@ def _with_predictions(answers: Sequence[Answer], predicted: Sequence[Prediction]
 
 
 def _matches(
-    snapshot: Snapshot,
+    snapshot: Snapshot[Part],
     distances: NDArray[np.int32],
     ids: NDArray[np.int64],
     paths: Mapping[int, tuple[str | None, str | None]],

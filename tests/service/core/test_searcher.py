@@ -25,7 +25,7 @@ from index.items import UNLABELLED, Item, NewItem
 from index.originals import Originals
 from service.core.measuring import NothingToMeasure, measure
 from service.core.pictures.originals import NoOriginal, original_of
-from service.core.searcher import TRIES, Searcher, UnknownLabel
+from service.core.searcher import SPARE, TRIES, Searcher, UnknownLabel
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import Evaluation, EvaluationParameters
@@ -90,9 +90,16 @@ def reference(searcher: Searcher, image: bytes, labels: tuple[str, ...] = ()) ->
 @pytest.mark.parametrize("labels", [(), ("square",), ("circle", "<b>cross</b>")])
 @pytest.mark.parametrize("k", [1, 7, 1000])
 @pytest.mark.parametrize("max_distance", [None, 0, 12])
+@pytest.mark.parametrize("spare", [1, SPARE])
 def test_search_equals_brute_force(
-    searcher: Searcher, labels: tuple[str, ...], k: int, max_distance: int | None
+    searcher: Searcher,
+    labels: tuple[str, ...],
+    k: int,
+    max_distance: int | None,
+    spare: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("service.core.searcher.SPARE", spare)
     for item_id in (1, 25, 62):
         image = file_of(searcher, item_id)
         answer = searcher.search(image, k=k, max_distance=max_distance, labels=labels)
@@ -121,8 +128,12 @@ def test_an_engine_on_another_machine_answers_the_same(own: Artifact, searcher: 
     elsewhere.close()
 
 
-def test_similar_leaves_out_the_image_itself(own: Artifact) -> None:
+@pytest.mark.parametrize("spare", [1, SPARE])
+def test_similar_leaves_out_the_image_itself(
+    own: Artifact, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And counts no tie for it, wherever it stands among images of the same code."""
+    monkeypatch.setattr("service.core.searcher.SPARE", spare)
     searcher = Searcher(own, max_pixels=LIMIT)
     code = searcher.catalogue.code(30)[0]
     twins = [NewItem(f"{n}.png", n % 2, "database", 1, 1, b"", code) for n in range(6)]
