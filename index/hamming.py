@@ -52,7 +52,7 @@ class FaissEngine:
         if bits < 8 or bits % 8:
             raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
         self.bits = bits
-        self.snapshot = Snapshot.empty(Segment)
+        self._snapshot = Snapshot.empty(Segment)
         self._applying = threading.Lock()
 
     def __len__(self) -> int:
@@ -62,11 +62,15 @@ class FaissEngine:
     def revision(self) -> int:
         return self.snapshot.revision
 
+    @property
+    def snapshot(self) -> Snapshot[Part]:
+        return self._snapshot
+
     def apply(self, changes: Changes) -> None:
         table, removed = by_id(changes.table, bits=self.bits), check_ids(changes.removed)
         with self._applying:
             if changes.revision > self.revision:
-                self.snapshot = self.snapshot.after(replace(changes, table=table, removed=removed))
+                self._snapshot = self._snapshot.after(replace(changes, table=table, removed=removed))
 
     def search(
         self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0
@@ -113,14 +117,29 @@ class FaissEngine:
     def _shared(self, work: "Callable[[Sequence[Segment]], T]", queries: int, at_least: int) -> list[T]:
         """What `work` makes of the segments of this revision or a later one, in order: of all of them, or of
         each core's share. Where segments are too few for that, FAISS divides the queries."""
-        snapshot = self.snapshot
-        if snapshot.revision < at_least:
-            raise Behind(f"the engine is at revision {snapshot.revision}, {at_least} was asked for")
-        much = queries * len(snapshot) > SHARED
-        if much and len(snapshot.parts) >= 2 * CORES > 2:
-            return list(_threads().map(work, shares(snapshot.parts, CORES)))
+        segments = self._segments(at_least)
+        much = queries * sum(map(len, segments)) > SHARED
+        if much and len(segments) >= 2 * CORES > 2:
+            return list(_threads().map(work, shares(segments, CORES)))
         faiss.omp_set_num_threads(CORES if much else 1)  # of this thread
-        return [work(snapshot.parts)]
+        return [work(segments)]
+
+    def _segments(self, at_least: int) -> "Sequence[Segment]":
+        """All items. Raises Behind."""
+        snapshot = self._snapshot
+        check_revision(snapshot.revision, at_least)
+        return snapshot.parts
+
+    def everything(self) -> Changes:
+        """All that there is, as changes since ever: a copy."""
+        snapshot = self._snapshot
+        return of_segments(snapshot.parts, snapshot)
+
+
+def check_revision(revision: int, at_least: int) -> None:
+    """Raises Behind."""
+    if revision < at_least:
+        raise Behind(f"the engine is at revision {revision}, {at_least} was asked for")
 
 
 @dataclass(frozen=True)
@@ -150,8 +169,10 @@ class Segment(Part):
     @property
     def codes(self) -> Codes:
         """FAISS's own memory, not a copy."""
+        if not len(self):  # where there is no memory, FAISS says that it holds numbers of 32 bits
+            return np.empty((0, self.flat.code_size), np.uint8)
         codes = faiss.rev_swig_ptr(self.flat.xb.data(), len(self) * self.flat.code_size)  # type: ignore[attr-defined]
-        return codes.reshape(len(self), -1)
+        return codes.reshape(len(self), self.flat.code_size)
 
     def same(self, items: CodeTable) -> NDArray[np.bool_]:
         here = are_in(items.ids, self.ids)
@@ -206,6 +227,12 @@ class Segment(Part):
         return int(mask.sum()), faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
 
+def of_segments(segments: Sequence[Segment], snapshot: Snapshot[Part]) -> Changes:
+    """What segments hold at the revision of a snapshot, as changes since ever."""
+    table = by_id(CodeTable.joined([segment.items for segment in segments]), bits=segments[0].flat.d)
+    return Changes(snapshot.revision, table, np.empty(0, np.int64), snapshot.classes)
+
+
 def having(labels: NDArray[np.int32], wanted: Collection[int]) -> NDArray[np.bool_]:
     """Which of the labels (n,) are wanted: (n,)."""
     if len(wanted) > FEW:
@@ -217,13 +244,12 @@ def having(labels: NDArray[np.int32], wanted: Collection[int]) -> NDArray[np.boo
 
 
 def nearest(found: Sequence[tuple[Distances, Ids]], queries: int, k: int) -> tuple[Distances, Ids]:
-    """The k nearest of what was found in parts one after the other, each (queries, ≤ k) in order: ties in the
-    order of ids, as the parts are."""
+    """The k nearest of what was found in parts, each (queries, ≤ k) in order."""
     if len(found) == 1:
         return found[0]
     none = np.empty((queries, 0), np.int32), np.empty((queries, 0), np.int64)
     distances, ids = (np.concatenate(each, axis=1) for each in zip(none, *found, strict=True))
-    first = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    first = np.lexsort((ids, distances), axis=1)[:, :k]
     return np.take_along_axis(distances, first, 1), np.take_along_axis(ids, first, 1)
 
 

@@ -45,21 +45,29 @@ class Part:
         """Which of the items (m,) are here and differ at most in their labels: (m,)."""
         return are_in(items.ids, self.ids)
 
-    def after(self, removed: Ids, items: CodeTable) -> list[Self]:
-        """The parts that take its place when items went, and came or changed."""
+    def changed(self, removed: Ids, items: CodeTable) -> Self:
+        """It when items went, and came or changed; itself where none did."""
         same = self.same(items)
         relabelled = self._relabelled(items.rows(same)) if same.any() else self
         coming = items.rows(~same)
         leaving = places_of(np.concatenate([removed, coming.ids]), self.ids)
         if not len(leaving) and not len(coming.ids):
-            return [relabelled]
+            return relabelled
         staying = np.ones(len(self), np.bool_)
         staying[leaving] = False
         table = relabelled.items.rows(staying)
         if len(coming.ids):
             table = CodeTable.joined([table, coming])
             table = table.rows(np.argsort(table.ids, kind="stable"))
-        return [self.of(piece) for piece in _pieces(table)]
+        return self.of(table)
+
+    def pieces(self) -> list[Self]:
+        """It in parts of equal size that are no larger than LARGEST, as few as may be; none where it is
+        empty."""
+        if 0 < len(self) <= LARGEST:
+            return [self]
+        bounds = np.linspace(0, len(self), -(-len(self) // LARGEST) + 1, dtype=int).tolist()
+        return [self.of(self.items.rows(slice(*each))) for each in pairwise(bounds)]
 
     def _relabelled(self, items: CodeTable) -> Self:
         labels = self.labels.copy()
@@ -121,6 +129,15 @@ class Snapshot(Generic[P]):
             labels[here] = part.labels[np.searchsorted(part.ids, ids[here])]
         return labels
 
+    def items_of(self, ids: Ids) -> CodeTable:
+        """What is kept of those of the ids that are there, in no order; there must be items."""
+        places = self._parts_of(ids)
+        found = [self.parts[0].items.rows(slice(0))]
+        for number in np.unique(places).tolist():
+            part = self.parts[number]
+            found.append(part.items.rows(places_of(ids[places == number], part.ids)))
+        return CodeTable.joined(found)
+
     def has(self, item_id: int | None, labels: Collection[int] | None = None) -> bool:
         """Whether the item is there and, where there are `labels`, has one of them."""
         if item_id is None or not self.parts:
@@ -143,10 +160,9 @@ class Snapshot(Generic[P]):
         concerned = set(np.concatenate([going, coming]).tolist())
         parts = list[P]()
         for number, part in enumerate(self.parts):
-            some = [part]
             if number in concerned:
-                some = part.after(removed[going == number], items.rows(coming == number))
-            parts += some
+                part = part.changed(removed[going == number], items.rows(coming == number))
+            parts += part.pieces()
         return parts
 
     def _appended(self, parts: Iterable[P], items: CodeTable) -> list[P]:
@@ -155,10 +171,3 @@ class Snapshot(Generic[P]):
         while kept and len(kept[-1]) <= len(items.ids) <= LARGEST - len(kept[-1]):
             items = CodeTable.joined([kept.pop().items, items])
         return [*kept, self.kind.of(items)]
-
-
-def _pieces(items: CodeTable) -> list[CodeTable]:
-    """The items in parts of equal size, as few as may be."""
-    count = -(-len(items.ids) // LARGEST)
-    bounds = np.linspace(0, len(items.ids), count + 1, dtype=int).tolist()
-    return [items.rows(slice(*each)) for each in pairwise(bounds)]

@@ -11,6 +11,8 @@ from index import hamming
 from index.engine import Behind, Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, CodeTable
+from index.ivf import IvfEngine
+from tests.index.settled import SettledEngine
 from tests.reference import ranking
 from tests.remote_engine import RemoteEngine
 
@@ -24,7 +26,12 @@ class Held(NamedTuple):
     code: bytes
 
 
-@pytest.fixture(params=[FaissEngine, RemoteEngine])
+def all_cells(bits: int) -> IvfEngine:
+    """One that searches all cells, once there are some, and then misses nothing."""
+    return SettledEngine(bits, wanted=1, least=20)
+
+
+@pytest.fixture(params=[FaissEngine, all_cells, RemoteEngine])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr("index.snapshot.LARGEST", 20)
     monkeypatch.setattr("index.hamming.SHARED", 300)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from index.engine import Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, CodeTable
+from tests.index.test_engine import all_cells
 from tests.remote_engine import RemoteEngine
 
 WIDTH = 2
@@ -118,7 +119,7 @@ class Steps(RuleBasedStateMachine):
         ]
 
 
-@pytest.mark.parametrize(("make", "steps"), [(FaissEngine, 10_000), (RemoteEngine, 500)])
+@pytest.mark.parametrize(("make", "steps"), [(FaissEngine, 10_000), (all_cells, 500), (RemoteEngine, 500)])
 def test_each_step_agrees_with_a_dictionary(
     make: Callable[[int], Engine], steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
