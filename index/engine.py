@@ -29,7 +29,10 @@ class Engine(Protocol):
     """
 
     bits: int
-    exact: bool  # whether no nearer item is ever missed
+
+    @property
+    def exact(self) -> bool:
+        """Whether no nearer item is missed."""
 
     def __len__(self) -> int:
         """How many items there are."""

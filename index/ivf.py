@@ -1,8 +1,10 @@
 """An engine for indexes that are too large to be searched as a whole: fast, and inexact."""
 
+import ctypes
 import logging
 import threading
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from index.snapshot import Part, Snapshot
 
 LEAST = 2**20  # items up to which all are searched: one core compares so many in 6 ms
 ASKED = 200  # stored codes by which recall is measured
+WORTH = 0.1  # of the cells: where more are to be searched, to search all codes at once is faster
 ANEW = 0.1  # of the items: after so many changes it is measured again
 
 log = logging.getLogger("hebbsearch")
@@ -33,7 +36,8 @@ class Recall(NamedTuple):
 
 class IvfEngine:
     """FaissEngine up to `least` items, and beyond, once they were made in the background, `Cells`, so many of
-    which are searched as the `wanted` recall takes (see `Engine`).
+    which are searched as the `wanted` recall takes (see `Engine`). Where that is more than is worth it, as of
+    codes that are unlike each other, it stays FaissEngine.
 
     What is added is found at once, and what was removed never.
     """
@@ -100,17 +104,31 @@ class IvfEngine:
             before = self._now
             number = cells_for(len(before))
             cells = before if isinstance(before, Cells) and before.number >= number else made(before, number)
-            cells.searched = enough(cells, self._wanted)
+            searched = enough(cells, self._wanted)
+            if cells is not before and searched > WORTH * number:
+                log.info("all of the index is searched: %s of %s cells would have to be", searched, number)
+                with self._applying:
+                    self._since = None
+                return
+            cells.searched = searched
             with self._applying:
                 for changes in (self._since or []) if cells is not before else []:
                     cells.apply(changes)
                 self._now, self._since = cells, None
             self.recall = measured(cells)
             log.info("a search goes through some cells of the index: %s", self.recall)
+            del before, cells
+            give_back()
         except Exception:
             log.exception("the index could not be divided into cells; all of it is searched")
             with self._applying:
                 self._since = None
+
+
+def give_back() -> None:
+    """To the system what was freed, where that has glibc: it would keep three times what is held."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cells_for(items: int) -> int:

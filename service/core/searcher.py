@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from index.codes import Codes
 from index.engine import Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, Item
+from index.ivf import IvfEngine, Recall
 from index.labels import normal_form
 from index.originals import Originals
 from index.snapshot import Part, Snapshot
@@ -101,7 +102,7 @@ class Searcher:
     def __init__(
         self, artifact: Artifact, *, max_pixels: int, engine: Callable[[int], Engine] = FaissEngine
     ) -> None:
-        """`engine` makes an empty one for codes of so many bits."""
+        """`engine` makes an empty one for codes of so many bits; hashes of pictures have an exact one."""
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
@@ -114,12 +115,22 @@ class Searcher:
         self._refreshing = threading.Lock()
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
-        self.pictures = Pictures(self.catalogue, engine, at_once=CORES)
+        self.pictures = Pictures(self.catalogue, FaissEngine, at_once=CORES)
 
     @classmethod
-    def open(cls, path: Path, *, max_pixels: int) -> Self:
+    def open(cls, path: Path, *, max_pixels: int, engine: Callable[[int], Engine] = FaissEngine) -> Self:
         """Open and verify the artifact in this folder. ArtifactError names the file at fault."""
-        return cls(open_artifact(path), max_pixels=max_pixels)
+        return cls(open_artifact(path), max_pixels=max_pixels, engine=engine)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a search by content misses no nearer item."""
+        return self._engine.exact
+
+    @property
+    def recall(self) -> Recall | None:
+        """How much a search that is not exact finds; None where it is, or where nothing was measured yet."""
+        return self._engine.recall if isinstance(self._engine, IvfEngine) else None
 
     @property
     def name(self) -> str:
@@ -311,13 +322,9 @@ class Searcher:
                 snapshot = self._engine.snapshot
                 found = self._found(snapshot, codes, wanted)
         paths = self.catalogue.paths({id_ for _, ids, _ in found for id_ in ids.tolist()})
+        bits, exact = self.catalogue.bits, self._engine.exact
         return [
-            Answer(
-                code[None],
-                _matches(snapshot, distances, ids, paths, self.catalogue.bits),
-                self._engine.exact,
-                ties,
-            )
+            Answer(code[None], _matches(snapshot, distances, ids, paths, bits), exact, ties)
             for code, (distances, ids, ties) in zip(codes, found, strict=True)
         ]
 
@@ -327,15 +334,9 @@ class Searcher:
         """Distances (n,), ids (n,), and how many items lie at the last of the distances."""
         (k, left_out), labels = (wanted[0].k, wanted[0].without), wanted[0].labels or None
         asked: dict[str, Any] = {"labels": labels, "at_least": snapshot.revision}
-        near, bits = list[tuple[NDArray[np.int32], NDArray[np.int64], int]](), self.catalogue.bits
-        beyond = list[int]()  # rows whose ties go on behind what was found
-        for distances, ids, each in zip(*self._engine.search(codes, k + SPARE, **asked), wanted, strict=True):
-            good = ids != left_out
-            good &= distances <= (bits if each.max_distance is None else each.max_distance)
-            last = distances[good][:k][-1:]  # empty where nothing is near
-            if len(distances) == k + SPARE and (distances[-1:] == last).any():
-                beyond.append(len(near))
-            near.append((distances[good][:k], ids[good][:k], int((distances[good] == last).sum())))
+        found = zip(*self._engine.search(codes, k + SPARE, **asked), wanted, strict=True)
+        near = [_cut(*each, self.catalogue.bits) for each in found]
+        beyond = [row for row, (_, _, ties) in enumerate(near) if ties < 0]
         if beyond:
             cuts = np.array([near[row][0][-1] for row in beyond])
             within = self._engine.count(codes[beyond], cuts, **asked)
@@ -345,6 +346,23 @@ class Searcher:
                 distances, ids, _ = near[row]
                 near[row] = (distances, ids, count - int(np.count_nonzero(distances < cut)))
         return near
+
+
+def _cut(
+    distances: NDArray[np.int32], ids: NDArray[np.int64], wanted: Wanted, bits: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    """Of what was found, SPARE more than `wanted`, distances (n,) and ids (n,) of what is, and how many lie
+    at the last of the distances; -1: more may lie there than were found."""
+    good = ids != wanted.without
+    good &= distances <= (bits if wanted.max_distance is None else wanted.max_distance)
+    near, last = distances[good], distances[good][: wanted.k][-1:]  # empty where nothing is near
+    more = len(distances) == wanted.k + SPARE and bool((distances[-1:] == last).any())
+    return near[: wanted.k], ids[good][: wanted.k], -1 if more else int((near == last).sum())
+
+
+def engine_named(name: Literal["flat", "ivf"], *, recall: float) -> Callable[[int], Engine]:
+    """What makes an empty engine of this name for codes of so many bits."""
+    return FaissEngine if name == "flat" else partial(IvfEngine, wanted=recall)
 
 
 def load_encoder(artifact: Artifact) -> Encoder:

@@ -81,6 +81,8 @@ async def stats(request: Request, searcher: Service) -> schemas.Stats:
     now = {
         "trash_days": shared(request).settings.trash_days,
         "uptime": time.monotonic() - shared(request).started,
+        "exact": searcher.exact,
+        "recall": searcher.recall and schemas.Recall(**searcher.recall._asdict()),
     }
     return counted.model_copy(update=now)
 
@@ -292,6 +294,7 @@ def metrics(request: Request, searcher: Service) -> Response:
     artifact = searcher.artifact
     text = shared(request).metrics.text(
         items=len(searcher.snapshot()),
+        recall=1 if searcher.exact else searcher.recall and searcher.recall.at_10,
         artifact={"artifact": shown(searcher.name), "encoder_id": artifact.manifest.encoder_id},
         places=vars(shared(request).places),
     )
@@ -335,6 +338,8 @@ def _stats(searcher: Searcher, snapshot: Snapshot[Part]) -> schemas.Stats:
         encoder_id=manifest.encoder_id,
         embeddings=catalogue.has_embeddings(),
         bits=manifest.bits,
+        exact=True,
+        recall=None,
         revision=snapshot.revision,
         versions=versions(),
         uptime=0,

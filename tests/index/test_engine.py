@@ -34,6 +34,7 @@ def all_cells(bits: int) -> IvfEngine:
 @pytest.fixture(params=[FaissEngine, all_cells, RemoteEngine])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr("index.snapshot.LARGEST", 20)
+    monkeypatch.setattr("index.ivf.WORTH", 1)
     monkeypatch.setattr("index.hamming.SHARED", 300)
     monkeypatch.setattr("index.hamming.CORES", 2)
     return request.param

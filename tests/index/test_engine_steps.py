@@ -124,6 +124,7 @@ def test_each_step_agrees_with_a_dictionary(
     make: Callable[[int], Engine], steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("index.snapshot.LARGEST", 6)
+    monkeypatch.setattr("index.ivf.WORTH", 1)
     monkeypatch.setattr("index.hamming.SHARED", 30)
     monkeypatch.setattr("index.hamming.CORES", 2)
     each = 100

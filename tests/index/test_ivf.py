@@ -25,6 +25,11 @@ def changes(revision: int, ids: np.ndarray, codes: np.ndarray, removed: object =
     return Changes(revision, CodeTable(ids, ids % 3, codes), np.array(removed, np.int64), ())
 
 
+@pytest.fixture(autouse=True)
+def _worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.ivf.WORTH", 0.5)  # few items have few cells
+
+
 @pytest.fixture
 def held() -> Held:
     """An engine of cells, and the ids and codes that it has."""
@@ -107,7 +112,6 @@ def test_changes_that_come_while_cells_are_made_are_in_them(monkeypatch: pytest.
     late = rng.integers(0, 256, (1, WIDTH), np.uint8)
 
     def meanwhile(*_: object) -> int:
-        monkeypatch.undo()
         engine.apply(changes(1, np.array([5000]), late, [1, 2, 3]))
         assert engine.exact
         return 3
@@ -118,6 +122,15 @@ def test_changes_that_come_while_cells_are_made_are_in_them(monkeypatch: pytest.
     assert not engine.exact and engine.revision == 1 and len(engine) == 998
     assert engine.search(late, 1)[1].tolist() == [[5000]]
     assert not np.isin(engine.search(codes[:3], 20)[1], [1, 2, 3]).any()
+
+
+def test_where_most_cells_would_have_to_be_searched_all_is() -> None:
+    unlike = np.random.default_rng(9).integers(0, 256, (2000, WIDTH), np.uint8)
+    engine = SettledEngine(8 * WIDTH, least=500)
+    engine.apply(changes(0, np.arange(2000), unlike))
+    assert (engine.exact, engine.recall) == (True, None)
+    engine.apply(changes(1, np.arange(3000, 3300), unlike[:300]))  # and may be tried again
+    assert engine.exact and len(engine) == 2300
 
 
 def test_where_no_cells_can_be_made_all_is_searched(

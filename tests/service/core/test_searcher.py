@@ -25,10 +25,11 @@ from index.items import UNLABELLED, Item, NewItem
 from index.originals import Originals
 from service.core.measuring import NothingToMeasure, measure
 from service.core.pictures.originals import NoOriginal, original_of
-from service.core.searcher import SPARE, TRIES, Searcher, UnknownLabel
+from service.core.searcher import SPARE, TRIES, Searcher, UnknownLabel, engine_named
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import Evaluation, EvaluationParameters
+from tests.index.settled import SettledEngine
 from tests.remote_engine import RemoteEngine
 from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, draw_artifact
 from tests.service.hostile import noise, saved
@@ -126,6 +127,28 @@ def test_an_engine_on_another_machine_answers_the_same(own: Artifact, searcher: 
     elsewhere.catalogue.remove([nearest])
     assert elsewhere.search(file_of(searcher, 1), k=1).matches[0].id != nearest
     elsewhere.close()
+
+
+def test_an_inexact_engine_says_so_and_copies_are_searched_exactly(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(SettledEngine):
+        def __init__(self, bits: int, *, wanted: float) -> None:
+            super().__init__(bits, wanted=wanted, least=20)
+
+    monkeypatch.setattr("service.core.searcher.IvfEngine", Small)
+    monkeypatch.setattr("index.ivf.WORTH", 1)
+    exact = Searcher.open(own.path, max_pixels=LIMIT, engine=engine_named("flat", recall=1))
+    inexact = Searcher.open(own.path, max_pixels=LIMIT, engine=engine_named("ivf", recall=1))
+    assert (exact.exact, exact.recall) == (True, None)
+    assert not inexact.exact and inexact.recall is not None
+    assert inexact.recall.at_10 == 1  # as all cells are searched
+    found, all_ = (each.search(file_of(exact, 25), k=9) for each in (inexact, exact))
+    assert (found.exact, all_.exact) == (False, True)
+    assert (found.matches, found.ties_at_cut) == (all_.matches, all_.ties_at_cut)
+    assert inexact.pictures._engine.exact
+    exact.close()
+    inexact.close()
 
 
 @pytest.mark.parametrize("spare", [1, SPARE])
