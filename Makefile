@@ -9,7 +9,7 @@ export GOMP_SPINCOUNT ?= 1000
 # What is compiled once need not be compiled again: for tests that is ten seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test quick bench reproduce-quick few-labels-quick lint lint-page house lock clean
+.PHONY: run test quick bench bench-scale reproduce-quick few-labels-quick lint lint-page house lock clean
 
 run: .venv/installed
 	@HEBBSEARCH_LOG="$${HEBBSEARCH_LOG:-text}" exec $(BIN)/hebbsearch \
@@ -49,6 +49,11 @@ lint-page:
 # Every benchmark; about ten minutes, on a machine with nothing else to do.
 bench: .venv/developing
 	$(BIN)/python -m tests.benchmarks
+
+# Millions of codes, uniform ones and, with CODES=ARTIFACT, some like its own; within an hour, and it goes on
+# from its rows when it was interrupted.
+bench-scale: .venv/developing
+	$(BIN)/python -m tests.benchmarks.scale $(if $(CODES),--artifact "$(CODES)")
 
 # The paper's protocol in minutes, on the embedded digits.
 reproduce-quick: .venv/developing

@@ -1,4 +1,4 @@
-"""What a ranking engine must do, and the checks and orders that all engines share."""
+"""What a ranking engine must do."""
 
 from collections.abc import Collection
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from index.codes import Codes, check_codes
+from index.codes import Codes
 from index.items import Changes
+from index.order import Distances, Ids
+from index.snapshot import Part, Snapshot
 
-Distances = NDArray[np.int32]
-Ids = NDArray[np.int64]
 Counts = NDArray[np.int64]
 
 
@@ -29,7 +29,10 @@ class Engine(Protocol):
     """
 
     bits: int
-    exact: bool  # whether no nearer item is ever missed
+
+    @property
+    def exact(self) -> bool:
+        """Whether no nearer item is missed."""
 
     def __len__(self) -> int:
         """How many items there are."""
@@ -37,6 +40,11 @@ class Engine(Protocol):
     @property
     def revision(self) -> int:
         """Until which its items follow the catalogue; negative: nothing was applied."""
+
+    @property
+    def snapshot(self) -> Snapshot[Part]:
+        """The ids and labels of its items at `revision`. An engine that keeps them elsewhere keeps them here
+        too, 12 bytes an item: each answer names labels."""
 
     def apply(self, changes: Changes) -> None:
         """Be as the catalogue at `changes.revision`: forget what was removed, and store each item of the
@@ -57,39 +65,3 @@ class Engine(Protocol):
         self, codes: Codes, radii: Distances, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> Counts:
         """How many items lie at distance <= its radius (q,) of each code: (q,)."""
-
-
-def check_ids(ids: Ids) -> Ids:
-    """Ids (n,) as a copy in 64 bits. ValueError for what are none."""
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise ValueError(f"ids have type {ids.dtype} and shape {ids.shape}; wanted integers (n,)")
-    return ids.astype(np.int64)
-
-
-def by_id(ids: Ids, codes: Codes, *, bits: int) -> tuple[Ids, Codes]:
-    """Ids in order, with their codes. ValueError for what does not fit together, and for an id twice."""
-    ids, codes = check_ids(ids), check_codes(codes, bits=bits)
-    if len(ids) != len(codes):
-        raise ValueError(f"{len(ids)} ids for {len(codes)} codes")
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    twice = ids[1:][ids[1:] == ids[:-1]]
-    if len(twice):
-        raise ValueError(f"id {twice[0]} is given twice")
-    return ids, codes[order]
-
-
-def places_of(wanted: Ids, ids: Ids) -> NDArray[np.intp]:
-    """Where in `ids`, which are in order, those of `wanted` are that are there."""
-    places = np.searchsorted(ids, wanted)
-    inside = places < len(ids)
-    places, wanted = places[inside], wanted[inside]
-    there: NDArray[np.intp] = places[ids[places] == wanted]
-    return there
-
-
-def in_order(distances: Distances, ids: Ids) -> tuple[Distances, Ids]:
-    """Both sorted by (distance, id)."""
-    order = np.lexsort((ids, distances))
-    return distances[order], ids[order]

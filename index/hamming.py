@@ -1,20 +1,29 @@
 """FAISS in this process: exhaustive, exact, and searched while it changes."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from functools import cache, partial
+from itertools import pairwise
+from typing import Self, TypeVar
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
-from index.engine import Behind, Counts, Distances, Ids, by_id, check_ids, in_order, places_of
+from index.engine import Behind, Counts
 from index.items import Changes, CodeTable
+from index.order import Distances, Ids, are_in, by_id, check_ids, in_order
+from index.snapshot import Part, Snapshot
+
+T = TypeVar("T")
 
 CELLS = 2**20  # distances held at a time: 4 MB, about what a cache holds, however many codes there are
-LARGEST = 2**18  # codes in a segment, 8 MB of 256 bits: what a removal copies
+CORES: int = faiss.omp_get_max_threads()
+FEW = 8  # labels that are looked for one by one: numpy's way to look for many takes 20 times as long
+SHARED = 2**17  # distances that one core has made before another one is awake
 
 
 def all_distances(queries: Codes, database: Codes) -> Distances:
@@ -33,12 +42,8 @@ def all_distances(queries: Codes, database: Codes) -> Distances:
 class FaissEngine:
     """The engine that needs no other program (see `Engine`).
 
-    Its items lie in segments, each of which is never changed but replaced, and all of them together are
-    replaced at once: whoever searches sees one revision, and nobody waits. An addition merges with the
-    segments before it that are no larger, so that their number grows with the logarithm of the items (and,
-    since LARGEST bounds them, slowly with the items themselves).
-
-    Growing by segments of doubling size: the logarithmic method of Bentley and Saxe, J. Algorithms 1980.
+    Its items lie in segments, the parts of a snapshot, which is replaced at once: whoever searches sees one
+    revision, and nobody waits.
     """
 
     exact = True
@@ -47,22 +52,25 @@ class FaissEngine:
         if bits < 8 or bits % 8:
             raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
         self.bits = bits
-        self._state = State(-1, ())
+        self._snapshot = Snapshot.empty(Segment)
         self._applying = threading.Lock()
 
     def __len__(self) -> int:
-        return sum(map(len, self._state.segments))
+        return len(self.snapshot)
 
     @property
     def revision(self) -> int:
-        return self._state.revision
+        return self.snapshot.revision
+
+    @property
+    def snapshot(self) -> Snapshot[Part]:
+        return self._snapshot
 
     def apply(self, changes: Changes) -> None:
-        table, removed = in_id_order(changes.table, bits=self.bits), check_ids(changes.removed)
+        table, removed = by_id(changes.table, bits=self.bits), check_ids(changes.removed)
         with self._applying:
             if changes.revision > self.revision:
-                segments = _changed(self._state.segments, removed, table)
-                self._state = State(changes.revision, segments)
+                self._snapshot = self._snapshot.after(replace(changes, table=table, removed=removed))
 
     def search(
         self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0
@@ -70,13 +78,11 @@ class FaissEngine:
         codes = check_codes(codes, bits=self.bits)
         if k < 1:
             raise ValueError(f"k is {k}; wanted at least 1")
-        found = [segment.search(codes, k, labels) for segment in self._segments(at_least)]
-        if len(found) == 1:
-            return found[0]
-        none = np.empty((len(codes), 0), np.int32), np.empty((len(codes), 0), np.int64)
-        distances, ids = (np.concatenate(each, axis=1) for each in zip(none, *found, strict=True))
-        nearest = np.lexsort((ids, distances), axis=1)[:, :k]
-        return np.take_along_axis(distances, nearest, 1), np.take_along_axis(ids, nearest, 1)
+
+        def work(segments: Sequence[Segment]) -> tuple[Distances, Ids]:
+            return nearest([segment.search(codes, k, labels) for segment in segments], len(codes), k)
+
+        return nearest(self._shared(work, len(codes), at_least), len(codes), k)
 
     def range_search(
         self, codes: Codes, radius: int, *, labels: Collection[int] | None = None, at_least: int = 0
@@ -84,7 +90,11 @@ class FaissEngine:
         codes = check_codes(codes, bits=self.bits)
         if radius < 0:
             raise ValueError(f"radius is {radius}; wanted at least 0")
-        found = [segment.range_search(codes, radius, labels) for segment in self._segments(at_least)]
+
+        def work(segments: Sequence[Segment]) -> list[list[tuple[Distances, Ids]]]:
+            return [segment.range_search(codes, radius, labels) for segment in segments]
+
+        found = [each for share in self._shared(work, len(codes), at_least) for each in share]
         none = [(np.empty(0, np.int32), np.empty(0, np.int64)) for _ in codes]
         return [
             in_order(*(np.concatenate(each) for each in zip(*answers, strict=True)))
@@ -97,68 +107,78 @@ class FaissEngine:
         codes = check_codes(codes, bits=self.bits)
         if np.shape(radii) != (len(codes),):
             raise ValueError(f"radii have shape {np.shape(radii)}; wanted one for each of {len(codes)} codes")
-        counts = np.zeros(len(codes), np.int64)
-        for segment in self._segments(at_least):
-            counts += segment.count(codes, radii, labels)
-        return counts
 
-    def _segments(self, at_least: int) -> "tuple[Segment, ...]":
-        state = self._state
-        if state.revision < at_least:
-            raise Behind(f"the engine is at revision {state.revision}, {at_least} was asked for")
-        return state.segments
+        def work(segments: Sequence[Segment]) -> Counts:
+            counts = (segment.count(codes, radii, labels) for segment in segments)
+            return sum(counts, np.zeros(len(codes), np.int64))
+
+        return sum(self._shared(work, len(codes), at_least), np.zeros(len(codes), np.int64))
+
+    def _shared(self, work: "Callable[[Sequence[Segment]], T]", queries: int, at_least: int) -> list[T]:
+        """What `work` makes of the segments of this revision or a later one, in order: of all of them, or of
+        each core's share. Where segments are too few for that, FAISS divides the queries."""
+        segments = self._segments(at_least)
+        much = queries * sum(map(len, segments)) > SHARED
+        if much and len(segments) >= 2 * CORES > 2:
+            return list(_threads().map(work, shares(segments, CORES)))
+        faiss.omp_set_num_threads(CORES if much else 1)  # of this thread
+        return [work(segments)]
+
+    def _segments(self, at_least: int) -> "Sequence[Segment]":
+        """All items. Raises Behind."""
+        snapshot = self._snapshot
+        check_revision(snapshot.revision, at_least)
+        return snapshot.parts
+
+    def everything(self) -> Changes:
+        """All that there is, as changes since ever: a copy."""
+        snapshot = self._snapshot
+        return of_segments(snapshot.parts, snapshot)
+
+
+def check_revision(revision: int, at_least: int) -> None:
+    """Raises Behind."""
+    if revision < at_least:
+        raise Behind(f"the engine is at revision {revision}, {at_least} was asked for")
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Items that never change.
+class Segment(Part):
+    """A part with its codes.
 
     FAISS numbers codes by position and keeps the lowest positions among ties. Positions are in the order of
     ids, which makes its tie rule ours.
     """
 
-    ids: Ids  # (n,) ascending
-    labels: NDArray[np.int64]  # (n,)
     flat: faiss.IndexBinaryFlat  # n codes
 
     @classmethod
+    def kept(cls, items: CodeTable) -> CodeTable:
+        return items
+
+    @classmethod
     def of(cls, items: CodeTable) -> Self:
-        """Items by ascending id."""
         flat = faiss.IndexBinaryFlat(8 * items.codes.shape[1])
         flat.add(items.codes)
-        return cls(items.ids, items.labels, flat)
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        return cls(items.ids.copy(), items.labels.astype(np.int32), flat)
 
     @property
     def items(self) -> CodeTable:
-        """What it was made of. The codes are FAISS's own memory, not a copy."""
+        return CodeTable(self.ids, self.labels.astype(np.int64), self.codes)
+
+    @property
+    def codes(self) -> Codes:
+        """FAISS's own memory, not a copy."""
+        if not len(self):  # where there is no memory, FAISS says that it holds numbers of 32 bits
+            return np.empty((0, self.flat.code_size), np.uint8)
         codes = faiss.rev_swig_ptr(self.flat.xb.data(), len(self) * self.flat.code_size)  # type: ignore[attr-defined]
-        return CodeTable(self.ids, self.labels, codes.reshape(len(self), -1))
+        return codes.reshape(len(self), self.flat.code_size)
 
-    def without(self, ids: Ids) -> Self:
-        """The segment without these items; itself if it has none of them."""
-        leaving = places_of(ids, self.ids)
-        if not len(leaving):
-            return self
-        staying = np.ones(len(self), np.bool_)
-        staying[leaving] = False
-        return self.of(self.items.rows(staying))
-
-    def relabelled(self, items: CodeTable) -> tuple[Self, NDArray[np.bool_]]:
-        """The segment with the labels of those `items` (m,) that it has with the same codes; which those are
-        (m,)."""
-        same = np.zeros(len(items.ids), np.bool_)
-        places = places_of(items.ids, self.ids)
-        rows = np.searchsorted(items.ids, self.ids[places])
-        alike = (self.items.codes[places] == items.codes[rows]).all(axis=1)
-        same[rows[alike]] = True
-        if not same.any():
-            return self, same
-        labels = self.labels.copy()
-        labels[places[alike]] = items.labels[same]
-        return replace(self, labels=labels), same
+    def same(self, items: CodeTable) -> NDArray[np.bool_]:
+        here = are_in(items.ids, self.ids)
+        places = np.searchsorted(self.ids, items.ids[here])
+        here[here] = (self.codes[places] == items.codes[here]).all(axis=1)
+        return here
 
     def search(self, codes: Codes, k: int, labels: Collection[int] | None) -> tuple[Distances, Ids]:
         """As `Engine.search`."""
@@ -185,9 +205,9 @@ class Segment:
 
     def count(self, codes: Codes, radii: Distances, labels: Collection[int] | None) -> Counts:
         """As `Engine.count`."""
-        stored = self.items.codes
+        stored = self.codes
         if labels is not None:
-            stored = stored[self._with(labels)]
+            stored = stored[having(self.labels, labels)]
         counts = np.zeros(len(codes), np.int64)
         step = max(1, CELLS // max(len(codes), 1))
         for start in range(0, len(stored), step):
@@ -197,51 +217,52 @@ class Segment:
                 counts[query] += np.count_nonzero(row <= radii[query])
         return counts
 
-    def _with(self, labels: Collection[int]) -> NDArray[np.bool_]:
-        return np.isin(self.labels, list(labels))
-
     def _selection(self, labels: Collection[int] | None) -> tuple[int, faiss.SearchParameters | None]:
         """How many items to rank, and how FAISS is told which."""
         if labels is None:
             return len(self), None
-        mask = self._with(labels)
+        mask = having(self.labels, labels)
         # FAISS takes one bit an item here and keeps the array alive; its type stubs say otherwise
         selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # type: ignore[call-arg, arg-type]
         return int(mask.sum()), faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
 
-class State(NamedTuple):
-    """All that an engine holds at one revision."""
-
-    revision: int
-    segments: tuple[Segment, ...]
-
-
-def in_id_order(items: CodeTable, *, bits: int) -> CodeTable:
-    """A copy of the items by ascending id. ValueError for what does not fit together, and for an id twice."""
-    ids, codes = by_id(items.ids, items.codes, bits=bits)
-    return CodeTable(ids, items.labels[np.argsort(items.ids, kind="stable")], codes)
+def of_segments(segments: Sequence[Segment], snapshot: Snapshot[Part]) -> Changes:
+    """What segments hold at the revision of a snapshot, as changes since ever."""
+    table = by_id(CodeTable.joined([segment.items for segment in segments]), bits=segments[0].flat.d)
+    return Changes(snapshot.revision, table, np.empty(0, np.int64), snapshot.classes)
 
 
-def _changed(segments: tuple[Segment, ...], removed: Ids, items: CodeTable) -> tuple[Segment, ...]:
-    """The segments without what was removed, with `items` in place of those of the same ids."""
-    kept, new = list[Segment](), np.ones(len(items.ids), np.bool_)
-    for segment in segments:
-        segment, same = segment.relabelled(items)
-        segment = segment.without(np.concatenate([removed, items.ids[~same]]))
-        new &= ~same
-        if len(segment):
-            kept.append(segment)
-    coming = items.rows(new)
-    for start in range(0, len(coming.ids), LARGEST):
-        kept = _appended(kept, coming.rows(slice(start, start + LARGEST)))
-    return tuple(kept)
+def having(labels: NDArray[np.int32], wanted: Collection[int]) -> NDArray[np.bool_]:
+    """Which of the labels (n,) are wanted: (n,)."""
+    if len(wanted) > FEW:
+        return np.isin(labels, list(wanted))
+    found = np.zeros(len(labels), np.bool_)
+    for label in wanted:
+        found |= labels == label
+    return found
 
 
-def _appended(segments: list[Segment], items: CodeTable) -> list[Segment]:
-    """The segments with another one, merged with those before it that are no larger."""
-    kept = segments.copy()
-    while kept and len(kept[-1]) <= len(items.ids) <= LARGEST - len(kept[-1]):
-        both = CodeTable.joined([kept.pop().items, items])
-        items = both.rows(np.argsort(both.ids, kind="stable"))
-    return [*kept, Segment.of(items)]
+def nearest(found: Sequence[tuple[Distances, Ids]], queries: int, k: int) -> tuple[Distances, Ids]:
+    """The k nearest of what was found in parts, each (queries, ≤ k) in order."""
+    if len(found) == 1:
+        return found[0]
+    none = np.empty((queries, 0), np.int32), np.empty((queries, 0), np.int64)
+    distances, ids = (np.concatenate(each, axis=1) for each in zip(none, *found, strict=True))
+    first = np.lexsort((ids, distances), axis=1)[:, :k]
+    return np.take_along_axis(distances, first, 1), np.take_along_axis(ids, first, 1)
+
+
+def shares(segments: Sequence[Segment], count: int) -> list[Sequence[Segment]]:
+    """The segments one after the other in at most so many shares of about as many items."""
+    ends = np.cumsum([len(segment) for segment in segments])
+    middles = ends - [len(segment) / 2 for segment in segments]
+    of = (middles * count / ends[-1]).astype(int)  # never `count`: no middle is at the end
+    bounds = np.searchsorted(of, np.arange(count + 1)).tolist()
+    return [segments[a:b] for a, b in pairwise(bounds) if a < b]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """One thread a core, which FAISS does not divide again: OpenMP divides queries, and one cannot be."""
+    return ThreadPoolExecutor(CORES, "rank", initializer=partial(faiss.omp_set_num_threads, 1))

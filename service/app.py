@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 from index.artifact import ArtifactError, in_service
 from index.database import CatalogueError
 from service.core.jobs import Jobs
-from service.core.live import ANSWERING, Live
+from service.core.live import ANSWERING, Live, opened
 from service.core.pictures import decoding
 from service.core.pictures.previews import Previews
 from service.core.searcher import Searcher
@@ -181,7 +181,7 @@ def _searcher(settings: Settings) -> Searcher:
     path = in_service(settings.artifact)
     if path != settings.artifact.resolve():
         log.warning("%s took the place of %s and is served", path, settings.artifact)
-    return Searcher.open(path, max_pixels=settings.max_pixels)
+    return opened(path, settings)
 
 
 def _settings_from_environment() -> Settings:

@@ -70,6 +70,14 @@ class Settings(BaseSettings):
         le=1,
         description="how much less mAP another artifact may reach than the one it replaces",
     )
+    engine: Literal["flat", "ivf"] = Field(
+        default="flat",
+        description="how the nearest codes are found: flat compares with all, ivf only with likely ones once "
+        "there are more than 1,048,576 images, and misses some",
+    )
+    recall: float = Field(
+        default=0.95, gt=0, le=1, description="share of the ten nearest images that ivf shall find"
+    )
     log: Literal["json", "text"] = Field(
         default="json", description="how each line of the log is written: json or text"
     )

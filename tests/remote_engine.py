@@ -6,7 +6,7 @@ label itself, and answers once it is at the revision that was asked for.
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from index.codes import Codes, check_codes, hamming
-from index.engine import Behind, Counts, Distances, Ids, by_id, check_ids
+from index.engine import Behind, Counts
 from index.items import Changes
+from index.order import Distances, Ids, by_id, check_ids
+from index.snapshot import Part, Snapshot
 
 
 @dataclass
@@ -74,7 +76,7 @@ class RemoteEngine:
     def __init__(self, bits: int) -> None:
         if bits < 8 or bits % 8:
             raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
-        self.bits, self.revision = bits, -1
+        self.bits, self.snapshot = bits, Snapshot.empty(Part)
         self._connection, theirs = Pipe()
         self._asking = threading.Lock()
         threading.Thread(target=Server(theirs).serve, daemon=True).start()
@@ -82,12 +84,16 @@ class RemoteEngine:
     def __len__(self) -> int:
         return len(self._ranked(np.zeros((1, self.bits // 8), np.uint8), None, self.revision)[0])
 
+    @property
+    def revision(self) -> int:
+        return self.snapshot.revision
+
     def apply(self, changes: Changes) -> None:
-        table, removed = changes.table, check_ids(changes.removed).tolist()
-        by_id(table.ids, table.codes, bits=self.bits)  # refuses what does not fit
+        table, removed = by_id(changes.table, bits=self.bits), check_ids(changes.removed)
         rows = zip(table.ids.tolist(), table.labels.tolist(), map(bytes, table.codes), strict=True)
-        self._ask("apply", changes.revision, removed, list(rows))
-        self.revision = max(self.revision, changes.revision)
+        self._ask("apply", changes.revision, removed.tolist(), list(rows))
+        if changes.revision > self.revision:
+            self.snapshot = self.snapshot.after(replace(changes, table=table, removed=removed))
 
     def search(
         self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library
 from service.core.pictures.decoding import Decode
-from service.core.searcher import Answer, Question, Searcher
+from service.core.searcher import Answer, Question, Searcher, engine_named
 from service.core.trash import Trash
 from service.settings import Settings
 
@@ -49,6 +50,12 @@ class Replaced:
     after: str
     carried: Carried
     comparison: Comparison | None  # None: there was nothing to compare by
+
+
+def opened(path: Path, settings: Settings) -> Searcher:
+    """The artifact in this folder, as the settings say. ArtifactError."""
+    engine = engine_named(settings.engine, recall=settings.recall)
+    return Searcher.open(path, max_pixels=settings.max_pixels, engine=engine)
 
 
 class Generation:
@@ -222,7 +229,7 @@ class Live:
     @asynccontextmanager
     async def _opened(self, path: Path) -> AsyncIterator[Generation]:
         """A generation of this folder, closed again if it does not come to be served."""
-        searcher = await to_thread.run_sync(lambda: Searcher.open(path, max_pixels=self._settings.max_pixels))
+        searcher = await to_thread.run_sync(partial(opened, path, self._settings))
         generation = Generation(searcher, self._settings, self._counting, self._decode)
         try:
             yield generation

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from index.codes import Codes
 from index.engine import Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, Item
+from index.ivf import IvfEngine, Recall
 from index.labels import normal_form
 from index.originals import Originals
-from index.snapshot import Snapshot
+from index.snapshot import Part, Snapshot
 from service.core.pictures.copies import Pictures, Query
 from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.pictures.originals import original_of
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
+SPARE = 16  # items that are looked for behind those that are wanted, as that shows ties without counting all
 SENT = ""  # the folder of an item that was sent alone
 GONE = (None, None)  # path and folder of an item that was removed meanwhile
 TRIES = 3  # searches that a change may come between, before changes wait for one
@@ -100,7 +102,7 @@ class Searcher:
     def __init__(
         self, artifact: Artifact, *, max_pixels: int, engine: Callable[[int], Engine] = FaissEngine
     ) -> None:
-        """`engine` makes an empty one for codes of so many bits."""
+        """`engine` makes an empty one for codes of so many bits; hashes of pictures have an exact one."""
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
@@ -113,14 +115,30 @@ class Searcher:
         self._refreshing = threading.Lock()
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
-        self._latest = Snapshot.of(contents)
         self.absence = Absence()
-        self.pictures = Pictures(self.catalogue, engine, at_once=CORES)
+        self.pictures = Pictures(self.catalogue, FaissEngine, at_once=CORES)
 
     @classmethod
-    def open(cls, path: Path, *, max_pixels: int, url: str | None = None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        max_pixels: int,
+        engine: Callable[[int], Engine] = FaissEngine,
+        url: str | None = None,
+    ) -> Self:
         """Open and verify the artifact in this folder, as `open_artifact`. ArtifactError names the fault."""
-        return cls(open_artifact(path, url), max_pixels=max_pixels)
+        return cls(open_artifact(path, url), max_pixels=max_pixels, engine=engine)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a search by content misses no nearer item."""
+        return self._engine.exact
+
+    @property
+    def recall(self) -> Recall | None:
+        """How much a search that is not exact finds; None where it is, or where nothing was measured yet."""
+        return self._engine.recall if isinstance(self._engine, IvfEngine) else None
 
     @property
     def name(self) -> str:
@@ -217,7 +235,7 @@ class Searcher:
         tiny = BytesIO()
         Image.new("RGB", (1, 1)).save(tiny, "PNG")
         self.answer([self.prepare(tiny.getvalue(), k=1, decode=decode)])
-        return len(self.snapshot().ids)
+        return len(self.snapshot())
 
     def held_out(self) -> NDArray[np.int64]:
         """The ids (n,) of the held-out queries that have a label."""
@@ -244,16 +262,14 @@ class Searcher:
         """All that can be found, with its codes and labels, as it is now."""
         return self.once("contents", lambda: self.catalogue.changes(-1))
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot[Part]:
         """What can be found, now or, of a catalogue that is away, before that; the engine is no older."""
         with self.absence.tolerated():
-            if self._latest.revision != self.catalogue.revision:
+            if self._engine.revision != self.catalogue.revision:
                 with self._refreshing:
-                    if self._latest.revision != self.catalogue.revision:
-                        changes = self.catalogue.changes(self._latest.revision)
-                        self._engine.apply(changes)
-                        self._latest = self._latest.after(changes)
-        return self._latest
+                    if self._engine.revision != self.catalogue.revision:
+                        self._engine.apply(self.catalogue.changes(self._engine.revision))
+        return self._engine.snapshot
 
     def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: int = 0) -> Decoded:
         """What `encode` takes of an image, read as those that are there were. Raises ImageError."""
@@ -312,7 +328,7 @@ class Searcher:
                 break
         else:
             with self._refreshing:  # nobody does
-                snapshot = self._latest
+                snapshot = self._engine.snapshot
                 found = self._found(snapshot, codes, wanted)
         paths = _paths(self, {id_ for _, ids, _ in found for id_ in ids.tolist()})
         bits, exact = self.catalogue.bits, self._engine.exact
@@ -322,26 +338,40 @@ class Searcher:
         ]
 
     def _found(
-        self, snapshot: Snapshot, codes: Codes, wanted: Sequence[Wanted]
+        self, snapshot: Snapshot[Part], codes: Codes, wanted: Sequence[Wanted]
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
         """Distances (n,), ids (n,), and how many items lie at the last of the distances."""
         (k, left_out), labels = (wanted[0].k, wanted[0].without), wanted[0].labels or None
         asked: dict[str, Any] = {"labels": labels, "at_least": snapshot.revision}
-        near, bits = list[tuple[NDArray[np.int32], NDArray[np.int64]]](), self.catalogue.bits
-        found = self._engine.search(codes, k + (left_out is not None), **asked)
-        for distances, ids, each in zip(*found, wanted, strict=True):
-            good = ids != left_out
-            good &= distances <= (bits if each.max_distance is None else each.max_distance)
-            near.append((distances[good][:k], ids[good][:k]))
-        last = np.array([distances[-1] if len(distances) else -1 for distances, _ in near])
-        within = self._engine.count(codes, last, **asked)
-        # What is left out has the query's own code: it lies within, wherever it was cut off.
-        within -= (last >= 0) & snapshot.has(left_out, labels)
-        nearer = (np.count_nonzero(each < cut) for (each, _), cut in zip(near, last, strict=True))
-        return [
-            (distances, ids, int(count - closer))
-            for (distances, ids), count, closer in zip(near, within, nearer, strict=True)
-        ]
+        found = zip(*self._engine.search(codes, k + SPARE, **asked), wanted, strict=True)
+        near = [_cut(*each, self.catalogue.bits) for each in found]
+        beyond = [row for row, (_, _, ties) in enumerate(near) if ties < 0]
+        if beyond:
+            cuts = np.array([near[row][0][-1] for row in beyond])
+            within = self._engine.count(codes[beyond], cuts, **asked)
+            # What is left out has the query's own code: it lies within, wherever it was cut off.
+            within -= snapshot.has(left_out, labels)
+            for row, count, cut in zip(beyond, within.tolist(), cuts, strict=True):
+                distances, ids, _ = near[row]
+                near[row] = (distances, ids, count - int(np.count_nonzero(distances < cut)))
+        return near
+
+
+def _cut(
+    distances: NDArray[np.int32], ids: NDArray[np.int64], wanted: Wanted, bits: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    """Of what was found, SPARE more than `wanted`, distances (n,) and ids (n,) of what is, and how many lie
+    at the last of the distances; -1: more may lie there than were found."""
+    good = ids != wanted.without
+    good &= distances <= (bits if wanted.max_distance is None else wanted.max_distance)
+    near, last = distances[good], distances[good][: wanted.k][-1:]  # empty where nothing is near
+    more = len(distances) == wanted.k + SPARE and bool((distances[-1:] == last).any())
+    return near[: wanted.k], ids[good][: wanted.k], -1 if more else int((near == last).sum())
+
+
+def engine_named(name: Literal["flat", "ivf"], *, recall: float) -> Callable[[int], Engine]:
+    """What makes an empty engine of this name for codes of so many bits."""
+    return FaissEngine if name == "flat" else partial(IvfEngine, wanted=recall)
 
 
 def _paths(searcher: Searcher, ids: Iterable[int]) -> Mapping[int, tuple[str | None, str | None]]:
@@ -375,7 +405,7 @@ def _with_predictions(answers: Sequence[Answer], predicted: Sequence[Prediction]
 
 
 def _matches(
-    snapshot: Snapshot,
+    snapshot: Snapshot[Part],
     distances: NDArray[np.int32],
     ids: NDArray[np.int64],
     paths: Mapping[int, tuple[str | None, str | None]],

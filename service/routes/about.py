@@ -10,7 +10,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from os import SEEK_END
 from tempfile import TemporaryFile, gettempdir
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import numpy as np
 from anyio import to_thread
@@ -26,7 +26,7 @@ from index.export import WRITERS, NoParquet
 from index.items import UNLABELLED
 from index.names import shown
 from index.near_pairs import TooManyPairs
-from index.snapshot import Snapshot
+from index.snapshot import Part, Snapshot
 from service.core.measuring import asked
 from service.core.pictures.copies import lacking
 from service.core.searcher import Searcher
@@ -81,6 +81,8 @@ async def stats(request: Request, searcher: Service) -> schemas.Stats:
     now = {
         "trash_days": shared(request).settings.trash_days,
         "uptime": time.monotonic() - shared(request).started,
+        "exact": searcher.exact,
+        "recall": searcher.recall and schemas.Recall(**searcher.recall._asdict()),
     }
     return counted.model_copy(update=now)
 
@@ -144,7 +146,7 @@ async def duplicates(
 class _Duplicates:
     """Groups, the largest first, as ids (m,), ascending, and labels (m,) of what they were then."""
 
-    groups: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    groups: list[tuple[NDArray[np.int64], NDArray[np.integer[Any]]]]
     classes: tuple[str, ...]
     plain: int = 0  # images that could not be compared
 
@@ -291,23 +293,25 @@ def metrics(request: Request, searcher: Service) -> Response:
     (`authorization` of a scrape configuration)."""
     artifact = searcher.artifact
     text = shared(request).metrics.text(
-        items=len(searcher.snapshot().ids),
+        items=len(searcher.snapshot()),
+        recall=1 if searcher.exact else searcher.recall and searcher.recall.at_10,
         artifact={"artifact": shown(searcher.name), "encoder_id": artifact.manifest.encoder_id},
         places=vars(shared(request).places),
     )
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
+def _stats(searcher: Searcher, snapshot: Snapshot[Part]) -> schemas.Stats:
     manifest, catalogue = searcher.artifact.manifest, searcher.catalogue
     queries = asked(searcher, searcher.contents().table).labels
     trash = catalogue.trash.count()
-    images = len(snapshot.ids) + trash + (0 if searcher.queries is None else len(searcher.queries.ids))
+    images = len(snapshot) + trash + (0 if searcher.queries is None else len(searcher.queries.ids))
     size, originals = catalogue.file_bytes(), searcher.originals.size()
-    unlabelled = int((snapshot.labels == UNLABELLED).sum())
+    labels = snapshot.labels
+    unlabelled = int(np.count_nonzero(labels == UNLABELLED))
     return schemas.Stats(
-        items=len(snapshot.ids),
-        labelled=len(snapshot.ids) - unlabelled,
+        items=len(snapshot),
+        labelled=len(snapshot) - unlabelled,
         unlabelled=unlabelled,
         learned_from=manifest.learned_from,
         queries=len(queries),
@@ -317,13 +321,13 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
             schemas.ClassCount(label=name, items=items, queries=asked)
             for name, items, asked in zip(
                 snapshot.classes,
-                _counts(snapshot.labels, len(snapshot.classes)),
+                _counts(labels, len(snapshot.classes)),
                 _counts(queries, len(snapshot.classes)),
                 strict=True,
             )
         ],
         bytes=schemas.Usage(
-            codes=len(snapshot.ids) * catalogue.bits // 8,
+            codes=len(snapshot) * catalogue.bits // 8,
             thumbnails=catalogue.thumbnail_bytes(),
             catalogue=size,
             originals=originals,
@@ -334,13 +338,15 @@ def _stats(searcher: Searcher, snapshot: Snapshot) -> schemas.Stats:
         encoder_id=manifest.encoder_id,
         embeddings=catalogue.has_embeddings(),
         bits=manifest.bits,
+        exact=True,
+        recall=None,
         revision=snapshot.revision,
         versions=versions(),
         uptime=0,
     )
 
 
-def _counts(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> list[int]:
+def _counts(labels: NDArray[np.integer[Any]], classes: int) -> list[int]:
     counts: list[int] = np.bincount(labels[labels != UNLABELLED], minlength=classes).tolist()
     return counts
 

@@ -28,6 +28,15 @@ class Usage(BaseModel):
     )
 
 
+class Recall(BaseModel):
+    """How inexact searches by content are."""
+
+    cells: int = Field(description="Parts that the index is divided into.")
+    searched: int = Field(description="Of them, for each query.")
+    at_10: float = Field(description="Share of the ten nearest images that are found, or others as near.")
+    queries: int = Field(description="Indexed images that it was measured with.")
+
+
 class Stats(BaseModel):
     """What there is."""
 
@@ -53,6 +62,8 @@ class Stats(BaseModel):
             "encoder_id": "4f0c2a9be1d37750",
             "embeddings": True,
             "bits": 256,
+            "exact": True,
+            "recall": None,
             "revision": 3,
             "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
             "uptime": 86_400.5,
@@ -77,6 +88,10 @@ class Stats(BaseModel):
         description="Whether embeddings of images are kept, by which labels are learned and advised on."
     )
     bits: int
+    exact: bool = Field(description="Whether a search by content misses no nearer image.")
+    recall: Recall | None = Field(
+        description="Where it may: how much is found; null: it may not, or nothing was measured yet."
+    )
     revision: int = Field(description="Of the catalogue; grows with every change.")
     versions: dict[str, str] = Field(description="Of what the service runs on.")
     uptime: float = Field(description="Seconds since the service was started.")

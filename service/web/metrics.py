@@ -78,12 +78,19 @@ class Metrics:
         return counted
 
     def text(
-        self, *, items: int, artifact: Mapping[str, str], places: Mapping[str, CapacityLimiter]
+        self,
+        *,
+        items: int,
+        recall: float | None,
+        artifact: Mapping[str, str],
+        places: Mapping[str, CapacityLimiter],
     ) -> bytes:
         """Everything that was counted, and how it is at this moment."""
         now = CollectorRegistry()
         own: dict[str, Any] = {"namespace": "hebbsearch", "registry": now}
         Gauge("items", "Images that can be found.", **own).set(items)
+        if recall is not None:
+            Gauge("recall", "Share of the ten nearest images that searches find.", **own).set(recall)
         Info("artifact", "What is served.", **own).info(dict(artifact))
         taken = Gauge("places_taken", "Requests, or images, under way or waiting.", ["of"], **own)
         there = Gauge("places", "As many as there may be; more are refused or wait.", ["of"], **own)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from index import hamming
-from index.engine import Behind, Engine, by_id, check_ids, in_order, places_of
+from index.engine import Behind, Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, CodeTable
+from index.ivf import IvfEngine
+from tests.index.settled import SettledEngine
 from tests.reference import ranking
 from tests.remote_engine import RemoteEngine
 
@@ -24,9 +26,17 @@ class Held(NamedTuple):
     code: bytes
 
 
-@pytest.fixture(params=[FaissEngine, RemoteEngine])
+def all_cells(bits: int) -> IvfEngine:
+    """One that searches all cells, once there are some, and then misses nothing."""
+    return SettledEngine(bits, wanted=1, least=20)
+
+
+@pytest.fixture(params=[FaissEngine, all_cells, RemoteEngine])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr("index.hamming.LARGEST", 20)
+    monkeypatch.setattr("index.snapshot.LARGEST", 20)
+    monkeypatch.setattr("index.ivf.WORTH", 1)
+    monkeypatch.setattr("index.hamming.SHARED", 300)
+    monkeypatch.setattr("index.hamming.CORES", 2)
     return request.param
 
 
@@ -264,36 +274,3 @@ def test_what_the_caller_does_to_its_arrays_later_changes_nothing(make: Make) ->
     given.table.ids[:], given.table.codes[:], given.table.labels[:] = 9, 7, 5
     distances, found = engine.search(np.zeros((1, 1), dtype=np.uint8), 2, labels=[0, 1])
     assert (distances.tolist(), found.tolist()) == ([[0, 8]], [[1, 2]])
-
-
-# --- what all engines share --------------------------------------------------------------------------
-
-
-def test_ids_come_in_order_with_their_codes() -> None:
-    codes = np.array([[7], [5], [6]], np.uint8)
-    ids, sorted_codes = by_id(np.array([30, 10, 20]), codes, bits=8)
-    assert (ids.tolist(), sorted_codes.tolist()) == ([10, 20, 30], [[5], [6], [7]])
-    with pytest.raises(ValueError, match="id 10 is given twice"):
-        by_id(np.array([10, 30, 10]), codes, bits=8)
-
-
-def test_ids_are_a_copy_in_64_bits() -> None:
-    given = np.array([3, 1], np.int32)
-    ids = check_ids(given)
-    given[:] = 9
-    assert (ids.dtype, ids.tolist()) == (np.int64, [3, 1])
-    assert check_ids([]).dtype == np.int64  # an empty list has no type of integers
-    for bad in (np.array([[1]]), np.array([1.0]), np.array(["1"])):
-        with pytest.raises(ValueError, match="ids have type"):
-            check_ids(bad)
-
-
-def test_places_are_of_what_is_there() -> None:
-    ids = np.array([2, 4, 8])
-    assert places_of(np.array([8, 1, 4, 9, 5]), ids).tolist() == [2, 1]
-    assert places_of(np.array([1]), ids[:0]).tolist() == []
-
-
-def test_order_is_by_distance_then_id() -> None:
-    distances, ids = in_order(np.array([1, 0, 1, 0], np.int32), np.array([4, 9, 3, 7]))
-    assert (distances.tolist(), ids.tolist()) == ([0, 0, 1, 1], [7, 9, 3, 4])

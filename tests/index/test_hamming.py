@@ -1,10 +1,12 @@
 """FAISS's distances; what its engine does is held by the contract in test_engine.py."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from index.codes import hamming
-from index.hamming import LARGEST, FaissEngine, all_distances
+from index.hamming import FaissEngine, all_distances, having, shares
 from tests.index.test_engine import changes
 
 
@@ -30,34 +32,35 @@ def engine_with(ids: list[int]) -> FaissEngine:
     return engine
 
 
-@pytest.mark.parametrize(
-    "count", [1, 2, 1000, *(pytest.param(count, marks=pytest.mark.long) for count in (1023, 1024))]
-)
-def test_items_added_one_by_one_lie_in_few_segments(count: int) -> None:
-    engine = engine_with(list(range(count)))
-    assert len(engine._state.segments) == count.bit_count()  # as a binary counter has ones
-    assert len(engine) == count
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 1000])
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_cores_have_shares_of_all_segments_in_order(count: int, cores: int) -> None:
+    segments = engine_with(list(range(count))).snapshot.parts
+    divided = shares(segments, cores)
+    assert [*itertools.chain(*divided)] == [*segments]
+    assert 1 <= len(divided) <= cores and all(divided)
 
 
-def test_no_segment_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert LARGEST * 32 < 2**24  # bytes that a removal copies at most
-    monkeypatch.setattr("index.hamming.LARGEST", 100)
-    engine = FaissEngine(8)
-    for revision, (start, count) in enumerate(((0, 250), (250, 60), (310, 1), (311, 99))):
-        engine.apply(changes(revision, range(start, start + count)))
-    assert max(map(len, engine._state.segments)) <= 100
-    assert engine.search(np.zeros((1, 1), np.uint8), 500)[1][0].tolist() == list(range(410))
+def test_shares_of_equal_segments_are_equal() -> None:
+    segments = engine_with([1]).snapshot.parts * 12
+    assert [len(share) for share in shares(segments, 4)] == [3, 3, 3, 3]
+
+
+def test_labels_are_found_however_many_are_wanted() -> None:
+    labels = np.array([-1, 0, 3, 3, 40, 7], np.int32)
+    for wanted in ([], [3], [-1, 40, 99], [*range(-1, 20)]):
+        assert having(labels, wanted).tolist() == [label in wanted for label in labels.tolist()]
 
 
 def test_a_change_leaves_the_segments_that_it_does_not_concern() -> None:
     engine = engine_with(list(range(7)))  # segments of 4, 2 and 1
-    before = engine._state.segments
+    before = engine.snapshot.parts
     engine.apply(changes(7, [5], np.array([[5]], np.uint8), [1]))
-    relabelled = engine._state.segments
+    relabelled = engine.snapshot.parts
     assert relabelled[0] is before[0] and relabelled[2] is before[2]
     assert relabelled[1].flat is before[1].flat, "another label moves no code"
     assert before[1].labels.tolist() == [-1, -1]  # who searches them sees them as they were
     assert relabelled[1].labels.tolist() == [-1, 1]
     engine.apply(changes(8, removed=[0]))
-    assert engine._state.segments[1:] == relabelled[1:]
+    assert engine.snapshot.parts[1:] == relabelled[1:]
     assert before[0].ids.tolist() == [0, 1, 2, 3]

@@ -1,6 +1,6 @@
 """Snapshots against the catalogue that they are of, after random changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,8 @@ import pytest
 
 from index.catalogue import Catalogue
 from index.hamming import FaissEngine
-from index.items import UNLABELLED
-from index.snapshot import Snapshot
+from index.items import UNLABELLED, Changes, CodeTable
+from index.snapshot import LARGEST, Part, Snapshot
 from tests.index.catalogues import CLASSES, new_item, new_query
 
 
@@ -21,11 +21,13 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
         yield made
 
 
-def agrees(snapshot: Snapshot, engine: FaissEngine, catalogue: Catalogue) -> None:
+def agrees(snapshot: Snapshot[Part], engine: FaissEngine, catalogue: Catalogue) -> None:
     table = catalogue.codes()
     assert snapshot.ids.tolist() == table.ids.tolist()
     assert snapshot.labels.tolist() == table.labels.tolist()
     assert snapshot.revision == engine.revision == catalogue.revision
+    assert engine.snapshot.ids.tolist() == table.ids.tolist()
+    assert engine.snapshot.labels.tolist() == table.labels.tolist()
     assert len(engine) == len(table.ids)
     for label in np.unique(table.labels):  # each code lies at its id, which has its label
         some = table.rows(table.labels == label)
@@ -35,7 +37,7 @@ def agrees(snapshot: Snapshot, engine: FaissEngine, catalogue: Catalogue) -> Non
 
 
 def test_it_is_the_database_split(catalogue: Catalogue) -> None:
-    snapshot, engine = Snapshot.of(catalogue.changes(-1)), FaissEngine(32)
+    snapshot, engine = Snapshot.empty(Part).after(catalogue.changes(-1)), FaissEngine(32)
     engine.apply(catalogue.changes(-1))
     agrees(snapshot, engine, catalogue)
     assert snapshot.classes == ("cat", "dog")
@@ -48,7 +50,7 @@ def test_it_is_the_database_split(catalogue: Catalogue) -> None:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))])
 def test_it_and_an_engine_follow_random_changes(catalogue: Catalogue, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    snapshot, engine = Snapshot.of(catalogue.changes(-1)), FaissEngine(32)
+    snapshot, engine = Snapshot.empty(Part).after(catalogue.changes(-1)), FaissEngine(32)
     engine.apply(catalogue.changes(-1))
     for _ in range(80):
         ids = catalogue.codes().ids
@@ -69,3 +71,51 @@ def test_it_and_an_engine_follow_random_changes(catalogue: Catalogue, seed: int)
             agrees(snapshot, engine, catalogue)
             assert snapshot.classes == catalogue.classes
             assert earlier.ids.tolist() == before
+
+
+def of(revision: int, ids: Iterable[int], removed: Iterable[int] = ()) -> Changes:
+    some = np.array([*ids], np.int64)
+    table = CodeTable(some, some % 5, np.zeros((len(some), 1), np.uint8))
+    return Changes(revision, table, np.array([*removed], np.int64), ())
+
+
+def sizes(snapshot: Snapshot[Part]) -> list[int]:
+    return [len(part) for part in snapshot.parts]
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000, 1023, 1024])
+def test_items_added_one_by_one_lie_in_few_parts(count: int) -> None:
+    snapshot = Snapshot.empty(Part)
+    for item in range(count):
+        snapshot = snapshot.after(of(item, [item]))
+    assert len(snapshot.parts) == count.bit_count()  # as a binary counter has ones
+    assert snapshot.ids.tolist() == list(range(count))
+
+
+def test_no_part_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LARGEST * 32 < 2**23  # bytes that a removal copies at most
+    monkeypatch.setattr("index.snapshot.LARGEST", 100)
+    snapshot = Snapshot.empty(Part)
+    for revision, (start, count) in enumerate(((0, 500), (500, 120), (620, 2), (622, 198))):
+        snapshot = snapshot.after(of(revision, range(start, start + 2 * count, 2)))
+    assert max(sizes(snapshot)) <= 100
+    before, missing = set(snapshot.ids.tolist()), set(range(1200)) - set(snapshot.ids.tolist())
+    snapshot = snapshot.after(of(9, sorted(missing), [0, 2, 4]))  # among those that are there
+    assert max(sizes(snapshot)) <= 100
+    assert snapshot.ids.tolist() == sorted((before | missing) - {0, 2, 4})
+    assert snapshot.labels_of(snapshot.ids).tolist() == [id_ % 5 for id_ in snapshot.ids.tolist()]
+
+
+def test_a_change_copies_only_the_parts_that_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.snapshot.LARGEST", 10)
+    before = Snapshot.empty(Part).after(of(0, range(0, 200, 2)))
+    assert sizes(before) == [10] * 10
+    after = before.after(of(1, [61], [100, 777]))
+    old = {id(part) for part in before.parts}
+    assert [id(part) in old for part in after.parts] == [*[True] * 3, *[False] * 2, True, False, *[True] * 4]
+    assert sizes(after) == [*[10] * 3, 5, 6, 10, 9, *[10] * 4]
+    assert before.has(100) and not after.has(100) and after.has(61)
+    assert before.after(of(1, [], [1, 3, 999])).parts == before.parts
+    for _ in range(2):  # what is behind all others, which a change need not copy either
+        after = after.after(of(2, range(300, 310)))
+    assert sizes(after) == [*[10] * 3, 5, 6, 10, 9, *[10] * 5]

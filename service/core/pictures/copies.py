@@ -12,7 +12,7 @@ from PIL import Image
 from index.catalogue import Catalogue
 from index.duplicates import groups_within
 from index.engine import Engine
-from index.snapshot import Snapshot
+from index.snapshot import Part, Snapshot
 from service.core.pictures.windows import distances_of_parts, hashes_of_wholes
 from training.nets.pdq import BITS, PLAIN, SAME, Hashes, pdq, turned
 
@@ -58,7 +58,7 @@ class Near:
     distances: NDArray[np.int32]  # (n,)
     ids: NDArray[np.int64]  # (n,)
     ties_at_cut: int  # eligible pictures at the last of the distances
-    contents: Snapshot  # which has them all
+    contents: Snapshot[Part]  # which has them all
 
 
 class Pictures:
@@ -72,7 +72,6 @@ class Pictures:
         `at_once`."""
         self._catalogue = catalogue
         self._engine = engine(BITS)
-        self._contents: Snapshot | None = None
         self._using = threading.Lock()
         self._comparing = threading.Semaphore(at_once)
 
@@ -129,7 +128,7 @@ class Pictures:
         distances = np.array([within[id_] for id_ in ids], np.int32)
         return Near(distances, np.array(ids, np.int64), len(tied), contents)
 
-    def groups(self, radius: int, *, most: int) -> tuple[list[NDArray[np.int64]], Snapshot, int]:
+    def groups(self, radius: int, *, most: int) -> tuple[list[NDArray[np.int64]], Snapshot[Part], int]:
         """Ids of pictures that are copies of each other, mirrored and turned ones too, as `groups_within` has
         them; what there was then; and how many pictures have too little detail to say so, which are in no
         group. Raises NotHashed and TooManyPairs."""
@@ -140,18 +139,14 @@ class Pictures:
         found = groups_within(table.codes[telling], radius, most=most, ways=turned)
         return [table.ids[telling][group] for group in found], contents, int((~telling).sum())
 
-    def _followed(self) -> Snapshot:
+    def _followed(self) -> Snapshot[Part]:
         """What can be found, with the engine at the same revision; nobody else uses it meanwhile."""
-        before = self._contents
-        if before is None or before.revision != self._catalogue.revision:
-            since = -1 if before is None else before.revision
-            changes, unhashed = self._catalogue.pictures.changes(since)
+        if self._engine.revision != self._catalogue.revision:
+            changes, unhashed = self._catalogue.pictures.changes(self._engine.revision)
             if unhashed:
                 raise NotHashed(lacking(unhashed))
             self._engine.apply(changes)
-            before = Snapshot.of(changes) if before is None else before.after(changes)
-            self._contents = before
-        return before
+        return self._engine.snapshot
 
     def _nearest(
         self, asked: NDArray[np.uint8], count: int, labels: Collection[int], revision: int

@@ -25,10 +25,11 @@ from index.items import UNLABELLED, Item, NewItem
 from index.originals import Originals
 from service.core.measuring import NothingToMeasure, measure
 from service.core.pictures.originals import NoOriginal, original_of
-from service.core.searcher import TRIES, Searcher, UnknownLabel
+from service.core.searcher import SPARE, TRIES, Searcher, UnknownLabel, engine_named
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import Evaluation, EvaluationParameters
+from tests.index.settled import SettledEngine
 from tests.remote_engine import RemoteEngine
 from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, draw_artifact
 from tests.service.hostile import noise, saved
@@ -90,9 +91,16 @@ def reference(searcher: Searcher, image: bytes, labels: tuple[str, ...] = ()) ->
 @pytest.mark.parametrize("labels", [(), ("square",), ("circle", "<b>cross</b>")])
 @pytest.mark.parametrize("k", [1, 7, 1000])
 @pytest.mark.parametrize("max_distance", [None, 0, 12])
+@pytest.mark.parametrize("spare", [1, SPARE])
 def test_search_equals_brute_force(
-    searcher: Searcher, labels: tuple[str, ...], k: int, max_distance: int | None
+    searcher: Searcher,
+    labels: tuple[str, ...],
+    k: int,
+    max_distance: int | None,
+    spare: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("service.core.searcher.SPARE", spare)
     for item_id in (1, 25, 62):
         image = file_of(searcher, item_id)
         answer = searcher.search(image, k=k, max_distance=max_distance, labels=labels)
@@ -121,8 +129,34 @@ def test_an_engine_on_another_machine_answers_the_same(own: Artifact, searcher: 
     elsewhere.close()
 
 
-def test_similar_leaves_out_the_image_itself(own: Artifact) -> None:
+def test_an_inexact_engine_says_so_and_copies_are_searched_exactly(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(SettledEngine):
+        def __init__(self, bits: int, *, wanted: float) -> None:
+            super().__init__(bits, wanted=wanted, least=20)
+
+    monkeypatch.setattr("service.core.searcher.IvfEngine", Small)
+    monkeypatch.setattr("index.ivf.WORTH", 1)
+    exact = Searcher.open(own.path, max_pixels=LIMIT, engine=engine_named("flat", recall=1))
+    inexact = Searcher.open(own.path, max_pixels=LIMIT, engine=engine_named("ivf", recall=1))
+    assert (exact.exact, exact.recall) == (True, None)
+    assert not inexact.exact and inexact.recall is not None
+    assert inexact.recall.at_10 == 1  # as all cells are searched
+    found, all_ = (each.search(file_of(exact, 25), k=9) for each in (inexact, exact))
+    assert (found.exact, all_.exact) == (False, True)
+    assert (found.matches, found.ties_at_cut) == (all_.matches, all_.ties_at_cut)
+    assert inexact.pictures._engine.exact
+    exact.close()
+    inexact.close()
+
+
+@pytest.mark.parametrize("spare", [1, SPARE])
+def test_similar_leaves_out_the_image_itself(
+    own: Artifact, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And counts no tie for it, wherever it stands among images of the same code."""
+    monkeypatch.setattr("service.core.searcher.SPARE", spare)
     searcher = Searcher(own, max_pixels=LIMIT)
     code = searcher.catalogue.code(30)[0]
     twins = [NewItem(f"{n}.png", n % 2, "database", 1, 1, b"", code) for n in range(6)]

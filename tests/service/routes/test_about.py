@@ -14,7 +14,9 @@ from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from index.duplicates import groups_within
 from index.evaluation import average_precision
+from index.ivf import Recall
 from service.app import create_app
+from service.core.searcher import Searcher
 from service.routes import about
 from service.settings import Settings
 from tests.samples import CLASSES, PER_CLASS, QUERIES_PER_CLASS, UNLABELLED_ITEMS, serve_here, served
@@ -63,8 +65,23 @@ def test_stats(http: httpx.Client, artifact: Artifact) -> None:
     assert stats["bytes"]["catalogue"] >= (artifact.path / "catalogue.sqlite").stat().st_size
     assert stats["bytes"]["originals"] == 0
     assert stats["encoder_id"] == artifact.manifest.encoder_id
+    assert (stats["exact"], stats["recall"]) == (True, None)
     assert stats["versions"]["hebbsearch"] == "0.1.0"
     assert answer(http.get("/stats"))["uptime"] > stats["uptime"] > 0
+
+
+def test_stats_and_metrics_say_how_inexact_searches_are(
+    changing: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "hebbsearch_recall 1.0\n" in changing.get("/metrics").text
+    monkeypatch.setattr(Searcher, "exact", False)
+    assert answer(changing.get("/stats"))["recall"] is None
+    assert "hebbsearch_recall" not in changing.get("/metrics").text  # nothing was measured yet
+    monkeypatch.setattr(Searcher, "recall", Recall(cells=64, searched=3, at_10=0.97, queries=200))
+    stats = answer(changing.get("/stats"))
+    assert stats["recall"] == {"cells": 64, "searched": 3, "at_10": 0.97, "queries": 200}
+    assert not stats["exact"]
+    assert "hebbsearch_recall 0.97\n" in changing.get("/metrics").text
 
 
 def test_stats_do_not_wait_for_an_evaluation(changing: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
