@@ -29,6 +29,7 @@ UNREACHABLE = "start it, or look at the network: once it answers, all goes on by
 # What a server says, by the beginning of its SQLSTATE (PostgreSQL 15, appendix A), and the way out.
 AWAY = ("08", "57P")  # connections fail; it shuts down, starts, or ended one
 BUSY = ("40", "53300", "55P03", "57014")  # others came first; too many connections; a lock; time is over
+TOO_LONG = "54000"  # for an index, of all that could be too long
 REFUSED = {
     "25006": "make it writable, or name the server that is: this one may only follow it",
     "28": "look at user and password of the URL, and at the server's pg_hba.conf",
@@ -170,6 +171,11 @@ class PostgreSQL:
             return kind(f"{self.path}: {said}; {way_out}")
         if no_space(error):
             return CatalogueUnavailable(f"{self.path}: {said}; {WAY_OUT}")
+        if state == TOO_LONG:
+            return CatalogueError(
+                f"{self.path}: a path, folder or label has more than the 2,700 bytes that PostgreSQL keeps "
+                "in order; give it a shorter name"
+            )
         if state.startswith(BUSY):
             return CatalogueBusy(f"{self.path}: {said}; others use it, try again")
         if state.startswith(AWAY):

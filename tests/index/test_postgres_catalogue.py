@@ -1,6 +1,7 @@
 """What is so of a catalogue in PostgreSQL alone: how it is reached, and what can be wrong with a server."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from string import ascii_lowercase
 
 import psycopg
 import pytest
@@ -47,6 +49,18 @@ def test_codes_are_bit_strings_of_their_length(path: str) -> None:
             assert ("bit(32)",) in ask(path, kind.format(table))
         with pytest.raises(psycopg.errors.StringDataLengthMismatch):
             change(path, "UPDATE codes SET code = B'0101'")
+
+
+@on_a_server
+def test_a_name_that_no_index_takes_is_refused(catalogue: Catalogue) -> None:
+    """PostgreSQL's take a third of a page of 8,192 bytes, once what repeats is left out."""
+    drawn = random.Random(0).choices(ascii_lowercase, k=4000)
+    long, repeated = "".join(drawn), "ab/" * 1000
+    for refused in (lambda: catalogue.add([new_item(1, path=long)]), lambda: catalogue.change(1, label=long)):
+        catalogue.add([new_item(1, path=repeated)])
+        with pytest.raises(CatalogueError, match=r"more than the 2,700 bytes .* give it a shorter name"):
+            refused()
+    assert [item.path for item in catalogue.page(count=9)] == [repeated] * 2
 
 
 @on_a_server
