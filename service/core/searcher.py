@@ -40,6 +40,7 @@ from training.nets.pdq import PLAIN
 from training.nets.pretrained import MissingPackage
 
 T = TypeVar("T")
+Making = Callable[[int], Engine]  # of an empty engine for codes of so many bits
 
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
@@ -99,10 +100,7 @@ class Answer:
 class Searcher:
     """An open artifact, ready to search."""
 
-    def __init__(
-        self, artifact: Artifact, *, max_pixels: int, engine: Callable[[int], Engine] = FaissEngine
-    ) -> None:
-        """`engine` makes an empty one for codes of so many bits; hashes of pictures have an exact one."""
+    def __init__(self, artifact: Artifact, *, max_pixels: int, engine: Making = FaissEngine) -> None:
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
@@ -116,16 +114,11 @@ class Searcher:
         self._engine = engine(artifact.manifest.bits)
         self._engine.apply(contents)
         self.absence = Absence()
-        self.pictures = Pictures(self.catalogue, FaissEngine, at_once=CORES)
+        self.pictures = Pictures(self.catalogue, FaissEngine, at_once=CORES)  # of hashes, so exact
 
     @classmethod
     def open(
-        cls,
-        path: Path,
-        *,
-        max_pixels: int,
-        engine: Callable[[int], Engine] = FaissEngine,
-        url: str | None = None,
+        cls, path: Path, *, max_pixels: int, url: str | None = None, engine: Making = FaissEngine
     ) -> Self:
         """Open and verify the artifact in this folder, as `open_artifact`. ArtifactError names the fault."""
         return cls(open_artifact(path, url), max_pixels=max_pixels, engine=engine)
@@ -288,9 +281,8 @@ class Searcher:
     def encode_and_embed(self, pixels: Tensor) -> Encoded:
         """All that is kept of uint8 pixels (n, 3, S, S)."""
         with self._encoding.share() as cores:
-            torch.set_num_threads(
-                1 if pixels[:, 0].numel() <= FEW_PIXELS else cores
-            )  # here, and for threads yet to start
+            few = pixels[:, 0].numel() <= FEW_PIXELS
+            torch.set_num_threads(1 if few else cores)  # here, and for threads yet to start
             return self._encoder.encode_and_embed(pixels)
 
     def code(self, embeddings: Embeddings) -> Codes:
@@ -369,7 +361,7 @@ def _cut(
     return near[: wanted.k], ids[good][: wanted.k], -1 if more else int((near == last).sum())
 
 
-def engine_named(name: Literal["flat", "ivf"], *, recall: float) -> Callable[[int], Engine]:
+def engine_named(name: Literal["flat", "ivf"], *, recall: float) -> Making:
     """What makes an empty engine of this name for codes of so many bits."""
     return FaissEngine if name == "flat" else partial(IvfEngine, wanted=recall)
 

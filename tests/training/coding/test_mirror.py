@@ -14,6 +14,7 @@ import training.run
 from tests.training.test_build_index import striped_folder
 from training.coding.mirror import USUAL, unusual
 from training.config import configure
+from training.learning.together import Part
 from training.run import Run
 
 
@@ -101,7 +102,8 @@ def test_mirror_images_are_learned_from_where_they_are_usual(
         compared.append(len(images))
         return share
 
-    def changed(images: torch.Tensor, *, mirror: bool) -> torch.Tensor:
+    def changed(images: torch.Tensor, *, mirror: bool, part: Part) -> torch.Tensor:
+        assert part == (0, len(images))
         changes.append(mirror)
         return images
 

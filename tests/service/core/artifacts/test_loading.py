@@ -174,7 +174,9 @@ def test_manifest_and_encoder_become_an_artifact(own: Artifact, made: Path, tmp_
 
 def test_held_out_images_do_not_become_lost_without_a_word(own: Artifact, made: Path) -> None:
     (own.path / CATALOGUE).unlink()
-    with pytest.raises(ArtifactError, match=r"catalogue.sqlite: is missing, and with it .* held out"):
+    with pytest.raises(
+        ArtifactError, match=r"catalogue.sqlite: no catalogue is there, and with it .* held out"
+    ):
         load(made, own.path)
     assert not (own.path / CATALOGUE).exists()
 
