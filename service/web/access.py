@@ -1,9 +1,10 @@
 """Who may do what: whoever has a key, or, where there are none, whoever sits at this machine."""
 
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException
 from service.schemas.problem import problems
 from service.settings import Settings, split
 from service.web.asking import shared
+from service.web.limits import ADDRESS_TOO_LONG
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -138,9 +140,11 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def guarded_router(level: Access, **more: Any) -> APIRouter:
+def guarded_router(
+    level: Access, responses: Mapping[int | str, dict[str, Any]] = MappingProxyType({}), **more: Any
+) -> APIRouter:
     """A router whose routes let those in who may do what `level` says: 401 without a key, 403 with one that
-    does not suffice. `more` is APIRouter's."""
+    does not suffice. The rest is APIRouter's."""
 
     class Guarded(APIRoute):
         """Asks for the key first: FastAPI reads and parses a body before it calls dependencies."""
@@ -155,7 +159,8 @@ def guarded_router(level: Access, **more: Any) -> APIRouter:
             return guarded
 
     # As a dependency the scheme is only described in /openapi.json.
-    return APIRouter(route_class=Guarded, dependencies=[Security(BEARER)], **more)
+    told = problems({ADDRESS_TOO_LONG.status: ADDRESS_TOO_LONG.detail}) | dict(responses)
+    return APIRouter(route_class=Guarded, dependencies=[Security(BEARER)], responses=told, **more)
 
 
 def reading_router() -> APIRouter:
