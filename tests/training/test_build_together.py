@@ -87,18 +87,25 @@ def test_two_processes_build_what_one_builds(pictures, tmp_path, here, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
 
     here(*asked, "--out", "one")
-    epoch = Pretraining.epoch
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "epoch", lambda *given: stop() if given[1] else epoch(*given))
-        here(*asked, "--out", "stopped", code=130)
+    stop_after_an_epoch(Pretraining, here, monkeypatch, *asked, "--out", "stopped")
     assert ended(started(tmp_path, "--resume", "stopped.partial"))[1] == ("", "")
     for name in ("two", "stopped"):
         assert_equal(features(tmp_path / name), features(tmp_path / "one"))
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "stopped"}
 
 
-def stop():
-    raise KeyboardInterrupt
+def stop_after_an_epoch(learner, here, monkeypatch, *asked):
+    """As Ctrl+C does while the second epoch begins."""
+    epoch = learner.epoch
+
+    def stopped(self, number, *more):
+        if number:
+            raise KeyboardInterrupt
+        return epoch(self, number, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "epoch", stopped)
+        here(*asked, code=130)
 
 
 @pytest.mark.process
@@ -113,10 +120,7 @@ def test_labels_are_learned_from_together(pictures, tmp_path, here, monkeypatch)
     assert silent == ("", "")
 
     here(*asked, "--out", "one")
-    epoch = Supervised.epoch
-    with monkeypatch.context() as patch:
-        patch.setattr(Supervised, "epoch", lambda *given: stop() if given[1] else epoch(*given))
-        here(*asked, "--out", "stopped", code=130)
+    stop_after_an_epoch(Supervised, here, monkeypatch, *asked, "--out", "stopped")
     assert ended(started(tmp_path, "--resume", "stopped.partial"))[1] == ("", "")
     for name in ("two", "stopped"):
         assert_equal(weights(tmp_path / name), weights(tmp_path / "one"), 1e-4)

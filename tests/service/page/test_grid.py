@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from index.artifact import Artifact
+from tests.benchmarks.browse import WATCH
 from tests.samples import enlarge, served
 from tests.service.page.browser import barriers, fits, images_view, listed, tab_to
 
@@ -53,14 +54,7 @@ def my_view(browser: Browser, http: httpx.Client) -> Iterator[Page]:
 def watched(browser: Browser, address: str) -> Iterator[Page]:
     """With a watch over the number of cards that are elements."""
     for view in images_view(browser, address):
-        view.evaluate(
-            """() => {
-                const list = document.querySelector("#images-list");
-                window.most = list.children.length;
-                new MutationObserver(() => (window.most = Math.max(window.most, list.children.length)))
-                    .observe(list, {childList: true});
-            }"""
-        )
+        view.evaluate(WATCH)
         yield view
         assert (
             0 <= view.evaluate("window.most ?? document.querySelector('#images-list').children.length") < MOST
