@@ -292,6 +292,15 @@ def open_artifact(path: Path, url: str | None = None) -> Artifact:
     return Artifact(path, manifest, url)
 
 
+def open_bare(path: Path, url: str | None = None) -> Artifact:
+    """An artifact of which no more than manifest and encoder need be there, both verified. ArtifactError."""
+    manifest = read_manifest(path)
+    for file, what in file_faults(path, manifest, url):
+        if file.name in (ENCODER, MANIFEST):
+            raise ArtifactError(f"{file}: {what}")
+    return Artifact(path, manifest, url)
+
+
 def read_manifest(path: Path) -> Manifest:
     """That of the artifact in this folder. ArtifactError."""
     file = path / MANIFEST

@@ -178,10 +178,10 @@ def move(options: argparse.Namespace) -> int:
     from index.artifact import ArtifactError, open_artifact
     from index.catalogue import move as move_into
     from index.database import CatalogueError
-    from index.postgres_catalogue import is_url, without_password
+    from index.postgres_catalogue import SHAPE, is_url, without_password
 
     if (url := options.catalogue or catalogue_url()) is None or not is_url(url):
-        raise Failed("where to? name it by --catalogue postgresql+psycopg://user@host/database?schema=name")
+        raise Failed(f"where to? name it by --catalogue {SHAPE}")
     try:
         place = without_password(url)
         with open_artifact(options.artifact).open_catalogue() as catalogue:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from index import shards
-from index.artifact import ENCODER, MANIFEST, Artifact, ArtifactError, file_faults, read_manifest
+from index.artifact import open_bare
 from index.names import normal, shown
 from index.shards import Counted, Plan, Row, ShardError
 from index.stores import (
@@ -152,11 +152,8 @@ def prepare(
 
 def encoder_in(path: Path) -> tuple[Encoder, str]:
     """The encoder of an artifact of which no more than its manifest need be there, and its id."""
-    manifest = read_manifest(path)
-    for file, what in file_faults(path, manifest):
-        if file.name in (ENCODER, MANIFEST):
-            raise ArtifactError(f"{file}: {what}")
-    return load_encoder(Artifact(path, manifest)), manifest.encoder_id
+    artifact = open_bare(path)
+    return load_encoder(artifact), artifact.manifest.encoder_id
 
 
 class _Encoding:

@@ -8,17 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index import shards
-from index.artifact import (
-    CATALOGUE,
-    ENCODER,
-    MANIFEST,
-    QUERIES,
-    Artifact,
-    ArtifactError,
-    file_faults,
-    open_artifact,
-    read_manifest,
-)
+from index.artifact import CATALOGUE, QUERIES, Artifact, ArtifactError, open_artifact, open_bare
 from index.catalogue import Catalogue, is_there
 from index.postgres_catalogue import without_password
 from index.shards import Counted, Plan, ShardError
@@ -87,17 +77,14 @@ def _artifact_in(path: Path, url: str | None) -> Artifact:
     """The artifact, or a manifest and an encoder of which one is to become."""
     if is_there(url or path / CATALOGUE):
         return open_artifact(path, url)
-    manifest = read_manifest(path)
-    for file, what in file_faults(path, manifest, url):
-        if file.name in (ENCODER, MANIFEST):
-            raise ArtifactError(f"{file}: {what}")
-    if QUERIES in manifest.files:
+    artifact = open_bare(path, url)
+    if QUERIES in artifact.manifest.files:
         way_out = "copy all of the artifact here" if url is None else "bring them there with hebbsearch move"
         where = without_password(url) if url else path / CATALOGUE
         raise ArtifactError(
             f"{where}: no catalogue is there, and with it the images that are held out are missing; {way_out}"
         )
-    return Artifact(path, manifest, url)
+    return artifact
 
 
 def _catalogue_of(artifact: Artifact) -> Catalogue:
