@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
-from index.hamming import FaissEngine, Segment, check_revision, of_segments
+from index.engine import check_revision
+from index.hamming import FaissEngine, Segment, of_segments
 from index.items import Changes, CodeTable
 from index.order import Distances, Ids, are_in, by_id, check_ids, in_order
 from index.snapshot import Part, Snapshot

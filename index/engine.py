@@ -18,6 +18,14 @@ class Behind(LookupError):
     """The engine has not been brought to the revision that was asked for."""
 
 
+class EngineError(ValueError):
+    """The engine cannot be used; names the place, and the fault."""
+
+
+class EngineAway(EngineError):
+    """The program that ranks does not answer; the same may succeed later."""
+
+
 class Engine(Protocol):
     """Ranks codes by Hamming distance, in this process or elsewhere. Many threads may use one at a time.
 
@@ -65,3 +73,12 @@ class Engine(Protocol):
         self, codes: Codes, radii: Distances, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> Counts:
         """How many items lie at distance <= its radius (q,) of each code: (q,)."""
+
+    def close(self) -> None:
+        """Let go of what it uses of others."""
+
+
+def check_revision(revision: int, at_least: int) -> None:
+    """Raises Behind."""
+    if revision < at_least:
+        raise Behind(f"the engine is at revision {revision}, {at_least} was asked for")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
-from index.engine import Behind, Counts
+from index.engine import Counts, check_revision
 from index.items import Changes, CodeTable
 from index.order import Distances, Ids, are_in, by_id, check_ids, in_order
 from index.snapshot import Part, Snapshot
@@ -114,6 +114,9 @@ class FaissEngine:
 
         return sum(self._shared(work, len(codes), at_least), np.zeros(len(codes), np.int64))
 
+    def close(self) -> None:
+        """It uses nothing of others."""
+
     def _shared(self, work: "Callable[[Sequence[Segment]], T]", queries: int, at_least: int) -> list[T]:
         """What `work` makes of the segments of this revision or a later one, in order: of all of them, or of
         each core's share. Where segments are too few for that, FAISS divides the queries."""
@@ -134,12 +137,6 @@ class FaissEngine:
         """All that there is, as changes since ever: a copy."""
         snapshot = self._snapshot
         return of_segments(snapshot.parts, snapshot)
-
-
-def check_revision(revision: int, at_least: int) -> None:
-    """Raises Behind."""
-    if revision < at_least:
-        raise Behind(f"the engine is at revision {revision}, {at_least} was asked for")
 
 
 @dataclass(frozen=True)

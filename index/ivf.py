@@ -93,6 +93,9 @@ class IvfEngine:
     ) -> Counts:
         return self._now.count(codes, radii, labels=labels, at_least=at_least)
 
+    def close(self) -> None:
+        """It uses nothing of others."""
+
     def settle(self) -> None:
         """Wait until nothing is done in the background any more."""
         if self._tending.ident is not None:

@@ -146,6 +146,14 @@ class Snapshot(Generic[P]):
         place = places_of(np.array([item_id]), part.ids)
         return bool(len(place)) and (labels is None or int(part.labels[place[0]]) in labels)
 
+    def has_all(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which of the ids (n,), in whatever order, are there: (n,)."""
+        there, places = np.zeros(len(ids), np.bool_), self._parts_of(ids)
+        for number in np.unique(places).tolist() if self.parts else ():
+            here = places == number
+            there[here] = are_in(ids[here], self.parts[number].ids)
+        return there
+
     @cached_property
     def _firsts(self) -> Ids:
         return np.array([part.ids[0] for part in self.parts], np.int64)

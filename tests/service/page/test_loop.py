@@ -113,15 +113,21 @@ def accept_first_group(page: Page, http: httpx.Client) -> int:
     ]
     wrong = [image["id"] for image in images if truth(http, image["id"]) != word]
     for item_id in wrong:
-        tick = box(page, item_id)
-        while not tick.count():
-            page.locator("#group-more").scroll_into_view_if_needed()
-        tick.uncheck()
+        revealed(page, item_id).uncheck()
     count = len(images) - len(wrong)
     page.get_by_role("button", name=f"Accept {count} as “{word}”").click()
     expect(page.locator("#accepted-said")).to_contain_text(f"accepted as “{word}”")
     return count
 
 
-def box(page: Page, item_id: int) -> Locator:
-    return page.get_by_role("checkbox", name=f"Accept image {item_id}", exact=True)
+def revealed(page: Page, item_id: int) -> Locator:
+    """The image's box, with as many more images shown as that takes."""
+    box = page.get_by_role("checkbox", name=f"Accept image {item_id}", exact=True)
+    cards = page.locator("#group-images > li")
+    while True:
+        shown = cards.count()
+        if box.count():
+            return box
+        # Playwright's own scrolling would wait for a button that goes away with the last images.
+        page.locator("#group-more").evaluate("button => button.scrollIntoView()")
+        expect(cards).not_to_have_count(shown)
