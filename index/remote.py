@@ -45,6 +45,9 @@ class Ranker(Protocol):
         again. Each search that begins afterwards, of whatever process, finds what was written and nothing
         that was removed. What is older than what is there does nothing."""
 
+    def clear(self) -> None:
+        """Let nothing be there, as before the first change."""
+
     def nearest(self, codes: Codes, k: int, labels: Collection[int] | None) -> tuple[Distances, Ids]:
         """As `Engine.search`, of all that is there."""
 

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue
+from index.postgres import PostgresRanker
+from index.remote import RemoteEngine
 from tests import postgresql
 from tests.index.catalogues import CLASSES, Place, new_item, new_query
 
@@ -13,6 +15,20 @@ def postgresql_server() -> Iterator[postgresql.Server]:
     """One PostgreSQL for all tests that only need it to be there. It forgets what a power cut would take."""
     with postgresql.server("-c", "fsync=off", "-c", "synchronous_commit=off") as started:
         yield started
+
+
+@pytest.fixture
+def postgresql_engines(postgresql_server: postgresql.Server) -> Iterator[Callable[[int], RemoteEngine]]:
+    """What makes engines that PostgreSQL ranks for, each in a schema of its own."""
+    made = list[PostgresRanker]()
+
+    def make(bits: int) -> RemoteEngine:
+        made.append(PostgresRanker(postgresql_server.new_schema(), bits=bits, encoder_id="00ff"))
+        return RemoteEngine(made[-1])
+
+    yield make
+    for ranker in made:
+        ranker.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])

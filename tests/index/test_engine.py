@@ -31,13 +31,19 @@ def all_cells(bits: int) -> IvfEngine:
     return SettledEngine(bits, wanted=1, least=20)
 
 
-@pytest.fixture(params=[FaissEngine, all_cells, RemoteEngine])
+@pytest.fixture(
+    params=[
+        *(FaissEngine, all_cells, RemoteEngine),
+        pytest.param("postgresql_engines", marks=pytest.mark.process),
+    ]
+)
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """What makes an engine of each kind; of those that need a server, the name of its fixture."""
     monkeypatch.setattr("index.snapshot.LARGEST", 20)
     monkeypatch.setattr("index.ivf.WORTH", 1)
     monkeypatch.setattr("index.hamming.SHARED", 300)
     monkeypatch.setattr("index.hamming.CORES", 2)
-    return request.param
+    return request.getfixturevalue(request.param) if isinstance(request.param, str) else request.param
 
 
 def random_codes(rng: np.random.Generator, n: int, width: int) -> np.ndarray:

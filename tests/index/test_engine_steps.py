@@ -2,6 +2,7 @@
 answer is that of a sort. Codes of few values make most distances ties."""
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,10 +103,11 @@ class Steps(RuleBasedStateMachine):
 
     @rule(code=CODE, radius=st.integers(0, 20), labels=FILTER)
     def search_within(self, code: bytes, radius: int, labels: list[int] | None) -> None:
-        ((distances, ids),) = self.engine.range_search(as_codes([code]), radius, labels=labels)
+        asked: dict[str, Any] = {"labels": labels, "at_least": self.engine.revision}
+        ((distances, ids),) = self.engine.range_search(as_codes([code]), radius, **asked)
         within = [each for each in self.expected(code, labels) if each[0] <= radius]
         assert list(zip(distances.tolist(), ids.tolist(), strict=True)) == within
-        counts = self.engine.count(as_codes([code]), np.array([radius]), labels=labels)
+        counts = self.engine.count(as_codes([code]), np.array([radius]), **asked)
         assert counts.tolist() == [len(within)]
 
     @rule()
@@ -123,6 +125,26 @@ class Steps(RuleBasedStateMachine):
 def test_each_step_agrees_with_a_dictionary(
     make: Callable[[int], Engine], steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    agree(make, steps, monkeypatch)
+
+
+@pytest.mark.process
+def test_each_step_on_postgresql(
+    postgresql_engines: Callable[[int], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agree(postgresql_engines, 300, monkeypatch)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_ten_thousand_steps_on_postgresql(
+    postgresql_engines: Callable[[int], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agree(postgresql_engines, 10_000, monkeypatch)
+
+
+def agree(make: Callable[[int], Engine], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many steps, and after each what the engine answers is what a dictionary does."""
     monkeypatch.setattr("index.snapshot.LARGEST", 6)
     monkeypatch.setattr("index.ivf.WORTH", 1)
     monkeypatch.setattr("index.hamming.SHARED", 30)
