@@ -107,7 +107,8 @@ class RemoteEngine:
         with self._applying:
             first = self._snapshot.revision < 0
             if changes.revision > self._snapshot.revision:
-                self._check_is_of(changes, first)
+                if first:
+                    check_follows(self._ranker, self._kept, changes.revision)
                 self._snapshot = self._snapshot.after(changes)
             if changes.revision > self._kept and not (first and self._kept >= 0):
                 self.behind = len(changes.table.ids) + len(changes.removed)
@@ -184,16 +185,14 @@ class RemoteEngine:
         rows = ((distances, ids, _good(now, ids, labels)) for distances, ids in found)
         return [(distances[good], ids[good]) for distances, ids, good in rows]
 
-    def _check_is_of(self, changes: Changes, first: bool) -> None:
-        """EngineError where the ranker cannot have followed the catalogue of these changes."""
-        if not first or self._kept < 0:
-            return
-        if self._kept > changes.revision:
-            raise EngineError(
-                f"{self._ranker.name}: has revision {self._kept:,} of a catalogue that is at "
-                f"{changes.revision:,}: it followed another one, or this one was brought back from a copy; "
-                "hebbsearch sync --anew fills it again"
-            )
+
+def check_follows(ranker: Ranker, kept: int, catalogue: int) -> None:
+    """EngineError where one that is at revision `kept` cannot have followed a catalogue at that revision."""
+    if kept > catalogue:
+        raise EngineError(
+            f"{ranker.name}: has revision {kept:,} of a catalogue that is at {catalogue:,}: it followed "
+            "another one, or this one was brought back from a copy; hebbsearch sync --anew fills it again"
+        )
 
 
 def _good(now: Snapshot[Part], ids: Ids, labels: Collection[int] | None) -> NDArray[np.bool_]:

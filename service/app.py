@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
 from index.database import CatalogueError
+from index.engine import EngineError
 from service.core.jobs import Jobs
 from service.core.live import ANSWERING, Live, opened
 from service.core.pictures import decoding
@@ -67,15 +68,15 @@ HOUR = 3600  # seconds
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service for an artifact; without `settings` they come from the environment.
 
-    An artifact that cannot be served raises ArtifactError; where nobody passed settings, as under
-    uvicorn, it ends the process with one line that names the fault.
+    What cannot be served raises ArtifactError or EngineError; where nobody passed settings, as under uvicorn,
+    it ends the process with one line that names the fault.
     """
     if settings is None:
         try:
             settings = _settings_from_environment()
             configure_logging(settings.log)
             return create_app(settings)
-        except (ArtifactError, OSError) as error:
+        except (ArtifactError, EngineError, OSError) as error:
             raise SystemExit(str(error)) from None
     decoding.prepare()  # loads while the artifact is opened
     opened = [_searcher(settings)]  # until it is served: what takes its place shall free it
@@ -177,7 +178,7 @@ async def _tidy(live: Live) -> None:
 def _searcher(settings: Settings) -> Searcher:
     """Of the artifact that was asked for, or of the one that took its place."""
     if (url := settings.catalogue_url) is not None:  # nothing takes its place: only files note who did
-        return Searcher.open(settings.artifact, max_pixels=settings.max_pixels, url=url)
+        return opened(settings.artifact, settings, url=url)
     path = in_service(settings.artifact)
     if path != settings.artifact.resolve():
         log.warning("%s took the place of %s and is served", path, settings.artifact)

@@ -70,10 +70,11 @@ class Settings(BaseSettings):
         le=1,
         description="how much less mAP another artifact may reach than the one it replaces",
     )
-    engine: Literal["flat", "ivf"] = Field(
-        default="flat",
+    engine: SecretStr = Field(
+        default=SecretStr("flat"),
         description="how the nearest codes are found: flat compares with all, ivf only with likely ones once "
-        "there are more than 1,048,576 images, and misses some",
+        "there are more than 1,048,576 images, and misses some; or the address of a program that keeps and "
+        "ranks the codes: postgresql+psycopg://user:password@host/database?schema=name",
     )
     recall: float = Field(
         default=0.95, gt=0, le=1, description="share of the ten nearest images that ivf shall find"
@@ -107,6 +108,20 @@ class Settings(BaseSettings):
     def catalogue_url(self) -> str | None:
         """Of a catalogue in PostgreSQL; None: it is a file in the artifact's folder."""
         return self.catalogue.get_secret_value() or None
+
+    @property
+    def engine_name(self) -> str:
+        """flat, ivf, or an address, which may hold a password."""
+        return self.engine.get_secret_value()
+
+    @field_validator("engine")
+    @classmethod
+    def _is_engine(cls, name: SecretStr) -> SecretStr:
+        if (text := name.get_secret_value()) not in ("flat", "ivf"):
+            from index.engines import shown  # which takes a while to load
+
+            shown(text)
+        return name
 
     @field_validator("catalogue")
     @classmethod

@@ -125,6 +125,9 @@ class RemoteEngine:
         near = (sum(row[0] <= radius for row in rows) for rows, radius in zip(ranked, radii, strict=True))
         return np.array(list(near), np.int64)
 
+    def close(self) -> None:
+        self._connection.close()
+
     def _ranked(
         self, codes: Codes, labels: Collection[int] | None, at_least: int
     ) -> list[list[tuple[int, int]]]:

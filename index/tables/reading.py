@@ -89,12 +89,11 @@ class Reader:
         with self._connections.reading() as connection:
             return rows.noted(connection, key)
 
-    def changes(self, since: int) -> Changes:
-        """What happened to the database split after revision `since`."""
+    def changes(self, since: int, *, most: int | None = None) -> Changes:
+        """What happened to the database split after revision `since`; of so many items at `most`, or of one
+        revision, for who follows step by step. What changed again later is not among them."""
         with self._connections.reading() as connection:
-            which = [ITEMS.c.revision > since] if since >= 0 else []  # all have one
-            table = rows.code_table(connection, self.bits, *which)
-            found = rows.changes(connection, table, rows.gone(connection, since))
+            found = rows.changes_since(connection, self.bits, since, most)
         self._learn(found.classes)
         return found
 

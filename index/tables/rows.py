@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindparam, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, and_, bindparam, func, or_, select
 
 from index.items import UNLABELLED, Changes, CodeTable, Embedding
 from index.names import from_stored
@@ -184,14 +184,38 @@ def copies_of_queries(connection: Connection) -> NDArray[np.int64]:
     return np.array(list(connection.scalars(copies)), np.int64)
 
 
-def gone(connection: Connection, since: int) -> list[int]:
-    """The ids of what can be found no more after revision `since`, ascending."""
-    removed = select(REMOVED.c.item_id).where(REMOVED.c.revision > since, REMOVED.c.item_id > 0)
-    thrown = select(ITEMS.c.id).where(ITEMS.c.revision > since, ITEMS.c.split == "trash")
+def gone(connection: Connection, since: int, until: int | None = None) -> list[int]:
+    """The ids of what can be found no more after revision `since`, or was until another one, ascending."""
+    removed = select(REMOVED.c.item_id).where(within(REMOVED, since, until), REMOVED.c.item_id > 0)
+    thrown = select(ITEMS.c.id).where(within(ITEMS, since, until), ITEMS.c.split == "trash")
     return sorted(connection.scalars(removed.union_all(thrown)))
 
 
-def changes(connection: Connection, table: CodeTable, removed: Sequence[int]) -> Changes:
-    """At the catalogue's revision: these items came or changed, and those with the ids `removed` are gone."""
-    revision, classes = int(value(connection, "revision")), tuple(class_indices(connection))
-    return Changes(revision, table, np.array(removed, np.int64), classes)
+def within(table: Table, since: int, until: int | None = None) -> ColumnElement[bool]:
+    """Rows of a revision after `since` and, if it is given, not after `until`."""
+    after = table.c.revision > since
+    return after if until is None else and_(after, table.c.revision <= until)
+
+
+def reached(connection: Connection, since: int, most: int) -> int | None:
+    """The first revision after `since` by which so many items came or changed; None: there are fewer."""
+    query = select(ITEMS.c.revision).where(ITEMS.c.revision > since).order_by(ITEMS.c.revision)
+    found: int | None = connection.scalar(query.offset(most - 1).limit(1))
+    return found
+
+
+def changes_since(connection: Connection, bits: int, since: int, most: int | None) -> Changes:
+    """As `Reader.changes`."""
+    until = None if most is None else reached(connection, since, most)
+    every = since < 0 and until is None  # all have a revision
+    table = code_table(connection, bits, *([] if every else [within(ITEMS, since, until)]))
+    return changes(connection, table, gone(connection, since, until), until)
+
+
+def changes(
+    connection: Connection, table: CodeTable, removed: Sequence[int], until: int | None = None
+) -> Changes:
+    """At the catalogue's revision, or `until` another one: these items came or changed, and those with the
+    ids `removed` are gone."""
+    revision = int(value(connection, "revision")) if until is None else until
+    return Changes(revision, table, np.array(removed, np.int64), tuple(class_indices(connection)))

@@ -1,7 +1,7 @@
 """The command `hebbsearch`: build an index, serve it, and ask a service that runs.
 
-All but `build`, `label`, `serve`, `demo`, `verify`, `upgrade`, `move`, `reencode`, `encode` and `load` speak
-HTTP with it. Exit codes: 0 well, 1 refused or failed, 2 wrong usage, 3 some files were left out.
+All but `build`, `label`, `serve`, `demo`, `verify`, `upgrade`, `move`, `sync`, `reencode`, `encode` and
+`load` speak HTTP with it. Exit codes: 0 well, 1 refused or failed, 2 wrong usage, 3 some files were left out.
 
 Each module but those that all share is a family of subcommands: what they do, and in `add_to` their options.
 """

@@ -1,8 +1,10 @@
 """What the service learns, and which artifact it serves; artifacts that nobody serves."""
 
 import argparse
+import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,11 @@ def add_to(command: Adding) -> None:
     one = command("move", move, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--catalogue", metavar="URL", help=CATALOGUE_HELP)
+    one = command("sync", sync, remote=False)
+    one.add_argument("artifact", type=Path)
+    one.add_argument("--engine", metavar="URL", help=f"of what ranks its codes ({PREFIX}ENGINE)")
+    one.add_argument("--catalogue", metavar="URL", help=CATALOGUE_HELP)
+    one.add_argument("--anew", action="store_true", help="forget first what is there")
     one = command("reencode", reencode, remote=False)
     one.add_argument("artifact", type=Path)
     one.add_argument("--encoder-of", type=Path, required=True, metavar="ARTIFACT")
@@ -196,6 +203,37 @@ def move(options: argparse.Namespace) -> int:
         f"serve it with {PREFIX}CATALOGUE, which names that place; its file catalogue.sqlite is not "
         "read any more, and stays until you delete it"
     )
+    return 0
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Bring what ranks an artifact's codes elsewhere up to date; a service may go on with it."""
+    from index.artifact import ArtifactError, open_artifact
+    from index.database import CatalogueError
+    from index.engine import EngineError
+    from index.engines import FLAT, IVF, fill, ranked, ranker_at, shown
+
+    name = options.engine or os.environ.get(f"{PREFIX}ENGINE") or FLAT
+    if name in (FLAT, IVF):
+        raise Failed(f"there is nothing to bring up to date: {name} ranks in the service; name an --engine")
+    try:
+        place = shown(name)
+        artifact = open_artifact(options.artifact, options.catalogue or catalogue_url())
+        with (
+            artifact.open_catalogue() as catalogue,
+            closing(ranker_at(name, bits=catalogue.bits, encoder_id=catalogue.encoder_id)) as ranker,
+        ):
+            brought = 0
+            for number in fill(ranker, catalogue, anew=options.anew):
+                brought += number
+                say(f"{place}: {brought:,} changes", file=sys.stderr)
+            items, revision = ranked(ranker), ranker.revision()
+    except (ArtifactError, CatalogueError, EngineError, ValueError) as error:
+        raise Failed(str(error)) from None
+    if options.json:
+        show({"engine": place, "items": items, "revision": revision, "brought": brought})
+    else:
+        say(f"{place}: {items:,} codes at revision {revision:,}; {brought:,} changes were brought there")
     return 0
 
 

@@ -18,11 +18,13 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from index.artifact import BUILT, PREDECESSOR, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
 from index.database import CatalogueError, Superseded
+from index.engines import making
+from index.remote import RemoteEngine
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library
 from service.core.pictures.decoding import Decode
-from service.core.searcher import Answer, Question, Searcher, engine_named
+from service.core.searcher import Answer, Question, Searcher
 from service.core.trash import Trash
 from service.settings import Settings
 
@@ -52,10 +54,11 @@ class Replaced:
     comparison: Comparison | None  # None: there was nothing to compare by
 
 
-def opened(path: Path, settings: Settings) -> Searcher:
-    """The artifact in this folder, as the settings say. ArtifactError."""
-    engine = engine_named(settings.engine, recall=settings.recall)
-    return Searcher.open(path, max_pixels=settings.max_pixels, engine=engine)
+def opened(path: Path, settings: Settings, *, url: str | None = None) -> Searcher:
+    """The artifact in this folder, with its catalogue at `url` if there is one, as the settings say.
+    ArtifactError and EngineError."""
+    engine = making(settings.engine_name, recall=settings.recall)
+    return Searcher.open(path, max_pixels=settings.max_pixels, url=url, engine=engine)
 
 
 class Generation:
@@ -209,6 +212,7 @@ class Live:
             raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
         if path == served:
             raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
+        _refuse_elsewhere(before.searcher)
         _refuse_fixed(before.searcher, path)
         async with _explained(), self._opened(path) as after:
             _refuse_fixed(after.searcher, path)
@@ -315,6 +319,15 @@ def refuse_on_server(searcher: Searcher) -> None:
             f"{searcher.catalogue.path}: keeps this artifact's catalogue, and only one in a file can be "
             "copied, learned from and replaced by a request yet; copy it with pg_dump, and restart the "
             "service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_CATALOGUE to serve another one"
+        )
+
+
+def _refuse_elsewhere(searcher: Searcher) -> None:
+    """NotReplaced where codes are ranked elsewhere, where there is a place for those of one artifact."""
+    if isinstance(searcher.following.engine, RemoteEngine):
+        raise NotReplaced(
+            "its codes are ranked elsewhere, and those of another artifact need another place there; restart "
+            "the service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_ENGINE"
         )
 
 

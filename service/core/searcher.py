@@ -3,14 +3,13 @@
 Everything here blocks and may be called from many threads at a time.
 """
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +19,9 @@ from torch import Tensor
 
 from index.artifact import ORIGINALS, Artifact, ArtifactError, open_artifact
 from index.codes import Codes
-from index.engine import Engine
+from index.engine import EngineError
+from index.engines import Making, flat
+from index.following import Following
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, Item
 from index.ivf import IvfEngine, Recall
@@ -32,7 +33,7 @@ from service.core.pictures.decoding import Decode, Decoded, decode
 from service.core.pictures.originals import original_of
 from service.core.pictures.predicting import Prediction, Predictor
 from service.core.pictures.previews import Source, source_of
-from service.core.sharing import CORES, Absence, Remembered, Sharing
+from service.core.sharing import CORES, Remembered, Sharing
 from training.nets.encoder import Embeddings, Encoded, Encoder
 from training.nets.images import THUMBNAIL, Reading
 from training.nets.pdq import BITS as HASH_BITS
@@ -40,7 +41,6 @@ from training.nets.pdq import PLAIN
 from training.nets.pretrained import MissingPackage
 
 T = TypeVar("T")
-Making = Callable[[int], Engine]  # of an empty engine for codes of so many bits
 
 FEW_PIXELS = 2**12  # not worth waking another core for: conv6 encodes one image of 32 × 32 faster without
 LISTED = 20  # labels that an error message names at most
@@ -94,13 +94,14 @@ class Answer:
     exact: bool
     ties_at_cut: int  # eligible items at the distance of the last match, the matches included
     predicted: Prediction | None = None  # of the query
+    stale: int = 0  # images that were changed since what was searched
     plain: bool = False  # whether a picture of which copies were looked for has too little detail for that
 
 
 class Searcher:
     """An open artifact, ready to search."""
 
-    def __init__(self, artifact: Artifact, *, max_pixels: int, engine: Making = FaissEngine) -> None:
+    def __init__(self, artifact: Artifact, *, max_pixels: int, engine: Making = flat) -> None:
         self.artifact = artifact
         self._max_pixels = max_pixels
         self._encoder = load_encoder(artifact)
@@ -110,17 +111,17 @@ class Searcher:
         self.originals = Originals(artifact.path / ORIGINALS)
         self._encoding = Sharing(CORES)
         self._remembered = Remembered()
-        self._refreshing = threading.Lock()
-        self._engine = engine(artifact.manifest.bits)
-        self._engine.apply(contents)
-        self.absence = Absence()
+        try:
+            self._engine = engine(artifact.manifest.bits, artifact.manifest.encoder_id)
+            self.following = Following(self._engine, self.catalogue, contents)
+        except EngineError:
+            self.catalogue.close()
+            raise
         self.pictures = Pictures(self.catalogue, FaissEngine, at_once=CORES)  # of hashes, so exact
 
     @classmethod
-    def open(
-        cls, path: Path, *, max_pixels: int, url: str | None = None, engine: Making = FaissEngine
-    ) -> Self:
-        """Open and verify the artifact in this folder, as `open_artifact`. ArtifactError names the fault."""
+    def open(cls, path: Path, *, max_pixels: int, url: str | None = None, engine: Making = flat) -> Self:
+        """Open and verify the artifact in this folder, as `open_artifact`. ArtifactError and EngineError."""
         return cls(open_artifact(path, url), max_pixels=max_pixels, engine=engine)
 
     @property
@@ -139,8 +140,9 @@ class Searcher:
         return self.artifact.path.resolve().name
 
     def close(self) -> None:
-        """Release the catalogue."""
+        """Release catalogue and engine."""
         self.catalogue.close()
+        self._engine.close()
 
     def prepare(
         self,
@@ -256,13 +258,8 @@ class Searcher:
         return self.once("contents", lambda: self.catalogue.changes(-1))
 
     def snapshot(self) -> Snapshot[Part]:
-        """What can be found, now or, of a catalogue that is away, before that; the engine is no older."""
-        with self.absence.tolerated():
-            if self._engine.revision != self.catalogue.revision:
-                with self._refreshing:
-                    if self._engine.revision != self.catalogue.revision:
-                        self._engine.apply(self.catalogue.changes(self._engine.revision))
-        return self._engine.snapshot
+        """As `Following.snapshot`."""
+        return self.following.snapshot()
 
     def decoded(self, content: bytes, decode: Decode, *, max_pixels: int, thumbnail: int = 0) -> Decoded:
         """What `encode` takes of an image, read as those that are there were. Raises ImageError."""
@@ -316,16 +313,16 @@ class Searcher:
         for _ in range(TRIES):
             snapshot = self.snapshot()
             found = self._found(snapshot, codes, wanted)
-            if self._engine.revision == snapshot.revision:  # nobody has changed the engine meanwhile
+            if self._engine.snapshot is snapshot:  # nobody has changed the engine meanwhile
                 break
         else:
-            with self._refreshing:  # nobody does
+            with self.following.still():  # nobody does
                 snapshot = self._engine.snapshot
                 found = self._found(snapshot, codes, wanted)
         paths = _paths(self, {id_ for _, ids, _ in found for id_ in ids.tolist()})
-        bits, exact = self.catalogue.bits, self._engine.exact
+        bits, exact, stale = self.catalogue.bits, self._engine.exact, self.following.behind
         return [
-            Answer(code[None], _matches(snapshot, distances, ids, paths, bits), exact, ties)
+            Answer(code[None], _matches(snapshot, distances, ids, paths, bits), exact, ties, stale=stale)
             for code, (distances, ids, ties) in zip(codes, found, strict=True)
         ]
 
@@ -334,7 +331,7 @@ class Searcher:
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], int]]:
         """Distances (n,), ids (n,), and how many items lie at the last of the distances."""
         (k, left_out), labels = (wanted[0].k, wanted[0].without), wanted[0].labels or None
-        asked: dict[str, Any] = {"labels": labels, "at_least": snapshot.revision}
+        asked: dict[str, Any] = {"labels": labels, "at_least": self._engine.revision}
         found = zip(*self._engine.search(codes, k + SPARE, **asked), wanted, strict=True)
         near = [_cut(*each, self.catalogue.bits) for each in found]
         beyond = [row for row, (_, _, ties) in enumerate(near) if ties < 0]
@@ -361,14 +358,9 @@ def _cut(
     return near[: wanted.k], ids[good][: wanted.k], -1 if more else int((near == last).sum())
 
 
-def engine_named(name: Literal["flat", "ivf"], *, recall: float) -> Making:
-    """What makes an empty engine of this name for codes of so many bits."""
-    return FaissEngine if name == "flat" else partial(IvfEngine, wanted=recall)
-
-
 def _paths(searcher: Searcher, ids: Iterable[int]) -> Mapping[int, tuple[str | None, str | None]]:
     """Path and folder of those that are there; of none, while the catalogue is away."""
-    with searcher.absence.tolerated():
+    with searcher.following.catalogue_absence.tolerated():
         return searcher.catalogue.paths(ids)
     return {}
 

@@ -1,6 +1,5 @@
 """Cores and results, shared by those who ask at the same time."""
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -10,35 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from index.database import CatalogueAway
-
 T = TypeVar("T")
-
-log = logging.getLogger("hebbsearch")
 
 CORES = torch.get_num_threads()
 RESULTS = 64  # that are kept: whoever asks for every k must not fill the memory
-
-
-class Absence:
-    """Whether what keeps the catalogue is away, which the log has once, as its return."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None  # at the latest look; None: it answers
-
-    @contextmanager
-    def tolerated(self) -> Iterator[None]:
-        """CatalogueAway ends what is within, and no more."""
-        try:
-            yield
-        except CatalogueAway as error:
-            if self.reason is None:
-                log.warning("%s; searches are answered by what was read before", error)
-            self.reason = str(error)
-        else:
-            if self.reason is not None:
-                log.info("the catalogue's server answers again")
-                self.reason = None
 
 
 class Sharing:

@@ -22,6 +22,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from index.duplicates import groups_within
+from index.engines import shown as named
 from index.export import WRITERS, NoParquet
 from index.items import UNLABELLED
 from index.names import shown
@@ -83,6 +84,8 @@ async def stats(request: Request, searcher: Service) -> schemas.Stats:
         "uptime": time.monotonic() - shared(request).started,
         "exact": searcher.exact,
         "recall": searcher.recall and schemas.Recall(**searcher.recall._asdict()),
+        "engine": named(shared(request).settings.engine_name),
+        "stale": searcher.following.behind,
     }
     return counted.model_copy(update=now)
 
@@ -340,6 +343,8 @@ def _stats(searcher: Searcher, snapshot: Snapshot[Part]) -> schemas.Stats:
         bits=manifest.bits,
         exact=True,
         recall=None,
+        engine="",
+        stale=0,
         revision=snapshot.revision,
         versions=versions(),
         uptime=0,

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
 from index.database import CatalogueError
+from index.engine import EngineError
 from service.core.pictures.decoding import NoDecoder
 from service.schemas.admin import Health, Readiness
 from service.schemas.problem import problems
@@ -35,11 +36,17 @@ async def ready(request: Request, searcher: Service) -> Readiness:
 
     def work() -> Readiness:
         items = searcher.check(decode=shared(request).small.decode)
-        return Readiness(items=items, catalogue=searcher.absence.reason)
+        following = searcher.following
+        return Readiness(
+            items=items,
+            catalogue=following.catalogue_absence.reason,
+            engine=following.engine_absence.reason,
+            stale=following.behind,
+        )
 
     try:
         return await to_thread.run_sync(work, limiter=shared(request).turns.probe)
-    except (ImageError, CatalogueError, NoDecoder) as error:
+    except (ImageError, CatalogueError, EngineError, NoDecoder) as error:
         reason, _, _ = str(error).partition(";")  # what follows is for whoever sent an image
     except Exception:
         log.exception("the search that tells whether the service is ready failed")

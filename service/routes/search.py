@@ -231,6 +231,7 @@ def _in_json(answer: Answer, request: Request) -> bytes:
             "predicted": answer.predicted and answer.predicted.label,
             "confidence": answer.predicted and answer.predicted.confidence,
             "plain": answer.plain,
+            "stale": answer.stale,
         }
     )
 

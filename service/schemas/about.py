@@ -64,6 +64,8 @@ class Stats(BaseModel):
             "bits": 256,
             "exact": True,
             "recall": None,
+            "engine": "flat",
+            "stale": 0,
             "revision": 3,
             "versions": {"hebbsearch": "0.1.0", "python": "3.11.7"},
             "uptime": 86_400.5,
@@ -92,6 +94,8 @@ class Stats(BaseModel):
     recall: Recall | None = Field(
         description="Where it may: how much is found; null: it may not, or nothing was measured yet."
     )
+    engine: str = Field(description="What ranks: flat, ivf, or the place where that is done.")
+    stale: int = Field(description="How many changes it lacks, if it is elsewhere and takes none.")
     revision: int = Field(description="Of the catalogue; grows with every change.")
     versions: dict[str, str] = Field(description="Of what the service runs on.")
     uptime: float = Field(description="Seconds since the service was started.")

@@ -97,7 +97,9 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     """The service has just answered a query."""
 
-    model_config = with_example({"status": "ready", "items": 1617, "catalogue": None})
+    model_config = with_example(
+        {"status": "ready", "items": 1617, "catalogue": None, "engine": None, "stale": 0}
+    )
 
     status: Literal["ready"] = "ready"
     items: int = Field(description="Indexed images.")
@@ -106,3 +108,9 @@ class Readiness(BaseModel):
         description="Why the server that keeps the catalogue does not answer, while searches are answered by "
         "what was read before; null: it answers, or the catalogue is a file.",
     )
+    engine: str | None = Field(
+        default=None,
+        description="Why what ranks elsewhere takes no changes, while searches are answered by what it has; "
+        "null: it does, or codes are ranked in the service.",
+    )
+    stale: int = Field(default=0, description="How many changes it lacks.")

@@ -81,6 +81,7 @@ ANSWER: dict[str, Any] = {
     "predicted": "3",
     "confidence": 0.94,
     "plain": False,
+    "stale": 0,
 }
 
 
@@ -104,6 +105,10 @@ class SearchAnswer(BaseModel):
     plain: bool = Field(
         description="By picture: whether the query has too little detail to be told from others, so that "
         "near results may be other pictures."
+    )
+    stale: int = Field(
+        description="How many changes what ranks elsewhere (HEBBSEARCH_ENGINE) could not take yet. New "
+        "images among them are not found; deleted ones never are. 0: this is the index as it is now."
     )
 
 

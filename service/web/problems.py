@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from index.artifact import ArtifactError
 from index.database import CatalogueAway, CatalogueBusy
+from index.engine import EngineAway, EngineError
 from index.labels import LabelError
 from index.space import no_space
 from service.core.artifacts.carrying import CannotCarry
@@ -41,6 +42,8 @@ REFUSALS: dict[type[Exception], int] = {
     NoDecoder: 503,
     CatalogueAway: 503,
     CatalogueBusy: 503,
+    EngineAway: 503,
+    EngineError: 409,
 }
 EXPLAINED = 5  # faults that one refusal explains
 

@@ -368,6 +368,31 @@ def test_changes_turn_an_earlier_state_into_the_present_one(filled: Place, seed:
         assert catalogue.changes(revision).revision == catalogue.revision
 
 
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_changes_come_step_by_step_too(filled: Place, most: int) -> None:
+    """To who follows from the first, and to who has an earlier state."""
+    with Catalogue.open(filled) as catalogue:
+        early = catalogue.revision
+        ids = catalogue.add([new_item(number) for number in range(100, 104)])
+        catalogue.change(ids[0], label=1)
+        catalogue.change(ids[2], label=0)
+        catalogue.throw(ids[1:2])
+        catalogue.remove([1, 2, ids[3]])
+        catalogue.take_out(ids[1:2])
+        for since in (-1, early):
+            state = {} if since < 0 else {id_: None for id_ in range(1, 21)}
+            steps = 0
+            while since < catalogue.revision:
+                changes = catalogue.changes(since, most=most)
+                assert changes.revision > since
+                since, steps = changes.revision, steps + 1
+                for item_id in changes.removed.tolist():
+                    state.pop(item_id, None)
+                state |= dict.fromkeys(changes.table.ids.tolist())
+            assert sorted(state) == catalogue.codes().ids.tolist()
+            assert {1: steps > 1, 3: True, 1000: steps == 1}[most]
+
+
 def test_notes_are_kept_and_taken_back(filled: Place) -> None:
     with Catalogue.open(filled) as catalogue:
         before = catalogue.revision

@@ -23,7 +23,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.engine = FaissEngine(8)
-        self.away = False
+        self.away = self.closed = False
         self.asked = list[int]()
 
     def revision(self) -> int:
@@ -35,7 +35,7 @@ class Kept:
         self.engine.apply(changes)
 
     def clear(self) -> None:
-        self.engine = FaissEngine(8)
+        self.engine = FaissEngine(self.bits)
 
     def nearest(self, codes: Codes, k: int, labels: Collection[int] | None) -> tuple[Distances, Ids]:
         self.asked.append(k)
@@ -50,7 +50,7 @@ class Kept:
         return self.engine.count(codes, radii, labels=labels)
 
     def close(self) -> None:
-        self.away = True
+        self.closed = True
 
 
 @pytest.fixture
@@ -134,4 +134,4 @@ def test_codes_of_a_later_catalogue_are_refused(kept: Kept) -> None:
 
 def test_closing_lets_go_of_the_ranker(kept: Kept) -> None:
     RemoteEngine(kept).close()
-    assert kept.away
+    assert kept.closed

@@ -15,6 +15,7 @@ import pytest
 
 from index.artifact import Artifact, ArtifactError, open_artifact
 from index.catalogue import Catalogue, is_there
+from index.engine import EngineError
 from index.verify import faults
 from service.app import create_app
 from service.command import main
@@ -211,6 +212,137 @@ def test_what_one_service_acknowledged_the_others_find(own: Artifact, url: str) 
             first, second = threads.map(send, (one, other))
         assert first == second  # the same bytes are the same image, whoever takes them
         assert images(one) == images(other)
+
+
+# --- what ranks there ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_postgresql_ranks_as_the_service_does(own: Artifact, url: str, moved: bool) -> None:
+    """Beside its catalogue there, in one schema, and beside one in a file."""
+    if moved:
+        move(own.path, url)
+    catalogue = url if moved else ""
+    answers = list[Any]()
+    for engine in ("flat", url):
+        with served(own.path, catalogue=catalogue, engine=engine) as http:
+            found = [
+                answer(http.post("/search", content=png(seed), params={"k": 20, **more}))
+                for seed in range(3)
+                for more in ({}, {"label": "square"}, {"max_distance": 100})
+            ]
+            answers.append([*found, answer(http.get("/eval/map"))])
+            assert answer(http.get("/stats"))["engine"] == engine
+            ready = answer(http.get("/health/ready"))
+            assert (ready["engine"], ready["stale"]) == (None, 0)
+    assert answers[0] == answers[1]
+
+
+def test_services_that_share_a_ranking_find_what_each_acknowledged(own: Artifact, url: str) -> None:
+    move(own.path, url)
+    shared = {"catalogue": url, "engine": url}
+    with served(own.path, **shared) as one, served(own.path, **shared) as other:
+        for seed, (told, asked) in enumerate([(one, other), (other, one)]):
+            sent = add(told, png(seed), label="new")
+            params = {"k": 3, "label": "new"}
+            assert answer(asked.post("/search", content=png(seed), params=params))["results"][0]["id"] == sent
+            answer(told.patch(f"/images/{sent}", json={"label": "square"}))
+            found = answer(asked.post("/search", content=png(seed), params=params))["results"]
+            assert sent not in [each["id"] for each in found]
+            answer(told.delete(f"/images/{sent}"), 204)
+            found = answer(asked.post("/search", content=png(seed), params={"k": 100}))["results"]
+            assert sent not in [each["id"] for each in found]
+            assert len(found) == 63
+
+
+def test_another_artifact_needs_another_place(own: Artifact, url: str) -> None:
+    shutil.copytree(own.path, own.path.with_name("second"))
+    with served(own.path, engine=url) as http:
+        detail = answer(http.post("/admin/reload", json={"artifact": "second"}), 409)["detail"]
+        assert "restart the service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_ENGINE" in detail
+        answer(http.post("/admin/snapshot", json={"name": "copy"}), 201)
+
+
+def test_it_goes_on_when_the_ranking_is_away(own: Artifact, durable: postgresql.Server) -> None:
+    with served(own.path, engine=durable.new_schema()) as http:
+        kept = add(http, png(1))
+        durable.kill()
+        added = add(http, png(2))
+        answer(http.delete(f"/images/{kept}"), 204)
+        for response in (http.post("/search", content=png(1)), http.get("/health/ready")):
+            detail = answer(response, 503)["detail"]
+            assert "start it, or look at the network" in detail or "Connection refused" in detail
+            assert "\n" not in detail
+        assert answer(http.get("/stats"))["stale"] == 2
+        durable.start()
+        deadline = time.monotonic() + 60
+        while http.get("/health/ready").status_code != 200 or answer(http.get("/health/ready"))["stale"]:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+        found = answer(http.post("/search", content=png(2), params={"k": 100}))
+        assert found["results"][0]["id"] == added
+        assert kept not in [each["id"] for each in found["results"]]
+        assert found["stale"] == 0
+
+
+def test_what_takes_no_changes_answers_with_what_it_has(own: Artifact, url: str) -> None:
+    with served(own.path, engine=url) as http:
+        kept = add(http, png(1))
+        postgresql.execute(url, "ALTER TABLE ranked RENAME COLUMN label TO other")  # no write fits it
+        added = add(http, png(2))
+        answer(http.delete(f"/images/{kept}"), 204)
+        found = answer(http.post("/search", content=png(2), params={"k": 100}))
+        ids = [each["id"] for each in found["results"]]
+        assert added not in ids and kept not in ids
+        assert (len(ids), found["stale"]) == (63, 2)
+        assert "label" in answer(http.get("/health/ready"))["engine"]
+        postgresql.execute(url, "ALTER TABLE ranked RENAME COLUMN other TO label")
+        deadline = time.monotonic() + 60
+        while answer(http.get("/health/ready"))["stale"]:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+        assert answer(http.post("/search", content=png(2)))["results"][0]["id"] == added
+
+
+def test_the_command_brings_it_up_to_date(
+    own: Artifact, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sync(*more: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(["sync", str(own.path), *more]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    assert "63 codes at revision" in (said := sync("--engine", url))
+    assert "63 changes were brought" in said
+    assert "0 changes were brought" in sync("--engine", url)
+    postgresql.execute(url, "DELETE FROM ranked WHERE id < 4")
+    assert "has 60 codes of 63; hebbsearch sync --anew fills it again" in sync("--engine", url, code=1)
+    assert "63 codes at revision" in sync("--engine", url, "--anew")
+    assert "flat ranks in the service; name an --engine" in sync(code=1)
+    assert "there is no such engine" in sync("--engine", "mysql://me:secret@h", code=1)
+    postgresql.execute(url, "UPDATE ranking SET revision = 10000")
+    with pytest.raises(EngineError, match=r"has revision 10,000 of a catalogue that is at .* sync --anew"):
+        create_app(Settings(artifact=own.path, engine=url))
+    postgresql.execute(url, "UPDATE ranking SET encoder_id = 'other'")
+    with pytest.raises(EngineError, match="ranks 256-bit codes of encoder other"):
+        create_app(Settings(artifact=own.path, engine=url))
+
+
+def test_a_ranking_that_is_away_at_the_start_ends_it_with_one_line(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEBBSEARCH_ARTIFACT", str(own.path))
+    monkeypatch.setenv(
+        "HEBBSEARCH_ENGINE", f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/db?schema=a"
+    )
+    with pytest.raises(SystemExit, match="start it, or look at the network") as told:
+        create_app()
+    assert "secret" not in str(told.value) and "\n" not in str(told.value)
+    monkeypatch.setenv("HEBBSEARCH_ENGINE", "postgres://me:secret@h/db")
+    with pytest.raises(SystemExit, match=r"HEBBSEARCH_ENGINE: .*wanted flat, ivf, or an address") as told:
+        create_app()
+    assert "secret" not in str(told.value)
 
 
 # --- servers and services that are killed --------------------------------------------------------------

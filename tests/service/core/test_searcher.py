@@ -20,12 +20,13 @@ from index.artifact import Artifact, ArtifactError
 from index.catalogue import Catalogue
 from index.codes import hamming
 from index.conventions import Denominator, Ties
+from index.engines import making
 from index.evaluation import average_precision
 from index.items import UNLABELLED, Item, NewItem
 from index.originals import Originals
 from service.core.measuring import NothingToMeasure, measure
 from service.core.pictures.originals import NoOriginal, original_of
-from service.core.searcher import SPARE, TRIES, Searcher, UnknownLabel, engine_named
+from service.core.searcher import SPARE, TRIES, Searcher, UnknownLabel
 from service.core.sharing import Sharing
 from service.routes.evaluation import evaluate
 from service.schemas.evaluation import Evaluation, EvaluationParameters
@@ -112,7 +113,7 @@ def test_search_equals_brute_force(
 
 
 def test_an_engine_on_another_machine_answers_the_same(own: Artifact, searcher: Searcher) -> None:
-    elsewhere = Searcher(own, max_pixels=LIMIT, engine=RemoteEngine)
+    elsewhere = Searcher(own, max_pixels=LIMIT, engine=lambda bits, _: RemoteEngine(bits))
     for labels in ((), ("square",)):
         for item_id in (1, 25, 62):
             asked = {"k": 7, "max_distance": 90, "labels": labels}
@@ -136,10 +137,10 @@ def test_an_inexact_engine_says_so_and_copies_are_searched_exactly(
         def __init__(self, bits: int, *, wanted: float) -> None:
             super().__init__(bits, wanted=wanted, least=20)
 
-    monkeypatch.setattr("service.core.searcher.IvfEngine", Small)
+    monkeypatch.setattr("index.engines.IvfEngine", Small)
     monkeypatch.setattr("index.ivf.WORTH", 1)
-    exact = Searcher.open(own.path, max_pixels=LIMIT, engine=engine_named("flat", recall=1))
-    inexact = Searcher.open(own.path, max_pixels=LIMIT, engine=engine_named("ivf", recall=1))
+    exact = Searcher.open(own.path, max_pixels=LIMIT, engine=making("flat", recall=1))
+    inexact = Searcher.open(own.path, max_pixels=LIMIT, engine=making("ivf", recall=1))
     assert (exact.exact, exact.recall) == (True, None)
     assert not inexact.exact and inexact.recall is not None
     assert inexact.recall.at_10 == 1  # as all cells are searched

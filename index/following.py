@@ -1,0 +1,97 @@
+"""An engine and the catalogue that it follows, whichever of the two is away."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from index.catalogue import Catalogue
+from index.database import CatalogueAway
+from index.engine import Engine, EngineError
+from index.items import Changes
+from index.remote import RemoteEngine
+from index.snapshot import Part, Snapshot
+
+RETRY = 1.0  # seconds after which an engine that did not take changes is asked again
+
+log = logging.getLogger("hebbsearch")
+
+
+class Absence:
+    """Whether what others keep is away, which the log has once, as its return."""
+
+    def __init__(self, what: str, meanwhile: str, *kinds: type[Exception]) -> None:
+        self.reason: str | None = None  # at the latest look; None: it answers
+        self._what, self._meanwhile, self._kinds = what, meanwhile, kinds
+
+    @contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """An error of these kinds ends what is within, and no more."""
+        try:
+            yield
+        except self._kinds as error:
+            if self.reason is None:
+                log.warning("%s; %s", error, self._meanwhile)
+            self.reason = str(error)
+        else:
+            if self.reason is not None:
+                log.info("%s answers again", self._what)
+                self.reason = None
+
+
+class Following:
+    """An engine that knows what its catalogue does whenever it is asked.
+
+    While the catalogue is away, the engine stays as it was. While the engine takes no changes, what it has
+    is searched, `behind` says how much it lacks, and what was removed is not found.
+    """
+
+    def __init__(self, engine: Engine, catalogue: Catalogue, contents: Changes) -> None:
+        """`contents`: of the catalogue, as it was read to verify it. EngineError, and the engine is closed,
+        where it does not follow this catalogue, or cannot now."""
+        self.engine = engine
+        self.catalogue_absence = Absence(
+            "the catalogue's server", "searches are answered by what was read before", CatalogueAway
+        )
+        self.engine_absence = Absence("the engine", "searches are answered by what it has", EngineError)
+        self._catalogue = catalogue
+        self._applying = threading.Lock()
+        self._again = 0.0
+        try:
+            engine.apply(contents)
+        except EngineError:
+            engine.close()
+            raise
+
+    @property
+    def behind(self) -> int:
+        """Images that were changed and that the engine does not have yet, as they are now."""
+        return self.engine.behind if isinstance(self.engine, RemoteEngine) else 0
+
+    def snapshot(self) -> Snapshot[Part]:
+        """What can be found, now or, of a catalogue that is away, before that; the engine is no older unless
+        it is `behind`."""
+        with self.catalogue_absence.tolerated():
+            if self._lags():
+                with self._applying:
+                    if self._lags():
+                        self._bring()
+        return self.engine.snapshot
+
+    def still(self) -> AbstractContextManager[object]:
+        """This process changes nothing meanwhile."""
+        return self._applying
+
+    def _lags(self) -> bool:
+        wanted = self._catalogue.revision
+        if self.engine.snapshot.revision != wanted:
+            return True
+        return self.engine.revision != wanted and time.monotonic() >= self._again
+
+    def _bring(self) -> None:
+        changes = self._catalogue.changes(self.engine.revision)
+        with self.engine_absence.tolerated():
+            self.engine.apply(changes)
+        if self.engine_absence.reason is not None:
+            self._again = time.monotonic() + RETRY
