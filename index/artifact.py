@@ -41,6 +41,7 @@ MISSING = "is missing; name a folder that hebbsearch build made"
 # What catalogues note of their artifacts, beside SUCCESSOR.
 BUILT = "built"  # the revision with which it was published: what came later, people did
 PREDECESSOR = "predecessor"  # the folder beside this one whose place it took
+PREDECESSOR_AT = "predecessor_at"  # and the schema of its catalogue, if it lies in one
 TAKEN_OVER = "taken over"  # at this revision
 
 

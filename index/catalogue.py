@@ -7,7 +7,7 @@ index/tables/columns.py what the columns are there.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -283,6 +283,12 @@ def move(catalogue: Catalogue, url: str) -> dict[str, int]:
     """As `Catalogue.move_into`, into the schema of PostgreSQL that a URL names."""
     with closing(Connections(database_at(url, new=True))) as target:
         return catalogue.move_into(target)
+
+
+def copy_to_file(url: str, path: Path, at: AbstractContextManager[object]) -> None:
+    """As `Catalogue.copy_into`, of the schema of PostgreSQL that a URL names into a new file."""
+    with closing(Connections(database_at(path, new=True))) as target, Catalogue.open(url) as catalogue:
+        catalogue.copy_into(target, at)
 
 
 def is_there(place: Path | str) -> bool:

@@ -38,6 +38,10 @@ class Superseded(CatalogueError):
     """Another artifact took the place of this one: what were changed here, nobody would see again."""
 
 
+class Followed(Superseded, CatalogueBusy):
+    """So it is, and services on its catalogue come to serve that one by themselves."""
+
+
 class Database(Protocol):
     """Where the tables lie, and all that depends on what keeps them."""
 

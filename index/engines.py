@@ -14,6 +14,7 @@ from index.remote import Ranker, RemoteEngine, check_follows
 
 Making = Callable[[int, str], Engine]  # of an empty one, for codes of so many bits that this encoder makes
 FLAT, IVF = "flat", "ivf"
+BESIDE_CATALOGUE = "catalogue"  # PostgreSQL, in the schema where the catalogue lies
 TOGETHER = 100_000  # changes that are brought at a time
 
 
@@ -22,8 +23,13 @@ def flat(bits: int, encoder_id: str) -> Engine:
     return FaissEngine(bits)
 
 
-def making(name: str, *, recall: float) -> Making:
-    """What makes the engine of this name or at this address. ValueError for what is neither."""
+def making(name: str, *, recall: float, catalogue: str | None = None) -> Making:
+    """What makes the engine of this name or at this address. `catalogue`: its URL; None: it is a file.
+    EngineError where the engine lies beside it, and it does, and ValueError for what is no engine."""
+    if name == BESIDE_CATALOGUE:
+        if catalogue is None:
+            raise EngineError("the catalogue is a file, beside which nothing ranks; name another engine")
+        name = catalogue
     if name == FLAT:
         return flat
     if name == IVF:
@@ -34,11 +40,13 @@ def making(name: str, *, recall: float) -> Making:
 
 def shown(name: str) -> str:
     """The name or the address, as messages have it: without a password. ValueError as `making`."""
-    if name in (FLAT, IVF):
+    if name in (FLAT, IVF, BESIDE_CATALOGUE):
         return name
     if is_url(name):
         return without_password(name)
-    raise ValueError(f"there is no such engine; wanted {FLAT}, {IVF}, or an address such as {SHAPE}")
+    raise ValueError(
+        f"there is no such engine; wanted {FLAT}, {IVF}, {BESIDE_CATALOGUE}, or an address such as {SHAPE}"
+    )
 
 
 def fill(ranker: Ranker, catalogue: Catalogue, *, anew: bool = False) -> Iterator[int]:

@@ -58,6 +58,7 @@ class Following:
         self._catalogue = catalogue
         self._applying = threading.Lock()
         self._again = 0.0
+        self._leaving = False
         try:
             engine.apply(contents)
         except EngineError:
@@ -71,13 +72,24 @@ class Following:
 
     def snapshot(self) -> Snapshot[Part]:
         """What can be found, now or, of a catalogue that is away, before that; the engine is no older unless
-        it is `behind`."""
+        it is `behind`. Followed where another process had another artifact take the place."""
         with self.catalogue_absence.tolerated():
             if self._lags():
                 with self._applying:
                     if self._lags():
                         self._bring()
         return self.engine.snapshot
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Within, this process has another artifact take the place; if it does, searches that are under way
+        end with what there is."""
+        self._leaving = True
+        try:
+            yield
+        except BaseException:
+            self._leaving = False
+            raise
 
     def still(self) -> AbstractContextManager[object]:
         """This process changes nothing meanwhile."""
@@ -90,6 +102,10 @@ class Following:
         return self.engine.revision != wanted and time.monotonic() >= self._again
 
     def _bring(self) -> None:
+        if isinstance(self._catalogue.path, str) and not self._leaving:
+            # Otherwise a change that another process made to a successor would not be known here, such as
+            # that an image was deleted. A file is served by one process, which knows.
+            self._catalogue.check_in_place()
         changes = self._catalogue.changes(self.engine.revision)
         with self.engine_absence.tolerated():
             self.engine.apply(changes)

@@ -11,6 +11,7 @@ from index.codes import Codes
 from index.sources import Source
 
 SUCCESSOR = "successor"  # note of a catalogue: the folder beside its artifact that took that one's place
+SUCCESSOR_AT = "successor_at"  # and the schema of that one's catalogue, if it lies in one
 MOVED = "moved"  # note of a catalogue: the place where it is now
 UNLABELLED = -1
 # What can be found; what is held out to ask with; what was deleted and can come back.

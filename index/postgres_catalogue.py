@@ -143,13 +143,18 @@ class PostgreSQL:
 
     def last_id(self, connection: Connection) -> int:
         """As Database."""
-        given = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM items_id_seq"
+        given = "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM items_id_seq"
         last: int = connection.exec_driver_sql(given).scalar_one()
         return last
 
     def give_above(self, connection: Connection, last: int) -> None:
         """As Database."""
         connection.execute(text("SELECT setval('items_id_seq', :next, false)"), {"next": last + 1})
+
+    def drop(self) -> None:
+        """Forget the schema with all that is in it, for good. CatalogueError."""
+        with self.naming(), self.engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
     def size(self) -> int:
         """As Database: tables with all that belongs to them."""
@@ -214,6 +219,19 @@ def is_url(place: Path | str) -> TypeGuard[str]:
 def without_password(url: str) -> str:
     """As messages name it, and as it may be written down. CatalogueError for what is none."""
     return _shown(*_parsed(url))
+
+
+def schema_of(url: str) -> str:
+    """The schema that a URL names. CatalogueError for what is none."""
+    return _parsed(url)[1]
+
+
+def beside(url: str, schema: str) -> str:
+    """Another schema of the same database, for whom the same URL opens it. CatalogueError."""
+    parsed, _ = _parsed(url)
+    named = parsed.set(query={**parsed.query, "schema": schema}).render_as_string(hide_password=False)
+    _parsed(named)
+    return named
 
 
 def _shown(url: URL, schema: str) -> str:

@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect
 from index.artifact import ArtifactError, in_service
 from index.database import CatalogueError
 from index.engine import EngineError
+from index.schemas import in_service_at
 from service.core.jobs import Jobs
 from service.core.live import ANSWERING, Live, opened
 from service.core.pictures import decoding
@@ -63,6 +64,7 @@ TAGS = (
 # thread that answers others.
 PATIENCE = 0.25
 HOUR = 3600  # seconds
+FOLLOWED = 1.0  # seconds between two looks at who has the place of what is served
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -128,11 +130,12 @@ async def _running(
         )
     )
     live = Live(opened.pop(), settings, counting=metrics.counting, decode=large.decode)
-    work = Jobs(settings.artifact.resolve())
-    if settings.catalogue_url is None:
-        with live.lease() as generation:
-            work.resume(generation.searcher.artifact.path.resolve())
-    tidying = asyncio.create_task(_tidy(live))
+    work = Jobs(settings.artifact.resolve(), settings.catalogue_url)
+    with live.lease() as generation:
+        work.resume(generation.searcher.artifact)
+    tasks = [asyncio.create_task(_tidy(live))]
+    if settings.catalogue_url is not None:
+        tasks.append(asyncio.create_task(_follow(live)))
     # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
     gc.collect()
     gc.freeze()
@@ -156,8 +159,9 @@ async def _running(
         }
     finally:
         gc.unfreeze()
-        tidying.cancel()
-        await asyncio.wait([tidying])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await work.close()
         await live.close()
         small.close()
@@ -175,14 +179,30 @@ async def _tidy(live: Live) -> None:
         await asyncio.sleep(HOUR)
 
 
+async def _follow(live: Live) -> None:
+    """Serve what another service on the same catalogue has taken its place."""
+    reason = ""
+    while True:
+        await asyncio.sleep(FOLLOWED)
+        try:
+            await live.follow()
+            reason = ""
+        except CatalogueError:  # its server is away, which searches say
+            pass
+        except (ArtifactError, EngineError, OSError) as error:
+            if str(error) != reason:  # once, and not each second
+                log.error("what took the place of this artifact cannot be served: %s", error)
+            reason = str(error)
+
+
 def _searcher(settings: Settings) -> Searcher:
     """Of the artifact that was asked for, or of the one that took its place."""
-    if (url := settings.catalogue_url) is not None:  # nothing takes its place: only files note who did
-        return opened(settings.artifact, settings, url=url)
-    path = in_service(settings.artifact)
-    if path != settings.artifact.resolve():
-        log.warning("%s took the place of %s and is served", path, settings.artifact)
-    return opened(path, settings)
+    url = settings.catalogue_url
+    asked = settings.artifact
+    path, url = (in_service(asked), None) if url is None else in_service_at(asked, url)
+    if path != asked.resolve():
+        log.warning("%s took the place of %s and is served", path, asked)
+    return opened(path, settings, url=url)
 
 
 def _settings_from_environment() -> Settings:

@@ -79,6 +79,7 @@ SHOWN = 5  # paths that are named
 # As many times the labels that a network learned from teach the head alone too little. Of 10,000 images of
 # CIFAR-10, 2,000 queries: network by 100 labels, head by 1,000: mAP 0.458; both by 1,000: 0.544.
 GROWN = 2
+CATALOGUE_SETTING = "HEBBSEARCH_CATALOGUE"
 COPY = "artifact"  # in the folder of a run that may be stopped
 
 
@@ -126,17 +127,18 @@ def relearn(
     seed: int = 0,
     full: bool = False,
     settings: Mapping[str, Any] = MappingProxyType({}),
+    url: str | None = None,
 ) -> Relearned:
     """The artifact in `path` with the labels of a file too, learned from again, in the new folder `target`.
 
     A tenth of the labels that came since the build, chosen by the images' bytes, is not learned from: with
     them both artifacts are measured. `full`: the network learns again too, with other `settings` than before
-    where some are given; what was stopped goes on when it is asked for again. ArtifactError, DataError,
-    ConfigError.
+    where some are given; what was stopped goes on when it is asked for again. `url`: of the catalogue, where
+    that lies in PostgreSQL; that of the new artifact is a file. ArtifactError, DataError, ConfigError.
     """
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
-    source = open_artifact(path)
+    source = open_artifact(path, url)
     encoder, no_files = load(source), source.manifest.data.get("root") is None
     if no_files and not (full or encoder.embedding_size):
         raise ArtifactError(
@@ -150,8 +152,8 @@ def relearn(
         raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
     with_settings(source, settings)
     with working(path, target, seed, settings) as work:
-        if not (copy := work / COPY).exists():
-            copy_artifact(path, copy)  # what a stopped run goes on with, whatever changes there meanwhile
+        if not (copy := work / COPY).exists():  # what a stopped run goes on with, whatever changes
+            copy_artifact(path, copy, url)
         anew = partial(new_embeddings, work=work, seed=seed)
         made = relearned(with_settings(open_artifact(copy), settings), labels, target, seed, anew)
     shutil.rmtree(work)
@@ -168,7 +170,7 @@ def relearned(
     """As `relearn`, from the `embeddings` of all images of an artifact, which has those labels by then."""
     given = [] if labels is None else given_labels(labels)
     with staging(target) as folder:
-        copy_artifact(source.path, folder)
+        copy_artifact(source.path, folder, source.url)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
             changed, strays = give(catalogue, given)
             taught = source.learned()
@@ -501,6 +503,12 @@ def run_command(arguments: list[str] | None = None) -> None:
     command.add_argument("labels", type=Path, nargs="?", help="CSV file with columns path and label")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new artifact's folder")
     command.add_argument(
+        "--catalogue",
+        metavar="URL",
+        default=os.environ.get(CATALOGUE_SETTING),
+        help=f"where that lies in PostgreSQL ({CATALOGUE_SETTING}); the new artifact has a file",
+    )
+    command.add_argument(
         "--full", action="store_true", help="let the network learn anew too, from the files of all images"
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
@@ -531,6 +539,7 @@ def run_command(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         full=options.full,
         settings=settings,
+        url=options.catalogue or None,
     )
     if options.json:
         result = {**asdict(made), "artifact": str(made.artifact.path)}

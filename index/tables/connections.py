@@ -12,6 +12,7 @@ from index.database import (
     CatalogueError,
     CatalogueUnavailable,
     Database,
+    Followed,
     Superseded,
 )
 from index.items import MOVED, SUCCESSOR
@@ -87,6 +88,11 @@ class Connections:
             raise Superseded(f"{self.path}: {moved_to(place)}")
         successor = found.get(SUCCESSOR)
         if successor not in (None, self.returns_from):
+            if isinstance(self.path, str):
+                raise Followed(
+                    f"{self.path}: {successor} took the place of this artifact and is served within seconds; "
+                    "try again"
+                )
             raise Superseded(
                 f"{self.path}: {successor} took the place of this artifact; restart this service, which "
                 "then serves that one"

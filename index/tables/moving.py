@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, func, insert, select
 
-from index.items import MOVED, SUCCESSOR
+from index.items import MOVED, SUCCESSOR, SUCCESSOR_AT
 from index.tables import checksums
 from index.tables.changing import CODED, write_notes
 from index.tables.columns import fit
@@ -12,7 +12,8 @@ from index.tables.digest import digest
 from index.tables.rows import Unusable, code_table, value
 from index.tables.schema import metadata
 
-BESIDE = (SUCCESSOR, "predecessor", MOVED)  # notes of what is beside it, which is not beside the other place
+# Notes of what is beside it, which is not beside the other place.
+BESIDE = (SUCCESSOR, SUCCESSOR_AT, "predecessor", "predecessor_at", MOVED)
 TOGETHER = 1000  # rows
 
 

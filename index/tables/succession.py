@@ -1,9 +1,11 @@
 """How one artifact takes another one's place: as both catalogues note it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
-from index.items import MOVED, SUCCESSOR
+from sqlalchemy import Connection
+
+from index.items import MOVED, SUCCESSOR, SUCCESSOR_AT
 from index.tables.changing import write_notes
 from index.tables.checksums import seal_notes
 from index.tables.connections import Connections
@@ -31,26 +33,40 @@ class Succession(Reader):
         with self._connections.noting() as source:
             write_notes(source, {})  # which keeps others from writing from here on
             self._connections.refuse_superseded(source)
-            with target.preparing() as there:
-                counts = copy(source, there, self.bits)
-                target.database.give_above(there, self._connections.database.last_id(source))
+            counts = self._copy(source, target)
             write_notes(source, {MOVED: str(target.path)})
             seal_notes(source)
         return counts
 
+    def copy_into(self, target: Connections, at: AbstractContextManager[object]) -> None:
+        """Bring all that there is into a place without a catalogue, as it is at one moment within `at`, all
+        of it or nothing. What is there then is compared with what is here. CatalogueError."""
+        with self._connections.reading() as source:
+            with at:
+                noted(source, MOVED)  # this state is what the connection sees from here on
+            self._copy(source, target)
+
+    def _copy(self, source: Connection, target: Connections) -> dict[str, int]:
+        with target.preparing() as there:
+            counts = copy(source, there, self.bits)
+            target.database.give_above(there, self._connections.database.last_id(source))
+        return counts
+
     @contextmanager
-    def handing_over(self, successor: str) -> Iterator[None]:
+    def handing_over(self, successor: str, at: str | None = None) -> Iterator[None]:
         """Nobody, in no process, changes it within; at the end, unless that raises, `successor` has its place
-        and nobody can any more. Superseded where another one has it."""
+        and nobody can any more. Superseded where another one has it. `at`: the schema of the successor's
+        catalogue, if it lies in one."""
         with self._connections.writing() as (connection, _):
             yield
-            write_notes(connection, {SUCCESSOR: successor})
+            write_notes(connection, {SUCCESSOR: successor, SUCCESSOR_AT: at})
 
-    def take_over(self, predecessor: str, *, since: str, before: str) -> dict[str, str | None]:
-        """Have no successor any more, and note the predecessor under the key `before` and under `since` the
+    def take_over(self, predecessor: Mapping[str, str | None], *, since: str) -> dict[str, str | None]:
+        """Have no successor any more, and note the predecessor in these words and under the key `since` the
         revision from which on what is done here, is done here alone. What these keys had."""
         with self._connections.writing() as (connection, revision):
-            had = {key: noted(connection, key) for key in (since, before, SUCCESSOR)}
-            write_notes(connection, {since: str(revision), before: predecessor, SUCCESSOR: None})
+            notes = {**predecessor, since: str(revision), SUCCESSOR: None, SUCCESSOR_AT: None}
+            had = {key: noted(connection, key) for key in notes}
+            write_notes(connection, notes)
         self._connections.returns_from = None
         return had

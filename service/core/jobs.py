@@ -14,13 +14,17 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from index.artifact import CATALOGUE, sync
+from index.artifact import Artifact, sync
+from index.database import CatalogueError
+from index.locking import locked
 from index.names import shown
+from index.schemas import forget
+from service.settings import PREFIX
 
 Status = Literal["running", "done", "failed", "cancelled"]
 
@@ -60,25 +64,34 @@ class Job:
 
 
 class Jobs:
-    """Those of one service. Made and used within the event loop."""
+    """Those of one service. Made and used within the event loop.
 
-    def __init__(self, artifact: Path) -> None:
-        """`artifact`: the folder that the service was asked to serve; what is made lies beside it."""
+    Of several services on one folder the first one keeps the jobs, and the next one once that has ended. The
+    others know what is noted.
+    """
+
+    def __init__(self, artifact: Path, url: str | None = None) -> None:
+        """`artifact`: the folder that the service was asked to serve; what is made lies beside it. `url`: of
+        its catalogue, where that lies in PostgreSQL."""
+        self._url = url
+        self._ledger = Ledger(artifact)
         self._parent = artifact.parent
         self._base = artifact.name
-        self._file = artifact.parent / f".{artifact.name}.jobs.json"
-        self._last, kept = self._read()
-        self._jobs = {job.id: job for job in kept}
+        self._last, self._jobs = 0, dict[int, Job]()
         self._running: asyncio.Task[None] | None = None
         self._process: Process | None = None
         self._closing = False
 
     def all(self) -> list[Job]:
         """The latest first."""
+        if not self._ledger.held:  # another service may have noted something
+            self._know()
         return sorted(self._jobs.values(), key=lambda job: -job.id)
 
     def get(self, number: int) -> Job:
         """Raises KeyError."""
+        if not self._ledger.held:  # another service may have noted something
+            self._know()
         return self._jobs[number]
 
     def seconds_left(self, job: Job) -> float | None:
@@ -88,40 +101,44 @@ class Jobs:
             return None
         return max(0.0, took[0] - (time.time() - job.started))
 
-    def resume(self, served: Path) -> None:
+    def resume(self, served: Artifact) -> None:
         """Begin again what a restart cut off."""
+        if not self._keeps():
+            return
+        name = served.path.resolve().name
         for job in self.all():
-            if (
-                job.status == "running" and job.target == served.name
-            ):  # somebody was faster than the note of it
+            if job.status == "running" and job.target == name:  # somebody was faster than the note of it
                 self._note(replace(job, status="done", ended=time.time()))
             elif job.status == "running":
                 log.info("job %d was cut off and begins again", job.id)
-                self._begin(replace(job, artifact=served.name, started=time.time(), step=""), served)
+                self._begin(replace(job, artifact=name, started=time.time(), step=""), served)
                 return
 
-    def learn(self, served: Path) -> Job:
-        """Begin to learn from the labels of the artifact that is served. Raises JobError where something is
-        being learned, and NoRoom."""
+    def learn(self, served: Artifact, size: int) -> Job:
+        """Begin to learn from the labels of the artifact that is served, whose catalogue takes so many bytes.
+        Raises JobError where something is being learned, and NoRoom."""
+        self._check_keeps()
         if self._running is not None:
             running = [job.id for job in self.all() if job.status == "running"]
             if not running:
                 raise JobError("what was cancelled has not ended yet; try again in a second")
             raise JobError(f"job {running[0]} is learning already; wait for it, or cancel it")
-        needed = int(ROOM * (served / CATALOGUE).stat().st_size)
+        needed = int(ROOM * size)
         free = shutil.disk_usage(self._parent).free
         if free < needed:
             raise NoRoom(
                 f"another artifact takes some {needed:,} bytes beside this one, {free:,} are free; free "
                 "space on that disk, or let go what was learned before"
             )
-        job = Job(self._last + 1, "running", time.time(), served.name, self._free_name())
+        name = served.path.resolve().name
+        job = Job(self._last + 1, "running", time.time(), name, self._free_name())
         self._begin(job, served)
         return job
 
     async def end(self, number: int, in_use: Iterable[str]) -> None:
         """Cancel what runs; of what is done, delete the artifact that was made, unless it is `in_use`. Raises
         KeyError and JobError."""
+        self._check_keeps()
         job = self.get(number)
         if job.status == "running":
             self._note(replace(job, status="cancelled", ended=time.time()))
@@ -138,6 +155,8 @@ class Jobs:
     async def tidy(self, in_use: Iterable[str]) -> None:
         """Delete what was learned before and is neither served nor kept to go back to. The latest waits for
         somebody to decide."""
+        if not self._keeps():
+            return
         wanted = set(in_use)
         done = [job for job in self.all() if job.status == "done"]
         for job in done[1:]:
@@ -150,12 +169,13 @@ class Jobs:
         """Stop what runs; the next start begins it again."""
         self._closing = True
         await self._stop()
+        self._ledger.let_go()
 
-    def _begin(self, job: Job, served: Path) -> None:
+    def _begin(self, job: Job, served: Artifact) -> None:
         self._note(job)
         self._running = asyncio.create_task(self._run(job, served))
 
-    async def _run(self, job: Job, served: Path) -> None:
+    async def _run(self, job: Job, served: Artifact) -> None:
         try:
             # What an earlier try has made whole is of labels that were there then.
             await asyncio.to_thread(self._delete, job)
@@ -177,11 +197,13 @@ class Jobs:
         error_text = shown(reason[0].removeprefix("hebbsearch label: "))
         self._note(replace(job, status="failed", ended=time.time(), error=error_text))
 
-    async def _learned(self, job: Job, served: Path) -> tuple[str, dict[str, Any] | None, int]:
+    async def _learned(self, job: Job, served: Artifact) -> tuple[str, dict[str, Any] | None, int]:
         """What the child says on its standard error, its result, and its status."""
+        source, target = served.path.resolve(), self._parent / job.target
+        where = {f"{PREFIX}CATALOGUE": served.url or ""}  # other users can read a command line
         self._process = await asyncio.create_subprocess_exec(
-            *LABEL, str(served), "--out", str(self._parent / job.target), "--json", "--while-read",
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, env=os.environ | SINGLE, limit=LONGEST_LINE,
+            *LABEL, str(source), "--out", str(target), "--json", "--while-read",
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, env=os.environ | SINGLE | where, limit=LONGEST_LINE,
         )  # fmt: skip
         with suppress(OSError):  # it is gone already
             os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
@@ -232,10 +254,30 @@ class Jobs:
 
     def _delete(self, job: Job) -> None:
         """Rename first, so that no half of an artifact lies under its name."""
+        if self._url is not None:
+            with suppress(CatalogueError):
+                forget(self._parent / job.target, self._url)
         gone = self._parent / f".{job.target}.gone"
         shutil.rmtree(gone, ignore_errors=True)
         with suppress(FileNotFoundError):
             shutil.rmtree((self._parent / job.target).rename(gone), ignore_errors=True)
+
+    def _keeps(self) -> bool:
+        """Whether there are jobs and this service keeps them."""
+        return self._ledger.path.exists() and self._holds()
+
+    def _holds(self) -> bool:
+        if not self._ledger.held and self._ledger.hold():
+            self._know()
+        return self._ledger.held
+
+    def _check_keeps(self) -> None:
+        if not self._holds():
+            raise JobError("another service on this folder keeps its jobs; ask that one")
+
+    def _know(self) -> None:
+        self._last, kept = self._ledger.read()
+        self._jobs = {job.id: job for job in kept}
 
     def _note(self, job: Job) -> None:
         before = self._last, dict(self._jobs)
@@ -251,26 +293,56 @@ class Jobs:
                 self._last, self._jobs = before
                 raise
             log.warning(
-                "%s: cannot be written (%s); a restart begins job %d again", self._file, error, job.id
+                "%s: cannot be written (%s); a restart begins job %d again", self._ledger.path, error, job.id
             )
 
     def _write(self) -> None:
-        draft = self._file.with_suffix(".draft")
-        noted = {"last": self._last, "jobs": [asdict(job) for job in self.all()]}
-        draft.write_text(json.dumps(noted), encoding="utf-8")
-        sync(draft)  # what is acknowledged survives the machine
-        draft.replace(self._file)
-        sync(self._file.parent)
+        self._ledger.write(self._last, self.all())
 
-    def _read(self) -> tuple[int, list[Job]]:
-        """The last id that was given, and the jobs that are remembered."""
+
+class Ledger:
+    """The file of the jobs, which several services may read, and one at a time writes."""
+
+    def __init__(self, artifact: Path) -> None:
+        self.path = artifact.parent / f".{artifact.name}.jobs.json"
+        self.held = False
+        self._holding = ExitStack()
+
+    def hold(self) -> bool:
+        """Whether this service writes it, from now on; the first one that asks does."""
+        if not self.held:
+            try:
+                self._holding.enter_context(locked(self.path.with_suffix(".lock")))
+            except BlockingIOError:
+                return False
+            except OSError:  # nothing can be written there, so nobody else does
+                pass
+            self.held = True
+        return True
+
+    def let_go(self) -> None:
+        """Another service may write it."""
+        self._holding.close()
+        self.held = False
+
+    def write(self, last: int, jobs: Iterable[Job]) -> None:
+        """The last id that was given, and the jobs that are remembered. What is acknowledged survives the
+        machine."""
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(json.dumps({"last": last, "jobs": [asdict(job) for job in jobs]}), encoding="utf-8")
+        sync(draft)
+        draft.replace(self.path)
+        sync(self.path.parent)
+
+    def read(self) -> tuple[int, list[Job]]:
+        """What was written."""
         try:
-            noted = json.loads(self._file.read_text(encoding="utf-8"))
+            noted = json.loads(self.path.read_text(encoding="utf-8"))
             return int(noted["last"]), [Job(**each) for each in noted["jobs"]]
         except FileNotFoundError:
             return 0, []
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("%s: cannot be read (%s); earlier jobs are forgotten", self._file, error)
+            log.warning("%s: cannot be read (%s); earlier jobs are forgotten", self.path, error)
             return 0, []
 
 

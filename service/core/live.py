@@ -15,11 +15,14 @@ from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from index.artifact import BUILT, PREDECESSOR, TAKEN_OVER, Artifact
+from index.artifact import BUILT, CATALOGUE, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artifact
 from index.backup import copy_artifact
+from index.catalogue import Catalogue
 from index.database import CatalogueError, Superseded
-from index.engines import making
-from index.remote import RemoteEngine
+from index.engines import making, shown
+from index.items import MOVED
+from index.postgres_catalogue import beside, is_url, schema_of
+from index.schemas import brought, successor_at, taken_back
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library
@@ -57,7 +60,7 @@ class Replaced:
 def opened(path: Path, settings: Settings, *, url: str | None = None) -> Searcher:
     """The artifact in this folder, with its catalogue at `url` if there is one, as the settings say.
     ArtifactError and EngineError."""
-    engine = making(settings.engine_name, recall=settings.recall)
+    engine = making(settings.engine_name, recall=settings.recall, catalogue=url)
     return Searcher.open(path, max_pixels=settings.max_pixels, url=url, engine=engine)
 
 
@@ -178,23 +181,38 @@ class Live:
         async with self._alone():
             served = self._current.searcher
             path = served.artifact.path.resolve()
-            name = await to_thread.run_sync(served.catalogue.noted, PREDECESSOR)
+            name, schema = await to_thread.run_sync(_predecessor, served)
             if name is None:
                 raise NotReplaced(f"{path.name} took no other artifact's place: there is none to go back to")
-            return await self._replace(path.parent / name, force=True, as_it_is=False, since=TAKEN_OVER)
+            before, at = path.parent / name, _beside(served.artifact.url, schema)
+            return await self._replace(before, force=True, as_it_is=False, since=TAKEN_OVER, at=at)
+
+    async def follow(self) -> None:
+        """Serve what took the place of what is served, where another process had it do so. ArtifactError,
+        CatalogueError and EngineError."""
+        artifact = self._current.searcher.artifact
+        if artifact.url is None or self._replacing.locked():
+            return
+        found = await to_thread.run_sync(successor_at, artifact.path, artifact.url)
+        if found is not None:
+            async with self._replacing, self._opened(*found) as after:
+                await to_thread.run_sync(after.searcher.check)
+                before, self._current = self._current, after
+            self._retire(before)
+            log.info("%s took the place of %s and is served", after.searcher.name, before.searcher.name)
 
     async def copy(self, target: Path) -> Artifact:
         """The artifact that is served, as it is now, in the new folder `target`. Raises ArtifactError, and
         NotReplaced while it is being replaced."""
         async with self._alone():
             with self.lease() as generation:
-                return await to_thread.run_sync(copy_artifact, generation.searcher.artifact.path, target)
+                source = generation.searcher.artifact
+                return await to_thread.run_sync(copy_artifact, source.path, target, source.url)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Only whoever is within may replace or copy what is served. NotReplaced while another is, and where
         another process has served a successor since: a copy would lack what came later."""
-        refuse_on_server(self._current.searcher)
         if self._replacing.locked():
             raise NotReplaced(BUSY)
         async with self._replacing:
@@ -204,21 +222,28 @@ class Live:
                 raise NotReplaced(str(error)) from error
             yield
 
-    async def _replace(self, path: Path, *, force: bool, as_it_is: bool, since: str) -> Replaced:
-        """`replace`, alone, with what was done after the revision that the one served notes as `since`."""
+    async def _replace(
+        self, path: Path, *, force: bool, as_it_is: bool, since: str, at: str | None = None
+    ) -> Replaced:
+        """`replace`, alone, with what was done after the revision that the one served notes as `since`. `at`:
+        the URL of the new one's catalogue; None: it is a file, or is brought to where the one served is."""
         before, path = self._current, path.resolve()
         served = before.searcher.artifact.path.resolve()
         if path.parent != served.parent:
             raise NotReplaced(f"{path} does not lie beside {served}, which is served; move it there")
         if path == served:
             raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
-        _refuse_elsewhere(before.searcher)
+        _refuse_elsewhere(self._settings)
         _refuse_fixed(before.searcher, path)
-        async with _explained(), self._opened(path) as after:
+        async with (
+            _explained(),
+            _brought(path, before.searcher.artifact.url if at is None else None) as brought,
+            self._opened(path, at or brought) as after,
+        ):
             _refuse_fixed(after.searcher, path)
             begin = int(before.searcher.catalogue.noted(since) or 0)
-            await to_thread.run_sync(after.searcher.check)
             await to_thread.run_sync(after.searcher.catalogue.come_back)
+            await to_thread.run_sync(after.searcher.check)
             until, carried, comparison = None, Carried(), None
             if not as_it_is:
                 until, carried = await to_thread.run_sync(self._carry, before, after, begin)
@@ -231,9 +256,9 @@ class Live:
         return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
 
     @asynccontextmanager
-    async def _opened(self, path: Path) -> AsyncIterator[Generation]:
+    async def _opened(self, path: Path, url: str | None) -> AsyncIterator[Generation]:
         """A generation of this folder, closed again if it does not come to be served."""
-        searcher = await to_thread.run_sync(partial(opened, path, self._settings))
+        searcher = await to_thread.run_sync(partial(opened, path, self._settings, url=url))
         generation = Generation(searcher, self._settings, self._counting, self._decode)
         try:
             yield generation
@@ -253,10 +278,11 @@ class Live:
         left, new = before.searcher, after.searcher
         had, rest = dict[str, str | None](), Carried()
         try:
-            with left.catalogue.handing_over(new.name):
+            with left.following.leaving(), left.catalogue.handing_over(new.name, _schema(new)):
                 if until is not None:
                     _, rest = self._carry(before, after, until)
-                had = new.catalogue.take_over(left.name, since=TAKEN_OVER, before=PREDECESSOR)
+                predecessor = {PREDECESSOR: left.name, PREDECESSOR_AT: _schema(left)}
+                had = new.catalogue.take_over(predecessor, since=TAKEN_OVER)
         except CatalogueError as error:
             with suppress(CatalogueError):
                 new.catalogue.note_all(had)  # as it was: a restart must find what goes on being served
@@ -312,22 +338,46 @@ async def _explained() -> AsyncIterator[None]:
         ) from error
 
 
-def refuse_on_server(searcher: Searcher) -> None:
-    """NotReplaced where the catalogue lies in PostgreSQL: what follows needs it as a file."""
-    if searcher.artifact.url is not None:
-        raise NotReplaced(
-            f"{searcher.catalogue.path}: keeps this artifact's catalogue, and only one in a file can be "
-            "copied, learned from and replaced by a request yet; copy it with pg_dump, and restart the "
-            "service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_CATALOGUE to serve another one"
-        )
+def _predecessor(searcher: Searcher) -> tuple[str | None, str | None]:
+    """The folder whose place it took, and the schema of that one's catalogue."""
+    noted = searcher.catalogue.noted
+    return noted(PREDECESSOR), noted(PREDECESSOR_AT)
 
 
-def _refuse_elsewhere(searcher: Searcher) -> None:
+def _schema(searcher: Searcher) -> str | None:
+    """Where its catalogue lies in PostgreSQL; None: it is a file."""
+    url = searcher.artifact.url
+    return None if url is None else schema_of(url)
+
+
+def _beside(url: str | None, schema: str | None) -> str | None:
+    return None if url is None or schema is None else beside(url, schema)
+
+
+@asynccontextmanager
+async def _brought(path: Path, url: str | None) -> AsyncIterator[str | None]:
+    """The catalogue of the artifact in this folder is in a schema beside that of `url`, if there is one; a
+    file again, if what is within fails and it was one."""
+    if url is None:
+        yield None
+        return
+    was_file = await to_thread.run_sync(Catalogue.read_note, path / CATALOGUE, MOVED) is None
+    place = await to_thread.run_sync(brought, path, url)
+    try:
+        yield place
+    except BaseException:
+        if was_file:
+            with CancelScope(shield=True), suppress(CatalogueError):
+                await to_thread.run_sync(taken_back, path, url)
+        raise
+
+
+def _refuse_elsewhere(settings: Settings) -> None:
     """NotReplaced where codes are ranked elsewhere, where there is a place for those of one artifact."""
-    if isinstance(searcher.following.engine, RemoteEngine):
+    if is_url(settings.engine_name):
         raise NotReplaced(
-            "its codes are ranked elsewhere, and those of another artifact need another place there; restart "
-            "the service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_ENGINE"
+            f"its codes are ranked in {shown(settings.engine_name)}, and those of another artifact need "
+            "another place; restart the service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_ENGINE"
         )
 
 

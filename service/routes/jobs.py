@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from index.space import no_space
 from service.core import jobs
-from service.core.live import refuse_on_server
 from service.schemas.jobs import Job, JobList
 from service.schemas.problem import problems
 from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router, reading_router
@@ -34,12 +34,12 @@ async def learn(request: Request, response: Response) -> Job:
     The one that is made lies beside it until POST /admin/reload takes it, or DELETE /jobs/{job_id} lets it
     go."""
     with lease(request) as generation:
-        refuse_on_server(generation.searcher)
-        served = generation.searcher.artifact.path.resolve()
+        served = generation.searcher.artifact
+        size = await to_thread.run_sync(generation.searcher.catalogue.file_bytes)
     try:
-        job = shared(request).jobs.learn(served)
+        job = shared(request).jobs.learn(served, size)
     except OSError as error:  # nothing can be written beside the artifact
-        text = f"{error.filename or served.parent}: {error.strerror}; nothing was begun"
+        text = f"{error.filename or served.path.resolve().parent}: {error.strerror}; nothing was begun"
         raise HTTPException(507 if no_space(error) else 409, text) from None
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{job.id}"
     return await _described(request, job)

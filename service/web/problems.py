@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from index.artifact import ArtifactError
-from index.database import CatalogueAway, CatalogueBusy
+from index.database import CatalogueAway, CatalogueBusy, Followed
 from index.engine import EngineAway, EngineError
 from index.labels import LabelError
 from index.space import no_space
@@ -42,6 +42,7 @@ REFUSALS: dict[type[Exception], int] = {
     NoDecoder: 503,
     CatalogueAway: 503,
     CatalogueBusy: 503,
+    Followed: 503,
     EngineAway: 503,
     EngineError: 409,
 }

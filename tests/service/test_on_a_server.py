@@ -177,18 +177,8 @@ def test_damage_is_not_moved(own: Artifact, url: str, capsys: pytest.CaptureFixt
         Catalogue.open(url)
 
 
-def test_what_needs_a_file_is_refused_with_the_way_out(own: Artifact, url: str) -> None:
+def test_what_copies_the_folder_is_refused_with_the_way_out(own: Artifact, url: str) -> None:
     move(own.path, url)
-    with served(own.path, catalogue=url) as http:
-        for response in (
-            http.post("/admin/snapshot", json={"name": "copy"}),
-            http.post("/admin/reload", json={"artifact": "other"}),
-            http.post("/admin/rollback"),
-            http.post("/labels/learn"),
-        ):
-            detail = answer(response, 409)["detail"]
-            assert "copy it with pg_dump, and restart the service" in detail
-            assert "\n" not in detail
     copy = own.path.with_name("copy")
     assert main(["reencode", str(own.path), "--encoder-of", str(own.path), "--out", str(copy)]) == 1
     assert not copy.exists()
@@ -340,7 +330,9 @@ def test_a_ranking_that_is_away_at_the_start_ends_it_with_one_line(
         create_app()
     assert "secret" not in str(told.value) and "\n" not in str(told.value)
     monkeypatch.setenv("HEBBSEARCH_ENGINE", "postgres://me:secret@h/db")
-    with pytest.raises(SystemExit, match=r"HEBBSEARCH_ENGINE: .*wanted flat, ivf, or an address") as told:
+    with pytest.raises(
+        SystemExit, match=r"HEBBSEARCH_ENGINE: .*wanted flat, ivf, catalogue, or an address"
+    ) as told:
         create_app()
     assert "secret" not in str(told.value)
 

@@ -592,4 +592,6 @@ def test_manifest_is_plain_json(built):
 @pytest.mark.slow
 def test_the_command_of_the_readme(tmp_path):
     build(tmp_path, "--backbone", "vgg11", "--rule", "swta_fh")
-    assert artifact.open_artifact(tmp_path / "artifacts" / "run-001").manifest.metrics["map"] > 0.9
+    # Rounding differs by processor and number of threads, and fine-tuning makes much of it: seven builds of
+    # three seeds, with one thread and with two, had 0.877 to 0.951. Chance is 0.10.
+    assert artifact.open_artifact(tmp_path / "artifacts" / "run-001").manifest.metrics["map"] > 0.8

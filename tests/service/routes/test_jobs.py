@@ -42,10 +42,10 @@ label.main()
 """
 # A child that learns nothing: what it makes is a copy.
 COPYING = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from index.backup import copy_artifact
-copy_artifact(Path(sys.argv[1]), Path(sys.argv[3]))
+copy_artifact(Path(sys.argv[1]), Path(sys.argv[3]), os.environ["HEBBSEARCH_CATALOGUE"] or None)
 none = dict.fromkeys(["before", "after", "network_labels"])
 print(json.dumps({"artifact": sys.argv[3], "learned_from": 1, "held_out": 0, **none}))
 """
@@ -179,7 +179,7 @@ def test_what_is_not_taken_is_let_go(http: httpx.Client, mine: Path, monkeypatch
     done = until(http, job["id"], "done")
     assert done["result"]["before"] is done["result"]["after"] is None  # too few to judge by
     answer(http.delete(f"/jobs/{job['id']}"), 204)
-    assert in_folder(mine) == {"mine", ".mine.jobs.json"}
+    assert in_folder(mine) == {"mine", ".mine.jobs.json", ".mine.jobs.lock"}
     assert answer(http.get(f"/jobs/{job['id']}"), 404)["detail"] == f"there is no job {job['id']}"
 
 
@@ -228,7 +228,7 @@ def test_why_a_job_failed_is_said_and_nothing_is_left(
     assert until(http, learn(http)["id"], "failed")["error"] == "ended by SIGKILL"
     monkeypatch.setattr(jobs, "LABEL", ("/nowhere/python",))
     assert "No such file" in until(http, learn(http)["id"], "failed")["error"]
-    assert in_folder(mine) == {"mine", ".mine.jobs.json"}
+    assert in_folder(mine) == {"mine", ".mine.jobs.json", ".mine.jobs.lock"}
     assert (
         len(answer(http.post("/search?k=3", content=http.get("/images/1/original").content))["results"]) == 3
     )
