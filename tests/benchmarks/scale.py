@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -29,6 +30,9 @@ from index.hamming import FaissEngine
 from index.items import Changes, CodeTable
 from index.ivf import IvfEngine
 from index.order import Distances, Ids
+from index.postgres import PostgresRanker
+from index.remote import RemoteEngine
+from tests import postgresql
 from tests.benchmarks.harness import RESULTS, Spread, machine, memory
 
 BITS = 256
@@ -62,11 +66,55 @@ class Bare:
         return distances, ids
 
 
-# And the most bytes a code, while it is built.
-ENGINES: dict[str, tuple[Callable[[int], Ranking], int]] = {
-    "faiss": (Bare, 80),
-    "flat": (FaissEngine, 100),
-    "ivf": (lambda bits: IvfEngine(bits, least=0), 250),
+class Usearch:
+    """A graph of near codes (HNSW), as usearch makes it by default: fast, and inexact."""
+
+    def __init__(self, bits: int) -> None:
+        from usearch.index import Index
+
+        self._index = Index(ndim=bits, metric="hamming", dtype="b1")
+
+    def apply(self, changes: Changes) -> None:
+        self._index.add(changes.table.ids.astype(np.uint64), changes.table.codes)
+
+    def search(self, codes: Codes, k: int) -> tuple[Distances, Ids]:
+        found = self._index.search(codes, k)
+        shape = (len(codes), k)
+        return found.distances.reshape(shape).astype(np.int32), found.keys.reshape(shape).astype(np.int64)
+
+
+class Postgres(RemoteEngine):
+    """A PostgreSQL on this machine, as Debian sets it up."""
+
+    def __init__(self, bits: int) -> None:
+        self._ending = ExitStack()
+        self._url = self._ending.enter_context(postgresql.server()).new_schema()
+        super().__init__(PostgresRanker(self._url, bits=bits, encoder_id="00ff"))
+
+    def bytes(self) -> int:
+        """On the disk."""
+        ((size,),) = postgresql.execute(self._url, "SELECT pg_total_relation_size('ranked')::BIGINT")
+        return int(size)
+
+    def close(self) -> None:
+        super().close()
+        self._ending.close()
+
+
+class Kind(NamedTuple):
+    """What is known of an engine before it is measured."""
+
+    make: Callable[[int], Ranking]
+    most: int  # bytes a code, while it is built
+    largest: int = 10**9  # codes that it is measured with
+
+
+ENGINES: dict[str, Kind] = {
+    "faiss": Kind(Bare, 80),
+    "flat": Kind(FaissEngine, 100),
+    "ivf": Kind(lambda bits: IvfEngine(bits, least=0), 250),
+    "usearch": Kind(Usearch, 500, 10**6),
+    "postgres": Kind(Postgres, 200, 10**6),
 }
 
 
@@ -98,7 +146,7 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
     some = None if artifact is None else codes_of(artifact)
     codes, queries = (made(kind, number, rng, some) for number in (count, TOGETHER + rounds))
     before = memory(os.getpid()).all
-    engine = ENGINES[name][0](BITS)
+    engine = ENGINES[name].make(BITS)
     begin, used = time.perf_counter(), time.process_time()
     ids = np.arange(1, count + 1)
     engine.apply(Changes(0, CodeTable(ids, ids % 10, codes), ids[:0], ()))
@@ -107,12 +155,15 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
     build = time.perf_counter() - begin, time.process_time() - used
     del ids
     gc.collect()
-    held = memory(os.getpid()).all - before
+    held = engine.bytes() if isinstance(engine, Postgres) else memory(os.getpid()).all - before
+    found = recall_at_10(engine, codes, queries[-TOGETHER:])
     del codes
     alone = [timed(engine, queries[row : row + 1]) for row in range(rounds)]
     together = [timed(engine, queries[-TOGETHER:]) for _ in range(max(3, rounds // 10))]
     milliseconds = [1e3 * seconds for seconds, _ in alone]
     recall = engine.recall if isinstance(engine, IvfEngine) else None
+    if isinstance(engine, Postgres):
+        engine.close()
     return Measured(
         name,
         kind,
@@ -125,12 +176,22 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
         search_processor_ms=1e3 * float(np.median([used for _, used in alone])),
         together_a_second=TOGETHER / float(np.median([seconds for seconds, _ in together])),
         together_processor_ms=1e3 * float(np.median([used for _, used in together])) / TOGETHER,
-        recall_at_10=recall.at_10 if recall else 1.0,
+        recall_at_10=recall.at_10 if recall else found,
         cells=f"{recall.searched}/{recall.cells}" if recall else "",
         load=os.getloadavg()[0],
         machine=machine(),
         faiss=faiss.__version__,
     )
+
+
+def recall_at_10(engine: Ranking, codes: Codes, queries: Codes) -> float:
+    """The share of the ten nearest that are found, or others as near; IvfEngine measures its own."""
+    if not isinstance(engine, Usearch):
+        return 1.0
+    exact = Bare(BITS)
+    exact.apply(Changes(0, CodeTable(np.empty(0, np.int64), np.empty(0, np.int64), codes), np.empty(0), ()))
+    farthest = exact.search(queries, K)[0][:, -1:]
+    return float((engine.search(queries, K)[0] <= farthest).mean())
 
 
 def timed(engine: Ranking, queries: Codes) -> tuple[float, float]:
@@ -182,7 +243,7 @@ def missing(
     """Engine, codes and items of the rows that are not there yet."""
     done = {(row["engine"], row["codes"], row["items"]) for row in rows(path)}
     for count, kind, name in product(items, kinds, engines):
-        if (name, kind, count) not in done:
+        if (name, kind, count) not in done and count <= ENGINES[name].largest:
             yield [name, kind, str(count)]
 
 
@@ -205,10 +266,18 @@ def markdown(path: Path) -> str:
     return "\n".join(lines)
 
 
+def there() -> list[str]:
+    """The engines that can be measured here: usearch and PostgreSQL may be missing."""
+    missing = {"usearch"} if find_spec("usearch") is None else set()
+    if postgresql.programs() is None:
+        missing.add("postgres")
+    return [name for name in ENGINES if name not in missing]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifact", type=Path, help="whose codes are drawn; without it, none")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=[*ENGINES])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=there())
     parser.add_argument("--items", nargs="+", type=int, default=[10**6 * each for each in MILLIONS])
     parser.add_argument("--rounds", type=int, default=100, help="searches that are timed alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.jsonl", help="the file of rows")
@@ -222,7 +291,7 @@ def main() -> None:
         return
     kinds = ["uniform"] if options.artifact is None else ["drawn", "uniform"]
     for one in missing(options.out, options.engines, kinds, options.items):
-        if ENGINES[one[0]][1] * int(one[2]) + LEFT_FREE > free_bytes():
+        if ENGINES[one[0]].most * int(one[2]) + LEFT_FREE > free_bytes():
             print(f"{' '.join(one)}: left out, as memory is not enough", file=sys.stderr)
             continue
         given = [] if options.artifact is None else ["--artifact", str(options.artifact)]

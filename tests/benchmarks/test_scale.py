@@ -21,7 +21,9 @@ def test_drawn_codes_are_those_that_are_there_with_some_bits_flipped() -> None:
     assert 0 < flipped.mean() / 256 < NOISE and len(np.unique(codes, axis=0)) > 400
 
 
-@pytest.mark.parametrize("engine", ["faiss", "flat", "ivf"])
+@pytest.mark.parametrize(
+    "engine", ["faiss", "flat", "ivf", pytest.param("postgres", marks=pytest.mark.process)]
+)
 def test_a_row_says_what_was_measured(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few = np.random.default_rng(0).integers(0, 256, (12, 32), np.uint8)  # of more, no cells would be worth it
     monkeypatch.setattr(scale, "codes_of", lambda _: few)
