@@ -2,15 +2,18 @@
 #   docker build -t hebbsearch .
 # For a GPU, with the wheels of the usual package index, several gigabytes larger:
 #   docker build -t hebbsearch --build-arg TORCH_INDEX= .
+# With what a catalogue in PostgreSQL and codes in Milvus need, as compose.cluster.yaml has it:
+#   docker build -t hebbsearch-cluster --build-arg EXTRAS=requirements-cluster.lock .
 # Each step is one plain command that can be tried without an engine: tests/test_dockerfile.py does.
 
 # 1. The project and its locked dependencies in an environment of their own.
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/hebbsearch
 WORKDIR /src
-COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY requirements.lock requirements-cluster.lock pyproject.toml README.md LICENSE ./
 # torch alone comes from there, so that nothing else of that index can stand in for what is locked. Its builds
 # for CPUs are other files than the lock's, and need nothing for GPUs: of them the version is checked, not the
 # hash. All else has its hash.
@@ -19,6 +22,7 @@ RUN cp requirements.lock wanted.lock; if [ -n "$TORCH_INDEX" ]; then \
         sed -E '/^(torch|triton|nvidia|cuda)[^ ]*==/,/[^\\]$/d' requirements.lock > wanted.lock && \
         /opt/hebbsearch/bin/pip install --no-deps --index-url "$TORCH_INDEX" -r torch.lock; fi
 RUN /opt/hebbsearch/bin/pip install --no-deps --require-hashes -r wanted.lock
+RUN if [ -n "$EXTRAS" ]; then /opt/hebbsearch/bin/pip install --no-deps --require-hashes -r "$EXTRAS"; fi
 COPY index index
 COPY training training
 COPY service service

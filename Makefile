@@ -68,14 +68,16 @@ few-labels-quick: .venv/developing
 house:
 	@$(PYTHON) -m tests.house --at dbd82bb
 
-# The exact versions and the hashes of everything in pyproject.toml, for every platform: what runs, and what
-# develops. Needs uv; with UPGRADE= only what pyproject.toml asks for changes.
+# The exact versions and the hashes of everything in pyproject.toml, for every platform: what runs, what
+# develops, and what a cluster needs besides. Needs uv; with UPGRADE= only what pyproject.toml asks for changes.
 UPGRADE ?= --upgrade
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 $(UPGRADE) --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' --quiet
 lock:
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	mkdir -p build && sed -nE '/^(postgres|milvus) = /,/^]/s/^ *"([^"]+)".*/\1/p' pyproject.toml > build/cluster.in
+	$(subst pyproject.toml,build/cluster.in,$(COMPILE)) --constraint requirements.lock --output-file requirements-cluster.lock
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -52,8 +52,9 @@ def test_what_serves_is_small_and_nobody() -> None:
     assert final.all("COPY") == ["--from=build /opt/hebbsearch /opt/hebbsearch"]
     assert all("pip" not in text for text in final.all("RUN"))
     assert "/health/ready" in final.all("HEALTHCHECK")[0]
-    (index,) = build.all("ARG")
+    index, extras = build.all("ARG")
     assert index.startswith("TORCH_INDEX=") and index.endswith("/cpu")
+    assert extras == "EXTRAS="
 
 
 def test_sources_that_are_copied_are_there_and_not_ignored() -> None:
@@ -109,6 +110,7 @@ def test_its_steps_build_a_service_that_answers(artifact: Artifact, tmp_path: Pa
         name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))
     }
     build, final = stages()
+    given = {"TORCH_INDEX": "", "EXTRAS": "requirements-cluster.lock"}
 
     def here(text: str) -> str:
         return re.sub(r"(?<![\w.])/(opt|src|artifacts)\b", rf"{image}/\1", text)
@@ -131,7 +133,7 @@ def test_its_steps_build_a_service_that_answers(artifact: Artifact, tmp_path: Pa
                     shutil.copyfile(ROOT / name, to)
         elif kind == "RUN":
             image.mkdir(exist_ok=True)
-            subprocess.run(here(text), shell=True, check=True, cwd=folder, env=clean | {"TORCH_INDEX": ""})
+            subprocess.run(here(text), shell=True, check=True, cwd=folder, env=clean | given)
 
     port = free_port()
     variables = dict(pair.split("=", 1) for text in final.all("ENV") for pair in shlex.split(here(text)))
@@ -147,6 +149,7 @@ def test_its_steps_build_a_service_that_answers(artifact: Artifact, tmp_path: Pa
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         python = shutil.which("python", path=variables["PATH"])
+        subprocess.run([python, "-c", "import psycopg, pymilvus"], check=True, **where)  # type: ignore[call-overload]
         checked = [python, *health[1:-1], health[-1].replace("8000", str(port))]
         subprocess.run(checked, check=True, **where)  # type: ignore[call-overload]
     finally:
@@ -158,8 +161,9 @@ def test_settings_of_the_image_are_known() -> None:
     from service.settings import PREFIX, Settings
 
     set_there = [pair.split("=")[0] for text in stages()[1].all("ENV") for pair in shlex.split(text)]
-    text = (ROOT / "compose.yaml").read_text()
+    text = "".join((ROOT / name).read_text() for name in ("compose.yaml", "compose.cluster.yaml"))
     named = {name for name in set_there if name.startswith(PREFIX)} | set(
         re.findall(rf"{PREFIX}[A-Z_]+", text)
     )
+    named -= {f"{PREFIX}PASSWORD"}  # PostgreSQL's, which a setting of the service holds
     assert named and named <= {PREFIX + name.upper() for name in Settings.model_fields}
