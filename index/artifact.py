@@ -273,6 +273,17 @@ def in_service(path: Path) -> Path:
     return seen[-1]
 
 
+def leave_out(path: Path) -> None:
+    """Before this artifact is removed, have those whose place it took lead to the one that took its own: a
+    restart that is asked for the first goes from each to the next. CatalogueError where one cannot be
+    changed."""
+    after = _successor(path)
+    for other in path.parent.iterdir() if after is not None else ():
+        if other.joinpath(CATALOGUE).is_file() and _successor(other) == path.name:
+            with Catalogue.open(other / CATALOGUE) as catalogue:
+                catalogue.note(SUCCESSOR, after)
+
+
 def _successor(path: Path) -> str | None:
     """Read as it is, before anything is verified: what is wrong with it, `open_artifact` says."""
     try:

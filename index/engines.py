@@ -10,7 +10,7 @@ from index.engine import Engine, EngineError
 from index.hamming import FaissEngine
 from index.ivf import IvfEngine
 from index.postgres_catalogue import SHAPE, is_url, without_password
-from index.remote import Ranker, RemoteEngine, check_follows
+from index.remote import PATIENCE, Ranker, RemoteEngine, check_follows
 
 Making = Callable[[int, str], Engine]  # of an empty one, for codes of so many bits that this encoder makes
 FLAT, IVF = "flat", "ivf"
@@ -58,7 +58,7 @@ def fill(ranker: Ranker, catalogue: Catalogue, *, anew: bool = False) -> Iterato
     check_follows(ranker, ranker.revision(), catalogue.revision)
     while (kept := ranker.revision()) < catalogue.revision:
         changes = catalogue.changes(kept, most=TOGETHER)
-        ranker.write(changes)
+        ranker.write(changes, kept, patience=PATIENCE)
         yield len(changes.table.ids) + len(changes.removed)
     there, wanted = ranked(ranker), len(catalogue.codes().ids)
     if ranker.revision() == catalogue.revision and there != wanted:

@@ -60,6 +60,8 @@ class Following:
         self._again = 0.0
         self._leaving = False
         try:
+            if isinstance(engine, RemoteEngine):
+                engine.check_follows(catalogue.revision)
             engine.apply(contents)
         except EngineError:
             engine.close()
@@ -102,11 +104,12 @@ class Following:
         return self.engine.revision != wanted and time.monotonic() >= self._again
 
     def _bring(self) -> None:
+        changes = self._catalogue.changes(self.engine.revision)
         if isinstance(self._catalogue.path, str) and not self._leaving:
             # Otherwise a change that another process made to a successor would not be known here, such as
-            # that an image was deleted. A file is served by one process, which knows.
+            # that an image was deleted. Asked after the changes were read: what is not told then, comes with
+            # another revision. A file is served by one process, which knows.
             self._catalogue.check_in_place()
-        changes = self._catalogue.changes(self.engine.revision)
         with self.engine_absence.tolerated():
             self.engine.apply(changes)
         if self.engine_absence.reason is not None:

@@ -13,11 +13,12 @@ import numpy as np
 from sqlalchemy import Connection
 
 from index.codes import Codes
-from index.database import PATIENCE, CatalogueAway, CatalogueBusy, CatalogueError
+from index.database import CatalogueAway, CatalogueBusy, CatalogueError
 from index.engine import Counts, EngineAway, EngineError
 from index.items import Changes, CodeTable
 from index.order import Distances, Ids
 from index.postgres_catalogue import PostgreSQL
+from index.remote import PATIENCE, Emptied
 
 OLDEST = 140_000  # version of the server, which counts bits since then
 TOGETHER = 10_000  # rows in one piece of a copy
@@ -26,7 +27,8 @@ COPY = "COPY ranked (id, label, code) FROM STDIN"
 # No names that a catalogue uses, so that both may lie in one schema.
 TABLES = """
 CREATE TABLE IF NOT EXISTS ranked (id BIGINT PRIMARY KEY, label INTEGER NOT NULL, code BIT({bits}) NOT NULL);
-CREATE TABLE IF NOT EXISTS ranking (revision BIGINT NOT NULL, bits INTEGER NOT NULL, encoder_id TEXT NOT NULL)
+CREATE TABLE IF NOT EXISTS ranking (revision BIGINT NOT NULL, bits INTEGER NOT NULL, encoder_id TEXT NOT NULL,
+    one BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (one))
 """
 
 
@@ -53,12 +55,14 @@ class PostgresRanker:
         with self._asking() as connection:
             return _revision(connection)
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, since: int, *, patience: float) -> None:
         with self._asking() as connection:
-            _lock(connection)
+            _lock(connection, patience)
             before = _revision(connection)
             if changes.revision <= before:
                 return
+            if before < since:
+                raise Emptied(f"{self.name}: is at revision {before:,} again, and is filled anew")
             table = changes.table
             if before >= 0:
                 gone = np.concatenate([changes.removed, table.ids]).tolist()
@@ -103,7 +107,7 @@ class PostgresRanker:
 
     def clear(self) -> None:
         with self._asking() as connection:
-            _lock(connection)
+            _lock(connection, PATIENCE)
             connection.exec_driver_sql("DELETE FROM ranked")
             connection.exec_driver_sql("UPDATE ranking SET revision = -1")
 
@@ -131,19 +135,23 @@ class PostgresRanker:
     def _prepare(self, encoder_id: str) -> None:
         schema = self._database.schema
         with self._asking() as connection:
-            version, there = connection.exec_driver_sql(
+            version, there, schema_there = connection.exec_driver_sql(
                 "SELECT current_setting('server_version_num')::INTEGER, "
-                f"to_regclass('{schema}.ranking') IS NOT NULL"
+                f"to_regclass('{schema}.ranking') IS NOT NULL, to_regnamespace('{schema}') IS NOT NULL"
             ).one()
-            if version < OLDEST:
-                raise EngineError(f"{self.name}: PostgreSQL 14 or newer counts bits, this one does not")
-            if not there:
+        if version < OLDEST:
+            raise EngineError(f"{self.name}: PostgreSQL 14 or newer counts bits, this one does not")
+        if not there:
+            with self._asking() as connection:
                 # One at a time, also of those that make the same one.
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(s)s))", {"s": schema})
-                connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+                if not schema_there:
+                    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
                 connection.exec_driver_sql(TABLES.format(bits=self.bits))
+            with self._asking() as connection:
+                _lock(connection, PATIENCE)
                 connection.exec_driver_sql(
-                    "INSERT INTO ranking SELECT -1, %(b)s, %(e)s WHERE NOT EXISTS (SELECT FROM ranking)",
+                    "INSERT INTO ranking VALUES (-1, %(b)s, %(e)s) ON CONFLICT DO NOTHING",
                     {"b": self.bits, "e": encoder_id},
                 )
         with self._asking() as connection:
@@ -166,10 +174,10 @@ def _as_engine() -> Iterator[None]:
         raise EngineError(str(error)) from error
 
 
-def _lock(connection: Connection) -> None:
+def _lock(connection: Connection, patience: float) -> None:
     """Nobody else writes until the end. Before anything is read: a transaction sees what was there then."""
     connection.exec_driver_sql(
-        f"SET LOCAL lock_timeout = {PATIENCE * 1000}; LOCK TABLE ranking IN EXCLUSIVE MODE"
+        f"SET LOCAL lock_timeout = {int(patience * 1000)}; LOCK TABLE ranking IN EXCLUSIVE MODE"
     )
 
 

@@ -151,10 +151,12 @@ class PostgreSQL:
         """As Database."""
         connection.execute(text("SELECT setval('items_id_seq', :next, false)"), {"next": last + 1})
 
-    def drop(self) -> None:
-        """Forget the schema with all that is in it, for good. CatalogueError."""
-        with self.naming(), self.engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
+    def has_schema(self) -> bool:
+        """Whether the schema is there, with a catalogue or without. CatalogueError."""
+        with self.naming(), self.engine.connect() as connection:
+            query = f"SELECT to_regnamespace('{self.schema}') IS NOT NULL"
+            there: bool = connection.exec_driver_sql(query).scalar_one()
+            return there
 
     def size(self) -> int:
         """As Database: tables with all that belongs to them."""

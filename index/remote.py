@@ -15,7 +15,13 @@ from index.order import Distances, Ids, by_id, check_ids
 from index.snapshot import Part, Snapshot
 
 T = TypeVar("T")
+PATIENCE = 60.0  # seconds that the first changes, which may be all that there is, wait for others who write
+SHORT = 1.0  # and later ones, for which searches wait
 TRIES = 3  # searches that a change of this process may come between, before changes wait for one
+
+
+class Emptied(EngineError):
+    """The ranker lacks what it had: somebody fills it again, from the first change on."""
 
 
 class Ranker(Protocol):
@@ -40,10 +46,12 @@ class Ranker(Protocol):
     def revision(self) -> int:
         """Until which the catalogue's changes are there, whoever wrote them; -1: none are."""
 
-    def write(self, changes: Changes) -> None:
-        """Bring it from its revision to `changes.revision`, which is noted last: what broke off is written
-        again. Each search that begins afterwards, of whatever process, finds what was written and nothing
-        that was removed. What is older than what is there does nothing."""
+    def write(self, changes: Changes, since: int, *, patience: float) -> None:
+        """Bring it from revision `since`, after which the changes are, to `changes.revision`, which is noted
+        last: what broke off is written again. Each search that begins afterwards, of whatever process, finds
+        what was written and nothing that was removed. What is older than what is there does nothing.
+        Emptied where it is at an earlier revision than `since`. `patience`: seconds that it may wait for
+        others who write."""
 
     def clear(self) -> None:
         """Let nothing be there, as before the first change."""
@@ -107,13 +115,10 @@ class RemoteEngine:
         with self._applying:
             first = self._snapshot.revision < 0
             if changes.revision > self._snapshot.revision:
-                if first:
-                    check_follows(self._ranker, self._kept, changes.revision)
                 self._snapshot = self._snapshot.after(changes)
             if changes.revision > self._kept and not (first and self._kept >= 0):
                 self.behind = len(changes.table.ids) + len(changes.removed)
-                self._ranker.write(changes)
-                self._kept, self.behind = changes.revision, 0
+                self._write(changes, PATIENCE if first else SHORT)
 
     def search(
         self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0
@@ -147,9 +152,22 @@ class RemoteEngine:
 
         return self._at_once(at_least, count)
 
+    def check_follows(self, revision: int) -> None:
+        """EngineError where the ranker cannot have followed a catalogue that is at this revision, or was
+        later than its codes were asked for."""
+        check_follows(self._ranker, self._kept, revision)
+
     def close(self) -> None:
         """Let go of the ranker."""
         self._ranker.close()
+
+    def _write(self, changes: Changes, patience: float) -> None:
+        try:
+            self._ranker.write(changes, self._kept, patience=patience)
+        except Emptied:
+            self._kept = self._ranker.revision()
+            raise
+        self._kept, self.behind = changes.revision, 0
 
     def _at_once(self, at_least: int, ask: Callable[[Snapshot[Part]], T]) -> T:
         """What `ask` answers while this process changes nothing. Raises Behind."""

@@ -1,14 +1,16 @@
 """Artifacts that lie beside each other, and whose catalogues are schemas of one PostgreSQL."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from index.artifact import CATALOGUE, ArtifactError
-from index.catalogue import Catalogue, is_there, move
+from index.catalogue import Catalogue, move
 from index.database import CatalogueError
 from index.items import MOVED, SUCCESSOR, SUCCESSOR_AT
-from index.postgres_catalogue import PostgreSQL, beside, schema_of
+from index.postgres_catalogue import PostgreSQL, beside, schema_of, without_password
 
 LATER = re.compile("__[0-9]+$")  # behind the name of the first schema: those of what took its place
 
@@ -43,33 +45,47 @@ def successor_at(path: Path, url: str) -> tuple[Path, str] | None:
 
 
 def brought(path: Path, url: str) -> str:
-    """The URL of the catalogue of the artifact in this folder, on the same server as another one's: brought
-    there, into a schema of its own, where it is a file yet. CatalogueError."""
+    """The URL of the catalogue of the artifact in this folder, in the database of another one: brought there,
+    into a schema of its own, where it is a file yet. Nothing ever removes it again: who serves it, this
+    process cannot know. CatalogueError."""
     place = Catalogue.read_note(path / CATALOGUE, MOVED)
     if place is not None:
-        return beside(url, schema_of(place))
+        here = beside(url, schema_of(place))
+        if without_password(here) != without_password(place):
+            raise CatalogueError(f"{path / CATALOGUE}: was moved to {place}, which is another database")
+        return here
     first = LATER.sub("", schema_of(url))[:50]
     names = (beside(url, f"{first}__{number}") for number in count(2))
-    target = next(name for name in names if not is_there(name))
+    target = next(name for name in names if not is_taken(name))
     with Catalogue.open(path / CATALOGUE) as catalogue:
         move(catalogue, target)
     return target
 
 
-def taken_back(path: Path, url: str) -> None:
-    """Forget what `brought` did: the catalogue is the file again. CatalogueError."""
-    forget(path, url)
-    with Catalogue.open(path / CATALOGUE) as catalogue:
-        catalogue.note(MOVED, None)
+def is_taken(url: str) -> bool:
+    """Whether there is such a schema, whatever is in it. CatalogueError."""
+    database = PostgreSQL.new(url)
+    try:
+        return database.has_schema()
+    finally:
+        database.engine.dispose()
 
 
-def forget(path: Path, url: str) -> None:
-    """Let the server have no catalogue of the artifact in this folder any more, if it was brought there.
+@contextmanager
+def alone(url: str) -> Iterator[bool]:
+    """Whether, of all processes, this one may have another artifact take the place of that of this catalogue
+    now; nobody else may within. CatalogueError."""
+    database = PostgreSQL.new(url)
+    try:
+        with database.naming(), database.engine.connect() as connection:  # whose end frees it
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            asked = "SELECT pg_try_advisory_lock(hashtext('hebbsearch'), hashtext(%(schema)s))"
+            yield connection.exec_driver_sql(asked, {"schema": database.schema}).scalar_one()
+    finally:
+        database.engine.dispose()
+
+
+def is_brought(path: Path) -> bool:
+    """Whether the catalogue of the artifact in this folder was brought to a server, where others may use it.
     CatalogueError."""
-    place = Catalogue.read_note(path / CATALOGUE, MOVED)
-    if place is not None:
-        database = PostgreSQL.new(beside(url, schema_of(place)))
-        try:
-            database.drop()
-        finally:
-            database.engine.dispose()
+    return Catalogue.read_note(path / CATALOGUE, MOVED) is not None

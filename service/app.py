@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from index.artifact import ArtifactError, in_service
-from index.database import CatalogueError
+from index.database import CatalogueAway, CatalogueBusy, CatalogueError, Followed
 from index.engine import EngineError
 from index.schemas import in_service_at
 from service.core.jobs import Jobs
@@ -180,19 +180,22 @@ async def _tidy(live: Live) -> None:
 
 
 async def _follow(live: Live) -> None:
-    """Serve what another service on the same catalogue has taken its place."""
-    reason = ""
+    """Serve what another service on the same catalogue had take the place of what is served. Where that
+    fails, it is tried less and less often."""
+    failed = 0
     while True:
-        await asyncio.sleep(FOLLOWED)
+        await asyncio.sleep(FOLLOWED * 2 ** min(failed, 6))
         try:
             await live.follow()
-            reason = ""
-        except CatalogueError:  # its server is away, which searches say
+            failed = 0
+        except (CatalogueAway, CatalogueBusy):  # which searches say
             pass
-        except (ArtifactError, EngineError, OSError) as error:
-            if str(error) != reason:  # once, and not each second
-                log.error("what took the place of this artifact cannot be served: %s", error)
-            reason = str(error)
+        except (ArtifactError, CatalogueError, EngineError, OSError) as error:
+            failed += 1
+            log.error("what took the place of this artifact cannot be served: %s", error)
+        except Exception:
+            failed += 1
+            log.exception("what took the place of this artifact cannot be served")
 
 
 def _searcher(settings: Settings) -> Searcher:
@@ -202,7 +205,15 @@ def _searcher(settings: Settings) -> Searcher:
     path, url = (in_service(asked), None) if url is None else in_service_at(asked, url)
     if path != asked.resolve():
         log.warning("%s took the place of %s and is served", path, asked)
-    return opened(path, settings, url=url)
+    searcher = opened(path, settings, url=url)
+    if url is None:
+        return searcher
+    try:
+        searcher.catalogue.check_in_place()
+    except Followed:  # while it was opened
+        searcher.close()
+        return _searcher(settings)
+    return searcher
 
 
 def _settings_from_environment() -> Settings:

@@ -211,14 +211,21 @@ def sync(options: argparse.Namespace) -> int:
     from index.artifact import ArtifactError, open_artifact
     from index.database import CatalogueError
     from index.engine import EngineError
-    from index.engines import FLAT, IVF, fill, ranked, ranker_at, shown
+    from index.engines import BESIDE_CATALOGUE, FLAT, IVF, fill, ranked, ranker_at, shown
 
-    name = options.engine or os.environ.get(f"{PREFIX}ENGINE") or FLAT
+    name, url = (
+        options.engine or os.environ.get(f"{PREFIX}ENGINE") or FLAT,
+        options.catalogue or catalogue_url(),
+    )
+    if name == BESIDE_CATALOGUE:
+        if url is None:
+            raise Failed("the catalogue is a file, beside which nothing ranks; name its --catalogue")
+        name = url
     if name in (FLAT, IVF):
         raise Failed(f"there is nothing to bring up to date: {name} ranks in the service; name an --engine")
     try:
         place = shown(name)
-        artifact = open_artifact(options.artifact, options.catalogue or catalogue_url())
+        artifact = open_artifact(options.artifact, url)
         with (
             artifact.open_catalogue() as catalogue,
             closing(ranker_at(name, bits=catalogue.bits, encoder_id=catalogue.encoder_id)) as ranker,

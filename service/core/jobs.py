@@ -5,6 +5,7 @@ it cut off. The artifact that is made lies there too, until somebody has it serv
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -19,11 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from index.artifact import Artifact, sync
+from index.artifact import Artifact, leave_out, sync
 from index.database import CatalogueError
 from index.locking import locked
 from index.names import shown
-from index.schemas import forget
+from index.schemas import is_brought
 from service.settings import PREFIX
 
 Status = Literal["running", "done", "failed", "cancelled"]
@@ -33,6 +34,7 @@ KEPT = 20  # jobs that are remembered
 ROOM = 1.3  # times what the catalogue takes now: its copy, and what is written while codes change
 PATIENCE = 15.0  # seconds for a child to end by itself
 NICENESS = 10
+ENDED = "the service that learned has ended; learn again"
 LONGEST_LINE = 2**20  # bytes of what the child says
 # All of the machine is for those who search.
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -79,6 +81,7 @@ class Jobs:
         self._base = artifact.name
         self._last, self._jobs = 0, dict[int, Job]()
         self._running: asyncio.Task[None] | None = None
+        self._runs = 0  # the job that does
         self._process: Process | None = None
         self._closing = False
 
@@ -103,8 +106,9 @@ class Jobs:
 
     def resume(self, served: Artifact) -> None:
         """Begin again what a restart cut off."""
-        if not self._keeps():
+        if not self._ledger.path.exists() or not self._ledger.hold():
             return
+        self._know()
         name = served.path.resolve().name
         for job in self.all():
             if job.status == "running" and job.target == name:  # somebody was faster than the note of it
@@ -142,13 +146,18 @@ class Jobs:
         job = self.get(number)
         if job.status == "running":
             self._note(replace(job, status="cancelled", ended=time.time()))
-            await self._stop()
+            await self._stop(number)
             return
+        if await asyncio.to_thread(self._is_brought, job):
+            raise JobError(
+                f"{job.target} was served from PostgreSQL, where other services may use it: once none does, "
+                f"remove its folder and its schema by hand"
+            )
         if job.status == "cancelled":
-            await self._stop()  # it may be ending still
+            await self._stop(number)  # it may be ending still
         if job.status == "done" and job.target in in_use:
             raise JobError(f"{job.target} is served, or kept to go back to; serve another artifact first")
-        await asyncio.to_thread(self._delete, job)
+        await asyncio.to_thread(_delete, self._parent / job.target)
         self._jobs.pop(number, None)
         self._write()
 
@@ -160,8 +169,12 @@ class Jobs:
         wanted = set(in_use)
         done = [job for job in self.all() if job.status == "done"]
         for job in done[1:]:
-            if job.target not in wanted:
-                await asyncio.to_thread(self._delete, job)
+            if job.target not in wanted and not await asyncio.to_thread(self._is_brought, job):
+                try:
+                    await asyncio.to_thread(_delete, self._parent / job.target)
+                except CatalogueError as error:  # it is tried again after the next one
+                    log.warning("%s stays: %s", job.target, error)
+                    continue
                 self._jobs.pop(job.id, None)
                 self._write()
 
@@ -173,12 +186,13 @@ class Jobs:
 
     def _begin(self, job: Job, served: Artifact) -> None:
         self._note(job)
+        self._runs = job.id
         self._running = asyncio.create_task(self._run(job, served))
 
     async def _run(self, job: Job, served: Artifact) -> None:
         try:
             # What an earlier try has made whole is of labels that were there then.
-            await asyncio.to_thread(self._delete, job)
+            await asyncio.to_thread(_delete, self._parent / job.target)
             said, result, status = await self._learned(job, served)
         except (OSError, ValueError) as error:
             said, result, status = str(error), None, -1
@@ -193,7 +207,7 @@ class Jobs:
         reason = said.strip().splitlines()[-1:] or [_in_words(status)]
         log.warning("job %d failed: %s", job.id, reason[0])
         with suppress(OSError):
-            await asyncio.to_thread(self._delete, job)
+            await asyncio.to_thread(_delete, self._parent / job.target)
         error_text = shown(reason[0].removeprefix("hebbsearch label: "))
         self._note(replace(job, status="failed", ended=time.time(), error=error_text))
 
@@ -227,10 +241,11 @@ class Jobs:
                 self._jobs[number] = replace(job, step=told["progress"])  # not worth a write
         return result
 
-    async def _stop(self) -> None:
-        """End the child, which removes what it began, and wait until it is gone."""
+    async def _stop(self, number: int | None = None) -> None:
+        """End the child, which removes what it began, and wait until it is gone; of this job alone, if there
+        is a number."""
         running = self._running
-        if running is None:
+        if running is None or number not in (None, self._runs):
             return
         self._signal(signal.SIGINT)
         try:
@@ -245,22 +260,15 @@ class Jobs:
                 self._process.send_signal(number)
 
     def _free_name(self) -> str:
-        number = 1
-        while (self._parent / f"{self._base}-learned-{number}").exists() or any(
-            job.target == f"{self._base}-learned-{number}" for job in self.all()
-        ):
+        """One that was never given before: an artifact may note it as what took its place."""
+        number = self._last + 1
+        while (self._parent / (name := f"{self._base}-learned-{number}")).exists():
             number += 1
-        return f"{self._base}-learned-{number}"
+        return name
 
-    def _delete(self, job: Job) -> None:
-        """Rename first, so that no half of an artifact lies under its name."""
-        if self._url is not None:
-            with suppress(CatalogueError):
-                forget(self._parent / job.target, self._url)
-        gone = self._parent / f".{job.target}.gone"
-        shutil.rmtree(gone, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            shutil.rmtree((self._parent / job.target).rename(gone), ignore_errors=True)
+    def _is_brought(self, job: Job) -> bool:
+        """Whether other services may use what it made, of which this one does not know."""
+        return self._url is not None and _is_brought(self._parent / job.target)
 
     def _keeps(self) -> bool:
         """Whether there are jobs and this service keeps them."""
@@ -269,6 +277,9 @@ class Jobs:
     def _holds(self) -> bool:
         if not self._ledger.held and self._ledger.hold():
             self._know()
+            for job in self.all():
+                if job.status == "running":  # of a service that has ended
+                    self._note(replace(job, status="failed", ended=time.time(), error=ENDED))
         return self._ledger.held
 
     def _check_keeps(self) -> None:
@@ -315,8 +326,10 @@ class Ledger:
                 self._holding.enter_context(locked(self.path.with_suffix(".lock")))
             except BlockingIOError:
                 return False
-            except OSError:  # nothing can be written there, so nobody else does
-                pass
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):  # such as no locks there
+                    log.warning("%s: cannot be locked (%s)", self.path, error)
+                    return False
             self.held = True
         return True
 
@@ -344,6 +357,23 @@ class Ledger:
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("%s: cannot be read (%s); earlier jobs are forgotten", self.path, error)
             return 0, []
+
+
+def _is_brought(target: Path) -> bool:
+    try:
+        return is_brought(target)
+    except CatalogueError:  # it is gone, or no artifact yet
+        return False
+
+
+def _delete(target: Path) -> None:
+    """Rename first, so that no half of an artifact lies under its name. CatalogueError and OSError."""
+    if target.exists():
+        leave_out(target)
+    gone = target.parent / f".{target.name}.gone"
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(target.rename(gone), ignore_errors=True)
 
 
 async def _all(stream: asyncio.StreamReader | None) -> str:

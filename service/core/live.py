@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,12 @@ from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from index.artifact import BUILT, CATALOGUE, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artifact
+from index.artifact import BUILT, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artifact, read_manifest
 from index.backup import copy_artifact
-from index.catalogue import Catalogue
 from index.database import CatalogueError, Superseded
 from index.engines import making, shown
-from index.items import MOVED
 from index.postgres_catalogue import beside, is_url, schema_of
-from index.schemas import brought, successor_at, taken_back
+from index.schemas import alone, brought, in_service_at
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library
@@ -193,10 +191,11 @@ class Live:
         artifact = self._current.searcher.artifact
         if artifact.url is None or self._replacing.locked():
             return
-        found = await to_thread.run_sync(successor_at, artifact.path, artifact.url)
-        if found is not None:
-            async with self._replacing, self._opened(*found) as after:
+        path, url = await to_thread.run_sync(in_service_at, artifact.path, artifact.url)
+        if url != artifact.url:
+            async with self._replacing, self._opened(path, url) as after:
                 await to_thread.run_sync(after.searcher.check)
+                await to_thread.run_sync(after.searcher.catalogue.check_in_place)  # meanwhile too
                 before, self._current = self._current, after
             self._retire(before)
             log.info("%s took the place of %s and is served", after.searcher.name, before.searcher.name)
@@ -215,7 +214,7 @@ class Live:
         another process has served a successor since: a copy would lack what came later."""
         if self._replacing.locked():
             raise NotReplaced(BUSY)
-        async with self._replacing:
+        async with self._replacing, _only_here(self._current.searcher):
             try:
                 await to_thread.run_sync(self._current.searcher.catalogue.check_in_place)
             except Superseded as error:
@@ -235,11 +234,11 @@ class Live:
             raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
         _refuse_elsewhere(self._settings)
         _refuse_fixed(before.searcher, path)
-        async with (
-            _explained(),
-            _brought(path, before.searcher.artifact.url if at is None else None) as brought,
-            self._opened(path, at or brought) as after,
-        ):
+        if at is None and (url := before.searcher.artifact.url) is not None:
+            read_manifest(path)  # what is none shall be told as such
+            async with _explained():
+                at = await to_thread.run_sync(brought, path, url)
+        async with _explained(), self._opened(path, at) as after:
             _refuse_fixed(after.searcher, path)
             begin = int(before.searcher.catalogue.noted(since) or 0)
             await to_thread.run_sync(after.searcher.catalogue.come_back)
@@ -355,21 +354,18 @@ def _beside(url: str | None, schema: str | None) -> str | None:
 
 
 @asynccontextmanager
-async def _brought(path: Path, url: str | None) -> AsyncIterator[str | None]:
-    """The catalogue of the artifact in this folder is in a schema beside that of `url`, if there is one; a
-    file again, if what is within fails and it was one."""
-    if url is None:
-        yield None
-        return
-    was_file = await to_thread.run_sync(Catalogue.read_note, path / CATALOGUE, MOVED) is None
-    place = await to_thread.run_sync(brought, path, url)
+async def _only_here(searcher: Searcher) -> AsyncIterator[None]:
+    """NotReplaced while another process on the same catalogue has another artifact take the place."""
+    held = ExitStack()
     try:
-        yield place
-    except BaseException:
-        if was_file:
-            with CancelScope(shield=True), suppress(CatalogueError):
-                await to_thread.run_sync(taken_back, path, url)
-        raise
+        if (url := searcher.artifact.url) is not None:
+            async with _explained():
+                if not await to_thread.run_sync(held.enter_context, alone(url)):
+                    raise NotReplaced(BUSY)
+        yield
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(held.close)
 
 
 def _refuse_elsewhere(settings: Settings) -> None:

@@ -29,9 +29,9 @@ class Kept32(Kept):
         self.engine = FaissEngine(32)
         self.written = 0
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, since: int, *, patience: float) -> None:
         self.written += 1
-        super().write(changes)
+        super().write(changes, since, patience=patience)
 
 
 @pytest.fixture

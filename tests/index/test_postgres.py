@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from index.engine import EngineAway, EngineError
 from index.items import Changes, CodeTable
 from index.postgres import PostgresRanker
-from index.remote import RemoteEngine
+from index.remote import Emptied, RemoteEngine
 from tests import postgresql
 from tests.index.test_engine import changes
 
@@ -23,6 +24,11 @@ def url(postgresql_server: postgresql.Server) -> str:
 
 def ranker(url: str, *, bits: int = 8, encoder_id: str = "00ff") -> PostgresRanker:
     return PostgresRanker(url, bits=bits, encoder_id=encoder_id)
+
+
+def write(one: PostgresRanker, changes: Changes) -> None:
+    """By who knows how far it is."""
+    one.write(changes, one.revision(), patience=60)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def test_many_writers_of_the_same_changes_write_them_once(url: str, opened: Post
 
     def follow(one: PostgresRanker) -> None:
         for each in feed:
-            one.write(each)
+            write(one, each)
 
     threads = [threading.Thread(target=follow, args=[each]) for each in (opened, *others)]
     for thread in threads:
@@ -64,20 +70,53 @@ def test_many_writers_of_the_same_changes_write_them_once(url: str, opened: Post
 
 
 def test_what_is_written_is_all_there_or_nothing_is(url: str, opened: PostgresRanker) -> None:
-    opened.write(changes(0, [1, 2]))
+    write(opened, changes(0, [1, 2]))
     table = CodeTable(np.array([3, 4]), np.array([0, 2**40]), np.zeros((2, 1), np.uint8))  # no such label
     with pytest.raises(EngineError):
-        opened.write(Changes(1, table, np.array([1]), ()))
+        write(opened, Changes(1, table, np.array([1]), ()))
     assert opened.revision() == 0
     assert opened.nearest(np.zeros((1, 1), np.uint8), 9, None)[1].tolist() == [[1, 2]]
 
 
+def test_changes_are_refused_where_those_before_are_lacking(opened: PostgresRanker) -> None:
+    write(opened, changes(5, [1]))
+    opened.clear()
+    with pytest.raises(Emptied, match="is at revision -1 again"):
+        opened.write(changes(6, [2]), 5, patience=60)
+    assert opened.revision() == -1
+    engine = RemoteEngine(opened)
+    engine.apply(changes(5, [1]))
+    opened.clear()
+    with pytest.raises(Emptied):
+        engine.apply(changes(6, [2]))
+    assert engine.revision == -1
+    engine.apply(changes(6, [1, 2]))  # since then
+    assert engine.search(np.zeros((1, 1), np.uint8), 9, at_least=6)[1].tolist() == [[1, 2]]
+
+
+def test_many_that_start_at_once_make_one(url: str) -> None:
+    for number in range(5):
+        place = f"{url}_{number}"  # a schema of its own
+        with ThreadPoolExecutor(6) as threads:
+            for made in [each.result() for each in [threads.submit(ranker, place) for _ in range(6)]]:
+                made.close()
+        assert postgresql.execute(place, "SELECT revision, bits FROM ranking") == [(-1, 8)]
+
+
+def test_who_waits_for_another_writer_waits_no_longer_than_said(url: str, opened: PostgresRanker) -> None:
+    with postgresql.connected(url) as other:
+        other.execute("LOCK TABLE ranking IN EXCLUSIVE MODE")
+        with pytest.raises(EngineAway, match="others use it, try again"):
+            opened.write(changes(0, [1]), -1, patience=0.01)
+    write(opened, changes(0, [1]))
+
+
 def test_clearing_leaves_nothing(opened: PostgresRanker) -> None:
-    opened.write(changes(5, [1]))
+    write(opened, changes(5, [1]))
     opened.clear()
     assert opened.revision() == -1
     assert opened.nearest(np.zeros((1, 1), np.uint8), 9, None)[1].shape == (1, 0)
-    opened.write(changes(3, [2]))
+    write(opened, changes(3, [2]))
     assert opened.revision() == 3
 
 
@@ -85,7 +124,7 @@ def test_clearing_leaves_nothing(opened: PostgresRanker) -> None:
 def test_codes_of_another_encoder_are_refused(
     url: str, opened: PostgresRanker, bits: int, encoder_id: str
 ) -> None:
-    opened.write(changes(0, [1]))
+    write(opened, changes(0, [1]))
     with pytest.raises(EngineError, match=r"ranks 8-bit codes of encoder 00ff, .* name another schema$"):
         ranker(url, bits=bits, encoder_id=encoder_id)
     assert opened.revision() == 0

@@ -29,7 +29,7 @@ class Kept:
     def revision(self) -> int:
         return self.engine.revision
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, since: int, *, patience: float) -> None:
         if self.away:
             raise EngineAway("there: does not answer")
         self.engine.apply(changes)
@@ -128,8 +128,18 @@ def test_codes_of_a_later_catalogue_are_refused(kept: Kept) -> None:
     RemoteEngine(kept).apply(changes(7, [1]))
     engine = RemoteEngine(kept)
     with pytest.raises(EngineError, match=r"^there: has revision 7 of a catalogue that is at 5: .* --anew"):
-        engine.apply(changes(5, [1]))
+        engine.check_follows(5)
+    engine.check_follows(7)
     assert engine.revision < 0
+
+
+def test_another_process_may_have_brought_more_than_was_read_at_the_start(kept: Kept) -> None:
+    RemoteEngine(kept).apply(changes(7, [1, 2]))
+    engine = RemoteEngine(kept)
+    engine.apply(changes(5, [1]))  # read before
+    assert ids(engine) == [1]
+    engine.apply(changes(7, [2]))
+    assert (engine.revision, ids(engine)) == (7, [1, 2])
 
 
 def test_closing_lets_go_of_the_ranker(kept: Kept) -> None:

@@ -16,6 +16,8 @@ import pytest
 from index.artifact import Artifact, ArtifactError, open_artifact
 from index.catalogue import Catalogue, is_there
 from index.engine import EngineError
+from index.engines import ranked
+from index.postgres import PostgresRanker
 from index.verify import faults
 from service.app import create_app
 from service.command import main
@@ -310,6 +312,7 @@ def test_the_command_brings_it_up_to_date(
     assert "has 60 codes of 63; hebbsearch sync --anew fills it again" in sync("--engine", url, code=1)
     assert "63 codes at revision" in sync("--engine", url, "--anew")
     assert "flat ranks in the service; name an --engine" in sync(code=1)
+    assert "is a file, beside which nothing ranks" in sync("--engine", "catalogue", code=1)
     assert "there is no such engine" in sync("--engine", "mysql://me:secret@h", code=1)
     postgresql.execute(url, "UPDATE ranking SET revision = 10000")
     with pytest.raises(EngineError, match=r"has revision 10,000 of a catalogue that is at .* sync --anew"):
@@ -317,6 +320,27 @@ def test_the_command_brings_it_up_to_date(
     postgresql.execute(url, "UPDATE ranking SET encoder_id = 'other'")
     with pytest.raises(EngineError, match="ranks 256-bit codes of encoder other"):
         create_app(Settings(artifact=own.path, engine=url))
+
+
+def test_the_command_fills_beside_the_catalogue(
+    own: Artifact, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move(own.path, url)
+    assert main(["sync", str(own.path), "--engine", "catalogue", "--catalogue", url]) == 0
+    assert "63 codes at revision" in capsys.readouterr().out
+
+
+def test_a_ranking_that_is_filled_anew_beside_a_service_has_everything(own: Artifact, url: str) -> None:
+    with served(own.path, engine=url) as http:
+        ranker = PostgresRanker(url, bits=256, encoder_id=answer(http.get("/stats"))["encoder_id"])
+        ranker.clear()  # as sync --anew begins
+        add(http, png(1))
+        deadline = time.monotonic() + 60
+        while len(answer(http.post("/search", content=png(1), params={"k": 100}))["results"]) < 64:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+        assert ranked(ranker) == 64
+        ranker.close()
 
 
 def test_a_ranking_that_is_away_at_the_start_ends_it_with_one_line(

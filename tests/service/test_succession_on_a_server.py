@@ -1,9 +1,9 @@
 """Learning, copies and a change of artifacts where the catalogue lies in PostgreSQL, for all who share it."""
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from index.artifact import CATALOGUE, Artifact, ArtifactError, open_artifact
 from index.catalogue import Catalogue, is_there
 from index.database import Followed
 from index.postgres_catalogue import beside
+from index.schemas import alone
 from index.verify import faults
 from service.app import create_app
 from service.command import main
 from service.settings import Settings
 from tests import postgresql
-from tests.service.reloading import add, answer, encoder, images, png, reload, served
-from tests.service.routes.test_jobs import COPYING, QUICK, child, learn, mine, once, truth, until
+from tests.service.reloading import add, answer, images, png, reload, served
+from tests.service.routes.test_jobs import COPYING, QUICK, WAITING, child, learn, mine, once, truth, until
 
 pytestmark = pytest.mark.process
 __all__ = ["mine", "once"]  # fixtures
@@ -122,13 +123,12 @@ def test_labels_on_a_server_teach_and_all_who_share_it_serve_what_was_learned(
         assert answer(other.get("/eval/map"))["definition"]["queries"] == done["result"]["held_out"]
         assert len(schemas(url)) == 2
 
-        kept = add(other, png(2), label="kept")
+        add(other, png(2), label="kept")
         told = answer(other.post("/admin/rollback"))
         assert (told["before"], told["after"]) == (job["target"], "mine")
         serves(one, "mine")
         assert encoder_of(one) == first
         assert [each["label"] for each in images(one).values() if each["path"] == "new.png"] == ["kept"]
-        assert kept
 
         reload(one, job["target"], force=True)
         serves(other, job["target"])
@@ -142,7 +142,7 @@ def encoder_of(http: httpx.Client) -> str:
     return identity
 
 
-def test_what_is_no_longer_needed_leaves_the_server_too(
+def test_after_many_rounds_a_restart_finds_what_is_served(
     mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch, COPYING)
@@ -151,38 +151,100 @@ def test_what_is_no_longer_needed_leaves_the_server_too(
         for number in (1, 2, 3):
             until(http, learn(http)["id"], "done")
             reload(http, f"mine-learned-{number}", force=True)
-        assert len(schemas(url)) == 3  # the first, the one before, and what is served
+        add(http, png(1), "late.png")
         let_go = learn(http)
         until(http, let_go["id"], "done")
-        answer(http.delete(f"/jobs/{let_go['id']}"), 204)
-        assert len(schemas(url)) == 3
-        assert len(images(http)) == 240
+        answer(http.delete(f"/jobs/{let_go['id']}"), 204)  # nobody else can have served it
+        said = answer(http.delete("/jobs/1"), 409)["detail"]
+        assert "other services may use it" in said
+    assert len(schemas(url)) == 4
+    with served(mine, catalogue=url) as http:
+        assert answer(http.get("/stats"))["artifact"] == "mine-learned-3"
+        assert "late.png" in images(http)
 
 
-def test_what_is_refused_is_a_file_again(both: Path, url: str) -> None:
+def test_what_is_refused_may_be_tried_again(both: Path, url: str) -> None:
     move(both / "first", url)
     with served(both / "first", catalogue=url, reload_margin=0) as http:
         with Catalogue.open(both / "second" / CATALOGUE) as catalogue:
             ids = catalogue.codes().ids.tolist()
             catalogue.label_all({id_: ("square", "given") for id_ in ids})  # it answers worse
-        assert "more than 0 less is refused" in reload(http, "second", status=409)["detail"]
-        assert schemas(url) == {url.partition("schema=")[2]}
+        for _ in range(2):
+            assert "more than 0 less is refused" in reload(http, "second", status=409)["detail"]
+        assert len(schemas(url)) == 2
         assert answer(http.get("/stats"))["artifact"] == "first"
         add(http, png(1))
-    assert list(faults(both / "second")) == []
-    open_artifact(both / "second").open_catalogue().close()
+        assert "hebbsearch build made" in reload(http, "nothing", status=422)["detail"]
+        reload(http, "second", force=True)
+        assert "new.png" in images(http)
 
 
-def test_who_takes_a_place_that_is_taken_is_told(both: Path, url: str) -> None:
-    shutil.copytree(both / "second", both / "third")
+def test_what_was_moved_to_another_database_is_not_taken_for_one_of_this(both: Path, url: str) -> None:
+    postgresql.execute(url, "CREATE SCHEMA IF NOT EXISTS elsewhere")
+    move(both / "first", url)
+    with Catalogue.open(both / "second" / CATALOGUE) as catalogue:
+        catalogue.note("moved", "postgresql+psycopg://somebody@another/postgres?schema=test_1")
+    with served(both / "first", catalogue=url) as http:
+        assert "which is another database" in reload(http, "second", status=409, force=True)["detail"]
+
+
+def test_one_of_two_services_changes_the_artifact(both: Path, url: str) -> None:
     move(both / "first", url)
     with served(both / "first", catalogue=url) as one, served(both / "first", catalogue=url) as other:
-        first = encoder(one)
-        reload(one, force=True)
-        told = other.post("/admin/reload", json={"artifact": "third", "force": True})
-        assert told.status_code in (200, 409, 503)  # it may have followed by then
-        serves(other, "third" if told.status_code == 200 else "second")
-        assert encoder(one) != first or told.status_code == 200
+        gone = add(one, png(1))
+        with alone(url) as mine:
+            assert mine
+            assert "is being replaced" in reload(other, force=True, status=409)["detail"]
+        answer(one.delete(f"/images/{gone}", params={"forever": True}), 204)
+        with ThreadPoolExecutor(2) as threads:
+            asked = {"artifact": "second", "force": True}
+            said = [*threads.map(lambda http: http.post("/admin/reload", json=asked), (one, other))]
+        assert sorted(each.status_code for each in said) in ([200, 409], [200, 503])
+        for http in (one, other):
+            serves(http, "second")
+            assert "new.png" not in images(http)
+            assert len(images(http)) == 63
+
+
+def test_what_is_deleted_right_after_is_found_by_nobody_who_was_asking(
+    both: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another artifact takes the place while a service reads what has changed."""
+    monkeypatch.setattr("service.app.FOLLOWED", 3600)
+    move(both / "first", url)
+    with served(both / "first", catalogue=url) as one, served(both / "first", catalogue=url) as other:
+        add(one, png(1))
+        changes, meanwhile = Catalogue.changes, threading.Event()
+
+        def read(catalogue: Catalogue, since: int, **more: Any) -> Any:
+            if since > 0 and not meanwhile.is_set():
+                meanwhile.set()
+                reload(one, force=True)
+                (sent,) = (each["id"] for each in images(one).values() if each["path"] == "new.png")
+                answer(one.delete(f"/images/{sent}"), 204)
+            return changes(catalogue, since, **more)
+
+        monkeypatch.setattr(Catalogue, "changes", read)
+        for _ in range(3):
+            assert found(other, png(1)) is None
+        assert meanwhile.is_set()
+
+
+def test_a_job_of_a_service_that_ended_is_told_and_ends_no_other(
+    mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, WAITING)
+    move(mine, url)
+    with served(mine, catalogue=url) as other:
+        with served(mine, catalogue=url) as one:
+            first = learn(one)
+            until(one, first["id"], "running", "waiting")
+        second = learn(other)
+        until(other, second["id"], "running", "waiting")
+        assert "has ended; learn again" in answer(other.get(f"/jobs/{first['id']}"))["error"]
+        answer(other.delete(f"/jobs/{first['id']}"), 204)
+        assert answer(other.get(f"/jobs/{second['id']}"))["status"] == "running"
+        answer(other.delete(f"/jobs/{second['id']}"), 204)
 
 
 def test_a_catalogue_whose_place_is_taken_takes_no_changes(both: Path, url: str) -> None:

@@ -22,7 +22,7 @@ from service.command import main
 from service.core import jobs
 from tests import forking
 from tests.samples import command, environment, free_port, wait_until_ready
-from tests.service.reloading import answer, reload, served
+from tests.service.reloading import add, answer, png, reload, served
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_label import build, draw_pictures, truth
 
@@ -170,7 +170,11 @@ def test_labels_teach_and_what_was_learned_is_measured_taken_and_tidied(
         reload(http, third["target"], force=True)
         assert "mine-learned-1" not in in_folder(mine)
         assert {"mine", "mine-learned-2", "mine-learned-3"} <= in_folder(mine)
+        late = add(http, png(1), "late.png")
         assert [each["id"] for each in answer(http.get("/jobs"))["jobs"]] == [third["id"], second["id"]]
+    with served(mine) as http:  # asked for the first, though the second is gone
+        assert answer(http.get("/stats"))["artifact"] == "mine-learned-3"
+        assert answer(http.get(f"/images/{late}"))["path"] == "late.png"
 
 
 def test_what_is_not_taken_is_let_go(http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +254,7 @@ def test_the_command_waits_says_what_it_brought_and_takes_it(
     assert main(["jobs", "--end", "2", *address]) == 0
     assert "mine-learned-2" not in in_folder(mine)
     assert main(["learn", "--take", *address]) == 0
-    assert "mine-learned-2 takes the place of mine" in capsys.readouterr().out
+    assert "mine-learned-3 takes the place of mine" in capsys.readouterr().out
     assert main(["jobs", *address]) == 0
     assert re.search(
         r"^ +3  done +mine-learned-2, in use", capsys.readouterr().out, re.M
