@@ -257,7 +257,7 @@ def test_the_command_waits_says_what_it_brought_and_takes_it(
     assert "mine-learned-3 takes the place of mine" in capsys.readouterr().out
     assert main(["jobs", *address]) == 0
     assert re.search(
-        r"^ +3  done +mine-learned-2, in use", capsys.readouterr().out, re.M
+        r"^ +3  done +mine-learned-3, in use", capsys.readouterr().out, re.M
     )  # no id comes again
 
 
