@@ -4,7 +4,10 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue
-from tests import postgresql
+from index.engine import Engine
+from index.milvus import MilvusRanker
+from index.remote import RemoteEngine
+from tests import milvus, postgresql
 from tests.index.catalogues import CLASSES, Place, new_item, new_query
 
 
@@ -13,6 +16,28 @@ def postgresql_server() -> Iterator[postgresql.Server]:
     """One PostgreSQL for all tests that only need it to be there. It forgets what a power cut would take."""
     with postgresql.server("-c", "fsync=off", "-c", "synchronous_commit=off") as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[milvus.Server]:
+    """One Milvus for all tests that only need it to be there."""
+    with milvus.server() as started:
+        yield started
+
+
+@pytest.fixture
+def in_milvus(milvus_server: milvus.Server) -> Iterator[Callable[[int], Engine]]:
+    """What makes engines of so many bits, each in a collection of its own."""
+    rankers = list[MilvusRanker]()
+
+    def make(bits: int) -> Engine:
+        rankers.append(MilvusRanker(milvus_server.new_collection(), bits=bits, encoder_id="00ff"))
+        return RemoteEngine(rankers[-1])
+
+    yield make
+    for ranker in rankers:
+        ranker.drop()
+        ranker.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])

@@ -12,6 +12,7 @@ from index.engine import Behind, Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, CodeTable
 from index.ivf import IvfEngine
+from tests import milvus
 from tests.index.settled import SettledEngine
 from tests.reference import ranking
 from tests.remote_engine import RemoteEngine
@@ -31,13 +32,15 @@ def all_cells(bits: int) -> IvfEngine:
     return SettledEngine(bits, wanted=1, least=20)
 
 
-@pytest.fixture(params=[FaissEngine, all_cells, RemoteEngine])
+@pytest.fixture(
+    params=[FaissEngine, all_cells, RemoteEngine, pytest.param("in_milvus", marks=milvus.CLUSTER)]
+)
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr("index.snapshot.LARGEST", 20)
     monkeypatch.setattr("index.ivf.WORTH", 1)
     monkeypatch.setattr("index.hamming.SHARED", 300)
     monkeypatch.setattr("index.hamming.CORES", 2)
-    return request.param
+    return request.getfixturevalue(request.param) if isinstance(request.param, str) else request.param
 
 
 def random_codes(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
