@@ -6,11 +6,12 @@ it finds. What is promised all the same rests on three things:
 - How far the collection follows the catalogue is noted in it: in a partition of its own, in which each row
   stands for a revision that was begun or done. So there is one note for all processes.
 - Each search names a time that the server must have reached (consistency `Session`): that of the last row
-  that this process stored. `write` ends with such a row, its note, also where another process had written
-  the same before: times are given by one clock, so each search that begins afterwards sees what was stored
-  and removed before it. The first of them waits for the server's next tick, which comes each 200 ms; those
-  that follow wait for nothing. Without the note a removal would not count: Milvus 2.3 tells no time of
-  removals. (`Strong` waits for a tick at each search; `Bounded` finds what was removed seconds ago.)
+  that this process stored. `write` ends with such a row, its note, and so it begins, which is all where
+  another process has written the same before: times are given by one clock, so each search that begins
+  afterwards sees what was stored and removed before it. The first one waits for the server's next tick, which
+  comes each 200 ms; those that follow wait for nothing. Without the note a removal would not count: Milvus
+  2.3 tells no time of removals. (`Strong` waits for a tick at each search; `Bounded` finds what was removed
+  seconds ago.)
 - It is asked for more than is wanted until ties are settled (see `index.halving`).
 """
 
@@ -73,28 +74,25 @@ class MilvusRanker:
     def revision(self) -> int:
         """As `Ranker`; searches that follow see all that was there."""
         with self._writing:
-            done = self._noted("Strong").done
-            if done >= 0:
-                self._note(_done(done))
-        return done
+            self._note(_begun(-1))
+            return self._noted().done
 
     def write(self, changes: Changes) -> None:
         """As `Ranker`. Other processes may write the same, or go on meanwhile: one that ends up behind them
         writes what follows too, so that what it overwrote is as it was."""
         with self._writing:
-            noted = self._noted("Strong")
-            if changes.revision <= noted.done and not self._late:
-                return self._note(_done(noted.done))
-            self._late = True
             self._note(_begun(changes.revision))
+            if changes.revision <= self._noted().done and not self._late:
+                return
+            self._late = True
             gone = np.setdiff1d(changes.removed, changes.table.ids).tolist()
             for start in range(0, len(gone), REMOVED):
                 self._remove(gone[start : start + REMOVED])
             self._store(changes.table)
             self._note(_done(changes.revision))
-            now = self._noted("Session")
-            self._late = max(now.begun, now.done) > changes.revision
-            old = [row for row in now.rows if row > _begun(changes.revision)]
+            noted = self._noted()
+            self._late = max(noted.begun, noted.done) > changes.revision
+            old = [row for row in noted.rows if row > _begun(changes.revision)]
             if old:
                 self._remove(old)
 
@@ -244,14 +242,15 @@ class MilvusRanker:
     def _note(self, row: int) -> None:
         self._upsert(NOTES, [(row, 0, bytes(self.bits // 8))])
 
-    def _noted(self, level: str) -> "Noted":
+    def _noted(self) -> "Noted":
+        """All notes until the last one of this process, and maybe some of others."""
         found = self._ask(
             lambda client: client.query(
                 self._address.collection,
                 filter=f"{ID} < 0",
                 output_fields=[ID],
                 partition_names=[NOTES],
-                consistency_level=level,
+                consistency_level="Session",
                 timeout=ANSWER,
             )
         )
@@ -261,21 +260,23 @@ class MilvusRanker:
         return Asking(self._server, labels)
 
 
-class Noted:
-    """Which revisions were begun and done: -1 - 2 r and -2 - 2 r, as items have no such ids."""
-
-    def __init__(self, rows: Iterable[int]) -> None:
-        self.rows = sorted(rows)
-        self.begun = max((-1 - row) // 2 for row in [1, *self.rows] if row % 2)
-        self.done = max((-2 - row) // 2 for row in [0, *self.rows] if not row % 2)
-
-
 def _begun(revision: int) -> int:
-    return -1 - 2 * revision
+    """The id of the note that it was begun: items have none below 0."""
+    return -3 - 2 * revision
 
 
 def _done(revision: int) -> int:
-    return -2 - 2 * revision
+    """That it was done."""
+    return -4 - 2 * revision
+
+
+class Noted:
+    """What the rows among the notes say: which revisions were begun and done, the last of each; -1: none."""
+
+    def __init__(self, rows: Iterable[int]) -> None:
+        self.rows = sorted(rows)
+        self.begun = max(((-3 - row) // 2 for row in self.rows if row % 2), default=-1)
+        self.done = max(((-4 - row) // 2 for row in self.rows if not row % 2), default=-1)
 
 
 class Asking:

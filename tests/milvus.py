@@ -58,7 +58,7 @@ def apart() -> list[str]:
 class Server:
     """It runs from `start` until it is stopped or killed, as often as one likes; its data stays."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
+    def __init__(self, programs: Path, folder: Path, *, users: bool) -> None:
         from milvus import MilvusServerConfig
 
         self._programs = programs
@@ -67,6 +67,8 @@ class Server:
         settings = MilvusServerConfig(data_dir=str(folder))
         for component in COMPONENTS:
             settings.set(f"{component}.ip", "127.0.0.1")
+        settings.set("authorization_enabled", users)
+        settings.set("common.session.ttl", 3)  # seconds until one that was killed counts as gone: else 30
         settings.resolve()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -94,6 +96,7 @@ class Server:
             outside.bind(("127.0.0.1", self.port))  # that nobody listens at before it answers
             self._process = subprocess.Popen(
                 [*apart(), sys.executable, __file__, str(outside.fileno()), str(self._programs / "milvus")],
+                stdin=subprocess.PIPE,  # which ends with this process, and they with it
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
@@ -114,7 +117,8 @@ class Server:
         """As when its machine loses power, but that what it handed to the system is there."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with self._process:
+                pass
             self._reading.join()
             self._process = None
 
@@ -126,15 +130,16 @@ def _read_on(said: IO[bytes]) -> None:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """One that runs, in a folder that goes with it. Skipped where Milvus is not installed, but in CI."""
+def server(*, users: bool = False) -> Iterator[Server]:
+    """One that runs, in a folder that goes with it, and may ask who somebody is. Skipped where Milvus is not
+    installed, but in CI."""
     found = programs()
     if found is None:
         if os.environ.get("CI"):
             pytest.fail("CI has no Milvus; make test-cluster installs it")
         pytest.skip("Milvus is not installed; make test-cluster does it")
     with tempfile.TemporaryDirectory(prefix="hebbsearch-milvus-", ignore_cleanup_errors=True) as folder:
-        made = Server(found, Path(folder))
+        made = Server(found, Path(folder), users=users)
         try:
             yield made.start()
         finally:
@@ -166,6 +171,11 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await asyncio.gather(_pump(reader, of), _pump(to, writer))
 
 
+def _end_with_the_tests() -> None:
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
 async def _run(outside: socket.socket, program: str) -> None:
     """The server, until it ends, and what carries bytes to it."""
     beside = {**os.environ, "LD_LIBRARY_PATH": str(Path(program).parent)}
@@ -185,5 +195,6 @@ async def _run(outside: socket.socket, program: str) -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_tests, daemon=True).start()
     _raise_loopback()
     asyncio.run(_run(socket.socket(fileno=int(sys.argv[1])), sys.argv[2]))
