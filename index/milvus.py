@@ -34,7 +34,7 @@ ID, LABEL, CODE = "id", "label", "code"  # fields
 FOLLOWS = "codes of hebbsearch, encoder "  # what a collection of ours is described by
 MOST = 16_384  # items that Milvus names at a time (its limit of topk)
 ROWS = 2**18  # items that one answer names, over all its codes: some MB
-STORED = 2**22  # bytes of codes that are stored at a time: Milvus takes messages of 64 MB, its queues of 5
+STORED = 2**16  # bytes of codes that are stored at a time: pymilvus copies all of them again for each row
 REMOVED = 10_000  # ids that are removed at a time
 CODES = 64  # that are counted at a time
 LOAD = 60  # seconds in which a collection is loaded
@@ -218,7 +218,7 @@ class MilvusRanker:
     # --- what is in it ---
 
     def _store(self, table: CodeTable) -> None:
-        step = max(1, STORED // (table.codes.shape[1] + 16))
+        step = max(1, STORED // table.codes.shape[1])
         for start in range(0, len(table.ids), step):
             part = slice(start, start + step)
             self._upsert(ITEMS, zip(table.ids[part], table.labels[part], table.codes[part], strict=True))

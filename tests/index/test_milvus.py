@@ -569,6 +569,38 @@ def test_ties_of_more_than_milvus_names_at_a_time(place: str) -> None:
 
 
 @in_milvus
+def test_it_is_exact_also_once_milvus_has_closed_and_indexed_what_it_has(place: str) -> None:
+    """Items that changed and went since lie over those that are closed."""
+    rng = np.random.default_rng(0)
+    n, name = 4000, Address.of(place).collection
+    codes, labels = rng.choice(np.array([0, 1, 3, 129], np.uint8), (n, WIDTH)), rng.integers(-1, 3, n)
+    ids, none = np.arange(n), np.empty(0, np.int64)
+    ours = ranker(place)
+    ours.write(Changes(0, CodeTable(ids, labels, codes), none, ()))
+    connection = client(place)._get_connection()  # type: ignore[attr-defined]
+    connection.flush([name], timeout=60)
+    while not (found := connection.get_index_build_progress(name, "code", timeout=10))["total_rows"] or (
+        found["indexed_rows"] < found["total_rows"]
+    ):
+        time.sleep(0.1)  # nobody tells when it is
+    some = rng.choice(n, 800, replace=False)
+    gone, other = some[:400], some[400:]
+    codes[other] = rng.choice(np.array([0, 1, 3, 129], np.uint8), (400, WIDTH))
+    ours.write(Changes(1, CodeTable(other, labels[other], codes[other]), np.sort(gone), ()))
+    queries = codes[rng.integers(0, n, 20)]
+    for wanted in (None, [2], [UNLABELLED, 0]):
+        kept = np.setdiff1d(ids if wanted is None else ids[np.isin(labels, wanted)], gone)
+        for row, distances in enumerate(hamming(queries, codes[kept])):
+            order = np.lexsort((kept, distances))
+            for k in (5, 500):
+                found_distances, found_ids = ours.nearest(queries[row : row + 1], k, wanted)
+                assert found_ids[0].tolist() == kept[order][:k].tolist()
+                assert found_distances[0].tolist() == distances[order][:k].tolist()
+        assert ours.count(queries, np.full(20, 32, np.int32), wanted).tolist() == [len(kept)] * 20
+    ours.close()
+
+
+@in_milvus
 def test_as_many_labels_as_one_likes(place: str) -> None:
     ours = ranker(place)
     ours.write(changes(0, {id_: (id_, bytes(WIDTH)) for id_ in range(50)}))
