@@ -33,7 +33,7 @@ ITEMS, NOTES = "items", "notes"  # partitions
 ID, LABEL, CODE = "id", "label", "code"  # fields
 FOLLOWS = "codes of hebbsearch, encoder "  # what a collection of ours is described by
 MOST = 16_384  # items that Milvus names at a time (its limit of topk)
-ROWS = 2**18  # items that one answer names, over all its codes: some MB
+QUERIES = 16  # codes in one question: a second or two for a million items that are not indexed yet
 STORED = 2**16  # bytes of codes that are stored at a time: pymilvus copies all of them again for each row
 REMOVED = 10_000  # ids that are removed at a time
 CODES = 64  # that are counted at a time
@@ -287,9 +287,9 @@ class Asking:
         self._wanted = [] if labels is None else [f"{LABEL} in {sorted(map(int, set(labels)))}"]
 
     def __call__(self, codes: Codes, limit: int, span: Span) -> list[Found]:
-        address, step, found = self._server.address, max(1, ROWS // limit), list[Found]()
-        for start in range(0, len(codes), step):
-            part = codes[start : start + step]
+        address, found = self._server.address, list[Found]()
+        for start in range(0, len(codes), QUERIES):
+            part = codes[start : start + QUERIES]
             if address.index == FLAT:
                 found += self._found(part, limit, span, {})
                 continue

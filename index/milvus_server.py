@@ -24,7 +24,7 @@ NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,254}")
 FLAT, CELLS = "BIN_FLAT", "BIN_IVF_FLAT"
 DEFAULTS = {"nlist": 1024, "nprobe": 32}
 CONNECT = 3  # seconds in which a server answers, or is away
-ANSWER = 10  # seconds for one question; pymilvus takes only whole ones for the end of its own trials
+ANSWER = 30  # seconds for one question; pymilvus takes only whole ones for the end of its own trials
 RETRY = 1.0  # seconds after which one that was away is looked for again
 UNREACHABLE = "start it, or look at the network: once it answers, all goes on by itself"
 # What Milvus says no to, by its code (pkg/util/merr of 2.3 to 2.6), and the way out. Other codes are of
