@@ -9,6 +9,7 @@ from index.milvus import MilvusRanker
 from index.remote import RemoteEngine
 from tests import milvus, postgresql
 from tests.index.catalogues import CLASSES, Place, new_item, new_query
+from tests.index.milvus_collections import exists, ranker
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +36,28 @@ def in_milvus(milvus_server: milvus.Server) -> Iterator[Callable[[int], Engine]]
         return RemoteEngine(rankers[-1])
 
     yield make
-    for ranker in rankers:
-        ranker.drop()
-        ranker.close()
+    for made in rankers:
+        made.drop()
+        made.close()
+
+
+@pytest.fixture
+def mortal_milvus(monkeypatch: pytest.MonkeyPatch) -> Iterator[milvus.Server]:
+    """One of the test alone, which may be killed, and is looked for often."""
+    monkeypatch.setattr("index.milvus_server.RETRY", 0.1)
+    with milvus.server() as started:
+        yield started
+
+
+@pytest.fixture
+def place(milvus_server: milvus.Server) -> Iterator[str]:
+    """A collection's URL, which goes with the test."""
+    url = milvus_server.new_collection()
+    yield url
+    if exists(url):
+        last = ranker(url)
+        last.drop()
+        last.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
