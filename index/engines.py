@@ -9,12 +9,15 @@ from index.catalogue import Catalogue
 from index.engine import Engine, EngineError
 from index.hamming import FaissEngine
 from index.ivf import IvfEngine
+from index.milvus_server import SHAPE as OF_MILVUS
+from index.milvus_server import Address
 from index.postgres_catalogue import SHAPE, is_url, without_password
 from index.remote import PATIENCE, Ranker, RemoteEngine, check_follows
 
 Making = Callable[[int, str], Engine]  # of an empty one, for codes of so many bits that this encoder makes
 FLAT, IVF = "flat", "ivf"
 BESIDE_CATALOGUE = "catalogue"  # PostgreSQL, in the schema where the catalogue lies
+MILVUS = ("milvus+http://", "milvus+https://")
 TOGETHER = 100_000  # changes that are brought at a time
 
 
@@ -38,14 +41,21 @@ def making(name: str, *, recall: float, catalogue: str | None = None) -> Making:
     return partial(_remote, name)
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether it is an address, where there is a place for the codes of one artifact."""
+    return is_url(name) or is_milvus(name)
+
+
 def shown(name: str) -> str:
     """The name or the address, as messages have it: without a password. ValueError as `making`."""
     if name in (FLAT, IVF, BESIDE_CATALOGUE):
         return name
     if is_url(name):
         return without_password(name)
+    if is_milvus(name):
+        return Address.of(name).shown
     raise ValueError(
-        f"there is no such engine; wanted {FLAT}, {IVF}, {BESIDE_CATALOGUE}, or an address such as {SHAPE}"
+        f"there is no such engine; wanted {FLAT}, {IVF}, {BESIDE_CATALOGUE}, or an address such as {SHAPE}, or {OF_MILVUS}"
     )
 
 
@@ -73,8 +83,17 @@ def ranked(ranker: Ranker) -> int:
     return int(ranker.count(anything, np.array([ranker.bits], np.int32), None)[0])
 
 
+def is_milvus(name: str) -> bool:
+    """Whether it is the address of a collection of Milvus."""
+    return name.startswith(MILVUS)
+
+
 def ranker_at(url: str, *, bits: int, encoder_id: str) -> Ranker:
     """What ranks at this address. EngineError."""
+    if is_milvus(url):
+        from index.milvus import MilvusRanker
+
+        return MilvusRanker(url, bits=bits, encoder_id=encoder_id)
     from index.postgres import PostgresRanker
 
     return PostgresRanker(url, bits=bits, encoder_id=encoder_id)

@@ -74,8 +74,8 @@ class Settings(BaseSettings):
         default=SecretStr("flat"),
         description="how the nearest codes are found: flat compares with all, ivf only with likely ones once "
         "there are more than 1,048,576 images, and misses some; catalogue lets the PostgreSQL of the "
-        "catalogue rank, and the address of another one that one: "
-        "postgresql+psycopg://user:password@host/database?schema=name",
+        "catalogue rank, and an address another program: "
+        "postgresql+psycopg://user:password@host/database?schema=name or milvus+http://host:19530/name",
     )
     recall: float = Field(
         default=0.95, gt=0, le=1, description="share of the ten nearest images that ivf shall find"

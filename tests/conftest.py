@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STARTS = ("subprocess.Popen", "tests.serve_here")  # audit events
 # Fixtures that start a server or a command.
 SERVERS = {"server", "own_server", "http", "browser", "address", "served", "guarded", "changing", "metrics"}
-SERVERS |= {"postgresql_server", "durable"}
+SERVERS |= {"postgresql_server", "durable", "milvus_server", "mortal_milvus"}
 COMMANDS = {"built", "interrupted"}
 FREEZING = gc.freeze, gc.unfreeze
 

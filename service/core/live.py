@@ -18,8 +18,8 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from index.artifact import BUILT, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artifact, read_manifest
 from index.backup import copy_artifact
 from index.database import CatalogueError, Superseded
-from index.engines import making, shown
-from index.postgres_catalogue import beside, is_url, schema_of
+from index.engines import is_elsewhere, making, shown
+from index.postgres_catalogue import beside, schema_of
 from index.schemas import alone, brought, in_service_at
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
@@ -370,7 +370,7 @@ async def _only_here(searcher: Searcher) -> AsyncIterator[None]:
 
 def _refuse_elsewhere(settings: Settings) -> None:
     """NotReplaced where codes are ranked elsewhere, where there is a place for those of one artifact."""
-    if is_url(settings.engine_name):
+    if is_elsewhere(settings.engine_name):
         raise NotReplaced(
             f"its codes are ranked in {shown(settings.engine_name)}, and those of another artifact need "
             "another place; restart the service with other HEBBSEARCH_ARTIFACT and HEBBSEARCH_ENGINE"

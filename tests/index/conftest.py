@@ -4,10 +4,13 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue
+from index.engine import Engine
+from index.milvus import MilvusRanker
 from index.postgres import PostgresRanker
 from index.remote import RemoteEngine
-from tests import postgresql
+from tests import milvus, postgresql
 from tests.index.catalogues import CLASSES, Place, new_item, new_query
+from tests.index.milvus_collections import exists, ranker
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +30,49 @@ def postgresql_engines(postgresql_server: postgresql.Server) -> Iterator[Callabl
         return RemoteEngine(made[-1])
 
     yield make
-    for ranker in made:
-        ranker.close()
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[milvus.Server]:
+    """One Milvus for all tests that only need it to be there."""
+    with milvus.server() as started:
+        yield started
+
+
+@pytest.fixture
+def in_milvus(milvus_server: milvus.Server) -> Iterator[Callable[[int], Engine]]:
+    """What makes engines of so many bits, each in a collection of its own."""
+    rankers = list[MilvusRanker]()
+
+    def make(bits: int) -> Engine:
+        rankers.append(MilvusRanker(milvus_server.new_collection(), bits=bits, encoder_id="00ff"))
+        return RemoteEngine(rankers[-1])
+
+    yield make
+    for made in rankers:
+        made.drop()
+        made.close()
+
+
+@pytest.fixture
+def mortal_milvus(monkeypatch: pytest.MonkeyPatch) -> Iterator[milvus.Server]:
+    """One of the test alone, which may be killed, and is looked for often."""
+    monkeypatch.setattr("index.milvus_server.RETRY", 0.1)
+    with milvus.server() as started:
+        yield started
+
+
+@pytest.fixture
+def place(milvus_server: milvus.Server) -> Iterator[str]:
+    """A collection's URL, which goes with the test."""
+    url = milvus_server.new_collection()
+    yield url
+    if exists(url):
+        last = ranker(url)
+        last.drop()
+        last.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])

@@ -12,6 +12,7 @@ from index.engine import Behind, Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, CodeTable
 from index.ivf import IvfEngine
+from tests import milvus
 from tests.index.settled import SettledEngine
 from tests.reference import ranking
 from tests.remote_engine import RemoteEngine
@@ -35,6 +36,7 @@ def all_cells(bits: int) -> IvfEngine:
     params=[
         *(FaissEngine, all_cells, RemoteEngine),
         pytest.param("postgresql_engines", marks=pytest.mark.process),
+        pytest.param("in_milvus", marks=milvus.CLUSTER),
     ]
 )
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:

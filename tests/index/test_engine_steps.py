@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from index.engine import Engine
 from index.hamming import FaissEngine
 from index.items import UNLABELLED, Changes, CodeTable
+from tests import milvus
 from tests.index.test_engine import all_cells
 from tests.remote_engine import RemoteEngine
 
@@ -121,37 +122,32 @@ class Steps(RuleBasedStateMachine):
         ]
 
 
-@pytest.mark.parametrize(("make", "steps"), [(FaissEngine, 10_000), (all_cells, 500), (RemoteEngine, 500)])
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (FaissEngine, 10_000),
+        (all_cells, 500),
+        (RemoteEngine, 500),
+        pytest.param("postgresql_engines", 300, marks=pytest.mark.process),
+        pytest.param("in_milvus", 300, marks=milvus.CLUSTER),
+        pytest.param("postgresql_engines", 10_000, marks=[pytest.mark.process, pytest.mark.slow]),
+        pytest.param("in_milvus", 10_000, marks=[*milvus.CLUSTER, pytest.mark.slow]),
+    ],
+)
 def test_each_step_agrees_with_a_dictionary(
-    make: Callable[[int], Engine], steps: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], Engine] | str,
+    steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    agree(make, steps, monkeypatch)
-
-
-@pytest.mark.process
-def test_each_step_on_postgresql(
-    postgresql_engines: Callable[[int], Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agree(postgresql_engines, 300, monkeypatch)
-
-
-@pytest.mark.process
-@pytest.mark.slow
-def test_ten_thousand_steps_on_postgresql(
-    postgresql_engines: Callable[[int], Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agree(postgresql_engines, 10_000, monkeypatch)
-
-
-def agree(make: Callable[[int], Engine], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many steps, and after each what the engine answers is what a dictionary does."""
+    made: Callable[[int], Engine] = request.getfixturevalue(make) if isinstance(make, str) else make
     monkeypatch.setattr("index.snapshot.LARGEST", 6)
     monkeypatch.setattr("index.ivf.WORTH", 1)
     monkeypatch.setattr("index.hamming.SHARED", 30)
     monkeypatch.setattr("index.hamming.CORES", 2)
     each = 100
     run_state_machine_as_test(
-        lambda: Steps(make),
+        lambda: Steps(made),
         settings=settings(
             max_examples=steps // each,
             stateful_step_count=each,
