@@ -55,7 +55,8 @@ def shown(name: str) -> str:
     if is_milvus(name):
         return Address.of(name).shown
     raise ValueError(
-        f"there is no such engine; wanted {FLAT}, {IVF}, {BESIDE_CATALOGUE}, or an address such as {SHAPE}, or {OF_MILVUS}"
+        f"there is no such engine; wanted {FLAT}, {IVF}, {BESIDE_CATALOGUE}, or an address such as {SHAPE} "
+        f"or {OF_MILVUS}"
     )
 
 
