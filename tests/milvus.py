@@ -69,7 +69,8 @@ class Server:
             settings.set(f"{component}.ip", "127.0.0.1")
         settings.set("authorization_enabled", users)
         settings.set("common.session.ttl", 3)  # seconds until one that was killed counts as gone: else 30
-        settings.resolve()
+        settings.resolve_storage()
+        settings.write_config()  # with the usual ports, which are free in a network of its own
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
