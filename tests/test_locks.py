@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUNS, DEVELOPS = "requirements.lock", "requirements-dev.lock"
+RUNS, DEVELOPS, CLUSTER = "requirements.lock", "requirements-dev.lock", "requirements-cluster.lock"
 
 
 def pins(lock: str) -> dict[str, list[str]]:
@@ -23,10 +23,10 @@ def names(wanted: list[str]) -> set[str]:
     return {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted}
 
 
-@pytest.mark.parametrize("lock", [RUNS, DEVELOPS])
+@pytest.mark.parametrize("lock", [RUNS, DEVELOPS, CLUSTER])
 def test_each_version_is_exact_and_each_file_has_a_hash(lock: str) -> None:
     found = pins(lock)
-    assert len(found) > 50
+    assert len(found) > (10 if lock == CLUSTER else 50)
     for pin, hashes in found.items():
         assert re.match(r"[a-z0-9.-]+==\S+( ; |$)", pin)
         assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), pin
@@ -45,6 +45,13 @@ def test_both_have_the_same_versions() -> None:
         assert developing[pin] == hashes
 
 
-@pytest.mark.parametrize("lock", [RUNS, DEVELOPS])
+def test_what_a_cluster_needs_besides_changes_no_version() -> None:
+    running, besides = pins(RUNS), pins(CLUSTER)
+    assert {"psycopg", "psycopg-binary", "pymilvus"} <= names(list(besides))
+    both = names(list(running)) & names(list(besides))
+    assert {pin for pin in besides if names([pin]) <= both} <= running.keys()
+
+
+@pytest.mark.parametrize("lock", [RUNS, DEVELOPS, CLUSTER])
 def test_no_place_is_named_from_which_they_came(lock: str) -> None:
     assert not re.search(r"://|^-|index-url|find-links", (ROOT / lock).read_text(encoding="utf-8"), re.M)
