@@ -93,6 +93,10 @@ class IvfEngine:
     ) -> Counts:
         return self._now.count(codes, radii, labels=labels, at_least=at_least)
 
+    def everything(self) -> Changes:
+        """As FaissEngine's."""
+        return self._now.everything()
+
     def close(self) -> None:
         """It uses nothing of others."""
 

@@ -255,7 +255,7 @@ class Searcher:
 
     def contents(self) -> Changes:
         """All that can be found, with its codes and labels, as it is now."""
-        return self.once("contents", lambda: self.catalogue.changes(-1))
+        return self.once("contents", self.following.contents)
 
     def snapshot(self) -> Snapshot[Part]:
         """As `Following.snapshot`."""
