@@ -43,7 +43,7 @@ class Cells(FaissEngine):
 
     def everything(self) -> Changes:
         state = self._state
-        return of_segments(state.cells, state.snapshot)
+        return of_segments(state.cells, state.snapshot, self.bits)
 
     def apply(self, changes: Changes) -> None:
         table, removed = by_id(changes.table, bits=self.bits), check_ids(changes.removed)

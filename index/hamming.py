@@ -136,7 +136,7 @@ class FaissEngine:
     def everything(self) -> Changes:
         """All that there is, as changes since ever: a copy."""
         snapshot = self._snapshot
-        return of_segments(snapshot.parts, snapshot)
+        return of_segments(snapshot.parts, snapshot, self.bits)
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,10 @@ class Segment(Part):
         return int(mask.sum()), faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
 
-def of_segments(segments: Sequence[Segment], snapshot: Snapshot[Part]) -> Changes:
+def of_segments(segments: Sequence[Segment], snapshot: Snapshot[Part], bits: int) -> Changes:
     """What segments hold at the revision of a snapshot, as changes since ever."""
-    table = by_id(CodeTable.joined([segment.items for segment in segments]), bits=segments[0].flat.d)
+    none = CodeTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, bits // 8), np.uint8))
+    table = by_id(CodeTable.joined([none, *(segment.items for segment in segments)]), bits=bits)
     return Changes(snapshot.revision, table, np.empty(0, np.int64), snapshot.classes)
 
 

@@ -133,33 +133,43 @@ class PostgresRanker:
             yield connection
 
     def _prepare(self, encoder_id: str) -> None:
-        schema = self._database.schema
-        with self._asking() as connection:
-            version, there, schema_there = connection.exec_driver_sql(
-                "SELECT current_setting('server_version_num')::INTEGER, "
-                f"to_regclass('{schema}.ranking') IS NOT NULL, to_regnamespace('{schema}') IS NOT NULL"
-            ).one()
-        if version < OLDEST:
-            raise EngineError(f"{self.name}: PostgreSQL 14 or newer counts bits, this one does not")
-        if not there:
-            with self._asking() as connection:
-                # One at a time, also of those that make the same one.
-                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(s)s))", {"s": schema})
-                if not schema_there:
-                    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-                connection.exec_driver_sql(TABLES.format(bits=self.bits))
-            with self._asking() as connection:
-                _lock(connection, PATIENCE)
-                connection.exec_driver_sql(
-                    "INSERT INTO ranking VALUES (-1, %(b)s, %(e)s) ON CONFLICT DO NOTHING",
-                    {"b": self.bits, "e": encoder_id},
-                )
-        with self._asking() as connection:
-            bits, of = connection.exec_driver_sql("SELECT bits, encoder_id FROM ranking").one()
-        if (bits, of) != (self.bits, encoder_id):
+        if (found := self._noted()) is None:
+            self._make(encoder_id)
+            found = self._noted()
+        if found != (self.bits, encoder_id):
+            bits, of = found or (0, "")
             raise EngineError(
                 f"{self.name}: ranks {bits}-bit codes of encoder {of[:12]}, the artifact has {self.bits}-bit "
                 f"codes of {encoder_id[:12]}; name another schema"
+            )
+
+    def _noted(self) -> tuple[int, str] | None:
+        """Of which codes it is; None: it is not there, or not whole yet."""
+        with self._asking() as connection:
+            version, there = connection.exec_driver_sql(
+                "SELECT current_setting('server_version_num')::INTEGER, "
+                f"to_regclass('{self._database.schema}.ranking') IS NOT NULL"
+            ).one()
+            if version < OLDEST:
+                raise EngineError(f"{self.name}: PostgreSQL 14 or newer counts bits, this one does not")
+            query = "SELECT bits, encoder_id FROM ranking"
+            row = connection.exec_driver_sql(query).one_or_none() if there else None
+        return None if row is None else (row.bits, row.encoder_id)
+
+    def _make(self, encoder_id: str) -> None:
+        schema = self._database.schema
+        with self._asking() as connection:
+            # One at a time, also of those that make the same one.
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(s)s))", {"s": schema})
+            query = f"SELECT to_regnamespace('{schema}') IS NULL"
+            if connection.exec_driver_sql(query).scalar_one():  # else nobody need be allowed to make it
+                connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            connection.exec_driver_sql(TABLES.format(bits=self.bits))
+        with self._asking() as connection:
+            _lock(connection, PATIENCE)  # before anything is read: one note, whoever was faster
+            connection.exec_driver_sql(
+                "INSERT INTO ranking VALUES (-1, %(b)s, %(e)s) ON CONFLICT DO NOTHING",
+                {"b": self.bits, "e": encoder_id},
             )
 
 

@@ -5,6 +5,7 @@ Nothing heavy is imported here: the process that only hands tests to others read
 
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import forking
+
+# Everywhere the kernels of processors without AVX-512: others round otherwise, and learning makes more of it.
+# Before torch runs the first one, here and in all processes that are started.
+for variable, value in {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}.items():
+    os.environ.setdefault(variable, value)
 
 if TYPE_CHECKING:
     from index.artifact import Artifact

@@ -346,6 +346,7 @@ def test_a_ranking_that_is_filled_anew_beside_a_service_has_everything(own: Arti
 def test_a_ranking_that_is_away_at_the_start_ends_it_with_one_line(
     own: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.app.configure_logging", lambda _: None)  # of the tests that follow too
     monkeypatch.setenv("HEBBSEARCH_ARTIFACT", str(own.path))
     monkeypatch.setenv(
         "HEBBSEARCH_ENGINE", f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/db?schema=a"

@@ -58,6 +58,7 @@ def test_search(http: httpx.Client, picture: bytes) -> None:
     found = answer(http.post("/search", files={"image": picture}))
     assert found.keys() == {
         "code", "results", "exact", "ties_at_cut", "predicted", "confidence", "plain",
+        "stale",
     }  # fmt: skip
     assert from_hex(found["code"], 256).shape == (1, 32)
     assert found["exact"] is True
@@ -449,7 +450,8 @@ def test_missing_original(unlabelled_artifact: Artifact) -> None:
 
 def test_health(http: httpx.Client) -> None:
     assert answer(http.get("/health/live")) == {"status": "live"}
-    assert answer(http.get("/health/ready")) == {"status": "ready", "items": ITEMS, "catalogue": None}
+    ready = {"status": "ready", "items": ITEMS, "catalogue": None, "engine": None, "stale": 0}
+    assert answer(http.get("/health/ready")) == ready
 
 
 def test_documentation_has_examples(http: httpx.Client) -> None:
