@@ -26,6 +26,8 @@ def postgresql_engines(postgresql_server: postgresql.Server) -> Iterator[Callabl
     made = list[PostgresRanker]()
 
     def make(bits: int) -> RemoteEngine:
+        for each in made:  # one that is used again connects again: a server has few connections
+            each.close()
         made.append(PostgresRanker(postgresql_server.new_schema(), bits=bits, encoder_id="00ff"))
         return RemoteEngine(made[-1])
 
