@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from index.codes import Codes
 from index.database import DAMAGE, CatalogueError, Database
+from index.engine import check_bits
 from index.items import Changes, Embedding, Identity, Item, NewItem
 from index.postgres_catalogue import PostgreSQL, is_url
 from index.sources import Source
@@ -50,8 +51,7 @@ class Catalogue(Succession):
     def create(cls, path: Path | str, *, encoder_id: str, bits: int, classes: Sequence[str]) -> Self:
         """A new, empty catalogue, in a file or in a schema of PostgreSQL, which a URL names. CatalogueError
         if there is one or it cannot be made."""
-        if bits < 8 or bits % 8:
-            raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
+        check_bits(bits)
         if len(set(classes)) < len(classes):
             raise ValueError(f"classes are {list(classes)}; wanted each name once")
         connections = Connections(database_at(path, new=True))

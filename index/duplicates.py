@@ -4,6 +4,7 @@ import numpy as np
 
 from index.code_statistics import same_code
 from index.codes import Codes, check_codes
+from index.engine import check_radius
 from index.near_pairs import Places, Ways, all_ways, near_pairs
 
 
@@ -17,8 +18,7 @@ def groups_within(codes: Codes, radius: int, *, most: int, ways: Ways | None = N
     for a negative radius.
     """
     codes = check_codes(codes)
-    if radius < 0:
-        raise ValueError(f"radius is {radius}; wanted at least 0")
+    check_radius(radius)
     if radius == 0 and ways is not None:
         codes = _least(all_ways(codes, ways))
     order, starts = same_code(codes)

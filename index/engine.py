@@ -78,6 +78,30 @@ class Engine(Protocol):
         """Let go of what it uses of others."""
 
 
+def check_bits(bits: int) -> None:
+    """ValueError unless so many bits are whole bytes."""
+    if bits < 8 or bits % 8:
+        raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
+
+
+def check_count(k: int) -> None:
+    """ValueError where nothing is asked for."""
+    if k < 1:
+        raise ValueError(f"k is {k}; wanted at least 1")
+
+
+def check_radius(radius: int) -> None:
+    """ValueError for what is no distance."""
+    if radius < 0:
+        raise ValueError(f"radius is {radius}; wanted at least 0")
+
+
+def check_radii(radii: Distances, codes: Codes) -> None:
+    """ValueError unless there is one for each of the codes."""
+    if np.shape(radii) != (len(codes),):
+        raise ValueError(f"radii have shape {np.shape(radii)}; wanted one for each of {len(codes)} codes")
+
+
 def check_revision(revision: int, at_least: int) -> None:
     """Raises Behind."""
     if revision < at_least:

@@ -10,14 +10,13 @@ from index.engine import Engine, EngineError
 from index.hamming import FaissEngine
 from index.ivf import IvfEngine
 from index.milvus_server import SHAPE as OF_MILVUS
-from index.milvus_server import Address
+from index.milvus_server import Address, is_milvus
 from index.postgres_catalogue import SHAPE, is_url, without_password
 from index.remote import PATIENCE, Ranker, RemoteEngine, check_follows
 
 Making = Callable[[int, str], Engine]  # of an empty one, for codes of so many bits that this encoder makes
 FLAT, IVF = "flat", "ivf"
 BESIDE_CATALOGUE = "catalogue"  # PostgreSQL, in the schema where the catalogue lies
-MILVUS = ("milvus+http://", "milvus+https://")
 TOGETHER = 100_000  # changes that are brought at a time
 
 
@@ -71,7 +70,7 @@ def fill(ranker: Ranker, catalogue: Catalogue, *, anew: bool = False) -> Iterato
         changes = catalogue.changes(kept, most=TOGETHER)
         ranker.write(changes, kept, patience=PATIENCE)
         yield len(changes.table.ids) + len(changes.removed)
-    there, wanted = ranked(ranker), len(catalogue.codes().ids)
+    there, wanted = ranked(ranker), catalogue.counts()["database"]
     if ranker.revision() == catalogue.revision and there != wanted:
         raise EngineError(
             f"{ranker.name}: has {there:,} codes of {wanted:,}; hebbsearch sync --anew fills it again"
@@ -82,11 +81,6 @@ def ranked(ranker: Ranker) -> int:
     """How many codes it has."""
     anything = np.zeros((1, ranker.bits // 8), np.uint8)
     return int(ranker.count(anything, np.array([ranker.bits], np.int32), None)[0])
-
-
-def is_milvus(name: str) -> bool:
-    """Whether it is the address of a collection of Milvus."""
-    return name.startswith(MILVUS)
 
 
 def ranker_at(url: str, *, bits: int, encoder_id: str) -> Ranker:

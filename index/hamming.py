@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
-from index.engine import Counts, check_revision
+from index.engine import Counts, check_bits, check_count, check_radii, check_radius, check_revision
 from index.items import Changes, CodeTable
 from index.order import Distances, Ids, are_in, by_id, check_ids, in_order
 from index.snapshot import Part, Snapshot
@@ -49,8 +49,7 @@ class FaissEngine:
     exact = True
 
     def __init__(self, bits: int) -> None:
-        if bits < 8 or bits % 8:
-            raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
+        check_bits(bits)
         self.bits = bits
         self._snapshot = Snapshot.empty(Segment)
         self._applying = threading.Lock()
@@ -76,8 +75,7 @@ class FaissEngine:
         self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> tuple[Distances, Ids]:
         codes = check_codes(codes, bits=self.bits)
-        if k < 1:
-            raise ValueError(f"k is {k}; wanted at least 1")
+        check_count(k)
 
         def work(segments: Sequence[Segment]) -> tuple[Distances, Ids]:
             return nearest([segment.search(codes, k, labels) for segment in segments], len(codes), k)
@@ -88,8 +86,7 @@ class FaissEngine:
         self, codes: Codes, radius: int, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> list[tuple[Distances, Ids]]:
         codes = check_codes(codes, bits=self.bits)
-        if radius < 0:
-            raise ValueError(f"radius is {radius}; wanted at least 0")
+        check_radius(radius)
 
         def work(segments: Sequence[Segment]) -> list[list[tuple[Distances, Ids]]]:
             return [segment.range_search(codes, radius, labels) for segment in segments]
@@ -105,8 +102,7 @@ class FaissEngine:
         self, codes: Codes, radii: Distances, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> Counts:
         codes = check_codes(codes, bits=self.bits)
-        if np.shape(radii) != (len(codes),):
-            raise ValueError(f"radii have shape {np.shape(radii)}; wanted one for each of {len(codes)} codes")
+        check_radii(radii, codes)
 
         def work(segments: Sequence[Segment]) -> Counts:
             counts = (segment.count(codes, radii, labels) for segment in segments)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from index.codes import Codes
-from index.engine import Counts, EngineAway, EngineError
+from index.engine import Counts, EngineAway, EngineError, check_bits
 from index.halving import Found, Span, count, nearest, within
 from index.items import Changes, CodeTable
 from index.milvus_server import ANSWER, CELLS, FLAT, Address, Server
@@ -50,8 +50,7 @@ class MilvusRanker:
     """
 
     def __init__(self, url: str, *, bits: int, encoder_id: str) -> None:
-        if bits < 8 or bits % 8:
-            raise ValueError(f"bits is {bits}; wanted a positive multiple of 8")
+        check_bits(bits)
         self._address = Address.of(url)
         self.bits = bits
         self._server = Server(self._address)

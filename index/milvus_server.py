@@ -43,6 +43,11 @@ UNKNOWN = 65535
 PASSING = ("not ready", "not available", "unavailable", "delegator", "timeout", "deadline", "node", "channel")
 
 
+def is_milvus(name: str) -> bool:
+    """Whether it is the address of a collection of Milvus."""
+    return name.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
 @dataclass(frozen=True)
 class Address:
     """One collection of a server."""

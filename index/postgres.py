@@ -161,8 +161,7 @@ class PostgresRanker:
         with self._asking() as connection:
             # One at a time, also of those that make the same one.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(s)s))", {"s": schema})
-            query = f"SELECT to_regnamespace('{schema}') IS NULL"
-            if connection.exec_driver_sql(query).scalar_one():  # else nobody need be allowed to make it
+            if not self._database.has_schema():  # else nobody need be allowed to make it
                 connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
             connection.exec_driver_sql(TABLES.format(bits=self.bits))
         with self._asking() as connection:

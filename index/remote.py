@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, check_codes
-from index.engine import Counts, EngineError, check_revision
+from index.engine import (
+    Counts,
+    EngineError,
+    check_bits,
+    check_count,
+    check_radii,
+    check_radius,
+    check_revision,
+)
 from index.items import Changes
 from index.order import Distances, Ids, by_id, check_ids
 from index.snapshot import Part, Snapshot
@@ -82,8 +90,7 @@ class RemoteEngine:
     """
 
     def __init__(self, ranker: Ranker) -> None:
-        if ranker.bits < 8 or ranker.bits % 8:
-            raise ValueError(f"bits is {ranker.bits}; wanted a positive multiple of 8")
+        check_bits(ranker.bits)
         self.bits = ranker.bits
         self.behind = 0  # changes that the ranker lacks
         self._ranker = ranker
@@ -124,24 +131,21 @@ class RemoteEngine:
         self, codes: Codes, k: int, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> tuple[Distances, Ids]:
         codes = check_codes(codes, bits=self.bits)
-        if k < 1:
-            raise ValueError(f"k is {k}; wanted at least 1")
+        check_count(k)
         return self._at_once(at_least, lambda now: self._nearest(now, codes, k, labels))
 
     def range_search(
         self, codes: Codes, radius: int, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> list[tuple[Distances, Ids]]:
         codes = check_codes(codes, bits=self.bits)
-        if radius < 0:
-            raise ValueError(f"radius is {radius}; wanted at least 0")
+        check_radius(radius)
         return self._at_once(at_least, lambda now: self._within(now, codes, radius, labels))
 
     def count(
         self, codes: Codes, radii: Distances, *, labels: Collection[int] | None = None, at_least: int = 0
     ) -> Counts:
         codes = check_codes(codes, bits=self.bits)
-        if np.shape(radii) != (len(codes),):
-            raise ValueError(f"radii have shape {np.shape(radii)}; wanted one for each of {len(codes)} codes")
+        check_radii(radii, codes)
 
         def count(now: Snapshot[Part]) -> Counts:
             if self._kept == now.revision:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import pytest
 
@@ -92,6 +92,8 @@ class Server:
 
     def start(self) -> Self:
         """Until it answers."""
+        from tests.servers import when_it_says  # this file as a program knows no packages
+
         with socket.socket() as outside:
             outside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             outside.bind(("127.0.0.1", self.port))  # that nobody listens at before it answers
@@ -105,14 +107,8 @@ class Server:
                 start_new_session=True,
             )
         assert self._process.stdout is not None
-        said = list[bytes]()
-        for line in self._process.stdout:
-            said.append(line)
-            if CARRIES in line:
-                self._reading = threading.Thread(target=_read_on, args=[self._process.stdout])
-                self._reading.start()
-                return self
-        raise RuntimeError(b"".join(said[-20:]).decode())
+        self._reading = when_it_says(CARRIES, self._process.stdout)
+        return self
 
     def kill(self) -> None:
         """As when its machine loses power, but that what it handed to the system is there."""
@@ -122,12 +118,6 @@ class Server:
                 pass
             self._reading.join()
             self._process = None
-
-
-def _read_on(said: IO[bytes]) -> None:
-    with said:
-        for _ in said:
-            pass
 
 
 @contextmanager

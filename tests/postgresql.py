@@ -6,15 +6,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import psycopg
 import pytest
+
+from tests.servers import when_it_says
 
 DEBIAN = Path("/usr/lib/postgresql")  # where Debian has the programs of each version
 OWNER = "postgres"  # whom Debian's package makes: the server refuses to be root
@@ -84,14 +85,8 @@ class Server:
             **as_owner(),  # type: ignore[call-overload]
         )
         assert self._process.stderr is not None
-        said = list[bytes]()
-        for line in self._process.stderr:
-            said.append(line)
-            if READY in line:
-                self._reading = threading.Thread(target=_read_on, args=[self._process.stderr])
-                self._reading.start()
-                return self
-        raise RuntimeError(b"".join(said).decode())
+        self._reading = when_it_says(READY, self._process.stderr)
+        return self
 
     def kill(self) -> None:
         """As when its machine loses power, but that what it handed to the system is there."""
@@ -110,12 +105,6 @@ class Server:
             self._process.wait()
             self._reading.join()
             self._process = None
-
-
-def _read_on(said: IO[bytes]) -> None:
-    with said:
-        for _ in said:
-            pass
 
 
 @contextmanager

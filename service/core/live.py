@@ -19,6 +19,7 @@ from index.artifact import BUILT, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artif
 from index.backup import copy_artifact
 from index.database import CatalogueError, Superseded
 from index.engines import is_elsewhere, making, shown
+from index.items import SUCCESSOR
 from index.postgres_catalogue import beside, schema_of
 from index.schemas import alone, brought, in_service_at
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
@@ -188,8 +189,11 @@ class Live:
     async def follow(self) -> None:
         """Serve what took the place of what is served, where another process had it do so. ArtifactError,
         CatalogueError and EngineError."""
-        artifact = self._current.searcher.artifact
+        searcher = self._current.searcher
+        artifact = searcher.artifact
         if artifact.url is None or self._replacing.locked():
+            return
+        if await to_thread.run_sync(searcher.catalogue.noted, SUCCESSOR) is None:  # by a connection there is
             return
         path, url = await to_thread.run_sync(in_service_at, artifact.path, artifact.url)
         if url != artifact.url:

@@ -8,8 +8,22 @@ import httpx
 import pytest
 
 from index.artifact import Artifact
+from tests import postgresql
 from tests.samples import build_pair, served
 from tests.service.embedded import embed_by_hand
+
+
+@pytest.fixture(scope="module")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """That forgets what a power cut would take."""
+    with postgresql.server("-c", "fsync=off") as started:
+        yield started
+
+
+@pytest.fixture
+def url(postgresql_server: postgresql.Server) -> str:
+    """Of a schema that is not there yet."""
+    return postgresql_server.new_schema()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from service.app import create_app
+from service.command import main
 from service.settings import Settings
 from tests.samples import (
     draw,
@@ -54,3 +55,8 @@ def encoder(http: httpx.Client) -> str:
 
 def reload(http: httpx.Client, name: str = "second", *, status: int = 200, **more: Any) -> Any:
     return answer(http.post("/admin/reload", json={"artifact": name, **more}), status)
+
+
+def move(path: Path, url: str) -> None:
+    """Its catalogue, into a schema of PostgreSQL."""
+    assert main(["move", str(path), "--catalogue", url]) == 0

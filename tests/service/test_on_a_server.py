@@ -5,7 +5,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,24 +24,9 @@ from service.settings import Settings
 from tests import forking, postgresql
 from tests.samples import command, environment, free_port, wait_until_ready
 from tests.service.core.artifacts.shards import bare, encode, known, load
-from tests.service.reloading import add, answer, images, png, served
+from tests.service.reloading import add, answer, images, move, png, served
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def postgresql_server() -> Iterator[postgresql.Server]:
-    with postgresql.server("-c", "fsync=off") as started:
-        yield started
-
-
-@pytest.fixture
-def url(postgresql_server: postgresql.Server) -> str:
-    return postgresql_server.new_schema()
-
-
-def move(path: Path, url: str) -> None:
-    assert main(["move", str(path), "--catalogue", url]) == 0
 
 
 def contents(http: httpx.Client) -> Any:

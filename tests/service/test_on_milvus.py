@@ -15,7 +15,7 @@ from service.command import main
 from service.settings import Settings
 from tests import milvus, postgresql
 from tests.samples import free_port
-from tests.service.reloading import add, answer, png, served
+from tests.service.reloading import add, answer, move, png, served
 
 pytestmark = [*milvus.CLUSTER]
 
@@ -23,12 +23,6 @@ pytestmark = [*milvus.CLUSTER]
 @pytest.fixture(scope="module")
 def milvus_server() -> Iterator[milvus.Server]:
     with milvus.server() as started:
-        yield started
-
-
-@pytest.fixture
-def durable() -> Iterator[postgresql.Server]:
-    with postgresql.server() as started:
         yield started
 
 
@@ -69,7 +63,7 @@ def test_services_on_one_catalogue_and_each_server_in_turn_killed(
 ) -> None:
     """Nothing that was acknowledged is lost, and nothing that was deleted is found."""
     url = durable.new_schema()
-    assert main(["move", str(own.path), "--catalogue", url]) == 0
+    move(own.path, url)
     with milvus.server() as mortal:
         shared = {"catalogue": url, "engine": mortal.new_collection()}
         with served(own.path, **shared) as one, served(own.path, **shared) as other:

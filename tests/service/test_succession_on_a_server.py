@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,13 @@ from index.postgres_catalogue import beside
 from index.schemas import alone
 from index.verify import faults
 from service.app import create_app
-from service.command import main
 from service.settings import Settings
 from tests import postgresql
-from tests.service.reloading import add, answer, images, png, reload, served
+from tests.service.reloading import add, answer, images, move, png, reload, served
 from tests.service.routes.test_jobs import COPYING, QUICK, WAITING, child, learn, mine, once, truth, until
 
 pytestmark = pytest.mark.process
 __all__ = ["mine", "once"]  # fixtures
-
-
-@pytest.fixture(scope="module")
-def postgresql_server() -> Iterator[postgresql.Server]:
-    with postgresql.server("-c", "fsync=off") as started:
-        yield started
-
-
-@pytest.fixture
-def url(postgresql_server: postgresql.Server) -> str:
-    return postgresql_server.new_schema()
-
-
-def move(path: Path, url: str) -> None:
-    assert main(["move", str(path), "--catalogue", url]) == 0
 
 
 def schemas(url: str) -> set[str]:
