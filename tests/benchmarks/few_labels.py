@@ -25,6 +25,7 @@ from index.codes import Codes, pack
 from index.evaluation import mean_average_precision
 from index.items import UNLABELLED
 from training import protocol
+from training.checkpoint import CHECKPOINT
 from training.coding import learning
 from training.coding.confidence import of_queries
 from training.coding.learning import learn_codes, learn_embedding
@@ -40,6 +41,8 @@ from training.run import (
     labels_given,
     learn_from_changed,
     pixels_of,
+    remember_embeddings,
+    remembered_embeddings,
     with_student,
 )
 
@@ -74,7 +77,7 @@ class Row:
     map_unseen: float | None
     itq_unseen: float | None
     ece: float | None
-    seconds: float
+    seconds: float | None  # unknown where a checkpoint was gone on from
     machine: str
     commit: str
 
@@ -103,7 +106,12 @@ def whitened(run: Run, power: float, start: float) -> Embedded:
     seen, queries = run.split.pretraining, run.split.queries
     encoder = run.model.embedder(run.config, 0, len(seen))
     pixels = pixels_of(run)
-    vectors = learn_embedding(encoder, pixels, seen, power, run.config.seed, {})
+    its_own = power == run.config.component_power
+    vectors = remembered_embeddings(run, encoder) if its_own else None
+    if vectors is None:
+        vectors = learn_embedding(encoder, pixels, seen, power, run.config.seed, {})
+        if its_own:
+            remember_embeddings(run, encoder, vectors)
     seconds = time.monotonic() - start
     asked = np.concatenate([encoder.embed(batch) for batch in pixels("queries", queries)])
     labels = run.images.labels
@@ -124,15 +132,20 @@ def labels_of(run: Run, regime: str) -> NDArray[np.int64]:
 @cache
 def refined(given: Embedded, regime: str) -> Embedded:
     """The same with what a student learned from a share of the labels, where there is a student."""
-    return taught_by(given, labels_of(given.run, regime))
+    work = given.run.checkpoint and given.run.checkpoint.parent / regime
+    return taught_by(given, labels_of(given.run, regime), work)
 
 
-def taught_by(given: Embedded, labels: NDArray[np.int64]) -> Embedded:
-    """The same with what a student learned from labels (n,), where there is a student."""
+def taught_by(given: Embedded, labels: NDArray[np.int64], work: Path | None = None) -> Embedded:
+    """The same with what a student learned from labels (n,), where there is a student; its checkpoint lies in
+    a folder of its own."""
     run, start = given.run, time.monotonic()
     if not with_student(run):
         return given
-    student = learn_from_changed(run, given.vectors, labels, None)
+    if work is not None:
+        work.mkdir(exist_ok=True)
+    with patch.object(run, "checkpoint", work and work / CHECKPOINT):
+        student = learn_from_changed(run, given.vectors, labels, run.restore())
     own = embed_all(run, student, {})
     seconds = given.seconds + time.monotonic() - start
     asked = np.concatenate([student.embed(batch) for batch in pixels_of(run)("queries", run.split.queries)])
@@ -315,7 +328,7 @@ def main() -> None:
         "--before", default="", help="shares, below those, by which a network learned that stays"
     )
     command.add_argument("--steps", action="store_true", help="leave out one step at a time too")
-    command.add_argument("--work", type=Path, help="folder of a checkpoint, to go on from")
+    command.add_argument("--work", type=Path, help="folder of checkpoints, to go on from if stopped")
     command.add_argument("--out", type=Path, default=RESULTS)
     options = vars(command.parse_args())
     shares, folder = options.pop("labels").split(","), options.pop("out")
@@ -331,11 +344,14 @@ def main() -> None:
     ).stdout.strip()
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
-    given = embedded(Run(config, work))
+    run = Run(config, work)
+    gone_on = run.checkpoint is not None and run.checkpoint.exists()
+    given = embedded(run)
     for share in shares:
         below = [before for before in earlier if share != "none" and percent(before) < percent(share)]
         for before in (None, *below):
             for row in rows(given, share, commit, before=before, **more):
+                row = replace(row, seconds=None) if gone_on else row
                 write([row], folder)
                 print(row, file=sys.stderr, flush=True)
 

@@ -3,12 +3,15 @@
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.benchmarks import few_labels
 from tests.training.narrow import little_is_enough, widths_are_narrow
 from tests.training.test_build_index import striped_folder
+from training.checkpoint import STAGES
+from training.run import Run
 
 
 @pytest.mark.process  # git says which commit it is
@@ -43,3 +46,20 @@ def test_each_step_has_a_row_that_is_replaced(tmp_path: Path, monkeypatch: pytes
     assert new == [("50%", "final"), ("50%", "network by 20%")]
     steps += ["final", "network by 20%"]
     assert (tmp_path / "few-labels.md").read_text().count("\n| ") == 1 + len(steps)
+    work = ["--labels", "50%", "--set", "student_epochs=4", "--work"]
+    whole = measured(*work, str(tmp_path / "whole"))[-2]
+    save, epochs = Run.save, list[int]()
+
+    def stopped(run: Run, stage: str, epoch: int, training: dict[str, Any]) -> None:
+        save(run, stage, epoch, training)
+        epochs.append(epoch)
+        if stage == STAGES[3] and epochs.count(2) == 1 and epoch == 2:
+            raise InterruptedError
+
+    monkeypatch.setattr(Run, "save", stopped)
+    with pytest.raises(InterruptedError):
+        measured(*work, str(tmp_path / "stopped"))
+    epochs[:] = [2]
+    gone_on = measured(*work, str(tmp_path / "stopped"))[-2]
+    assert epochs[1] == 3
+    assert gone_on == whole | {"seconds": ""}, "a run that goes on cannot tell how long it took"
