@@ -63,8 +63,16 @@ class Database(Protocol):
     def prepare(self, connection: Connection) -> None:
         """Let the tables of a new catalogue have a place. CatalogueError where one is there."""
 
+    @property
+    def several(self) -> bool:
+        """Whether one transaction may change several catalogues that are kept there."""
+
     def lock(self, connection: Connection) -> None:
         """Before a transaction reads what it writes: nobody else changes anything until its end."""
+
+    def inside(self, connection: Connection) -> AbstractContextManager[None]:
+        """Within, a transaction that changes another catalogue changes this one, where `several` says that it
+        may; nobody else does until its end."""
 
     def complete(self, connection: Connection) -> None:
         """Make what no change of the schema tells of, where it is missing."""

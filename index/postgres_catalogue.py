@@ -45,6 +45,8 @@ class Closed(RuntimeError):
 class PostgreSQL:
     """One schema, which is all that its connections see."""
 
+    several = True
+
     def __init__(self, url: URL, schema: str) -> None:
         self.schema = schema
         self.path = _shown(url, schema)
@@ -109,8 +111,21 @@ class PostgreSQL:
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
 
     def lock(self, connection: Connection) -> None:
-        """As Database. Before anything is read: a transaction sees what was there at its first look, and a
-        lock of a table is none (PostgreSQL 15, LOCK). Who only reads does not wait."""
+        """As Database. Who only reads does not wait. As nobody else changes this catalogue, each statement
+        may see what is there when it begins: of another catalogue too, which is entered later."""
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        self._lock(connection)
+
+    @contextmanager
+    def inside(self, connection: Connection) -> Iterator[None]:
+        """As Database."""
+        before = connection.exec_driver_sql("SHOW search_path").scalar_one()
+        connection.exec_driver_sql(f"SET LOCAL search_path = {self.schema}")
+        self._lock(connection)
+        yield
+        connection.exec_driver_sql(f"SET LOCAL search_path = {before}")
+
+    def _lock(self, connection: Connection) -> None:
         connection.exec_driver_sql(
             f"SET LOCAL lock_timeout = {int(PATIENCE * 1000)}; LOCK TABLE meta IN EXCLUSIVE MODE"
         )

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,8 @@ PAGE = 16384  # bytes: thumbnails have some 2 kB, of which pages of SQLite's usu
 
 class SQLite:
     """One file, and while it is open its write-ahead log."""
+
+    several = False
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
@@ -67,6 +69,10 @@ class SQLite:
 
     def lock(self, connection: Connection) -> None:
         """The first statement that writes takes the lock."""
+
+    def inside(self, connection: Connection) -> AbstractContextManager[None]:
+        """Not among `several`: with a log of changes, each file's transaction ends on its own."""
+        raise NotImplementedError
 
     def complete(self, connection: Connection) -> None:
         """As Database: one of an earlier version of the same schema does not have them."""

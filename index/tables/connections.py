@@ -56,23 +56,28 @@ class Connections:
             yield connection
 
     @contextmanager
-    def noting(self) -> Iterator[Connection]:
-        """One transaction, which leaves the revision as it is."""
+    def noting(self, within: Connection | None = None) -> Iterator[Connection]:
+        """One transaction, which leaves the revision as it is: a new one, or `within` that of another
+        catalogue of a database that lets one change `several`."""
+        if within is not None:
+            with self._naming(), self.database.inside(within):
+                yield within
+            return
         with self._naming(), self._engine.begin() as connection:
             self.database.lock(connection)
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[tuple[Connection, int]]:
-        """One transaction, alone, and its revision: growing that takes the write lock before anything is
-        read. Superseded where another artifact took this one's place before."""
+    def writing(self, within: Connection | None = None) -> Iterator[tuple[Connection, int]]:
+        """One transaction, as `noting`, alone, and its revision: growing that takes the write lock before
+        anything is read. Superseded where another artifact took this one's place before."""
         grown = cast(cast(META.c.value, BigInteger) + 1, Text)
         if not self._turn.acquire(timeout=PATIENCE):
             raise CatalogueBusy(
                 f"{self.path}: others have been changing it for {PATIENCE} seconds; try again"
             )
         try:
-            with self.noting() as connection:
+            with self.noting(within) as connection:
                 connection.execute(update(META).where(META.c.key == "revision").values(value=grown))
                 self.refuse_superseded(connection)
                 yield connection, int(value(connection, "revision"))

@@ -53,18 +53,21 @@ class Succession(Reader):
         return counts
 
     @contextmanager
-    def handing_over(self, successor: str, at: str | None = None) -> Iterator[None]:
+    def handing_over(self, successor: str, at: str | None = None) -> Iterator[Connection | None]:
         """Nobody, in no process, changes it within; at the end, unless that raises, `successor` has its place
         and nobody can any more. Superseded where another one has it. `at`: the schema of the successor's
-        catalogue, if it lies in one."""
+        catalogue, if it lies in one. The transaction, where it may change that one too."""
         with self._connections.writing() as (connection, _):
-            yield
+            yield connection if self._connections.database.several else None
             write_notes(connection, {SUCCESSOR: successor, SUCCESSOR_AT: at})
 
-    def take_over(self, predecessor: Mapping[str, str | None], *, since: str) -> dict[str, str | None]:
+    def take_over(
+        self, predecessor: Mapping[str, str | None], *, since: str, within: Connection | None = None
+    ) -> dict[str, str | None]:
         """Have no successor any more, and note the predecessor in these words and under the key `since` the
-        revision from which on what is done here, is done here alone. What these keys had."""
-        with self._connections.writing() as (connection, revision):
+        revision from which on what is done here, is done here alone: `within` the transaction by which the
+        predecessor is handing over, if there is one. What these keys had."""
+        with self._connections.writing(within) as (connection, revision):
             notes = {**predecessor, since: str(revision), SUCCESSOR: None, SUCCESSOR_AT: None}
             had = {key: noted(connection, key) for key in notes}
             write_notes(connection, notes)

@@ -281,11 +281,14 @@ class Live:
         left, new = before.searcher, after.searcher
         had, rest = dict[str, str | None](), Carried()
         try:
-            with left.following.leaving(), left.catalogue.handing_over(new.name, _schema(new)):
+            handing_over = left.catalogue.handing_over(new.name, _schema(new))
+            with left.following.leaving(), handing_over as transaction:
                 if until is not None:
                     _, rest = self._carry(before, after, until)
                 predecessor = {PREDECESSOR: left.name, PREDECESSOR_AT: _schema(left)}
-                had = new.catalogue.take_over(predecessor, since=TAKEN_OVER)
+                had = new.catalogue.take_over(predecessor, since=TAKEN_OVER, within=transaction)
+                if transaction is not None:
+                    had = {}  # both change at once, or neither
         except CatalogueError as error:
             with suppress(CatalogueError):
                 new.catalogue.note_all(had)  # as it was: a restart must find what goes on being served

@@ -32,7 +32,7 @@ from index.ivf import IvfEngine
 from index.order import Distances, Ids
 from index.postgres import PostgresRanker
 from index.remote import RemoteEngine
-from tests import postgresql
+from tests import milvus, postgresql
 from tests.benchmarks.harness import RESULTS, Spread, machine, memory
 
 BITS = 256
@@ -101,6 +101,27 @@ class Postgres(RemoteEngine):
         self._ending.close()
 
 
+class Milvus(RemoteEngine):
+    """A Milvus on this machine, exact."""
+
+    def __init__(self, bits: int) -> None:
+        from index.milvus import MilvusRanker
+
+        self._ending = ExitStack()
+        server = self._ending.enter_context(milvus.server())
+        super().__init__(MilvusRanker(server.new_collection(), bits=bits, encoder_id="00ff"))
+        self._process = server.pid
+        self._before = memory(self._process).all
+
+    def bytes(self) -> int:
+        """In memory."""
+        return memory(self._process).all - self._before
+
+    def close(self) -> None:
+        super().close()
+        self._ending.close()
+
+
 class Kind(NamedTuple):
     """What is known of an engine before it is measured."""
 
@@ -115,6 +136,7 @@ ENGINES: dict[str, Kind] = {
     "ivf": Kind(lambda bits: IvfEngine(bits, least=0), 250),
     "usearch": Kind(Usearch, 500, 10**6),
     "postgres": Kind(Postgres, 200, 10**6),
+    "milvus": Kind(Milvus, 500, 10**7),
 }
 
 
@@ -155,14 +177,14 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
     build = time.perf_counter() - begin, time.process_time() - used
     del ids
     gc.collect()
-    held = engine.bytes() if isinstance(engine, Postgres) else memory(os.getpid()).all - before
+    held = engine.bytes() if isinstance(engine, Postgres | Milvus) else memory(os.getpid()).all - before
     found = recall_at_10(engine, codes, queries[-TOGETHER:])
     del codes
     alone = [timed(engine, queries[row : row + 1]) for row in range(rounds)]
     together = [timed(engine, queries[-TOGETHER:]) for _ in range(max(3, rounds // 10))]
     milliseconds = [1e3 * seconds for seconds, _ in alone]
     recall = engine.recall if isinstance(engine, IvfEngine) else None
-    if isinstance(engine, Postgres):
+    if isinstance(engine, Postgres | Milvus):
         engine.close()
     return Measured(
         name,
@@ -267,10 +289,12 @@ def markdown(path: Path) -> str:
 
 
 def there() -> list[str]:
-    """The engines that can be measured here: usearch and PostgreSQL may be missing."""
+    """The engines that can be measured here: usearch, PostgreSQL and Milvus may be missing."""
     missing = {"usearch"} if find_spec("usearch") is None else set()
     if postgresql.programs() is None:
         missing.add("postgres")
+    if milvus.programs() is None:
+        missing.add("milvus")
     return [name for name in ENGINES if name not in missing]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import milvus
 from tests.benchmarks import scale
 from tests.benchmarks.scale import NOISE, made, markdown, measured, missing, rows
 
@@ -22,7 +23,14 @@ def test_drawn_codes_are_those_that_are_there_with_some_bits_flipped() -> None:
 
 
 @pytest.mark.parametrize(
-    "engine", ["faiss", "flat", "ivf", pytest.param("postgres", marks=pytest.mark.process)]
+    "engine",
+    [
+        "faiss",
+        "flat",
+        "ivf",
+        pytest.param("postgres", marks=pytest.mark.process),
+        pytest.param("milvus", marks=milvus.CLUSTER),
+    ],
 )
 def test_a_row_says_what_was_measured(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few = np.random.default_rng(0).integers(0, 256, (12, 32), np.uint8)  # of more, no cells would be worth it

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from string import ascii_lowercase
 
 import psycopg
@@ -72,6 +72,43 @@ def test_a_server_keeps_what_sqlite_would_lose(filled: str) -> None:
     ):
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             change(filled, statement)
+
+
+@on_a_server
+def test_two_schemas_change_places_at_once_or_not_at_all(
+    places: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody ever sees one half: who starts between would serve another one than those who run."""
+    monkeypatch.setattr(postgres_catalogue, "PATIENCE", 0.2)
+    first, second = places(), places()
+    for url in (first, second):
+        with Catalogue.create(url, encoder_id="00ff", bits=32, classes=CLASSES) as made:
+            made.add([new_item(1)])
+    with Catalogue.open(first) as old, Catalogue.open(second) as new, Catalogue.open(second) as other:
+
+        def noted() -> list[str | None]:
+            return [old.noted("successor"), other.noted("successor"), other.noted("whom")]
+
+        new.note("successor", "a")  # as it was the predecessor of the one that it is to come back from
+        new.come_back()
+        for whole in (False, True):
+            with suppress(RuntimeError), old.handing_over("b") as transaction:
+                assert transaction is not None
+                revision = new.revision
+                new.change(1, label=int(whole))  # what is carried over meanwhile
+                new.take_over({"whom": "a"}, since="then", within=transaction)
+                with pytest.raises(CatalogueBusy):  # neither may be changed until both are
+                    new.change(1, label=0)
+                assert noted() == [None, "a", None]
+                if not whole:
+                    raise RuntimeError
+            new.come_back()
+        assert noted() == ["b", None, "a"]
+        assert (other.noted("then"), new.revision) == (str(revision + 2), revision + 2)
+        assert [*old.faults(thumbnails=False), *new.faults(thumbnails=False)] == []
+        with pytest.raises(CatalogueError, match="b took the place"):
+            old.change(1, label=0)
+        new.change(1, label=0)
 
 
 @on_a_server

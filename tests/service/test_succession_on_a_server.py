@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Connection
 
 from index.artifact import CATALOGUE, Artifact, ArtifactError, open_artifact
 from index.catalogue import Catalogue, is_there
 from index.database import Followed
 from index.postgres_catalogue import beside
-from index.schemas import alone
+from index.schemas import alone, in_service_at
 from index.verify import faults
 from service.app import create_app
 from service.settings import Settings
@@ -187,6 +188,32 @@ def test_one_of_two_services_changes_the_artifact(both: Path, url: str) -> None:
             serves(http, "second")
             assert "new.png" not in images(http)
             assert len(images(http)) == 63
+
+
+def test_going_back_that_is_cut_off_at_its_end_changes_nothing(
+    both: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move(both / "first", url)
+
+    def cut_off(catalogue: Catalogue, *given: Any, within: Connection, **named: Any) -> None:
+        take_over(catalogue, *given, within=within, **named)
+        process = within.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        postgresql.execute(url, f"SELECT pg_terminate_backend({process})")
+
+    take_over = Catalogue.take_over
+    with served(both / "first", catalogue=url) as one, served(both / "first", catalogue=url) as other:
+        reload(one, "second", force=True)
+        serves(other, "second")
+        with monkeypatch.context() as patch:
+            patch.setattr(Catalogue, "take_over", cut_off)
+            assert "what was served is still served" in answer(one.post("/admin/rollback"), 409)["detail"]
+        assert in_service_at(both / "first", url)[0].name == "second", "as who starts now would serve"
+        add(other, png(1))
+        serves(one, "second")
+        answer(one.post("/admin/rollback"))
+        for http in (one, other):
+            serves(http, "first")
+            assert "new.png" in images(http)
 
 
 def test_what_is_deleted_right_after_is_found_by_nobody_who_was_asking(
