@@ -1,4 +1,4 @@
-"""Fifty thousand images, and a million codes, by the whole path to services that share a server."""
+"""Thousands of images, and a million codes, by the whole path to services that share a server."""
 
 import io
 import tarfile
@@ -16,13 +16,17 @@ from index.hamming import FaissEngine
 from index.items import NewItem
 from index.postgres import PostgresRanker
 from index.remote import RemoteEngine
+from service.command import main
+from service.core.artifacts.encoding import Worker
 from tests import postgresql
-from tests.service.core.artifacts.shards import bare, encode, load
+from tests.service.command.test_encoding import killed_after_a_line
+from tests.service.core.artifacts.shards import bare, contents, encode, load
 from tests.service.reloading import add, answer, png, served
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = pytest.mark.process
 
 IMAGES, IN_A_TAR = 50_000, 5_000
+FEWER, IN_A_PART = 3_000, 100
 CODES, TOGETHER = 1_000_000, 50_000
 K = 10
 
@@ -33,13 +37,13 @@ def url() -> Iterator[str]:
         yield server.new_schema()
 
 
-def draw_tars(folder: Path) -> None:
+def draw_tars(folder: Path, images: int, each: int) -> None:
     """Blocks of colours, of ten labels."""
     rng = np.random.default_rng(0)
     folder.mkdir()
-    for first in range(0, IMAGES, IN_A_TAR):
+    for first in range(0, images, each):
         with tarfile.open(folder / f"{first:05}.tar", "w") as tar:
-            for number in range(first, first + IN_A_TAR):
+            for number in range(first, first + each):
                 blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
                 file = io.BytesIO()
                 Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(file, "WEBP", quality=60)
@@ -49,8 +53,36 @@ def draw_tars(folder: Path) -> None:
                     tar.addfile(entry, io.BytesIO(content))
 
 
+@pytest.mark.cluster
+def test_three_thousand_images_by_processes_that_are_killed(own: Artifact, url: str, tmp_path: Path) -> None:
+    """Each shard is whole or not there, and so is each image in the catalogue, whoever ends the work."""
+    data, whole, shards = (tmp_path / name for name in ("tars", "whole", "shards"))
+    draw_tars(data, FEWER, IN_A_PART)
+    encode(data, own.path, whole, part_size=IN_A_PART)
+    command = ["encode", "--data", str(data), "--encoder", str(own.path), "--out", str(shards)]
+    command += ["--part-size", str(IN_A_PART)]
+    for rank in range(2):
+        killed_after_a_line(command, RANK=str(rank), WORLD_SIZE="2")
+    assert 2 < len(contents(shards)) < FEWER // IN_A_PART
+    encode(data, own.path, shards, *(Worker(rank, 3) for rank in range(3)), part_size=IN_A_PART)
+    assert contents(shards) == contents(whole)
+
+    target = bare(own, tmp_path / "shared")
+    command = ["load", str(shards), "--artifact", str(target), "--catalogue", url]
+    killed_after_a_line(command)
+    with Catalogue.open(url) as catalogue:
+        assert 0 < len(catalogue.codes().ids) < FEWER
+    assert main(command) == 0
+    settings = {"catalogue": url, "engine": "catalogue"}
+    with served(target, **settings) as one, served(target, **settings) as other:
+        for http in (one, other):
+            stats = answer(http.get("/stats"))
+            assert (stats["items"], stats["labelled"], stats["stale"]) == (FEWER, FEWER, 0)
+
+
+@pytest.mark.slow
 def test_fifty_thousand_images(own: Artifact, url: str, tmp_path: Path) -> None:
-    draw_tars(tmp_path / "tars")
+    draw_tars(tmp_path / "tars", IMAGES, IN_A_TAR)
     encode(tmp_path / "tars", own.path, tmp_path / "shards")
     target = bare(own, tmp_path / "shared")
     load(tmp_path / "shards", target, url)
@@ -78,6 +110,7 @@ def test_fifty_thousand_images(own: Artifact, url: str, tmp_path: Path) -> None:
         assert sent not in [each["id"] for each in near]
 
 
+@pytest.mark.slow
 def test_a_million_codes(url: str) -> None:
     rng = np.random.default_rng(0)
     with Catalogue.create(url, encoder_id="00ff", bits=256, classes=["a", "b"]) as catalogue:
