@@ -23,6 +23,7 @@ from training import protocol
 from training.config import Config
 from training.data import DataError, ImageSet, Positions, images_of
 from training.device import choose_device
+from training.learning.together import ALONE, Alone
 from training.nets.images import ImageError, open_image, opened_file, square_pixels
 
 T = TypeVar("T")
@@ -123,13 +124,13 @@ def stream(pixels: Pixels, groups: Iterable[Tensor], device: torch.device) -> It
         yield positions, found.to(device, non_blocking=True)
 
 
-def load(config: Config) -> Loaded:
+def load(config: Config, workers: Alone = ALONE) -> Loaded:
     """The images of the configuration, checked, then decoded, and on its device if they fit there. Raises
     DataError and ConfigError."""
     images = images_of(config)
     said = protocol.check(images, config)
     log.info("found %s; decoding them", counted(images))
-    loaded = read(images, config.image_size)
+    loaded = read(images, config.image_size, workers)
     if config.fraction():  # of some classes one image only may be readable
         protocol.say_of_one_image(loaded.images, said)
     return loaded._replace(pixels=place(loaded.pixels, choose_device(config.device)))
@@ -153,26 +154,31 @@ def opened(images: ImageSet, position: int) -> tuple[Image.Image, File | None]:
     return open_image(content, reading=images.reading), file
 
 
-def read(images: ImageSet, size: int) -> Loaded:
-    """Decode everything once."""
+def read(images: ImageSet, size: int, workers: Alone = ALONE) -> Loaded:
+    """Decode everything once. Workers share what is not kept in memory. DataError."""
     in_memory = 3 * size * size * len(images) <= MEMORY_LIMIT
     pixels = torch.empty((len(images) if in_memory else 0, 3, size, size), dtype=torch.uint8)
-    hashes = [b""] * len(images)
+    check_same(images, workers)
 
-    def decode(position: int) -> str | None:
+    def decode(position: int) -> tuple[bytes, str | None]:
+        """The hash of its file, and what is wrong with it."""
         try:
             image, file = opened(images, position)
             square = square_pixels(image, size)
         except (ImageError, OSError) as error:
-            return str(error)
-        hashes[position] = file.sha256 if file else b""
+            return b"", str(error)
         if in_memory:
             pixels[position] = square
-        return None
+        return file.sha256 if file else b"", None
 
+    readers = ALONE if in_memory else workers
+    own = range(readers.rank, len(images), readers.world)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(decode, range(len(images)))
-        faults = list(progress("decoding images", outcomes, len(images)))
+        read_here = list(progress("decoding images", pool.map(decode, own), len(own)))
+    outcomes: list[tuple[bytes, str | None]] = [(b"", None)] * len(images)
+    for rank, theirs in enumerate(readers.pooled(read_here)):
+        outcomes[rank :: readers.world] = theirs
+    faults = [fault for _, fault in outcomes]
     broken = [(path, fault) for path, fault in zip(images.paths, faults, strict=True) if fault]
     skipped = [
         {"path": shown(path), "reason": shown(reason)} for path, reason in (*images.unreadable, *broken)
@@ -184,11 +190,17 @@ def read(images: ImageSet, size: int) -> Loaded:
         )
     keep = np.flatnonzero([fault is None for fault in faults])
     if images.root is not None:
-        images = replace(images, hashes=tuple(hashes))
+        images = replace(images, hashes=tuple(hash_ for hash_, _ in outcomes))
     if broken:
         images = with_what_is_left(images.select(keep))
         pixels = pixels[torch.from_numpy(keep)] if in_memory else pixels
     return Loaded(images, pixels if in_memory else PixelsOnDemand(images, size), skipped)
+
+
+def check_same(images: ImageSet, workers: Alone) -> None:
+    """DataError where workers do not have the same images, with the same labels."""
+    if not workers.agree(images.fingerprint()):
+        raise DataError(f"{images.where}: the processes do not have the same images; copy the folder anew")
 
 
 def with_what_is_left(images: ImageSet) -> ImageSet:

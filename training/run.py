@@ -48,7 +48,7 @@ from training.nets.backbones import BACKBONES
 from training.nets.encoder import Encoder
 from training.nets.head import joined
 from training.nets.pretrained import Origin, is_pretrained
-from training.pixels import Loaded, batches, each_batch, load, stream
+from training.pixels import Loaded, batches, check_same, each_batch, load, stream
 
 log = logging.getLogger("hebbsearch")
 
@@ -87,7 +87,7 @@ class Run:
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
         self.dtype = activation_type(self.precision)
-        self.images, self.pixels, self.skipped, split = load(config) if loaded is None else loaded
+        self.images, self.pixels, self.skipped, split = load(config, workers) if loaded is None else loaded
         fraction = config.fraction() if self.images.classes else 0.0
         # Pixels, labels and positions lie together: on the device, or none of them, so that nothing waits.
         self.home = self.pixels.device if isinstance(self.pixels, Tensor) else torch.device("cpu")
@@ -345,10 +345,7 @@ def learn_alone(run: Run, taught: Embedded | None) -> str:
 
 def begin_together(run: Run) -> None:
     """The workers of a run have the same images, preprocessed alike. Raises DataError."""
-    if not run.workers.agree(run.fingerprint):
-        raise DataError(
-            f"{run.images.where}: the processes do not have the same images; copy the folder anew"
-        )
+    check_same(run.images, run.workers)
     run.workers.begin_equal(run.model)
 
 

@@ -1,6 +1,7 @@
 """The command in several processes, told of each other as torchrun does."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from index import artifact
 from tests import forking
 from tests.training.test_build_index import COMMAND, environment, striped_folder
-from training import label, reproduce, run
+from training import label, pixels, reproduce, run
 from training.learning.finetune import Supervised
 from training.learning.hebbian import Pretraining
 from training.learning.together import MEETING
@@ -24,6 +25,22 @@ BRIEFLY = [
     "-c",
     "import training.run as run; run.LEAST_STEPS = 1; import training.build_index as b; b.main()",
 ]
+# The same, where no set fits into memory; each process notes the images that it reads at the start.
+NOTING = """
+import os
+import training.pixels as pixels
+pixels.MEMORY_LIMIT = 0
+opened = pixels.opened
+
+def noted(images, position):
+    with open("read-" + os.environ["RANK"], "a") as file:
+        print(position, file=file)
+    return opened(images, position)
+
+pixels.opened = noted
+import training.build_index as b
+b.main()
+"""
 LEARNED = ["--labels", "none", "--recipe", "paper", "--epochs", "2", "--image-size", "28"]
 
 
@@ -95,6 +112,43 @@ def test_two_processes_build_what_one_builds(pictures, tmp_path, here, monkeypat
     for name in ("two", "stopped"):
         assert_equal(features(tmp_path / name), features(tmp_path / "one"))
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "stopped"}
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_each_image_is_read_once_before_they_learn(pictures, tmp_path, here, monkeypatch):
+    """Of a set that does not fit into memory, by one of them; all leave out what that one cannot read."""
+    shutil.copytree(pictures, tmp_path / "some")
+    for broken in sorted((tmp_path / "some").rglob("*.png"))[7:9]:
+        broken.write_bytes(b"no image")
+    asked = ["--data", str(tmp_path / "some"), *LEARNED]
+    command = ["-c", NOTING]
+    (said, _), silent = ended(started(tmp_path, *asked, "--out", "two", command=command))
+    assert "two: 43 images indexed" in said and silent == ("", "")
+    read = [(tmp_path / f"read-{rank}").read_text().splitlines() for rank in range(WORLD)]
+    assert [len(positions) for positions in read] == [23, 22]
+    assert sorted(int(each) for positions in read for each in positions) == [*range(45)]
+
+    monkeypatch.setattr(pixels, "MEMORY_LIMIT", 0)
+    here(*asked, "--out", "one")
+    one, two = (artifact.open_artifact(tmp_path / name) for name in ("one", "two"))
+    assert two.manifest.data["skipped"] == one.manifest.data["skipped"]
+    assert len(two.manifest.data["skipped"]) == 2
+    with one.open_catalogue() as ours, two.open_catalogue() as theirs:
+        both = zip(ours.page(count=50), theirs.page(count=50), strict=True)
+        assert all(our.sha256 == their.sha256 for our, their in both)
+    assert_equal(features(tmp_path / "two"), features(tmp_path / "one"))
+
+
+@pytest.mark.process
+def test_folders_that_differ_are_refused(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "0" / "some")
+    shutil.copytree(pictures, tmp_path / "1" / "some")
+    next((tmp_path / "1" / "some").rglob("*.png")).rename(tmp_path / "1" / "some" / "other.png")
+    folders = [tmp_path / "0", tmp_path / "1"]
+    said = ended(started(folders, "--data", "some", *LEARNED, command=["-c", NOTING]), code=2)
+    assert all("the processes do not have the same images" in errors for _, errors in said)
+    assert not [*tmp_path.glob("?/read-*")], "nothing was read for it"
 
 
 def stop_after_an_epoch(learner, here, monkeypatch, *asked):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from training.config import Config, ConfigError
 from training.nets.pretrained import is_pretrained
 from training.rules import alone
+
+T = TypeVar("T")
 
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # and how often it has started them again
@@ -72,6 +74,10 @@ class Alone:
     def agree(self, value: str) -> bool:
         """Whether all workers have the same value."""
         return True
+
+    def pooled(self, value: T) -> list[T]:
+        """What each worker has, in their order."""
+        return [value]
 
     def leave(self) -> None:
         """The end of learning together."""
@@ -132,6 +138,11 @@ class Together(Alone):
         largest = torch.tensor([own, -own], device=self.device)
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return largest.tolist() == [own, -own]
+
+    def pooled(self, value: T) -> list[T]:
+        pooled: list[Any] = [None] * self.world
+        distributed.all_gather_object(pooled, value)
+        return pooled
 
     def leave(self) -> None:
         distributed.destroy_process_group()
