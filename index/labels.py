@@ -259,19 +259,30 @@ def _loosely(path: str) -> str:
     return str(Path(normal(path.strip().replace("\\", "/"))))
 
 
+def _separator(first: str) -> str:
+    """What stands between the cells: a comma, or what spreadsheets write where a comma is in numbers."""
+    counts = {each: first.count(each) for each in ",;\t"}
+    return max(counts, key=lambda each: counts[each])
+
+
 def _lines(file: Path, wanted: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     """The cells of each line that gives a label, at least one, by the names of those `wanted` columns that
     there are; what else it holds is ignored."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True)
+            separator = _separator(first := lines.readline())
+            lines.seek(0)
+            reader = csv.DictReader(lines, skipinitialspace=True, delimiter=separator)
             names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
             columns = dict(zip(names, reader.fieldnames or (), strict=True))
             rows = [row for row in reader if "".join(map(str, filter(None, row.values()))).strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: the labels cannot be read ({error})") from error
     if not {*NEEDED} <= columns.keys() or not rows:
-        raise DataError(f"{file}: the first line must be 'path,label', and at least one image must follow")
+        found = f"; it is {first.strip()[:80]!r}" if first.strip() else ""
+        raise DataError(
+            f"{file}: the first line must be 'path,label', and at least one image must follow{found}"
+        )
     for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"{file}: the first line has {name!r} more than once; keep one such column")

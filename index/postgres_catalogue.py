@@ -19,7 +19,7 @@ from index.database import PATIENCE, CatalogueAway, CatalogueBusy, CatalogueErro
 from index.space import WAY_OUT, no_space
 
 DRIVER = "postgresql+psycopg"
-SCHEMES = (f"{DRIVER}:", "postgresql:")
+SCHEMES = (f"{DRIVER}:", "postgresql:", "postgres:")
 SHAPE = f"{DRIVER}://user@host/database?schema=name"
 SECRET = ("password", "sslpassword", "passfile", "sslkey")  # what the driver takes in a URL's query too
 NAME = re.compile("[a-z_][a-z0-9_]{0,62}")  # which needs no quotes

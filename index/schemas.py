@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from index.artifact import CATALOGUE, ArtifactError
+from index.artifact import CATALOGUE, MANIFEST, ArtifactError, in_service, read_manifest
 from index.catalogue import Catalogue, move
 from index.database import CatalogueError
 from index.items import MOVED, SUCCESSOR, SUCCESSOR_AT
@@ -16,9 +16,12 @@ LATER = re.compile("__[0-9]+$")  # behind the name of the first schema: those of
 
 
 def in_service_at(path: Path, url: str) -> tuple[Path, str]:
-    """As `index.artifact.in_service`, and the URL of that one's catalogue. ArtifactError."""
-    path, seen = path.resolve(), {schema_of(url)}
+    """As `index.artifact.in_service`, and the URL of that one's catalogue. ArtifactError, also where the one
+    at `url` is not that of the artifact: what took its place would be served for another one's."""
+    asked = path = in_service(path)  # it may have given its place before it was moved
+    first, seen = url, {schema_of(url)}
     try:
+        wanted, there = read_manifest(asked).encoder_id, Catalogue.read_note(first, "encoder_id")
         while (found := successor_at(path, url)) is not None:
             path, url = found
             if not path.exists():
@@ -30,6 +33,11 @@ def in_service_at(path: Path, url: str) -> tuple[Path, str]:
             seen.add(schema)
     except CatalogueError as error:
         raise ArtifactError(str(error)) from error
+    if there not in (None, wanted) and path != asked:
+        raise ArtifactError(
+            f"{without_password(first)}: its encoder_id is {there}, {asked / MANIFEST} says {wanted}; "
+            "name the schema of this artifact"
+        )
     return path, url
 
 

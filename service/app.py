@@ -225,7 +225,8 @@ def _settings_from_environment() -> Settings:
             + (
                 "is not set; name a folder that hebbsearch build made"
                 if fault["type"] == "missing"
-                else fault["msg"] + ("" if _is_secret(fault) else f", not {fault['input']!r}")
+                else fault["msg"].removeprefix("Value error, ")
+                + ("" if _is_secret(fault) else f", not {fault['input']!r}")
             )
             for fault in error.errors()
         )

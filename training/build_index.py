@@ -66,6 +66,8 @@ from training.nets.pretrained import NONE, PRETRAINED
 from training.rules import RULES
 from training.run import Run
 
+FEW_QUERIES = 100  # where scores spread by 0.3, the mean of as many is known within 0.06
+
 
 def build(config: Config, target: Path, work: Path, workers: Alone = ALONE) -> Artifact:
     """Train as `config` says, working in the folder `work`, and publish the artifact at `target`. Workers
@@ -130,6 +132,8 @@ def report(built: Artifact) -> Iterator[str]:
             f"top-1 {metrics['top1']:.4f}; {about['queries']} held-out queries; "
             f"learned from {about['training_labels']} labels, {about['validation_labels']} more to validate"
         )
+        if about["queries"] < FEW_QUERIES:
+            yield "so few queries may be far off: hebbsearch eval says between what"
     elif about["labelled"]:
         yield "no mAP: no image with a label is held out to ask with"
     else:

@@ -28,7 +28,7 @@ REVISION = "SELECT value FROM meta WHERE key = 'revision'"
 
 def moved_to(place: str) -> str:
     """What to do where a catalogue was moved to this place."""
-    return f"its catalogue was moved to {place}; start the service with HEBBSEARCH_CATALOGUE, which names it"
+    return f"its catalogue was moved to {place}; set HEBBSEARCH_CATALOGUE to this address"
 
 
 class Connections:
@@ -96,11 +96,11 @@ class Connections:
             if isinstance(self.path, str):
                 raise Followed(
                     f"{self.path}: {successor} took the place of this artifact and is served within seconds; "
-                    "try again"
+                    f"try again (a command is to name {successor} and its schema)"
                 )
             raise Superseded(
                 f"{self.path}: {successor} took the place of this artifact; restart this service, which "
-                "then serves that one"
+                "then serves that one (a command is to name it)"
             )
 
     def revision(self) -> int:

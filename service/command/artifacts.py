@@ -27,7 +27,11 @@ def add_to(command: Adding) -> None:
     )
 
     one = command("reload", reload)
-    one.add_argument("artifact", nargs="?", help="name of a folder beside the one served")
+    one.add_argument(
+        "artifact",
+        nargs="?",
+        help="name of a folder beside the one served (what HEBBSEARCH_ARTIFACT leads to now)",
+    )
     one.add_argument("--force", action="store_true", help="even if it answers worse")
     one.add_argument("--as-it-is", action="store_true", help="without what was done since: a copy comes back")
     command("rollback", rollback)

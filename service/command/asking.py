@@ -13,6 +13,7 @@ from service.client import Client
 from service.command.parsing import Adding
 from service.command.saying import Failed, name_all, named, say, show
 from service.schemas.about import DuplicatePage
+from service.schemas.evaluation import Evaluation
 from service.schemas.images import FolderPage
 from service.schemas.search import Space
 
@@ -94,11 +95,19 @@ def evaluate(options: argparse.Namespace, client: Client) -> int:
     if options.json:
         show(evaluation.model_dump())
     else:
-        say(f"mAP {evaluation.map:.4f}")
+        say(f"mAP {evaluation.map:.4f} ({_doubt(evaluation)})")
         say(evaluation.definition.text)
         for each in evaluation.per_class:
             say(f"  {each.label}: {'–' if each.aps is None else f'{each.aps:.4f}'}, {each.items:,} images")
     return 0
+
+
+def _doubt(evaluation: Evaluation) -> str:
+    """What the mAP is to be read beside."""
+    drawn = f"{evaluation.chance:.4f} at random"
+    if (interval := evaluation.interval) is None:
+        return drawn
+    return f"{interval.low:.4f} to {interval.high:.4f} as the queries are drawn, {drawn}"
 
 
 def list_images(options: argparse.Namespace, client: Client) -> int:

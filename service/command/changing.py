@@ -4,10 +4,11 @@ import argparse
 import sys
 from datetime import datetime
 
-from service.client import Client
+from service.client import Client, Refused
 from service.command.parsing import Adding
 from service.command.saying import SHOWN, SOME_LEFT_OUT, Failed, name_all, say, show
 from service.schemas.images import Changed
+from service.schemas.trash import Batch
 
 
 def add_to(command: Adding) -> None:
@@ -26,11 +27,20 @@ def add_to(command: Adding) -> None:
 
 def remove(options: argparse.Namespace, client: Client) -> int:
     """Put images into the trash by their ids, or remove them for good."""
-    for item_id in options.id:
-        client.remove(item_id, forever=options.forever)
+    removed, left = list[int](), dict[int, str]()
+    for item_id in dict.fromkeys(options.id):
+        try:
+            client.remove(item_id, forever=options.forever)
+            removed.append(item_id)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            left[item_id] = refused.detail
     where = "removed for good" if options.forever else "deleted; hebbsearch trash shows what can come back"
-    show({"removed": options.id}) if options.json else say(f"{len(options.id):,} {where}")
-    return 0
+    show({"removed": removed, "left": left}) if options.json else say(f"{len(removed):,} {where}")
+    for reason in [] if options.json else left.values():
+        say(f"left: {reason}", file=sys.stderr)
+    return SOME_LEFT_OUT if left else 0
 
 
 def trash(options: argparse.Namespace, client: Client) -> int:
@@ -48,14 +58,20 @@ def undo(options: argparse.Namespace, client: Client) -> int:
         if options.json:
             show([each.model_dump() for each in found])
         for each in [] if options.json else found:
-            what = ", ".join(f"{count:,} {name}" for name, count in each.counts.items())
-            when = datetime.fromtimestamp(each.time).isoformat(" ", "seconds")
-            say(f"{each.batch}  {when}  {what}  ({each.undoable:,} can be undone)")
+            say(f"{each.batch}  {_told(each)}  ({each.undoable:,} can be undone)")
         return 0
-    latest = [options.batch] if options.batch else [each.batch for each in client.changes(limit=1).changes]
+    if options.batch:
+        return changed(options, client.undo(options.batch), "undone")
+    latest = client.changes(limit=1).changes
     if not latest:
         raise Failed("nothing was changed that can be undone")
-    return changed(options, client.undo(*latest), "undone")
+    return changed(options, client.undo(latest[0].batch), f"undone ({_told(latest[0])})")
+
+
+def _told(change: Batch) -> str:
+    """What a change was, and when."""
+    what = ", ".join(f"{count:,} {name}" for name, count in change.counts.items())
+    return f"{what}, {datetime.fromtimestamp(change.time).isoformat(' ', 'seconds')}"
 
 
 def changed(options: argparse.Namespace, done: Changed, what: str) -> int:

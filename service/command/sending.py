@@ -10,7 +10,7 @@ from index.labels import LabelError, known_as, label_of, labels_in
 from index.names import normal, shown
 from index.walking import walk
 from service import folder as folders
-from service.client import Client
+from service.client import Client, ServiceError
 from service.command.parsing import Adding
 from service.command.saying import SHOWN, SOME_LEFT_OUT, Failed, progress, say, show
 
@@ -42,12 +42,17 @@ def add(options: argparse.Namespace, client: Client) -> int:
     if options.remove_gone and known and not (plan.send or plan.relabel or plan.unchanged):
         raise Failed(f"{options.folder}: holds none of the images of {name!r}; nothing was removed")
     refused, count = plan.refused | plan.kept | strays, dict.fromkeys(COUNTED, 0)
-    for sent in progress(folders.send(client, name, plan.send), len(plan.send)):
-        if sent.reason is not None:
-            refused[sent.source.path] = sent.reason
-        if sent.status != "refused":
-            other = sent.status != "exists" and bool(sent.source.instead_of)
-            count["changed" if other else sent.status] += 1
+    try:
+        for sent in progress(folders.send(client, name, plan.send), len(plan.send)):
+            if sent.reason is not None:
+                refused[sent.source.path] = sent.reason
+            if sent.status != "refused":
+                other = sent.status != "exists" and bool(sent.source.instead_of)
+                count["changed" if other else sent.status] += 1
+    except ServiceError:
+        there = f"{sum(count.values()):,} or more of {len(plan.send):,} files are there"
+        say(f"{name}: {there}; the same command goes on with the others", file=sys.stderr)
+        raise
     relabelled = sum(1 for _ in progress(folders.relabel(client, plan.relabel), len(plan.relabel)))
     removed = 0
     if options.remove_gone and plan.refused and plan.gone:
@@ -59,9 +64,11 @@ def add(options: argparse.Namespace, client: Client) -> int:
         counted = {**count, "relabelled": relabelled, "unchanged": plan.unchanged, "removed": removed}
         show({"folder": name, **counted, "gone": gone, "refused": refused})
     else:
+        gives = options.label or options.labels or options.label_folders
+        theirs = " (those without a label got theirs)" if gives and count["exists"] else ""
         say(
             f"{name}: {count['added']:,} added, {count['changed']:,} changed, {relabelled:,} relabelled, "
-            f"{plan.unchanged:,} unchanged, {count['exists']:,} there already under another name, "
+            f"{plan.unchanged:,} unchanged, {count['exists']:,} there already under another name{theirs}, "
             f"{count['restored']:,} back from the trash, {removed:,} removed"
         )
         if gone:

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
+from pydantic import SecretStr
 
 from index.artifact import BUILT, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artifact, read_manifest
 from index.backup import copy_artifact
 from index.database import CatalogueError, Superseded
-from index.engines import is_elsewhere, making, shown
+from index.engines import FLAT, is_elsewhere, making, shown
 from index.items import SUCCESSOR
 from index.postgres_catalogue import beside, schema_of
-from index.schemas import alone, brought, in_service_at
+from index.schemas import alone, brought, in_service_at, is_brought
 from service.core.artifacts.carrying import Carried, Comparison, carry, compare
 from service.core.batching import Batcher
 from service.core.library import Library
@@ -197,7 +198,7 @@ class Live:
             return
         path, url = await to_thread.run_sync(in_service_at, artifact.path, artifact.url)
         if url != artifact.url:
-            async with self._replacing, self._opened(path, url) as after:
+            async with self._replacing, self._opened(path, url, self._settings) as after:
                 await to_thread.run_sync(after.searcher.check)
                 await to_thread.run_sync(after.searcher.catalogue.check_in_place)  # meanwhile too
                 before, self._current = self._current, after
@@ -238,31 +239,46 @@ class Live:
             raise NotReplaced(f"{path.name} is what is served; name another artifact beside it")
         _refuse_elsewhere(self._settings)
         _refuse_fixed(before.searcher, path)
+        prepare = partial(self._prepare, before, since=since, force=force, as_it_is=as_it_is)
+        tried = Carried()
         if at is None and (url := before.searcher.artifact.url) is not None:
             read_manifest(path)  # what is none shall be told as such
             async with _explained():
+                if not await to_thread.run_sync(
+                    is_brought, path
+                ):  # what is refused stays the file that it is
+                    here = self._settings.model_copy(update={"engine": SecretStr(FLAT)})
+                    async with self._opened(path, None, here) as trial:
+                        _, tried, _ = await prepare(trial)
+                    await trial.close()
                 at = await to_thread.run_sync(brought, path, url)
-        async with _explained(), self._opened(path, at) as after:
-            _refuse_fixed(after.searcher, path)
-            begin = int(before.searcher.catalogue.noted(since) or 0)
-            await to_thread.run_sync(after.searcher.catalogue.come_back)
-            await to_thread.run_sync(after.searcher.check)
-            until, carried, comparison = None, Carried(), None
-            if not as_it_is:
-                until, carried = await to_thread.run_sync(self._carry, before, after, begin)
-                comparison = await to_thread.run_sync(self._compared, before, after, force)
+        async with _explained(), self._opened(path, at, self._settings) as after:
+            until, carried, comparison = await prepare(after)
             async with self.writing:
                 with CancelScope(shield=True):  # what a restart serves is what is served
                     carried += await to_thread.run_sync(self._hand_over, before, after, until)
                     self._current = after
         self._retire(before)
-        return Replaced(before.searcher.name, after.searcher.name, carried, comparison)
+        return Replaced(before.searcher.name, after.searcher.name, tried + carried, comparison)
+
+    async def _prepare(
+        self, before: Generation, after: Generation, *, since: str, force: bool, as_it_is: bool
+    ) -> tuple[int | None, Carried, Comparison | None]:
+        """Verify and warm the new one, give it what was done, until which revision, and compare both."""
+        _refuse_fixed(after.searcher, after.searcher.artifact.path)
+        begin = int(before.searcher.catalogue.noted(since) or 0)
+        await to_thread.run_sync(after.searcher.catalogue.come_back)
+        await to_thread.run_sync(after.searcher.check)
+        if as_it_is:
+            return None, Carried(), None
+        until, carried = await to_thread.run_sync(self._carry, before, after, begin)
+        return until, carried, await to_thread.run_sync(self._compared, before, after, force)
 
     @asynccontextmanager
-    async def _opened(self, path: Path, url: str | None) -> AsyncIterator[Generation]:
+    async def _opened(self, path: Path, url: str | None, settings: Settings) -> AsyncIterator[Generation]:
         """A generation of this folder, closed again if it does not come to be served."""
-        searcher = await to_thread.run_sync(partial(opened, path, self._settings, url=url))
-        generation = Generation(searcher, self._settings, self._counting, self._decode)
+        searcher = await to_thread.run_sync(partial(opened, path, settings, url=url))
+        generation = Generation(searcher, settings, self._counting, self._decode)
         try:
             yield generation
         except BaseException:

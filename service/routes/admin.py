@@ -90,7 +90,9 @@ def _folder(request: Request, name: str | None) -> Path:
     if name is None:
         return asked
     if not name.isprintable() or name.startswith(".") or Path(name).name != name or not name:
-        raise HTTPException(422, f"artifact: name a folder in {asked.parent.name}, without a path to it")
+        raise HTTPException(
+            422, "artifact: wanted the name of a folder beside the one that is served, without a path to it"
+        )
     return asked.parent / name
 
 

@@ -77,6 +77,10 @@ def explained(fault: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in fault["loc"][1:])
     if fault["type"] == "extra_forbidden":
         return f"{name[:80]}: there is no such parameter; /docs lists those there are"
+    if fault["type"] == "json_invalid":
+        return f"the body is no JSON ({fault['ctx']['error']}, at character {fault['loc'][-1]})"
+    if fault["type"] == "model_attributes_type" and isinstance(fault["input"], bytes):
+        return "the body was not sent as JSON: give it the header Content-Type: application/json"
     return f"{name}: {fault['msg']}, not {_short(fault['input'])!r}"
 
 

@@ -41,6 +41,7 @@ TOGETHER = 64
 K = 10
 PART = 2**16  # codes that are made at a time
 MILLIONS = (1, 10, 50)
+LET_GO = 10.0  # seconds until Milvus looks no more at what it has closed as it was before
 LEFT_FREE = 2**30  # bytes: a machine that swaps measures its disk
 
 
@@ -109,9 +110,29 @@ class Milvus(RemoteEngine):
 
         self._ending = ExitStack()
         server = self._ending.enter_context(milvus.server())
-        super().__init__(MilvusRanker(server.new_collection(), bits=bits, encoder_id="00ff"))
+        self._place = server.new_collection()
+        super().__init__(MilvusRanker(self._place, bits=bits, encoder_id="00ff"))
         self._process = server.pid
         self._before = memory(self._process).all
+
+    def settle(self) -> None:
+        """Close and index what it has, as it does by itself within minutes: all is looked at without an index
+        until then."""
+        from pymilvus import MilvusClient
+
+        from index.milvus import CODE
+        from index.milvus_server import Address
+
+        name = Address.of(self._place).collection
+        connection = MilvusClient(self._place.removeprefix("milvus+").rpartition("/")[0])._get_connection()
+        connection.flush([name], timeout=600)
+        while True:  # nobody tells when it is
+            progress = connection.get_index_build_progress(name, CODE, timeout=10)
+            closed = connection.get_query_segment_info(name, timeout=10)
+            if progress["indexed_rows"] == progress["total_rows"] <= sum(each.num_rows for each in closed):
+                break
+            time.sleep(1)
+        time.sleep(LET_GO)
 
     def bytes(self) -> int:
         """In memory."""
@@ -172,7 +193,7 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
     begin, used = time.perf_counter(), time.process_time()
     ids = np.arange(1, count + 1)
     engine.apply(Changes(0, CodeTable(ids, ids % 10, codes), ids[:0], ()))
-    if isinstance(engine, IvfEngine):
+    if isinstance(engine, IvfEngine | Milvus):
         engine.settle()
     build = time.perf_counter() - begin, time.process_time() - used
     del ids

@@ -96,6 +96,12 @@ def test_labels_in_a_file_are_labels_as_everywhere(tmp_path: Path, text: str, la
     assert read(tmp_path, f'path,label\nx.png,"{text}"\n') == {"x.png": label}
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_what_spreadsheets_write_is_read(tmp_path: Path, separator: str) -> None:
+    content = f"path{separator}label\nx.png{separator}owl, tawny\n"
+    assert read(tmp_path, content) == {"x.png": "owl, tawny"}
+
+
 @pytest.mark.parametrize(("text", "what", "where"), REFUSED)
 def test_what_is_no_label_is_refused_with_its_place(tmp_path: Path, text: str, what: str, where: str) -> None:
     with pytest.raises(DataError, match=rf"^label '.*: .*{what}.*{where}"):
@@ -128,7 +134,10 @@ def test_files_without_a_line_have_no_label(tmp_path: Path) -> None:
         ("path,label\n/x.png,owl\n", r"name no file below .*first: /x\.png"),
         ("path,label\nX.PNG,owl\n", r"name no file below .*first: X\.PNG"),
         ("path,label\n.,owl\n", r"name no file below .*first: \."),
-        ("file,class\nx.png,owl\n", "the first line must be 'path,label'"),
+        (
+            "file,class\nx.png,owl\n",
+            "the first line must be 'path,label', and at least one image must follow; it is 'file,class'",
+        ),
         ("path\nx.png\n", "the first line must be 'path,label'"),
         ("file;label\n", "the first line must be 'path,label'"),
         ("x.png,owl\n", "the first line must be 'path,label'"),

@@ -390,8 +390,9 @@ def test_another_kind_of_place_is_no_address(address: str) -> None:
 
 
 def test_a_password_is_written_nowhere() -> None:
-    url = "postgresql://me:secret@h:5/db?schema=a&password=secret&sslmode=require"
-    assert without_password(url) == "postgresql+psycopg://me@h:5/db?schema=a&sslmode=require"
+    for scheme in ("postgresql+psycopg", "postgresql", "postgres"):
+        url = f"{scheme}://me:secret@h:5/db?schema=a&password=secret&sslmode=require"
+        assert without_password(url) == "postgresql+psycopg://me@h:5/db?schema=a&sslmode=require"
 
 
 def test_without_the_driver_one_line_names_the_extra() -> None:

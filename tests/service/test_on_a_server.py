@@ -110,7 +110,7 @@ def test_what_was_moved_answers_as_it_did(
 def test_what_was_moved_is_served_from_there_alone(own: Artifact, url: str) -> None:
     with own.open_catalogue() as open_before:
         move(own.path, url)
-        with pytest.raises(ValueError, match=r"was moved to .*; start the service with HEBBSEARCH_CATALOGUE"):
+        with pytest.raises(ValueError, match=r"was moved to .*; set HEBBSEARCH_CATALOGUE to this"):
             open_before.remove([1])
     with pytest.raises(ArtifactError, match="was moved to"):
         create_app(Settings(artifact=own.path))
@@ -338,7 +338,7 @@ def test_a_ranking_that_is_away_at_the_start_ends_it_with_one_line(
     with pytest.raises(SystemExit, match="start it, or look at the network") as told:
         create_app()
     assert "secret" not in str(told.value) and "\n" not in str(told.value)
-    monkeypatch.setenv("HEBBSEARCH_ENGINE", "postgres://me:secret@h/db")
+    monkeypatch.setenv("HEBBSEARCH_ENGINE", "mysql://me:secret@h/db")
     with pytest.raises(
         SystemExit, match=r"HEBBSEARCH_ENGINE: .*wanted flat, ivf, catalogue, or an address"
     ) as told:

@@ -11,16 +11,18 @@ import pytest
 from sqlalchemy import Connection
 
 from index.artifact import CATALOGUE, Artifact, ArtifactError, open_artifact
+from index.backup import copy_artifact
 from index.catalogue import Catalogue, is_there
 from index.database import Followed
 from index.postgres_catalogue import beside
-from index.schemas import alone, in_service_at
+from index.schemas import alone, in_service_at, is_brought
 from index.verify import faults
 from service.app import create_app
 from service.settings import Settings
 from tests import postgresql
 from tests.service.reloading import add, answer, images, move, png, reload, served
 from tests.service.routes.test_jobs import COPYING, QUICK, WAITING, child, learn, mine, once, truth, until
+from training.label import relearn
 
 pytestmark = pytest.mark.process
 __all__ = ["mine", "once"]  # fixtures
@@ -155,7 +157,8 @@ def test_what_is_refused_may_be_tried_again(both: Path, url: str) -> None:
             catalogue.label_all({id_: ("square", "given") for id_ in ids})  # it answers worse
         for _ in range(2):
             assert "more than 0 less is refused" in reload(http, "second", status=409)["detail"]
-        assert len(schemas(url)) == 2
+        assert len(schemas(url)) == 1
+        assert not is_brought(both / "second"), "what is refused stays the file that it is"
         assert answer(http.get("/stats"))["artifact"] == "first"
         add(http, png(1))
         assert "hebbsearch build made" in reload(http, "nothing", status=422)["detail"]
@@ -264,6 +267,42 @@ def test_a_catalogue_whose_place_is_taken_takes_no_changes(both: Path, url: str)
             reload(http, force=True)
         with pytest.raises(Followed, match="second took the place of this artifact and is served within"):
             stays.remove([1])
+
+
+def test_what_was_moved_is_not_learned_from_where_it_was(both: Path, url: str) -> None:
+    """The file keeps the labels of then: what is learned from it looks finished, and lacks all later ones."""
+    move(both / "first", url)
+    for make in (
+        lambda out: relearn(both / "first", None, out),
+        lambda out: copy_artifact(both / "first", out),
+    ):
+        with pytest.raises(
+            ArtifactError, match=r"first/catalogue\.sqlite: its catalogue was moved to .*; set"
+        ):
+            make(both / "new")
+        assert {path.name for path in both.iterdir()} == {"first", "second"}
+
+
+def test_the_schema_of_another_artifact_is_refused_also_where_it_has_a_successor(
+    both: Path, url: str
+) -> None:
+    """Else one index would be served, and changed, for another one."""
+    copy_artifact(both / "second", both / "other")
+    move(both / "first", url)
+    with served(both / "first", catalogue=url) as http:
+        reload(http, "second", force=True)
+    for name in ("first", "second"):
+        assert in_service_at(both / name, url)[0] == both / "second"
+    with pytest.raises(ArtifactError, match=r"its encoder_id is .*, .*/other/manifest.json says .*; name"):
+        in_service_at(both / "other", url)
+
+
+def test_what_gave_its_place_before_the_move_leads_there(both: Path, url: str) -> None:
+    with served(both / "first") as http:
+        reload(http, "second", force=True)
+    move(both / "second", url)
+    with served(both / "first", catalogue=url) as http:
+        assert answer(http.get("/stats"))["artifact"] == "second"
 
 
 def test_a_successor_that_is_missing_here_ends_the_start_with_one_line(both: Path, url: str) -> None:

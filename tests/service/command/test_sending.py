@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,8 +20,9 @@ import httpx
 import pytest
 
 from index.walking import DataError
-from service.client import Client
+from service.client import Client, ServiceError
 from service.command import parser, sending
+from service.folder import Sent, Source
 from tests import forking
 from tests.samples import environment
 from tests.service.command.commands import Run, added, hash_seed
@@ -216,6 +218,21 @@ def test_a_label_that_the_service_has_is_taken_whatever_it_is(tmp_path: Path) ->
     options = parser().parse_args(["add", str(tmp_path), "--label", "caf\udce9"])
     with pytest.raises(DataError, match="half of a surrogate pair"):
         sending.labels_of_paths(options, cast(Client, client), tmp_path, [])
+
+
+def test_a_service_that_goes_away_meanwhile_is_told_with_what_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def send(_: Client, __: str, sources: list[Source]) -> Iterator[Sent]:
+        yield from (Sent(source, "added") for source in sources[:7])
+        raise ServiceError("it cannot be reached")
+
+    monkeypatch.setattr("service.folder.send", send)
+    empty = cast(Client, SimpleNamespace(images=lambda **_: []))
+    with pytest.raises(ServiceError, match="reached"):
+        sending.add(parser().parse_args(["add", str(folder)]), empty)
+    said = f"{folder.name}: 7 or more of 22 files are there; the same command goes on with the others\n"
+    assert capsys.readouterr().err == said
 
 
 def test_one_that_was_killed_goes_on(address: str, hebbsearch: Run, folder: Path) -> None:

@@ -119,6 +119,28 @@ def test_what_makes_no_sense_is_refused(http: httpx.Client, body: dict[str, Any]
     assert known(http, 1) == [("circle", "given")]
 
 
+@pytest.mark.parametrize(
+    ("content", "how", "says"),
+    [
+        (
+            b'{"ids": [1], "label": "owl"}',
+            {},
+            "the body was not sent as JSON: give it the header Content-Type",
+        ),
+        (
+            b"{'ids': [1]}",
+            {"Content-Type": "application/json"},
+            "the body is no JSON (Expecting property name",
+        ),
+    ],
+)
+def test_a_body_that_is_no_json_is_told(
+    http: httpx.Client, content: bytes, how: dict[str, str], says: str
+) -> None:
+    answer = http.patch("/images", content=content, headers=how)
+    assert answer.status_code == 422 and answer.json()["detail"].startswith(says)
+
+
 def test_as_many_as_may_be_with_the_longest_ids_fit(http: httpx.Client) -> None:
     answer = relabel(http, ids=[1, *range(2**63 - 9_999, 2**63)], label="owl", source="group", was="circle")
     assert (answer["changed"], len(answer["left"])) == (1, 9_999)
