@@ -285,9 +285,11 @@ def leave_out(path: Path) -> None:
 
 
 def _successor(path: Path) -> str | None:
-    """Read as it is, before anything is verified: what is wrong with it, `open_artifact` says."""
+    """Read as it is, before anything is verified: what is wrong with it, `open_artifact` says. None where the
+    catalogue was moved: what it leads to, it says where it is now."""
     try:
-        return Catalogue.read_note(path / CATALOGUE, SUCCESSOR)
+        moved = Catalogue.read_note(path / CATALOGUE, MOVED) is not None
+        return None if moved else Catalogue.read_note(path / CATALOGUE, SUCCESSOR)
     except CatalogueError:
         return None
 

@@ -9,6 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -270,9 +271,9 @@ def _lines(file: Path, wanted: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     there are; what else it holds is ignored."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            separator = _separator(first := lines.readline())
-            lines.seek(0)
-            reader = csv.DictReader(lines, skipinitialspace=True, delimiter=separator)
+            first = lines.readline()  # which is read once: a pipe cannot be rewound
+            again = chain([first] if first else [], lines)
+            reader = csv.DictReader(again, skipinitialspace=True, delimiter=_separator(first))
             names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
             columns = dict(zip(names, reader.fieldnames or (), strict=True))
             rows = [row for row in reader if "".join(map(str, filter(None, row.values()))).strip()]

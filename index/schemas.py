@@ -19,9 +19,8 @@ def in_service_at(path: Path, url: str) -> tuple[Path, str]:
     """As `index.artifact.in_service`, and the URL of that one's catalogue. ArtifactError, also where the one
     at `url` is not that of the artifact: what took its place would be served for another one's."""
     asked = path = in_service(path)  # it may have given its place before it was moved
-    first, seen = url, {schema_of(url)}
+    first, seen, passed = url, {schema_of(url)}, set[Path]()
     try:
-        wanted, there = read_manifest(asked).encoder_id, Catalogue.read_note(first, "encoder_id")
         while (found := successor_at(path, url)) is not None:
             path, url = found
             if not path.exists():
@@ -31,13 +30,16 @@ def in_service_at(path: Path, url: str) -> tuple[Path, str]:
             if (schema := schema_of(url)) in seen:
                 raise ArtifactError(f"{path}: its successors lead in a circle; serve another one")
             seen.add(schema)
+            passed.add(path)
+        if passed and asked not in passed and (asked / MANIFEST).exists():
+            wanted, there = read_manifest(asked).encoder_id, Catalogue.read_note(first, "encoder_id")
+            if there not in (None, wanted):
+                raise ArtifactError(
+                    f"{without_password(first)}: its encoder_id is {there}, {asked / MANIFEST} says "
+                    f"{wanted}; name the schema of this artifact"
+                )
     except CatalogueError as error:
         raise ArtifactError(str(error)) from error
-    if there not in (None, wanted) and path != asked:
-        raise ArtifactError(
-            f"{without_password(first)}: its encoder_id is {there}, {asked / MANIFEST} says {wanted}; "
-            "name the schema of this artifact"
-        )
     return path, url
 
 
@@ -66,6 +68,7 @@ def brought(path: Path, url: str) -> str:
     names = (beside(url, f"{first}__{number}") for number in count(2))
     target = next(name for name in names if not is_taken(name))
     with Catalogue.open(path / CATALOGUE) as catalogue:
+        catalogue.come_back()  # also if another one took its place: it is to have it again
         move(catalogue, target)
     return target
 

@@ -58,20 +58,22 @@ def undo(options: argparse.Namespace, client: Client) -> int:
         if options.json:
             show([each.model_dump() for each in found])
         for each in [] if options.json else found:
-            say(f"{each.batch}  {_told(each)}  ({each.undoable:,} can be undone)")
+            say(f"{each.batch}  {_when(each)}  {_what(each)}  ({each.undoable:,} can be undone)")
         return 0
     if options.batch:
         return changed(options, client.undo(options.batch), "undone")
     latest = client.changes(limit=1).changes
     if not latest:
         raise Failed("nothing was changed that can be undone")
-    return changed(options, client.undo(latest[0].batch), f"undone ({_told(latest[0])})")
+    return changed(options, client.undo(latest[0].batch), f"undone ({_what(latest[0])}, {_when(latest[0])})")
 
 
-def _told(change: Batch) -> str:
-    """What a change was, and when."""
-    what = ", ".join(f"{count:,} {name}" for name, count in change.counts.items())
-    return f"{what}, {datetime.fromtimestamp(change.time).isoformat(' ', 'seconds')}"
+def _what(change: Batch) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in change.counts.items())
+
+
+def _when(change: Batch) -> str:
+    return datetime.fromtimestamp(change.time).isoformat(" ", "seconds")
 
 
 def changed(options: argparse.Namespace, done: Changed, what: str) -> int:

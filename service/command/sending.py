@@ -10,7 +10,7 @@ from index.labels import LabelError, known_as, label_of, labels_in
 from index.names import normal, shown
 from index.walking import walk
 from service import folder as folders
-from service.client import Client, ServiceError
+from service.client import Client, Refused, ServiceError
 from service.command.parsing import Adding
 from service.command.saying import SHOWN, SOME_LEFT_OUT, Failed, progress, say, show
 
@@ -49,7 +49,9 @@ def add(options: argparse.Namespace, client: Client) -> int:
             if sent.status != "refused":
                 other = sent.status != "exists" and bool(sent.source.instead_of)
                 count["changed" if other else sent.status] += 1
-    except ServiceError:
+    except ServiceError as error:
+        if isinstance(error, Refused):  # which the same command would be again
+            raise
         there = f"{sum(count.values()):,} or more of {len(plan.send):,} files are there"
         say(f"{name}: {there}; the same command goes on with the others", file=sys.stderr)
         raise

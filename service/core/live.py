@@ -250,7 +250,8 @@ class Live:
                     here = self._settings.model_copy(update={"engine": SecretStr(FLAT)})
                     async with self._opened(path, None, here) as trial:
                         _, tried, _ = await prepare(trial)
-                    await trial.close()
+                    with CancelScope(shield=True):
+                        await trial.close()
                 at = await to_thread.run_sync(brought, path, url)
         async with _explained(), self._opened(path, at, self._settings) as after:
             until, carried, comparison = await prepare(after)
@@ -307,7 +308,8 @@ class Live:
                     had = {}  # both change at once, or neither
         except CatalogueError as error:
             with suppress(CatalogueError):
-                new.catalogue.note_all(had)  # as it was: a restart must find what goes on being served
+                if had:  # as it was: a restart must find what goes on being served
+                    new.catalogue.note_all(had)
             raise NotReplaced(f"{error}; what was served is still served") from error
         log.info("%s takes the place of %s", new.name, left.name)
         return rest

@@ -7,6 +7,7 @@ queries are those of `test`, else a tenth that is held out; no query takes part 
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from training.coding import learning
 from training.coding.confidence import of_queries
 from training.coding.learning import learn_codes, learn_embedding
 from training.coding.quantisation import iterative_quantisation
-from training.config import configure, parse_setting
+from training.config import Config, configure, parse_setting
 from training.device import describe, set_up_process
 from training.learning.student import FEWEST
 from training.paper import plots, tables
@@ -313,6 +314,17 @@ def _text(value: object) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def goes_on(work: Path, config: Config) -> bool:
+    """Whether something of these settings is there to go on with. SystemExit for other settings: a checkpoint
+    knows its images and learning rates, and no more."""
+    work.mkdir(parents=True, exist_ok=True)
+    noted, settings = work / "config.json", json.dumps(asdict(config), indent=2)
+    if noted.exists() and noted.read_text() != settings:
+        raise SystemExit(f"{work}: was begun with other settings ({noted}); name another folder")
+    noted.write_text(settings)
+    return any(work.rglob("*.pt"))
+
+
 def main() -> None:
     """Measure all shares of the labels that are asked for."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -342,11 +354,8 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS, check=True
     ).stdout.strip()
-    if work is not None:
-        work.mkdir(parents=True, exist_ok=True)
-    run = Run(config, work)
-    gone_on = run.checkpoint is not None and run.checkpoint.exists()
-    given = embedded(run)
+    gone_on = work is not None and goes_on(work, config)
+    given = embedded(Run(config, work))
     for share in shares:
         below = [before for before in earlier if share != "none" and percent(before) < percent(share)]
         for before in (None, *below):

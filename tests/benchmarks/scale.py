@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -31,7 +31,7 @@ from index.items import Changes, CodeTable
 from index.ivf import IvfEngine
 from index.order import Distances, Ids
 from index.postgres import PostgresRanker
-from index.remote import RemoteEngine
+from index.remote import PATIENCE, RemoteEngine
 from tests import milvus, postgresql
 from tests.benchmarks.harness import RESULTS, Spread, machine, memory
 
@@ -41,6 +41,7 @@ TOGETHER = 64
 K = 10
 PART = 2**16  # codes that are made at a time
 MILLIONS = (1, 10, 50)
+FILLED = 100_000  # codes that are brought to Milvus at a time
 LET_GO = 10.0  # seconds until Milvus looks no more at what it has closed as it was before
 LEFT_FREE = 2**30  # bytes: a machine that swaps measures its disk
 
@@ -114,6 +115,17 @@ class Milvus(RemoteEngine):
         super().__init__(MilvusRanker(self._place, bits=bits, encoder_id="00ff"))
         self._process = server.pid
         self._before = memory(self._process).all
+
+    def apply(self, changes: Changes) -> None:
+        """Some at a time, as the service does it, for the server to keep up."""
+        table, last = changes.table, -1
+        for revision, at in enumerate(range(0, len(table.ids), FILLED)):
+            some = slice(at, at + FILLED)
+            part = CodeTable(table.ids[some], table.labels[some], table.codes[some])
+            self._ranker.write(Changes(revision, part, changes.removed, ()), last, patience=PATIENCE)
+            last = revision
+        super().__init__(self._ranker)
+        super().apply(replace(changes, revision=last))
 
     def settle(self) -> None:
         """Close and index what it has, as it does by itself within minutes: all is looked at without an index

@@ -59,6 +59,8 @@ def test_each_step_has_a_row_that_is_replaced(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Run, "save", stopped)
     with pytest.raises(InterruptedError):
         measured(*work, str(tmp_path / "stopped"))
+    with pytest.raises(SystemExit, match="was begun with other settings"):
+        measured(*work, str(tmp_path / "stopped"), "--seed", "1")
     epochs[:] = [2]
     gone_on = measured(*work, str(tmp_path / "stopped"))[-2]
     assert epochs[1] == 3

@@ -1,5 +1,6 @@
 """Files of labels, as people, spreadsheets and scripts write them."""
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_a_path_may_lead_to_the_file_by_a_link_or_from_the_root(tmp_path: Path) 
 def test_labels_in_a_file_are_labels_as_everywhere(tmp_path: Path, text: str, label: str) -> None:
     assert label_of(text) == label_of(label) == label
     assert read(tmp_path, f'path,label\nx.png,"{text}"\n') == {"x.png": label}
+
+
+def test_a_pipe_is_read_which_cannot_be_rewound(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"path;label\nx.png;owl\n")
+    os.close(writing)
+    with os.fdopen(reading):
+        found = read_labels(Path(f"/dev/fd/{reading}"), tmp_path, [Path("x.png")])
+    assert found.labels == {Path("x.png"): "owl"}
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

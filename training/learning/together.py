@@ -26,10 +26,11 @@ T = TypeVar("T")
 MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # and how often it has started them again
 # That others wait for the first, which learns embeddings and propagates labels alone, or for all to read.
+# A process that dies is missed at once, by its connection.
 PATIENCE = timedelta(hours=3)
-# That they wait for each other while they learn. A process that dies is missed at once, by its connection;
-# but once one that was telling its weights waited on for another that was killed (torch 2.15, gloo).
-STEP = timedelta(minutes=15)
+# That one tells the others something once all are there: one that was telling its weights waited on for
+# another that was killed meanwhile (once; torch 2.15, gloo).
+TELLING = timedelta(minutes=10)
 
 
 class WorkerLost(RuntimeError):
@@ -89,12 +90,12 @@ ALONE = Alone()
 
 
 class Together(Alone):
-    """The processes of torch's default group, with their tensors on `device`. By the group `patient`, of the
-    same ones, they wait longer for each other."""
+    """The processes of torch's default group, with their tensors on `device`. By the group `telling`, of the
+    same ones, the first tells the others something, which takes no long."""
 
-    def __init__(self, device: torch.device, patient: Any = None) -> None:
+    def __init__(self, device: torch.device, telling: Any = None) -> None:
         self.rank, self.world, self.device = distributed.get_rank(), distributed.get_world_size(), device
-        self._patient = patient
+        self._telling = telling
 
     def add(self, *sums: Tensor | int) -> tuple[Any, ...]:
         """By way of one buffer, of the first one's type, in which all workers find the very same bits."""
@@ -127,25 +128,30 @@ class Together(Alone):
         return DistributedDataParallel(model)
 
     def begin_equal(self, model: nn.Module) -> None:
+        self._wait_for_all()
         for tensor in model.state_dict().values():
             same = tensor.contiguous()
-            distributed.broadcast(same, 0)
+            distributed.broadcast(same, 0, self._telling)
             tensor.copy_(same)
 
     def told(self, values: Tensor) -> Tensor:
+        self._wait_for_all()
         told = values.to(self.device, copy=True)
-        distributed.broadcast(told, 0, self._patient)
+        distributed.broadcast(told, 0, self._telling)
         return told.to(values.device)
+
+    def _wait_for_all(self) -> None:
+        distributed.all_reduce(torch.zeros(1, device=self.device))
 
     def agree(self, value: str) -> bool:
         own = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7])
         largest = torch.tensor([own, -own], device=self.device)
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX, self._patient)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return largest.tolist() == [own, -own]
 
     def pooled(self, value: T) -> list[T]:
         pooled: list[Any] = [None] * self.world
-        distributed.all_gather_object(pooled, value, self._patient)
+        distributed.all_gather_object(pooled, value)
         return pooled
 
     def leave(self) -> None:
@@ -186,8 +192,8 @@ def meet(device: torch.device) -> Alone:
                 f"there are fewer GPUs ({there}) than processes: start {there}, or --device cpu"
             )
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STEP)
-    return Together(device, distributed.new_group(timeout=PATIENCE))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return Together(device, distributed.new_group(timeout=TELLING))
 
 
 def check_together(config: Config) -> None:
