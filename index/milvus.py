@@ -27,7 +27,7 @@ from index.halving import Found, Span, count, nearest, within
 from index.items import Changes, CodeTable
 from index.milvus_server import ANSWER, CELLS, FLAT, Address, Server
 from index.order import Distances, Ids
-from index.remote import Emptied
+from index.remote import PATIENCE, Emptied
 
 METRIC = "HAMMING"
 ITEMS, NOTES = "items", "notes"  # partitions
@@ -38,6 +38,7 @@ QUERIES = 16  # codes in one question: a second or two for a million items that 
 STORED = 2**16  # bytes of codes that are stored at a time: pymilvus copies all of them again for each row
 REMOVED = 10_000  # ids that are removed at a time
 CODES = 64  # that are counted at a time
+CATCH_UP = 600  # seconds until it has taken in what it was told, where millions came: 30 were too few
 LOAD = 60  # seconds in which a collection is loaded
 
 
@@ -79,12 +80,13 @@ class MilvusRanker:
             return self._noted().done
 
     def write(self, changes: Changes, since: int, *, patience: float) -> None:
-        """As `Ranker`, whatever the patience: nobody waits for another process. Others may write the same, or
-        go on meanwhile: one that ends up behind them writes what follows too, so that what it overwrote is as
-        it was."""
+        """As `Ranker`: nobody waits for another process, and with `patience` the server is given time to take
+        in very many codes. Others may write the same, or go on meanwhile: one that ends up behind them writes
+        what follows too, so that what it overwrote is as it was."""
+        timeout = CATCH_UP if patience >= PATIENCE else ANSWER
         with self._writing:
             self._note(_begun(changes.revision))
-            done = self._noted().done
+            done = self._noted(timeout).done
             if changes.revision <= done and not self._late:
                 return
             if done < since:
@@ -95,7 +97,7 @@ class MilvusRanker:
                 self._remove(gone[start : start + REMOVED])
             self._store(changes.table)
             self._note(_done(changes.revision))
-            noted = self._noted()
+            noted = self._noted(timeout)
             self._late = max(noted.begun, noted.done) > changes.revision
             old = [row for row in noted.rows if row > _begun(changes.revision)]
             if old:
@@ -253,7 +255,7 @@ class MilvusRanker:
     def _note(self, row: int) -> None:
         self._upsert(NOTES, [(row, 0, bytes(self.bits // 8))])
 
-    def _noted(self) -> "Noted":
+    def _noted(self, timeout: int = ANSWER) -> "Noted":
         """All notes until the last one of this process, and maybe some of others."""
         found = self._ask(
             lambda client: client.query(
@@ -262,7 +264,7 @@ class MilvusRanker:
                 output_fields=[ID],
                 partition_names=[NOTES],
                 consistency_level="Session",
-                timeout=ANSWER,
+                timeout=timeout,
             )
         )
         return Noted(int(each[ID]) for each in found)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import product
@@ -203,22 +203,22 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
     before = memory(os.getpid()).all
     engine = ENGINES[name].make(BITS)
     begin, used = time.perf_counter(), time.process_time()
-    ids = np.arange(1, count + 1)
-    engine.apply(Changes(0, CodeTable(ids, ids % 10, codes), ids[:0], ()))
-    if isinstance(engine, IvfEngine | Milvus):
-        engine.settle()
-    build = time.perf_counter() - begin, time.process_time() - used
-    del ids
-    gc.collect()
-    held = engine.bytes() if isinstance(engine, Postgres | Milvus) else memory(os.getpid()).all - before
-    found = recall_at_10(engine, codes, queries[-TOGETHER:])
-    del codes
-    alone = [timed(engine, queries[row : row + 1]) for row in range(rounds)]
-    together = [timed(engine, queries[-TOGETHER:]) for _ in range(max(3, rounds // 10))]
+    with closing(engine) if isinstance(engine, Postgres | Milvus) else nullcontext():
+        ids = np.arange(1, count + 1)
+        engine.apply(Changes(0, CodeTable(ids, ids % 10, codes), ids[:0], ()))
+        if isinstance(engine, IvfEngine | Milvus):
+            engine.settle()
+        build = time.perf_counter() - begin, time.process_time() - used
+        del ids
+        gc.collect()
+        own = memory(os.getpid()).all - before
+        held = engine.bytes() if isinstance(engine, Postgres | Milvus) else own
+        found = recall_at_10(engine, codes, queries[-TOGETHER:])
+        del codes
+        alone = [timed(engine, queries[row : row + 1]) for row in range(rounds)]
+        together = [timed(engine, queries[-TOGETHER:]) for _ in range(max(3, rounds // 10))]
     milliseconds = [1e3 * seconds for seconds, _ in alone]
     recall = engine.recall if isinstance(engine, IvfEngine) else None
-    if isinstance(engine, Postgres | Milvus):
-        engine.close()
     return Measured(
         name,
         kind,
