@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -114,6 +114,10 @@ class Settings(BaseSettings):
     def engine_name(self) -> str:
         """flat, ivf, or an address, which may hold a password."""
         return self.engine.get_secret_value()
+
+    def ranking_here(self) -> Self:
+        """The same, where codes are ranked in this process."""
+        return self.model_copy(update={"engine": SecretStr("flat")})
 
     @field_validator("engine")
     @classmethod

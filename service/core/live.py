@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
-from pydantic import SecretStr
 
 from index.artifact import BUILT, PREDECESSOR, PREDECESSOR_AT, TAKEN_OVER, Artifact, read_manifest
 from index.backup import copy_artifact
 from index.database import CatalogueError, Superseded
-from index.engines import FLAT, is_elsewhere, making, shown
+from index.engines import is_elsewhere, making, shown
 from index.items import SUCCESSOR
 from index.postgres_catalogue import beside, schema_of
 from index.schemas import alone, brought, in_service_at, is_brought
@@ -247,8 +246,7 @@ class Live:
                 if not await to_thread.run_sync(
                     is_brought, path
                 ):  # what is refused stays the file that it is
-                    here = self._settings.model_copy(update={"engine": SecretStr(FLAT)})
-                    async with self._opened(path, None, here) as trial:
+                    async with self._opened(path, None, self._settings.ranking_here()) as trial:
                         _, tried, _ = await prepare(trial)
                     with CancelScope(shield=True):
                         await trial.close()
