@@ -27,7 +27,7 @@ quick: .venv/developing
 # What needs a Milvus: it gets an environment of its own, as its old client wants an old setuptools, which sees
 # this project's behind its own. On Linux; .venv-milvus takes 1 GB. PYTEST=tests/index/test_milvus.py for less.
 test-cluster: .venv-milvus/installed
-	.venv-milvus/bin/python -m pytest -m cluster $(PYTEST)
+	.venv-milvus/bin/python -m pytest -m "cluster and not slow" $(PYTEST)
 
 .venv-milvus/installed: .venv/developing
 	$(PYTHON) -m venv .venv-milvus
