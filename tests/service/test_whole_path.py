@@ -18,7 +18,7 @@ from index.postgres import PostgresRanker
 from index.remote import RemoteEngine
 from service.command import main
 from service.core.artifacts.encoding import Worker
-from tests import postgresql
+from tests import forking, postgresql
 from tests.service.command.test_encoding import killed_after_a_line
 from tests.service.core.artifacts.shards import bare, contents, encode, load
 from tests.service.reloading import add, answer, png, served
@@ -54,9 +54,12 @@ def draw_tars(folder: Path, images: int, each: int) -> None:
 
 
 @pytest.mark.cluster
-def test_three_thousand_images_by_processes_that_are_killed(own: Artifact, url: str, tmp_path: Path) -> None:
+def test_three_thousand_images_by_processes_that_are_killed(
+    own: Artifact, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each shard is whole or not there, and so is each image in the catalogue, whoever ends the work."""
     data, whole, shards = (tmp_path / name for name in ("tars", "whole", "shards"))
+    monkeypatch.setattr(forking, "FORKS", False)  # what Milvus's environment loads begins threads
     draw_tars(data, FEWER, IN_A_PART)
     encode(data, own.path, whole, part_size=IN_A_PART)
     command = ["encode", "--data", str(data), "--encoder", str(own.path), "--out", str(shards)]
