@@ -143,7 +143,7 @@ class Artifact:
         """The same and what it holds, as `Catalogue.load`."""
         here = self.path / CATALOGUE
         try:
-            if self.url is not None and here.is_file() and Catalogue.read_note(here, MOVED) is None:
+            if self.url is not None and here.is_file() and moved_place(self.path) is None:
                 raise CatalogueUnavailable(
                     f"{here}: was not moved to PostgreSQL; hebbsearch move does that, or leave out "
                     "HEBBSEARCH_CATALOGUE"
@@ -288,10 +288,15 @@ def _successor(path: Path) -> str | None:
     """Read as it is, before anything is verified: what is wrong with it, `open_artifact` says. None where the
     catalogue was moved: what it leads to, it says where it is now."""
     try:
-        moved = Catalogue.read_note(path / CATALOGUE, MOVED) is not None
-        return None if moved else Catalogue.read_note(path / CATALOGUE, SUCCESSOR)
+        successor = Catalogue.read_note(path / CATALOGUE, SUCCESSOR)
+        return None if successor is None or moved_place(path) is not None else successor
     except CatalogueError:
         return None
+
+
+def moved_place(path: Path) -> str | None:
+    """Where the catalogue of the artifact in this folder was moved to, without a password. CatalogueError."""
+    return Catalogue.read_note(path / CATALOGUE, MOVED)
 
 
 def open_artifact(path: Path, url: str | None = None) -> Artifact:

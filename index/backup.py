@@ -14,7 +14,6 @@ from index import artifact
 from index.artifact import CATALOGUE, ORIGINALS, Artifact, ArtifactError, sync
 from index.catalogue import Catalogue, copy_to_file
 from index.database import CatalogueError
-from index.items import MOVED
 from index.originals import Originals
 from index.sqlite import WRITABLE, open_mode
 from index.staging import staging
@@ -32,7 +31,7 @@ def copy_artifact(source: Path, target: Path, url: str | None = None) -> Artifac
     try:
         if target.exists():
             raise ArtifactError(f"{target}: exists already; choose another name")
-        if url is None and (place := Catalogue.read_note(source / CATALOGUE, MOVED)) is not None:
+        if url is None and (place := artifact.moved_place(source)) is not None:
             raise ArtifactError(f"{source / CATALOGUE}: {moved_to(place)}")
         with staging(target) as folder:
             folder.mkdir()

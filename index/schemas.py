@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from index.artifact import CATALOGUE, MANIFEST, ArtifactError, in_service, read_manifest
+from index.artifact import CATALOGUE, MANIFEST, ArtifactError, in_service, moved_place, read_manifest
 from index.catalogue import Catalogue, move
 from index.database import CatalogueError
-from index.items import MOVED, SUCCESSOR, SUCCESSOR_AT
+from index.items import SUCCESSOR, SUCCESSOR_AT
 from index.postgres_catalogue import PostgreSQL, beside, schema_of, without_password
 
 LATER = re.compile("__[0-9]+$")  # behind the name of the first schema: those of what took its place
@@ -58,7 +58,7 @@ def brought(path: Path, url: str) -> str:
     """The URL of the catalogue of the artifact in this folder, in the database of another one: brought there,
     into a schema of its own, where it is a file yet. Nothing ever removes it again: who serves it, this
     process cannot know. CatalogueError."""
-    place = Catalogue.read_note(path / CATALOGUE, MOVED)
+    place = moved_place(path)
     if place is not None:
         here = beside(url, schema_of(place))
         if without_password(here) != without_password(place):
@@ -99,4 +99,4 @@ def alone(url: str) -> Iterator[bool]:
 def is_brought(path: Path) -> bool:
     """Whether the catalogue of the artifact in this folder was brought to a server, where others may use it.
     CatalogueError."""
-    return Catalogue.read_note(path / CATALOGUE, MOVED) is not None
+    return moved_place(path) is not None

@@ -49,9 +49,9 @@ def add(options: argparse.Namespace, client: Client) -> int:
             if sent.status != "refused":
                 other = sent.status != "exists" and bool(sent.source.instead_of)
                 count["changed" if other else sent.status] += 1
-    except ServiceError as error:
-        if isinstance(error, Refused):  # which the same command would be again
-            raise
+    except Refused:  # as the same command would be again
+        raise
+    except ServiceError:
         there = f"{sum(count.values()):,} or more of {len(plan.send):,} files are there"
         say(f"{name}: {there}; the same command goes on with the others", file=sys.stderr)
         raise

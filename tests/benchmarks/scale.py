@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol
 import faiss
 import numpy as np
 
+from index import engines
 from index.artifact import CATALOGUE
 from index.catalogue import Catalogue
 from index.codes import Codes
@@ -41,7 +42,6 @@ TOGETHER = 64
 K = 10
 PART = 2**16  # codes that are made at a time
 MILLIONS = (1, 10, 50)
-FILLED = 100_000  # codes that are brought to Milvus at a time
 LET_GO = 10.0  # seconds until Milvus looks no more at what it has closed as it was before
 LEFT_FREE = 2**30  # bytes: a machine that swaps measures its disk
 
@@ -85,7 +85,21 @@ class Usearch:
         return found.distances.reshape(shape).astype(np.int32), found.keys.reshape(shape).astype(np.int64)
 
 
-class Postgres(RemoteEngine):
+class OnServer(RemoteEngine):
+    """Ranked by a server on this machine, which ends with it."""
+
+    _ending: ExitStack
+
+    def bytes(self) -> int:
+        """What the codes take there."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        super().close()
+        self._ending.close()
+
+
+class Postgres(OnServer):
     """A PostgreSQL on this machine, as Debian sets it up."""
 
     def __init__(self, bits: int) -> None:
@@ -98,12 +112,8 @@ class Postgres(RemoteEngine):
         ((size,),) = postgresql.execute(self._url, "SELECT pg_total_relation_size('ranked')::BIGINT")
         return int(size)
 
-    def close(self) -> None:
-        super().close()
-        self._ending.close()
 
-
-class Milvus(RemoteEngine):
+class Milvus(OnServer):
     """A Milvus on this machine, exact."""
 
     def __init__(self, bits: int) -> None:
@@ -119,8 +129,8 @@ class Milvus(RemoteEngine):
     def apply(self, changes: Changes) -> None:
         """Some at a time, as the service does it, for the server to keep up."""
         table, last = changes.table, -1
-        for revision, at in enumerate(range(0, len(table.ids), FILLED)):
-            some = slice(at, at + FILLED)
+        for revision, at in enumerate(range(0, len(table.ids), engines.TOGETHER)):
+            some = slice(at, at + engines.TOGETHER)
             part = CodeTable(table.ids[some], table.labels[some], table.codes[some])
             self._ranker.write(Changes(revision, part, changes.removed, ()), last, patience=PATIENCE)
             last = revision
@@ -149,10 +159,6 @@ class Milvus(RemoteEngine):
     def bytes(self) -> int:
         """In memory."""
         return memory(self._process).all - self._before
-
-    def close(self) -> None:
-        super().close()
-        self._ending.close()
 
 
 class Kind(NamedTuple):
@@ -203,7 +209,7 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
     before = memory(os.getpid()).all
     engine = ENGINES[name].make(BITS)
     begin, used = time.perf_counter(), time.process_time()
-    with closing(engine) if isinstance(engine, Postgres | Milvus) else nullcontext():
+    with closing(engine) if isinstance(engine, OnServer) else nullcontext():
         ids = np.arange(1, count + 1)
         engine.apply(Changes(0, CodeTable(ids, ids % 10, codes), ids[:0], ()))
         if isinstance(engine, IvfEngine | Milvus):
@@ -212,7 +218,7 @@ def measured(name: str, kind: str, count: int, artifact: Path | None, rounds: in
         del ids
         gc.collect()
         own = memory(os.getpid()).all - before
-        held = engine.bytes() if isinstance(engine, Postgres | Milvus) else own
+        held = engine.bytes() if isinstance(engine, OnServer) else own
         found = recall_at_10(engine, codes, queries[-TOGETHER:])
         del codes
         alone = [timed(engine, queries[row : row + 1]) for row in range(rounds)]
