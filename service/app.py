@@ -132,10 +132,10 @@ async def _running(
     live = Live(opened.pop(), settings, counting=metrics.counting, decode=large.decode)
     work = Jobs(settings.artifact.resolve(), settings.catalogue_url)
     with live.lease() as generation:
-        work.resume(generation.searcher.artifact)
+        await work.resume(generation.searcher.artifact)
     tasks = [asyncio.create_task(_tidy(live))]
     if settings.catalogue_url is not None:
-        tasks.append(asyncio.create_task(_follow(live)))
+        tasks.append(asyncio.create_task(_follow(live, work)))
     # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
     gc.collect()
     gc.freeze()
@@ -179,15 +179,18 @@ async def _tidy(live: Live) -> None:
         await asyncio.sleep(HOUR)
 
 
-async def _follow(live: Live) -> None:
-    """Serve what another service on the same catalogue had take the place of what is served. Where that
-    fails, it is tried less and less often."""
+async def _follow(live: Live, work: Jobs) -> None:
+    """Serve what another service on the same catalogue had take the place of what is served, and learn what
+    one that has ended was learning. Where the former fails, it is tried less and less often."""
     failed = 0
     while True:
         await asyncio.sleep(FOLLOWED * 2 ** min(failed, 6))
         try:
             await live.follow()
             failed = 0
+            with live.lease() as generation:
+                served = generation.searcher.artifact
+            await work.resume(served, at_once=False)
         except (CatalogueAway, CatalogueBusy):  # which searches say
             pass
         except (ArtifactError, CatalogueError, EngineError, OSError) as error:

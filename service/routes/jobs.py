@@ -1,5 +1,7 @@
 """The routes of work that takes minutes."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from anyio import to_thread
@@ -36,26 +38,22 @@ async def learn(request: Request, response: Response) -> Job:
     with lease(request) as generation:
         served = generation.searcher.artifact
         size = await to_thread.run_sync(generation.searcher.catalogue.file_bytes)
-    try:
-        job = shared(request).jobs.learn(served, size)
-    except OSError as error:  # nothing can be written beside the artifact
-        text = f"{error.filename or served.path.resolve().parent}: {error.strerror}; nothing was begun"
-        raise HTTPException(507 if no_space(error) else 409, text) from None
-    response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{job.id}"
-    return await _described(request, job)
+    async with _noted(request):
+        begun = await shared(request).jobs.learn(served, size)
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{begun.id}"
+    return await _described(request, begun.id)
 
 
 @router.get("/jobs", summary="What is being learned, and what was")
 async def all_jobs(request: Request) -> JobList:
     """The latest first."""
-    kept, used = shared(request).jobs, await shared(request).live.in_use()
-    return JobList(jobs=[_told(kept, job, used) for job in kept.all()])
+    return JobList(jobs=await _all(request))
 
 
 @router.get("/jobs/{job_id}", summary="How far a job is, or what came of it", responses=problems(UNKNOWN))
 async def job(job_id: JobId, request: Request) -> Job:
     """Its `result` says how good the answers were before and are now."""
-    return await _described(request, _found(request, job_id))
+    return await _described(request, job_id)
 
 
 @changing.delete(
@@ -67,20 +65,39 @@ async def job(job_id: JobId, request: Request) -> Job:
 async def end_job(job_id: JobId, request: Request) -> None:
     """A running one is cancelled, and nothing is left of it but its line. One that ended is forgotten, with
     the artifact that it made."""
-    _found(request, job_id)
-    await shared(request).jobs.end(job_id, await shared(request).live.in_use())
-
-
-def _found(request: Request, job_id: int) -> jobs.Job:
+    await _described(request, job_id)  # or there is none
+    in_use = await shared(request).live.in_use()
     try:
-        return shared(request).jobs.get(job_id)
-    except KeyError:
-        raise HTTPException(404, f"there is no job {str(job_id)[:20]}") from None
+        async with _noted(request):
+            await shared(request).jobs.end(job_id, in_use)
+    except KeyError:  # meanwhile
+        raise _unknown(job_id) from None
 
 
-async def _described(request: Request, job: jobs.Job) -> Job:
-    return _told(shared(request).jobs, job, await shared(request).live.in_use())
+async def _described(request: Request, job_id: int) -> Job:
+    for job in await _all(request):
+        if job.id == job_id:
+            return job
+    raise _unknown(job_id)
 
 
-def _told(kept: jobs.Jobs, job: jobs.Job, in_use: set[str]) -> Job:
-    return Job(**vars(job), seconds_left=kept.seconds_left(job), in_use=job.target in in_use)
+async def _all(request: Request) -> list[Job]:
+    kept, used = await shared(request).jobs.all(), await shared(request).live.in_use()
+    return [
+        Job(**vars(job), seconds_left=jobs.seconds_left(job, kept), in_use=job.target in used) for job in kept
+    ]
+
+
+@asynccontextmanager
+async def _noted(request: Request) -> AsyncIterator[None]:
+    """What nobody can write down is not done."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or shared(request).settings.artifact.resolve().parent
+        text = f"{where}: {error.strerror}; nothing was changed"
+        raise HTTPException(507 if no_space(error) else 409, text) from None
+
+
+def _unknown(job_id: int) -> HTTPException:
+    return HTTPException(404, f"there is no job {str(job_id)[:20]}")

@@ -1,5 +1,8 @@
 """Learning, copies and a change of artifacts where the catalogue lies in PostgreSQL, for all who share it."""
 
+import os
+import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +21,10 @@ from index.postgres_catalogue import beside
 from index.schemas import alone, in_service_at, is_brought
 from index.verify import faults
 from service.app import create_app
+from service.core import jobs
 from service.settings import Settings
-from tests import postgresql
+from tests import forking, postgresql
+from tests.samples import command, environment, free_port, wait_until_ready
 from tests.service.reloading import add, answer, images, move, png, reload, served
 from tests.service.routes.test_jobs import COPYING, QUICK, WAITING, child, learn, mine, once, truth, until
 from training.label import relearn
@@ -90,9 +95,9 @@ def test_labels_on_a_server_teach_and_all_who_share_it_serve_what_was_learned(
     with served(mine, **settings) as one, served(mine, **settings) as other:
         first, job = encoder_of(one), learn(one)
         said = answer(other.post("/labels/learn"), 409)["detail"]
-        assert "another service on this folder keeps its jobs" in said
-        done = until(one, job["id"], "done")
-        assert answer(other.get(f"/jobs/{job['id']}"))["status"] == "done"
+        assert said == "job 1 is learning already; wait for it, or cancel it"
+        done = until(other, job["id"], "done")
+        assert answer(one.get("/jobs")) == answer(other.get("/jobs")) == {"jobs": [done]}
         assert done["result"]["after"]["map"] > 0.9
         sent = add(other, png(1), label="late")
 
@@ -243,21 +248,143 @@ def test_what_is_deleted_right_after_is_found_by_nobody_who_was_asking(
         assert meanwhile.is_set()
 
 
-def test_a_job_of_a_service_that_ended_is_told_and_ends_no_other(
+def test_a_job_is_cancelled_by_whichever_service_is_asked(
     mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch, WAITING)
+    monkeypatch.setattr(jobs, "LOOKED", 0.05)
+    move(mine, url)
+    with served(mine, catalogue=url) as one, served(mine, catalogue=url) as other:
+        first = learn(one)
+        until(other, first["id"], "running", "waiting")
+        answer(other.delete(f"/jobs/{first['id']}"), 204)
+        assert until(one, first["id"], "cancelled")["ended"] is not None
+        second = begun(other)  # as soon as that of the first one is gone
+        assert second["id"] == first["id"] + 1
+        until(one, second["id"], "running", "waiting")
+        answer(one.delete(f"/jobs/{first['id']}"), 204)  # its line
+        assert [each["status"] for each in answer(other.get("/jobs"))["jobs"]] == ["running"]
+        answer(one.delete(f"/jobs/{second['id']}"), 204)
+        child(monkeypatch, COPYING)
+        third = begun(one)
+        assert until(other, third["id"], "done")["target"] == "mine-learned-3"
+        answer(other.delete(f"/jobs/{third['id']}"), 204)
+        assert not (mine.parent / third["target"]).exists()
+        answer(one.get(f"/jobs/{third['id']}"), 404)
+
+
+def begun(http: httpx.Client) -> dict[str, Any]:
+    """A job, as soon as what was cancelled has ended."""
+    while (response := http.post("/labels/learn")).status_code == 409:
+        assert "has not ended yet" in response.json()["detail"]
+    job: dict[str, Any] = answer(response, 202)
+    return job
+
+
+def test_what_a_service_that_ended_was_learning_another_one_learns(
+    mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, WAITING)
+    monkeypatch.setattr("service.app.FOLLOWED", 0.05)
     move(mine, url)
     with served(mine, catalogue=url) as other:
         with served(mine, catalogue=url) as one:
-            first = learn(one)
-            until(one, first["id"], "running", "waiting")
-        second = learn(other)
-        until(other, second["id"], "running", "waiting")
-        assert "has ended; learn again" in answer(other.get(f"/jobs/{first['id']}"))["error"]
-        answer(other.delete(f"/jobs/{first['id']}"), 204)
-        assert answer(other.get(f"/jobs/{second['id']}"))["status"] == "running"
-        answer(other.delete(f"/jobs/{second['id']}"), 204)
+            job = learn(one)
+            until(other, job["id"], "running", "waiting")
+            child(monkeypatch, COPYING)
+        done = until(other, job["id"], "done")
+    assert done["target"] == job["target"] == "mine-learned-1"
+    assert done["started"] > job["started"]
+    assert list(faults(mine.parent / job["target"])) == []
+
+
+def test_one_of_two_services_is_killed_while_it_learns_and_the_other_learns_on(
+    own: Artifact, url: str
+) -> None:
+    """Real processes, and what really learns."""
+    mine = own.path
+    move(mine, url)
+    ports = [free_port(), free_port()]
+    one, other = (
+        forking.Popen(command(port), env=environment(mine, catalogue=url), stderr=subprocess.DEVNULL)
+        for port in ports
+    )
+    addresses = [f"http://127.0.0.1:{port}" for port in ports]
+    try:
+        for address, process in zip(addresses, (one, other), strict=True):
+            wait_until_ready(address, process)
+        with (
+            httpx.Client(base_url=addresses[0], timeout=60) as http,
+            httpx.Client(base_url=addresses[1], timeout=60) as left,
+        ):
+            job = learn(http)
+            while not list(mine.parent.glob(".unfinished-*")):  # the child is at work
+                assert answer(left.get(f"/jobs/{job['id']}"))["status"] == "running"
+                threading.Event().wait(0.02)
+            one.send_signal(signal.SIGKILL)
+            one.wait()
+            while (again := answer(left.get(f"/jobs/{job['id']}")))["started"] == job["started"]:
+                assert again["status"] == "running"
+                threading.Event().wait(0.1)
+            answer(left.delete(f"/jobs/{job['id']}"), 204)
+            while list(mine.parent.glob(".unfinished-*")):
+                threading.Event().wait(0.02)
+    finally:
+        for process in (one, other):
+            process.kill()
+            process.wait()
+
+
+def test_one_that_lost_its_job_to_another_service_leaves_it_alone(
+    mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server had ended, and another one was faster to be there again."""
+    child(monkeypatch, WAITING)
+    monkeypatch.setattr(jobs, "LOOKED", 0.05)
+    move(mine, url)
+    with served(mine, catalogue=url) as one:
+        job = learn(one)
+        until(one, job["id"], "running", "waiting")
+        child(monkeypatch, COPYING)
+        records = jobs.Records(mine, url)
+        again = records.taken_over("mine")
+        assert again is not None and again.id == job["id"]
+        copy_artifact(mine, mine.parent / again.target, url)
+        none = dict.fromkeys(["before", "after", "network_labels"])
+        records.settled(again, {"artifact": again.target, "learned_from": 1, "held_out": 0, **none}, None)
+        second = begun(one)  # as soon as its own has ended
+        until(one, second["id"], "done")
+        assert answer(one.get(f"/jobs/{job['id']}"))["status"] == "done"
+        assert list(faults(mine.parent / again.target)) == []
+        records.ledger.close()
+
+
+def test_what_ends_while_the_server_is_away_is_noted_once_it_is_back(
+    mine: Path, durable: postgresql.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = mine.parent / "gate"
+    os.mkfifo(gate)
+    shut = f"print(json.dumps({{'progress': 'copied'}}), flush=True); open({str(gate)!r}).read()\nprint(json"
+    child(monkeypatch, COPYING.replace("print(json", shut, 1))
+    monkeypatch.setattr(jobs, "LOOKED", 0.05)
+    url = durable.new_schema()
+    move(mine, url)
+    with served(mine, catalogue=url) as http:
+        job = learn(http)
+        until(http, job["id"], "running", "copied")
+        durable.kill()
+        gate.write_text("")  # now it goes on to its end
+        for ask in (http.get, http.delete):
+            assert "once it answers" in answer(ask(f"/jobs/{job['id']}"), 503)["detail"]
+        assert "once it answers" in answer(http.post("/labels/learn"), 503)["detail"]
+        durable.start()
+        while http.get("/jobs").status_code == 503:
+            threading.Event().wait(0.05)
+        assert until(http, job["id"], "done")["result"]["artifact"] == job["target"]
+        assert list(faults(mine.parent / job["target"])) == []
+        second = begun(http)
+        until(http, second["id"], "running", "copied")
+        answer(http.delete(f"/jobs/{second['id']}"), 204)
 
 
 def test_a_catalogue_whose_place_is_taken_takes_no_changes(both: Path, url: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
+from index.ledger import LedgerFile
 from index.verify import faults
 from service.command import main
 from service.core import jobs
@@ -26,6 +27,8 @@ from tests.service.reloading import add, answer, png, reload, served
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_label import build, draw_pictures, truth
 
+# What is noted of jobs, and by which services take turns.
+NOTED = {".mine.jobs.json", ".mine.jobs.lock", ".mine.jobs.place"}
 pytestmark = [pytest.mark.long, pytest.mark.process]
 
 # What the real child is, but for narrow networks and few steps; a third of the labels is held out.
@@ -101,7 +104,7 @@ def until(http: httpx.Client, number: int, status: str, step: str = "") -> dict[
         job: dict[str, Any] = answer(http.get(f"/jobs/{number}"))
         if job["status"] == status and step in job["step"]:
             return job
-        assert job["status"] == "running", job
+        assert job["status"] == "running", job["error"]
         time.sleep(0.05)
 
 
@@ -183,7 +186,7 @@ def test_what_is_not_taken_is_let_go(http: httpx.Client, mine: Path, monkeypatch
     done = until(http, job["id"], "done")
     assert done["result"]["before"] is done["result"]["after"] is None  # too few to judge by
     answer(http.delete(f"/jobs/{job['id']}"), 204)
-    assert in_folder(mine) == {"mine", ".mine.jobs.json", ".mine.jobs.lock"}
+    assert in_folder(mine) == {"mine", *NOTED}
     assert answer(http.get(f"/jobs/{job['id']}"), 404)["detail"] == f"there is no job {job['id']}"
 
 
@@ -232,7 +235,7 @@ def test_why_a_job_failed_is_said_and_nothing_is_left(
     assert until(http, learn(http)["id"], "failed")["error"] == "ended by SIGKILL"
     monkeypatch.setattr(jobs, "LABEL", ("/nowhere/python",))
     assert "No such file" in until(http, learn(http)["id"], "failed")["error"]
-    assert in_folder(mine) == {"mine", ".mine.jobs.json", ".mine.jobs.lock"}
+    assert in_folder(mine) == {"mine", *NOTED}
     assert (
         len(answer(http.post("/search?k=3", content=http.get("/images/1/original").content))["results"]) == 3
     )
@@ -272,8 +275,8 @@ def test_where_there_is_no_room_nothing_begins(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(mine.parent))
 
-    monkeypatch.setattr(jobs.Jobs, "_write", refuse)
-    assert "Permission denied; nothing was begun" in answer(http.post("/labels/learn"), 409)["detail"]
+    monkeypatch.setattr(LedgerFile, "writing", refuse)
+    assert "Permission denied; nothing was changed" in answer(http.post("/labels/learn"), 409)["detail"]
     assert answer(http.get("/jobs")) == {"jobs": []}
 
 

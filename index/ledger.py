@@ -1,0 +1,180 @@
+"""A text that several processes keep together, and a place that one of them has at a time.
+
+Beside a catalogue that is a file it is a file; beside one in PostgreSQL it lies in the catalogue's schema, in
+a table of its own, which no copy of the catalogue takes along.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from index.artifact import sync
+from index.locking import locked
+from index.postgres_catalogue import PostgreSQL
+
+TABLE = "CREATE TABLE {table} (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL)"
+WRITE = "INSERT INTO {table} VALUES (1, %(text)s) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
+# Of the server's own locks: what its holder does, and in which schema.
+WRITING, WORKING = "hebbsearch jobs written", "hebbsearch jobs"
+LOCK = "SELECT pg_advisory_xact_lock(hashtext(%(what)s), hashtext(%(schema)s))"
+TRY = "SELECT pg_try_advisory_lock(hashtext(%(what)s), hashtext(%(schema)s))"
+
+
+@dataclass
+class Draft:
+    """What is written, and what shall be; None: nothing was yet."""
+
+    text: str | None
+
+
+class Ledger(Protocol):
+    """Raises OSError and CatalogueError, where it cannot be read or written."""
+
+    def read(self) -> str | None:
+        """What is written; None: nothing was yet."""
+
+    def writing(self) -> AbstractContextManager[Draft]:
+        """Nobody else writes within; at the end what the draft says then is written, and on the disk."""
+
+    def hold(self) -> bool:
+        """Whether this process has the place, from now on or still. It is free again when the process ends,
+        whatever ends it."""
+
+    def let_go(self) -> None:
+        """Another process may have the place."""
+
+    def close(self) -> None:
+        """Let go of all."""
+
+
+class LedgerFile:
+    """A file, for processes that share its folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = ExitStack()
+        self._held = False
+
+    def read(self) -> str | None:
+        """As Ledger."""
+        try:
+            return self._path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def writing(self) -> Iterator[Draft]:
+        """As Ledger."""
+        with locked(self._path.with_suffix(".lock"), wait=True):
+            draft = Draft(before := self.read())
+            yield draft
+            if draft.text is not None and draft.text != before:
+                file = self._path.with_suffix(".draft")
+                file.write_text(draft.text, encoding="utf-8")
+                sync(file)
+                file.replace(self._path)
+                sync(self._path.parent)
+
+    def hold(self) -> bool:
+        """As Ledger."""
+        if not self._held:
+            try:
+                self._place.enter_context(locked(self._path.with_suffix(".place")))
+            except BlockingIOError:
+                return False
+            self._held = True
+        return True
+
+    def let_go(self) -> None:
+        """As Ledger."""
+        self._place.close()
+        self._held = False
+
+    def close(self) -> None:
+        """As Ledger."""
+        self.let_go()
+
+
+class LedgerTable:
+    """A row beside a catalogue in PostgreSQL, for all who reach that. By two connections at most."""
+
+    def __init__(self, url: str) -> None:
+        self._database = PostgreSQL.new(url)
+        self._table = f"{self._database.schema}.jobs"
+        self._turn = threading.Lock()  # threads wait here, and hold no connection
+        self._place: Connection | None = None  # its server frees the place when it ends
+
+    def read(self) -> str | None:
+        """As Ledger."""
+        with self._turn, self._database.naming(), self._database.engine.connect() as connection:
+            return self._read(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[Draft]:
+        """As Ledger."""
+        with self._turn, self._database.naming(), self._database.engine.connect() as connection:
+            # What is written by the one before is seen as soon as the lock is had.
+            connection.execution_options(isolation_level="READ COMMITTED")
+            connection.exec_driver_sql(LOCK, self._named(WRITING))
+            draft = Draft(before := self._read(connection))
+            yield draft
+            if draft.text is not None and draft.text != before:
+                if not self._is_there(connection):
+                    connection.exec_driver_sql(TABLE.format(table=self._table))
+                connection.exec_driver_sql(WRITE.format(table=self._table), {"text": draft.text})
+            connection.commit()
+
+    def hold(self) -> bool:
+        """As Ledger."""
+        with self._database.naming():
+            if self._place is not None:
+                try:
+                    self._place.exec_driver_sql("SELECT 1")
+                    return True
+                except DBAPIError:  # the server has ended, and with it what it had given
+                    self.let_go()
+            place = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                if place.exec_driver_sql(TRY, self._named(WORKING)).scalar_one():
+                    self._place = place
+            finally:
+                if self._place is not place:
+                    place.close()
+            return self._place is place
+
+    def let_go(self) -> None:
+        """As Ledger."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.invalidate()  # the connection ends, and is not used for anything else
+            with suppress(DBAPIError):
+                place.close()
+
+    def close(self) -> None:
+        """As Ledger."""
+        self.let_go()
+        self._database.engine.dispose()
+
+    def _is_there(self, connection: Connection) -> bool:
+        there = connection.exec_driver_sql("SELECT to_regclass(%(name)s) IS NOT NULL", {"name": self._table})
+        return bool(there.scalar_one())
+
+    def _read(self, connection: Connection) -> str | None:
+        if not self._is_there(connection):
+            return None
+        text: str | None = connection.exec_driver_sql(f"SELECT text FROM {self._table}").scalar_one_or_none()
+        return text
+
+    def _named(self, what: str) -> dict[str, str]:
+        return {"what": what, "schema": self._database.schema}
+
+
+def ledger_of(artifact: Path, url: str | None) -> Ledger:
+    """Of the artifact in this folder, with its catalogue at `url` if there is one. CatalogueError."""
+    return LedgerFile(artifact.parent / f".{artifact.name}.jobs.json") if url is None else LedgerTable(url)
