@@ -6,6 +6,7 @@ Run it with `uvicorn --factory service.app:create_app`.
 import asyncio
 import gc
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,7 +35,7 @@ from service.core.pictures.previews import Previews
 from service.core.searcher import Searcher
 from service.routes import about, admin, changes, evaluation, health, images, jobs, labels, search, trash
 from service.schemas.problem import problems
-from service.settings import PREFIX, Settings, split
+from service.settings import PREFIX, Settings, mistyped, split
 from service.web.asking import Shared
 from service.web.forms import GIVEN_TWICE, parameters_once
 from service.web.headers import DefaultHeaders, HeadAsGet, OtherOrigins
@@ -77,6 +78,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             settings = _settings_from_environment()
             configure_logging(settings.log)
+            for variable, meant in mistyped(os.environ).items():
+                log.warning("%s is no setting and nobody reads it; is %s meant?", variable, meant)
             return create_app(settings)
         except (ArtifactError, EngineError, OSError) as error:
             raise SystemExit(str(error)) from None

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,6 +11,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "HEBBSEARCH_"
+OF_COMMANDS = ("URL", "KEY")  # what commands take from the environment beside the settings
+ALIKE = 0.75  # of 1: what is less alike is meant for somebody else, such as HEBBSEARCH_SERVICE_HOST
 SHORTEST_KEY = 16
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")  # as browsers send it
 
@@ -162,3 +166,13 @@ class Settings(BaseSettings):
                 f"a key has fewer than {SHORTEST_KEY} characters; make one with openssl rand -hex 16"
             )
         return text
+
+
+def mistyped(variables: Iterable[str]) -> dict[str, str]:
+    """Environment variables that nothing reads, though they begin as those of settings do and are much like
+    one of them, with the one that may be meant."""
+    known = [name.upper() for name in (*Settings.model_fields, *OF_COMMANDS)]
+    ours = [name for name in variables if name.upper().startswith(PREFIX)]
+    found = {name: name.upper().removeprefix(PREFIX) for name in ours}
+    near = {name: get_close_matches(end, known, 1, ALIKE) for name, end in found.items() if end not in known}
+    return {name: PREFIX + matches[0] for name, matches in near.items() if matches}

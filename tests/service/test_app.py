@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import re
 import struct
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from index.artifact import Artifact, ArtifactError
 from service.app import create_app
 from service.core.searcher import Answer, Question, Searcher
-from service.settings import Settings
+from service.settings import Settings, mistyped
 from service.web.headers import route_path
 from tests import forking
 from tests.samples import build_artifact, command, environment, serve_here
@@ -465,3 +466,34 @@ def test_explicit_settings_raise(damaged: Path, tmp_path: Path) -> None:
         create_app(Settings(artifact=damaged))
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
         create_app(Settings(artifact=tmp_path))
+
+
+def test_settings_with_a_slip_of_the_pen_are_told(
+    own: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a service whose key is not read answers everybody, and nobody knows."""
+    monkeypatch.setattr("service.app.configure_logging", lambda _: None)  # of the tests that follow too
+    monkeypatch.setenv("HEBBSEARCH_ARTIFACT", str(own.path))
+    monkeypatch.setenv("HEBBSEARCH_READ_KEY", "k" * 16)
+    for of_others in ("HEBBSEARCH_PORT", "HEBBSEARCH_SERVICE_HOST", "HEBBSEARCH_KEY", "hebbsearch_log"):
+        monkeypatch.setenv(of_others, "text")  # as Kubernetes, and our own commands, have some
+    (opened,) = create_app().state.opened
+    opened.close()
+    (told,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert told == "HEBBSEARCH_READ_KEY is no setting and nobody reads it; is HEBBSEARCH_READ_KEYS meant?"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("HEBBSEARCH_CATALOG", "HEBBSEARCH_CATALOGUE"),
+        ("HEBBSEARCH_TRASHDAYS", "HEBBSEARCH_TRASH_DAYS"),
+        ("hebbsearch_host", "HEBBSEARCH_HOSTS"),
+        ("HEBBSEARCH_MAX_IMAGE_SIZE", "HEBBSEARCH_MAX_IMAGE_BYTES"),
+        ("HEBBSEARCH_PORT_8000_TCP", None),
+        ("HEBBSEARCH_VERSION", None),
+        ("SEARCH_HOST", None),
+    ],
+)
+def test_which_setting_may_be_meant(name: str, meant: str | None) -> None:
+    assert mistyped([name]).get(name) == meant

@@ -121,7 +121,7 @@ def learn_codes(
         with timed(seconds, "posteriors"):
             posteriors, calibration = taught((vectors, places), labels, classes, seed, grouped)
     head = PosteriorHead(vectors.shape[1], bits, classes, HIDDEN, emphasis(posteriors, places))
-    with timed(seconds, "student"):
+    with timed(seconds, "head"):
         teach(head, vectors, places, posteriors, seed)
     with timed(seconds, "code"):
         method = rotate(head, vectors, seed)
