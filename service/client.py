@@ -8,6 +8,7 @@ What can be asked stands in calls.py; the clients only send. They load neither t
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 URL = "http://127.0.0.1:8000"
+BATCH = "X-Batch"  # header by which several changes have one name
 TIMEOUT = 120.0  # seconds that the server may be silent; the first evaluation of a large index takes a while
 
 
@@ -83,6 +85,18 @@ class Route(Generic[P, T]):
 class Routes:
     """What both clients can ask."""
 
+    _http: httpx.Client | httpx.AsyncClient
+
+    @contextmanager
+    def one_change(self) -> Iterator[str]:
+        """All that is changed within can be undone as a whole: the names of these changes begin with this
+        one. For one piece of work at a time."""
+        self._http.headers[BATCH] = name = secrets.token_hex(8)
+        try:
+            yield name
+        finally:
+            del self._http.headers[BATCH]
+
     search = Route(calls.search)
     search_batch = Route(calls.search_batch)
     search_codes = Route(calls.search_codes)
@@ -134,7 +148,7 @@ class Client(Routes):
     def __init__(self, url: str = URL, key: str | None = None, timeout: float = TIMEOUT) -> None:
         self.url = url
         with _explained(url):
-            self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout)
+            self._http: httpx.Client = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout)
 
     def send(self, describe: Callable[[], Call[T]]) -> T:
         """Ask what is described and read the answer."""
@@ -167,7 +181,9 @@ class AsyncClient(Routes):
     def __init__(self, url: str = URL, key: str | None = None, timeout: float = TIMEOUT) -> None:
         self.url = url
         with _explained(url):
-            self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout)
+            self._http: httpx.AsyncClient = httpx.AsyncClient(
+                base_url=url, headers=_headers(key), timeout=timeout
+            )
 
     async def send(self, describe: Callable[[], Call[T]]) -> T:
         """Ask what is described and read the answer."""

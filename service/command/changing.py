@@ -2,13 +2,18 @@
 
 import argparse
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 
 from service.client import Client, Refused
 from service.command.parsing import Adding
-from service.command.saying import SHOWN, SOME_LEFT_OUT, Failed, name_all, say, show
+from service.command.saying import SHOWN, SOME_LEFT_OUT, Failed, name_all, progress, say, show
 from service.schemas.images import Changed
 from service.schemas.trash import Batch
+
+LISTED = 1000  # changes, all that are kept
+KINDS = ("added", "changed", "trashed", "restored")
 
 
 def add_to(command: Adding) -> None:
@@ -28,14 +33,15 @@ def add_to(command: Adding) -> None:
 def remove(options: argparse.Namespace, client: Client) -> int:
     """Put images into the trash by their ids, or remove them for good."""
     removed, left = list[int](), dict[int, str]()
-    for item_id in dict.fromkeys(options.id):
-        try:
-            client.remove(item_id, forever=options.forever)
-            removed.append(item_id)
-        except Refused as refused:
-            if refused.status != 404:
-                raise
-            left[item_id] = refused.detail
+    with client.one_change():
+        for item_id in dict.fromkeys(options.id):
+            try:
+                client.remove(item_id, forever=options.forever)
+                removed.append(item_id)
+            except Refused as refused:
+                if refused.status != 404:
+                    raise
+                left[item_id] = refused.detail
     where = "removed for good" if options.forever else "deleted; hebbsearch trash shows what can come back"
     show({"removed": removed, "left": left}) if options.json else say(f"{len(removed):,} {where}")
     for reason in [] if options.json else left.values():
@@ -52,28 +58,45 @@ def trash(options: argparse.Namespace, client: Client) -> int:
 
 
 def undo(options: argparse.Namespace, client: Client) -> int:
-    """Undo the latest change, or another one, or list what can be undone."""
+    """Undo the latest change, or another one, or list what can be undone. Those that one command made by many
+    requests are one."""
+    found = pieces(client.changes(limit=LISTED).changes)
     if options.list:
-        found = client.changes(limit=1000).changes
         if options.json:
-            show([each.model_dump() for each in found])
-        for each in [] if options.json else found:
-            say(f"{each.batch}  {_when(each)}  {_what(each)}  ({each.undoable:,} can be undone)")
+            show([each.model_dump() for changes in found.values() for each in changes])
+        for name, changes in [] if options.json else found.items():
+            undoable = sum(each.undoable for each in changes)
+            say(f"{name}  {_when(changes)}  {_what(changes)}  ({undoable:,} can be undone)")
         return 0
-    if options.batch:
-        return changed(options, client.undo(options.batch), "undone")
-    latest = client.changes(limit=1).changes
-    if not latest:
+    if not (options.batch or found):
         raise Failed("nothing was changed that can be undone")
-    return changed(options, client.undo(latest[0].batch), f"undone ({_what(latest[0])}, {_when(latest[0])})")
+    name = options.batch or next(iter(found))
+    changes = found.get(name, [])
+    if not changes:  # one of several, or one that the service will say it does not know
+        return changed(options, client.undo(name), "undone")
+    with client.one_change():  # so that the same command takes it back
+        done = [client.undo(each.batch) for each in progress(changes, len(changes), "change")]
+    left = {each.id: each for one in done for each in one.left}
+    together = Changed(changed=sum(one.changed for one in done), left=list(left.values()))
+    return changed(options, together, f"undone ({_what(changes)}, {_when(changes)})")
 
 
-def _what(change: Batch) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in change.counts.items())
+def pieces(changes: Sequence[Batch]) -> dict[str, list[Batch]]:
+    """Changes by what they are undone by, the latest first."""
+    found = dict[str, list[Batch]]()
+    for each in changes:
+        found.setdefault(each.together or each.batch, []).append(each)
+    return found
 
 
-def _when(change: Batch) -> str:
-    return datetime.fromtimestamp(change.time).isoformat(" ", "seconds")
+def _what(changes: Sequence[Batch]) -> str:
+    counts = sum((Counter[str](each.counts) for each in changes), Counter[str]())
+    return ", ".join(f"{counts[name]:,} {name}" for name in KINDS if counts[name])
+
+
+def _when(changes: Sequence[Batch]) -> str:
+    """Its end."""
+    return datetime.fromtimestamp(changes[0].time).isoformat(" ", "seconds")
 
 
 def changed(options: argparse.Namespace, done: Changed, what: str) -> int:

@@ -40,9 +40,9 @@ def named(image: Result | Image) -> str:
     return f"{image.id:8d}  {'–' if image.label is None else image.label}  {where}"
 
 
-def progress(each: Iterable[T], total: int) -> Iterator[T]:
+def progress(each: Iterable[T], total: int, unit: str = "image") -> Iterator[T]:
     """With a bar on a terminal."""
-    yield from tqdm(each, total=total, unit="image", disable=None if total else True, file=sys.stderr)
+    yield from tqdm(each, total=total, unit=unit, disable=None if total else True, file=sys.stderr)
 
 
 def name_all(options: argparse.Namespace, images: Iterable[Image]) -> int:

@@ -30,7 +30,12 @@ def add_to(command: Adding) -> None:
 
 
 def add(options: argparse.Namespace, client: Client) -> int:
-    """Send a folder, or what is new of it."""
+    """Send a folder, or what is new of it. By many requests, which are undone as one change."""
+    with client.one_change():
+        return _add(options, client)
+
+
+def _add(options: argparse.Namespace, client: Client) -> int:
     root = options.folder.resolve()
     if not root.is_dir():
         raise Failed(f"{options.folder}: is no folder")

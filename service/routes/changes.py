@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
-from fastapi import Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -55,6 +55,28 @@ OnlyIf = Annotated[
         examples=["0f" * 32],
     ),
 ]
+
+
+def undoable(
+    response: Response,
+    together: Annotated[
+        str | None,
+        Header(
+            alias=BATCH,
+            pattern=r"^[0-9A-Za-z_-]{1,32}$",
+            description="The same for all requests of one piece of work, which can be undone as a whole: the "
+            "names of their changes begin with it.",
+            examples=["add-3fa2"],
+        ),
+    ] = None,
+) -> str:
+    """The name of what this request changes, by which it can be undone, said in the answer."""
+    name = secrets.token_hex(8)
+    response.headers[BATCH] = name if together is None else f"{together}.{name}"
+    return response.headers[BATCH]
+
+
+Named = Annotated[str, Depends(undoable)]
 Forever = Annotated[
     bool, Query(description="For good: neither image nor file can come back. Also of what is in the trash.")
 ]
@@ -115,6 +137,8 @@ async def add(
         str | None, Query(description="A JSON object, for each of them.", examples=['{"camera": "left"}'])
     ] = None,
     name: Annotated[schemas.FileName, Query(description="For a raw body: what to call it.")] = "image",
+    *,
+    batch: Named,
 ) -> schemas.AddedImages:
     """One or many as multipart fields `image`, with one `label`, `metadata` and `folder` for all; or one as
     raw body. `label` and `metadata` are query parameters or form fields.
@@ -131,7 +155,6 @@ async def add(
         with live.lease() as generation:  # who waits for an image that takes long holds up no other writer
             prepare = partial(generation.library.prepare, decode=shared(request).large.decode)
             prepared = await to_thread.run_sync(prepare, uploads, limiter=shared(request).turns.prepare)
-        batch = undoable(response)
         outcomes, images = await write(request, partial(_added, uploads, prepared, request, batch))
     for outcome in outcomes:
         shared(request).metrics.images.labels(_status(outcome)).inc()
@@ -181,12 +204,11 @@ async def change(
     item_id: ItemId,
     asked: schemas.Change,
     request: Request,
-    response: Response,
+    batch: Named,
     sha256: OnlyIf = None,
     was: Was = None,
 ) -> schemas.Image:
     """Its label, which may be new or null, and its metadata; what is left out stays as it is."""
-    batch = undoable(response)
 
     def work(generation: Generation) -> schemas.Image:
         generation.library.change(
@@ -210,10 +232,11 @@ async def change(
     summary="Give many images one label",
     responses=problems({**UNWRITABLE, **UNREADABLE_JSON, 422: "ids: List should have at least 1 item"}),
 )
-async def relabel(asked: schemas.Relabelling, request: Request, response: Response) -> schemas.Changed:
+async def relabel(
+    asked: schemas.Relabelling, request: Request, response: Response, batch: Named
+) -> schemas.Changed:
     """Or none, all in one step. Those that are gone, held out, or have another label by now are left, and the
     answer says why; the others have it then."""
-    batch = undoable(response)
 
     def work(generation: Generation) -> tuple[int, dict[int, str]]:
         return generation.library.relabel(
@@ -239,12 +262,16 @@ def told(changed: int, left: Mapping[int, str]) -> schemas.Changed:
     responses=problems({**UNKNOWN_ID, **UNWRITABLE, **HELD_OUT}),
 )
 async def remove(
-    item_id: ItemId, request: Request, response: Response, sha256: OnlyIf = None, forever: Forever = False
+    item_id: ItemId,
+    request: Request,
+    response: Response,
+    batch: Named,
+    sha256: OnlyIf = None,
+    forever: Forever = False,
 ) -> None:
     """No search that begins after the answer finds it. It lies in the trash for HEBBSEARCH_TRASH_DAYS, from
     where POST /trash/restore brings it back. With `forever` it is gone at once, also from the trash, and, if
     it was sent, its file too; one that was indexed from a folder stays there."""
-    batch = undoable(response)
 
     def work(generation: Generation) -> bool:
         return generation.trash.delete(item_id, sha256=sha256, forever=forever, batch=batch)
@@ -253,13 +280,6 @@ async def remove(
         can_come_back = await write(request, work, item_id, ids_of=current)
     unless_changed(response, can_come_back)
     shared(request).metrics.images.labels("trashed" if can_come_back else "removed").inc()
-
-
-def undoable(response: Response) -> str:
-    """The name of what this request changes, by which it can be undone, said in the answer."""
-    name = secrets.token_hex(8)
-    response.headers[BATCH] = name
-    return name
 
 
 def unless_changed(response: Response, changed: bool) -> None:

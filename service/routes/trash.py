@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from service.core.live import Generation
 from service.core.trash import PART, Done
-from service.routes.changes import BUSY, UNWRITABLE, told, undoable, unless_changed, write
+from service.routes.changes import BUSY, UNWRITABLE, Named, told, unless_changed, write
 from service.routes.images import describing
 from service.schemas import trash as schemas
 from service.schemas.images import Changed
@@ -50,10 +50,9 @@ def trash(
 
 
 @router.post("/trash", summary="Delete many images", responses=problems({**UNWRITABLE, **UNREADABLE_JSON}))
-async def throw(asked: schemas.Ids, request: Request, response: Response) -> Changed:
+async def throw(asked: schemas.Ids, request: Request, response: Response, batch: Named) -> Changed:
     """All at once. They lie in the trash for HEBBSEARCH_TRASH_DAYS; with 0 they are gone for good. What
     cannot be deleted is left and said."""
-    batch = undoable(response)
     done = await _done(request, lambda current: current.trash.throw(asked.ids, batch=batch))
     days = shared(request).settings.trash_days
     unless_changed(response, bool(days and done.done))
@@ -67,9 +66,8 @@ async def throw(asked: schemas.Ids, request: Request, response: Response) -> Cha
     summary="Bring deleted images back",
     responses=problems({**UNWRITABLE, **UNREADABLE_JSON}),
 )
-async def restore(asked: schemas.Ids, request: Request, response: Response) -> Changed:
+async def restore(asked: schemas.Ids, request: Request, response: Response, batch: Named) -> Changed:
     """With ids, labels and metadata as they were, all at once. What is not in the trash is left and said."""
-    batch = undoable(response)
     done = await _done(request, lambda current: current.trash.restore(asked.ids, batch=batch))
     unless_changed(response, bool(done.done))
     shared(request).metrics.images.labels("restored").inc(len(done.done))
@@ -97,6 +95,7 @@ def changed(searcher: Service, asked: Annotated[schemas.ChangesParameters, Query
         changes=[
             schemas.Batch(
                 batch=each.name,
+                together=each.name.rpartition(".")[0] or None,
                 time=each.time,
                 counts=each.counts,
                 images=list(each.ids[:FIRST]),
@@ -112,10 +111,9 @@ def changed(searcher: Service, asked: Annotated[schemas.ChangesParameters, Query
     summary="Undo a change",
     responses=problems({404: NOT_KEPT.format("9f86d081884c7d65"), **UNWRITABLE}),
 )
-async def undo(batch: Name, request: Request, response: Response) -> Changed:
+async def undo(batch: Name, request: Request, response: Response, name: Named) -> Changed:
     """Images are as they were before it: what was added goes into the trash, what was deleted comes back.
     What somebody changed since stays, and is said. It is a change itself, which can be undone."""
-    name = undoable(response)
 
     def work(current: Generation) -> Done:
         try:

@@ -66,6 +66,10 @@ class Batch(BaseModel):
     """What one request did, which can be undone as a whole."""
 
     batch: str = Field(description="Its name.")
+    together: str | None = Field(
+        description="What the names of all changes of one piece of work begin with, if its requests said so "
+        "(header `X-Batch`)."
+    )
     time: int = Field(description="Seconds since 1970.")
     counts: dict[Literal["added", "changed", "trashed", "restored"], int] = Field(
         description="Images, by what happened to them."
@@ -82,6 +86,7 @@ class Batches(BaseModel):
             "changes": [
                 {
                     "batch": "9f86d081884c7d65",
+                    "together": None,
                     "time": 1764460800,
                     "counts": {"trashed": 60},
                     "images": [17, 18, 19],

@@ -80,7 +80,7 @@ class OtherOrigins(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
-            allow_headers=("Authorization", "X-Request-ID"),  # a key is sent so, never as a cookie
+            allow_headers=("Authorization", "X-Batch", "X-Request-ID"),  # a key is sent so, never as a cookie
             expose_headers=("X-Request-ID", "X-Batch", "Retry-After", "Content-Disposition"),
         )
 

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+from index.artifact import Artifact
 from service.client import AsyncClient, Call, Client, Refused, Route, Routes, ServiceError, Unreachable
 from service.schemas.search import SearchAnswer
 from tests.samples import CLASSES, build_artifact, draw, free_port, serve
@@ -139,9 +140,26 @@ def test_every_route_and_each_of_its_parameters_can_be_asked(address: str) -> No
         (*route, each["name"])
         for route, operation in routes.items()
         for each in operation.get("parameters", ())
-        if each["name"] not in asked[route]
+        if each["in"] != "header" and each["name"] not in asked[route]
     }
     assert missing == WITHOUT_AN_ARGUMENT
+
+
+@pytest.mark.process
+def test_what_belongs_together_has_one_name(own: Artifact) -> None:
+    async def thrown(address: str) -> str:
+        async with AsyncClient(address) as client:
+            with client.one_change() as name:
+                await client.throw([3])
+            return name
+
+    with serve(own.path) as address, Client(address) as client:
+        with client.one_change() as name:
+            client.throw([1])
+            client.relabel([2], "new")
+        client.throw([4])
+        last = asyncio.run(thrown(address))
+        assert [each.together for each in client.changes().changes] == [last, None, name, name]
 
 
 def test_images_walks_all_pages(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,37 @@ from tests.service.command.commands import Run, added, hash_seed
 from tests.service.test_kill import png
 
 
+def test_what_one_command_did_is_undone_as_a_whole(hebbsearch: Run, folder: Path) -> None:
+    """By requests of at most eight images each, and one for each image that is removed or relabelled."""
+    before = hebbsearch("list").stdout
+    added(hebbsearch, folder)
+    first = hebbsearch("list").stdout
+    for number in (2, 6, 10):
+        (folder / "one" / f"{number}.png").unlink()
+    (folder / "one" / "0.png").write_bytes(png(77_000_500))
+    changed = added(hebbsearch, folder, "--label-folders", "--remove-gone")
+    assert (changed["changed"], changed["relabelled"], changed["removed"]) == (1, 16, 3)
+    added(hebbsearch, folder, "--label-folders")  # nothing is new: no change
+    lines = [line.split("  ") for line in hebbsearch("undo", "--list").stdout.splitlines()[:2]]
+    assert [done for _, _, done, _ in lines] == ["1 added, 16 changed, 4 trashed", "20 added"]
+    second = hebbsearch("list").stdout
+
+    for undone in (
+        "21 undone (1 added, 16 changed, 4 trashed, 20",
+        "21 undone (16 changed, 1 trashed, 4 restored, 20",
+    ):
+        assert hebbsearch("undo").stdout.startswith(undone)
+    assert hebbsearch("list").stdout == second  # the same command takes it back
+    hebbsearch("undo")
+    assert hebbsearch("list").stdout == first
+    (addition, _) = [name for name, *_ in lines][::-1]
+    assert hebbsearch("undo", addition, code=3).stdout.startswith("0 undone")  # all were changed since
+    hebbsearch("remove", *(str(each["id"]) for each in json.loads(hebbsearch("list", "--json").stdout)[-20:]))
+    assert hebbsearch("list").stdout == before
+    assert hebbsearch("undo").stdout.startswith("20 undone (20 trashed, ")
+    assert hebbsearch("list").stdout == first
+
+
 def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -> None:
     first = added(hebbsearch, folder, "--label-folders")
     assert first["added"] == 20 and first["unchanged"] == 0
@@ -228,7 +259,7 @@ def test_a_service_that_goes_away_meanwhile_is_told_with_what_is_there(
         raise ServiceError("it cannot be reached")
 
     monkeypatch.setattr("service.folder.send", send)
-    empty = cast(Client, SimpleNamespace(images=lambda **_: []))
+    empty = cast(Client, SimpleNamespace(images=lambda **_: [], one_change=contextlib.nullcontext))
     with pytest.raises(ServiceError, match="reached"):
         sending.add(parser().parse_args(["add", str(folder)]), empty)
     said = f"{folder.name}: 7 or more of 22 files are there; the same command goes on with the others\n"

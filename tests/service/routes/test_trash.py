@@ -111,6 +111,31 @@ def test_many_are_deleted_at_once_and_come_back_at_once(http: httpx.Client) -> N
     assert images(http) == before
 
 
+def test_requests_of_one_piece_of_work_are_named_alike(http: httpx.Client) -> None:
+    together = {"X-Batch": "work-1"}
+    sent = http.post("/images", files={"image": ("a.png", png(1))}, headers=together)
+    (added,) = answer(sent, 201)["images"]
+    id_ = added["image"]["id"]
+    said = [
+        sent,
+        http.patch(f"/images/{id_}", json={"label": "new"}, headers=together),
+        http.patch("/images", json={"ids": [1], "label": "new"}, headers=together),
+        http.delete("/images/2", headers=together),
+        http.post("/trash", json={"ids": [3]}, headers=together),
+        http.post("/trash/restore", json={"ids": [3]}, headers=together),
+    ]
+    said.append(http.post(f"/changes/{said[3].headers['X-Batch']}/undo", headers=together))
+    names = [response.headers["X-Batch"] for response in said]
+    assert len(set(names)) == 7 and all(name.startswith("work-1.") for name in names)
+    alone = http.delete("/images/4")
+    told = {each["batch"]: each["together"] for each in answer(http.get("/changes"))["changes"]}
+    # Of what was changed again since, nothing is left to undo, and it is not listed where images are gone.
+    assert told == dict.fromkeys(names, "work-1") | {alone.headers["X-Batch"]: None}
+    for wrong in ("", "a.b", "a b", "x" * 33):
+        refusal(http.delete("/images/5", headers={"X-Batch": wrong}), 422)
+    assert answer(http.get("/images/5"))["id"] == 5
+
+
 def test_one_label_for_many_is_undone_at_once(http: httpx.Client) -> None:
     before = images(http)
     answer(http.delete("/images/3"), 204)
