@@ -5,6 +5,7 @@ a table of its own, which no copy of the catalogue takes along.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from index.artifact import sync
+from index.database import CatalogueBusy
 from index.locking import locked
 from index.postgres_catalogue import PostgreSQL
 
+CONNECTIONS = 4
+WAIT = 5  # seconds for others who write, which takes them milliseconds
 TABLE = "CREATE TABLE {table} (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL)"
 WRITE = "INSERT INTO {table} VALUES (1, %(text)s) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
 # Of the server's own locks: what its holder does, and in which schema.
@@ -34,17 +38,22 @@ class Draft:
 
 
 class Ledger(Protocol):
-    """Raises OSError and CatalogueError, where it cannot be read or written."""
+    """Raises OSError and CatalogueError, where it cannot be read or written. For many threads."""
 
     def read(self) -> str | None:
         """What is written; None: nothing was yet."""
 
     def writing(self) -> AbstractContextManager[Draft]:
-        """Nobody else writes within; at the end what the draft says then is written, and on the disk."""
+        """Nobody else writes within; at the end what the draft says then is written, and on the disk.
+        CatalogueBusy where others write for WAIT seconds: one of them may be frozen."""
 
     def hold(self) -> bool:
-        """Whether this process has the place, from now on or still. It is free again when the process ends,
+        """Whether this process has the place, until it lets it go. It is free again when the process ends,
         whatever ends it."""
+
+    def hold_on(self) -> None:
+        """Have the place again where it was lost on the way, unless another process has it by now. Nothing
+        where it was let go."""
 
     def let_go(self) -> None:
         """Another process may have the place."""
@@ -58,8 +67,8 @@ class LedgerFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._place = ExitStack()
-        self._held = False
+        self._place: ExitStack | None = None
+        self._turn = threading.Lock()
 
     def read(self) -> str | None:
         """As Ledger."""
@@ -71,7 +80,7 @@ class LedgerFile:
     @contextmanager
     def writing(self) -> Iterator[Draft]:
         """As Ledger."""
-        with locked(self._path.with_suffix(".lock"), wait=True):
+        with self._alone():
             draft = Draft(before := self.read())
             yield draft
             if draft.text is not None and draft.text != before:
@@ -81,20 +90,43 @@ class LedgerFile:
                 file.replace(self._path)
                 sync(self._path.parent)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock, held = self._path.with_suffix(".lock"), ExitStack()
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                held.enter_context(locked(lock))
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    text = f"another service, perhaps of an earlier version, holds it for {WAIT} seconds"
+                    raise CatalogueBusy(f"{lock}: {text}; end that one, or try again") from None
+                time.sleep(0.02)
+        with held:
+            yield
+
     def hold(self) -> bool:
         """As Ledger."""
-        if not self._held:
-            try:
-                self._place.enter_context(locked(self._path.with_suffix(".place")))
-            except BlockingIOError:
-                return False
-            self._held = True
-        return True
+        with self._turn:
+            if self._place is None:
+                place = ExitStack()
+                try:
+                    place.enter_context(locked(self._path.with_suffix(".place")))
+                except BlockingIOError:
+                    return False
+                self._place = place
+            return True
+
+    def hold_on(self) -> None:
+        """As Ledger: nobody takes a lock of the kernel away."""
 
     def let_go(self) -> None:
         """As Ledger."""
-        self._place.close()
-        self._held = False
+        with self._turn:
+            if self._place is not None:
+                self._place.close()
+            self._place = None
 
     def close(self) -> None:
         """As Ledger."""
@@ -102,25 +134,27 @@ class LedgerFile:
 
 
 class LedgerTable:
-    """A row beside a catalogue in PostgreSQL, for all who reach that. By two connections at most."""
+    """A row beside a catalogue in PostgreSQL, for all who reach that."""
 
     def __init__(self, url: str) -> None:
-        self._database = PostgreSQL.new(url)
+        self._database = PostgreSQL.new(url, most=CONNECTIONS)
         self._table = f"{self._database.schema}.jobs"
-        self._turn = threading.Lock()  # threads wait here, and hold no connection
+        self._turn = threading.Lock()
+        self._wanted = False  # the place, since it was had
         self._place: Connection | None = None  # its server frees the place when it ends
 
     def read(self) -> str | None:
-        """As Ledger."""
-        with self._turn, self._database.naming(), self._database.engine.connect() as connection:
+        """As Ledger. None, too, for a user who may only read what was there when that was granted."""
+        with self._database.naming(), self._database.engine.connect() as connection:
             return self._read(connection)
 
     @contextmanager
     def writing(self) -> Iterator[Draft]:
         """As Ledger."""
-        with self._turn, self._database.naming(), self._database.engine.connect() as connection:
+        with self._database.naming(), self._database.engine.connect() as connection:
             # What is written by the one before is seen as soon as the lock is had.
             connection.execution_options(isolation_level="READ COMMITTED")
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT * 1000}")
             connection.exec_driver_sql(LOCK, self._named(WRITING))
             draft = Draft(before := self._read(connection))
             yield draft
@@ -132,34 +166,58 @@ class LedgerTable:
 
     def hold(self) -> bool:
         """As Ledger."""
-        with self._database.naming():
-            if self._place is not None:
-                try:
-                    self._place.exec_driver_sql("SELECT 1")
-                    return True
-                except DBAPIError:  # the server has ended, and with it what it had given
-                    self.let_go()
-            place = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            try:
-                if place.exec_driver_sql(TRY, self._named(WORKING)).scalar_one():
-                    self._place = place
-            finally:
-                if self._place is not place:
-                    place.close()
-            return self._place is place
+        with self._turn, self._database.naming():
+            self._wanted = self._is_held() or self._taken()
+            return self._wanted
+
+    def hold_on(self) -> None:
+        """As Ledger."""
+        with self._turn, self._database.naming():
+            if self._wanted and not self._is_held():
+                self._taken()
+            if not self._wanted:  # since a moment
+                self._end_place()
 
     def let_go(self) -> None:
         """As Ledger."""
-        place, self._place = self._place, None
-        if place is not None:
-            place.invalidate()  # the connection ends, and is not used for anything else
-            with suppress(DBAPIError):
-                place.close()
+        self._wanted = False
+        if self._turn.acquire(timeout=WAIT):  # else whoever waits for a server that does not answer ends it
+            try:
+                self._end_place()
+            finally:
+                self._turn.release()
 
     def close(self) -> None:
         """As Ledger."""
         self.let_go()
         self._database.engine.dispose()
+
+    def _is_held(self) -> bool:
+        if self._place is None:
+            return False
+        try:
+            self._place.exec_driver_sql("SELECT 1")
+            return True
+        except DBAPIError:  # the server has ended, and with it what it had given
+            self._end_place()
+            return False
+
+    def _taken(self) -> bool:
+        place = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            if place.exec_driver_sql(TRY, self._named(WORKING)).scalar_one():
+                self._place = place
+        finally:
+            if self._place is not place:
+                place.close()
+        return self._place is place
+
+    def _end_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.invalidate()  # the connection ends, and is not used for anything else
+            with suppress(DBAPIError):
+                place.close()
 
     def _is_there(self, connection: Connection) -> bool:
         there = connection.exec_driver_sql("SELECT to_regclass(%(name)s) IS NOT NULL", {"name": self._table})
@@ -167,6 +225,9 @@ class LedgerTable:
 
     def _read(self, connection: Connection) -> str | None:
         if not self._is_there(connection):
+            return None
+        may = "SELECT has_table_privilege(%(name)s, 'SELECT')"
+        if not connection.exec_driver_sql(may, {"name": self._table}).scalar_one():
             return None
         text: str | None = connection.exec_driver_sql(f"SELECT text FROM {self._table}").scalar_one_or_none()
         return text

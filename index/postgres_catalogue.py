@@ -23,6 +23,7 @@ SCHEMES = (f"{DRIVER}:", "postgresql:", "postgres:")
 SHAPE = f"{DRIVER}://user@host/database?schema=name"
 SECRET = ("password", "sslpassword", "passfile", "sslkey")  # what the driver takes in a URL's query too
 NAME = re.compile("[a-z_][a-z0-9_]{0,62}")  # which needs no quotes
+MOST, KEPT = 15, 5  # connections, and those of them that stay open
 CONNECT = 5  # seconds in which a server answers, or is away
 RETRY = 1.0  # seconds after which one that was away is looked for again
 UNREACHABLE = "start it, or look at the network: once it answers, all goes on by itself"
@@ -47,11 +48,11 @@ class PostgreSQL:
 
     several = True
 
-    def __init__(self, url: URL, schema: str) -> None:
+    def __init__(self, url: URL, schema: str, most: int = MOST) -> None:
         self.schema = schema
         self.path = _shown(url, schema)
         self.writable = True
-        self.engine = _engine_of(url, schema, self.path)
+        self.engine = _engine_of(url, schema, self.path, most)
 
     @classmethod
     def there(cls, url: str) -> Self:
@@ -71,9 +72,9 @@ class PostgreSQL:
         return database
 
     @classmethod
-    def new(cls, url: str) -> Self:
-        """A schema in which `prepare` finds none. CatalogueError."""
-        return cls(*_parsed(url))
+    def new(cls, url: str, most: int = MOST) -> Self:
+        """A schema in which `prepare` finds none, by at most so many connections. CatalogueError."""
+        return cls(*_parsed(url), most)
 
     def exists(self, connection: Connection) -> bool:
         """Whether a catalogue is there."""
@@ -275,9 +276,10 @@ def _parsed(url: str) -> tuple[URL, str]:
     return parsed.set(drivername=DRIVER, query=query), schema
 
 
-def _engine_of(url: URL, schema: str, path: str) -> Engine:
+def _engine_of(url: URL, schema: str, path: str, most: int) -> Engine:
     """Connections that see this schema alone, each one state of it from its first statement on."""
-    session = f"-c search_path={schema} -c tcp_keepalives_idle=30"  # who is gone shall hold no lock
+    keepalives = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+    session = f"-c search_path={schema} {keepalives}"  # who is gone shall hold no lock
     options = " ".join([*_as_texts(url.query.get("options", ())), session])
     settings = {
         "connect_timeout": str(CONNECT),
@@ -290,6 +292,8 @@ def _engine_of(url: URL, schema: str, path: str) -> Engine:
         engine = create_engine(
             url.set(query={key: value for key, value in url.query.items() if key != "options"}),
             poolclass=QueuePool,
+            pool_size=(kept := min(most, KEPT)),
+            max_overflow=most - kept,
             pool_pre_ping=True,  # one that a server's end left over is not used
             isolation_level="REPEATABLE READ",
             use_native_hstore=False,  # else it asks each server for it

@@ -138,7 +138,7 @@ async def _running(
         await work.resume(generation.searcher.artifact)
     tasks = [asyncio.create_task(_tidy(live))]
     if settings.catalogue_url is not None:
-        tasks.append(asyncio.create_task(_follow(live, work)))
+        tasks += [asyncio.create_task(_follow(live)), asyncio.create_task(_go_on(live, work))]
     # What exists now stays: looking through it for garbage would stop all searches for 0.2 s.
     gc.collect()
     gc.freeze()
@@ -182,18 +182,27 @@ async def _tidy(live: Live) -> None:
         await asyncio.sleep(HOUR)
 
 
-async def _follow(live: Live, work: Jobs) -> None:
-    """Serve what another service on the same catalogue had take the place of what is served, and learn what
-    one that has ended was learning. Where the former fails, it is tried less and less often."""
+async def _go_on(live: Live, work: Jobs) -> None:
+    """Learn what another service on the same catalogue was learning when it ended."""
+    while True:
+        await asyncio.sleep(FOLLOWED)
+        with live.lease() as generation:
+            served = generation.searcher.artifact
+        try:
+            await work.resume(served, at_once=False)
+        except Exception:
+            log.exception("what another service was learning is not gone on with")
+
+
+async def _follow(live: Live) -> None:
+    """Serve what another service on the same catalogue had take the place of what is served. Where that
+    fails, it is tried less and less often."""
     failed = 0
     while True:
         await asyncio.sleep(FOLLOWED * 2 ** min(failed, 6))
         try:
             await live.follow()
             failed = 0
-            with live.lease() as generation:
-                served = generation.searcher.artifact
-            await work.resume(served, at_once=False)
         except (CatalogueAway, CatalogueBusy):  # which searches say
             pass
         except (ArtifactError, CatalogueError, EngineError, OSError) as error:

@@ -14,17 +14,18 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from anyio.to_thread import run_sync
 
-from index.artifact import Artifact, leave_out
-from index.database import CatalogueError
+from index.artifact import CATALOGUE, PREDECESSOR, Artifact, ArtifactError, in_service, leave_out
+from index.catalogue import Catalogue
+from index.database import CatalogueAway, CatalogueError
 from index.ledger import ledger_of
 from index.names import shown
 from index.schemas import is_brought
@@ -70,6 +71,9 @@ class Job:
     error: str | None = None
 
 
+FIELDS = {field.name for field in fields(Job)}
+
+
 @dataclass
 class Book:
     """What the ledger says."""
@@ -79,13 +83,14 @@ class Book:
 
     @classmethod
     def parsed(cls, text: str | None) -> Self:
-        """Empty where there is none, and where nobody understands it."""
+        """Empty where there is none. ValueError for what nobody understands; what a later version knows of a
+        job beside is left out."""
         try:
             noted = json.loads(text or '{"last": 0, "jobs": []}')
-            return cls(int(noted["last"]), {each["id"]: Job(**each) for each in noted["jobs"]})
-        except (ValueError, TypeError, KeyError) as error:
-            log.warning("what is noted of jobs cannot be read (%s); earlier ones are forgotten", error)
-            return cls(0, {})
+            known = [{key: each[key] for key in each.keys() & FIELDS} for each in noted["jobs"]]
+            return cls(int(noted["last"]), {each["id"]: Job(**each) for each in known})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(str(error)) from error
 
     def text(self) -> str:
         """As `parsed` takes it."""
@@ -120,8 +125,10 @@ class Records:
         """As `Jobs`."""
         self.ledger = ledger_of(artifact, url)
         self._is_shared = url is not None
+        self._artifact = artifact
         self._parent = artifact.parent
         self._base = artifact.name
+        self._misread: str | None = None  # told already
 
     def target(self, job: Job) -> Path:
         """The folder of what it makes."""
@@ -129,10 +136,19 @@ class Records:
 
     def book(self) -> Book:
         """What is noted."""
-        return Book.parsed(self.ledger.read())
+        return self._parsed(self.ledger.read())
 
-    def entered(self, name: str, size: int) -> Job:
-        """A new job to learn from the artifact of this name. NoRoom."""
+    def _parsed(self, text: str | None) -> Book:
+        try:
+            return Book.parsed(text)
+        except ValueError as error:
+            if text != self._misread:
+                log.warning("the jobs of %s cannot be read (%s); they are forgotten", self._base, error)
+            self._misread = text
+            return Book(0, {})
+
+    def entered(self, name: str, size: int) -> list[Job]:
+        """A new job to learn from the artifact of this name, and all before it. NoRoom."""
         needed = int(ROOM * size)
         free = shutil.disk_usage(self._parent).free
         if free < needed:
@@ -143,10 +159,12 @@ class Records:
         with self.writing() as book:
             if any(each.status == "running" for each in book.jobs.values()):
                 raise JobError(_busy(book.latest_first()))
+            # Of a number that never was given: an artifact may note its name as what took its place.
             number = book.last + 1
-            job = Job(number, "running", time.time(), name, self._free_name(number))
-            book.note(job)
-        return job
+            while (self._parent / (target := f"{self._base}-learned-{number}")).exists():
+                number += 1
+            book.note(Job(number, "running", time.time(), name, target))
+        return book.latest_first()
 
     def taken_over(self, name: str) -> Job | None:
         """What was cut off and is to be begun again, by learning from the artifact of this name."""
@@ -164,7 +182,7 @@ class Records:
     def writing(self) -> Iterator[Book]:
         """Nobody else writes within; at the end it is written."""
         with self.ledger.writing() as draft:
-            book = Book.parsed(draft.text)
+            book = self._parsed(draft.text)
             yield book
             draft.text = book.text()
 
@@ -175,20 +193,21 @@ class Records:
                 book.note(replace(now, step=step))
 
     def settled(self, job: Job, result: dict[str, Any] | None, error: str | None) -> None:
-        """How this try to do it ended; what it made goes where it failed, or nobody knows of the job."""
+        """How this try to do it ended. What it made goes where it failed, or nobody wants it any more."""
         with self.writing() as book:
-            now, ours = book.jobs.get(job.id), book.same_try(job)
-            if now is not None and now.started != job.started:
-                return  # its target is that of another service, which began it again
-            if now is None or (ours is not None and error is not None):
+            now = book.jobs.get(job.id)
+            unwanted = now is None or now.status == "cancelled"
+            if unwanted or (error is not None and book.same_try(job)):
                 with suppress(*UNREACHABLE):
-                    _delete(self.target(job))
-            if ours is not None:
+                    self._delete(job)
+            if now is not None and book.same_try(job):
                 status: Status = "done" if error is None else "failed"
-                book.note(replace(ours, status=status, ended=time.time(), result=result, error=error))
+                book.note(replace(now, status=status, ended=time.time(), result=result, error=error))
                 if error is not None:
                     log.warning("job %d failed: %s", job.id, error)
-            self.ledger.let_go()  # before anybody can see that it ended, and begin another one
+            # Before anybody can see that it ended, and begin another one. Where this cannot be written, it is
+            # tried again without the place.
+            self.ledger.let_go()
 
     def cancelled(self, number: int) -> Job:
         """The job as it was; if it was under way it is cancelled now. KeyError."""
@@ -198,21 +217,44 @@ class Records:
                 book.note(replace(job, status="cancelled", ended=time.time()))
         return job
 
-    def forget(self, job: Job) -> None:
-        """With the artifact that it made."""
+    def forget(self, job: Job, in_use: Iterable[str]) -> None:
+        """With the artifact that it made. JobError where that is `in_use`, or may be."""
+        if self.is_brought(job):
+            raise JobError(
+                f"{job.target} was served from PostgreSQL, where other services may use it: once none does, "
+                f"remove its folder and its schema by hand"
+            )
+        if job.target in {*in_use, *self._served()}:
+            raise JobError(f"{job.target} is served, or kept to go back to; serve another artifact first")
         with self.writing() as book:
-            _delete(self.target(job))
             book.jobs.pop(job.id, None)
+        if job.status in ("done", "cancelled"):  # else there is none, or it is somebody's own
+            try:
+                self._delete(job)
+            except UNREACHABLE:
+                with suppress(*UNREACHABLE), self.writing() as book:
+                    book.jobs.setdefault(job.id, job)
+                raise
+
+    def _delete(self, job: Job) -> None:
+        """What it made, if nobody may use it."""
+        if not self.is_brought(job) and job.target not in self._served():
+            _delete(self.target(job))
+
+    def _served(self) -> set[str]:
+        """What a start would serve, and what that would go back to: another service on the same file may have
+        taken it."""
+        if self._is_shared:
+            return set()
+        try:
+            path = in_service(self._artifact)
+            return {path.name, Catalogue.read_note(path / CATALOGUE, PREDECESSOR) or path.name}
+        except (ArtifactError, CatalogueError):  # such as none: a start would say so
+            return set()
 
     def is_brought(self, job: Job) -> bool:
         """Whether other services may use what it made, of which this one does not know."""
         return self._is_shared and _is_brought(self.target(job))
-
-    def _free_name(self, number: int) -> str:
-        """One that was never given before: an artifact may note it as what took its place."""
-        while (self._parent / (name := f"{self._base}-learned-{number}")).exists():
-            number += 1
-        return name
 
 
 class Jobs:
@@ -228,7 +270,7 @@ class Jobs:
         self._ledger = self._records.ledger
         self._follows = url is not None  # it looks every second whether there is something to go on with
         self._beginning = asyncio.Lock()
-        self._missed = 0  # looks at which nobody did what is under way
+        self._missed = 0  # looks in a row at which nobody did what is under way
         self._running: asyncio.Task[None] | None = None
         self._runs = 0  # the job that does
         self._child: Child | None = None  # of that job, until it is gone
@@ -236,7 +278,7 @@ class Jobs:
         self._closing = False
 
     async def all(self) -> list[Job]:
-        """The latest first."""
+        """The latest first; none where they cannot be read."""
         try:
             return (await run_sync(self._records.book)).latest_first()
         except OSError as error:
@@ -249,53 +291,46 @@ class Jobs:
         fault = None
         try:
             await self._resume(served, at_once)
+        except CatalogueAway:  # which searches say
+            pass
         except UNREACHABLE as error:
             fault = str(error)
             if fault != self._fault:
-                log.warning("what was being learned is not begun again yet: %s", fault)
+                log.warning("whether a job was cut off cannot be told: %s", fault)
         self._fault = fault
 
-    async def learn(self, served: Artifact, size: int) -> Job:
+    async def learn(self, served: Artifact, size: int) -> list[Job]:
         """Begin to learn from the labels of the artifact that is served, whose catalogue takes so many bytes.
-        Raises JobError where something is being learned, and NoRoom."""
-        if self._running is not None and self._child is None:  # what it did is told already
-            await asyncio.wait([self._running])
-        await self._resume(served, at_once=not self._follows)
+        The new job, and all before it. Raises JobError where something is being learned, and NoRoom."""
+        if self._running is not None and self._child is None:  # what it did is told already, or cannot be
+            await asyncio.wait([self._running], timeout=LOOKED)
+        if not self._follows:
+            await self._resume(served, at_once=True)
         async with self._beginning:
             if self._running is not None or not await run_sync(self._ledger.hold):
                 raise JobError(_busy(await self.all()))
-            with self._free_unless_begun():
-                job = await run_sync(self._records.entered, served.path.resolve().name, size)
-                self._begin(job, served)
-            return job
+            async with self._free_unless_begun():
+                known = await run_sync(self._records.entered, served.path.resolve().name, size)
+                self._begin(known[0], served)
+            return known
 
     async def end(self, number: int, in_use: Iterable[str]) -> None:
         """Cancel what runs; of what is done, delete the artifact that was made, unless it is `in_use`. Raises
         KeyError and JobError."""
         job = await run_sync(self._records.cancelled, number)
-        if job.status == "running":  # until now
+        if job.status in ("running", "cancelled"):  # until now, or it may be ending still
             await self._stop(number)
-            return
-        if await run_sync(self._records.is_brought, job):
-            raise JobError(
-                f"{job.target} was served from PostgreSQL, where other services may use it: once none does, "
-                f"remove its folder and its schema by hand"
-            )
-        if job.status == "cancelled":
-            await self._stop(number)  # it may be ending still
-        if job.target in in_use:
-            raise JobError(f"{job.target} is served, or kept to go back to; serve another artifact first")
-        await run_sync(self._records.forget, job)
+        if job.status != "running":
+            await run_sync(self._records.forget, job, in_use)
 
     async def tidy(self, in_use: Iterable[str]) -> None:
         """Delete what was learned before and is neither served nor kept to go back to. The latest waits for
         somebody to decide. What cannot be deleted is tried again after the next one."""
-        wanted = set(in_use)
         try:
             done = [job for job in await self.all() if job.status == "done"]
             for job in done[1:]:
-                if job.target not in wanted and not await run_sync(self._records.is_brought, job):
-                    await run_sync(self._records.forget, job)
+                with suppress(JobError):
+                    await run_sync(self._records.forget, job, in_use)
         except UNREACHABLE as error:
             log.warning("what was learned before stays: %s", error)
 
@@ -315,7 +350,7 @@ class Jobs:
             if not under_way or not await run_sync(self._ledger.hold):
                 self._missed = 0
                 return
-            with self._free_unless_begun():
+            async with self._free_unless_begun():
                 self._missed += 1
                 if at_once or self._missed > MISSED:
                     job = await run_sync(self._records.taken_over, served.path.resolve().name)
@@ -323,14 +358,14 @@ class Jobs:
                         log.info("job %d was cut off and begins again", job.id)
                         self._begin(job, served)
 
-    @contextmanager
-    def _free_unless_begun(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _free_unless_begun(self) -> AsyncIterator[None]:
         """Whoever has the place and begins nothing lets it go."""
         try:
             yield
         finally:
             if self._running is None:
-                self._ledger.let_go()
+                await run_sync(self._ledger.let_go)
 
     def _begin(self, job: Job, served: Artifact) -> None:
         self._runs, self._missed, self._child = job.id, 0, Child()
@@ -346,18 +381,20 @@ class Jobs:
             # What an earlier try has made whole is of labels that were there then.
             await run_sync(_delete, target)
             said, result, status = await child.learned(served, target, partial(self._step, job))
-        except (OSError, ValueError) as error:
-            said, result, status = str(error), None, -1
+            error = None if status == 0 and result is not None else _reason(said, status)
+        except (OSError, ValueError) as fault:
+            result, error = None, _reason(str(fault), 1)
+        except Exception as fault:
+            log.exception("job %d", job.id)
+            result, error = None, f"{type(fault).__name__}: {fault}"
         finally:
             watching.cancel()
             await asyncio.wait([watching])
             self._child = None
         try:
-            await self._settle(
-                job, result, None if status == 0 and result is not None else _reason(said, status)
-            )
+            await self._settle(job, result, error)
         finally:
-            await run_sync(self._ledger.let_go)
+            await run_sync(self._ledger.let_go)  # where that ended before it did
             self._running = None
 
     async def _step(self, job: Job, step: str) -> None:
@@ -369,9 +406,7 @@ class Jobs:
         while True:
             await asyncio.sleep(LOOKED)
             with suppress(*UNREACHABLE):
-                await run_sync(
-                    self._ledger.hold
-                )  # the server may have ended, and forgotten who has the place
+                await run_sync(self._ledger.hold_on)
                 if (await run_sync(self._records.book)).same_try(job) is None:
                     break
         await child.end()
@@ -396,7 +431,7 @@ class Jobs:
         if running is None or number not in (None, self._runs):
             return
         ending = asyncio.create_task(self._child.end()) if self._child is not None else None
-        await asyncio.wait([running])
+        await asyncio.wait([running], timeout=None if self._closing else 2 * PATIENCE)
         if ending is not None:
             ending.cancel()
 
@@ -423,8 +458,14 @@ class Child:
         if self._ending:  # while it was started
             self._signal(signal.SIGINT)
         assert process.stdout is not None and process.stderr is not None
-        said, result = await asyncio.gather(process.stderr.read(), _result(process.stdout, on_step))
-        return said.decode(errors="replace"), result, await process.wait()
+        try:
+            said, result = await asyncio.gather(process.stderr.read(), _result(process.stdout, on_step))
+        except BaseException:  # such as a line without an end: nobody would hear what it makes
+            self._signal(signal.SIGKILL)
+            raise
+        finally:
+            await process.wait()
+        return said.decode(errors="replace"), result, process.returncode or 0
 
     async def end(self) -> None:
         """By itself, which removes what it began, or after some patience at once."""
@@ -449,10 +490,11 @@ async def _result(
             told = json.loads(line)
         except ValueError:  # a library's own words
             continue
-        if "progress" in told:
-            await on_step(told["progress"])
-        else:
-            result = {**told, "artifact": Path(told["artifact"]).name}
+        match told:
+            case {"progress": str(step)}:
+                await on_step(step)
+            case {"artifact": str(path)}:
+                result = {**told, "artifact": Path(path).name}
     return result
 
 
@@ -469,7 +511,7 @@ def _busy(jobs: Sequence[Job]) -> str:
     for job in jobs:
         if job.status == "running":
             return f"job {job.id} is learning already; wait for it, or cancel it"
-    return "what was cancelled has not ended yet; try again in a second"
+    return "what was learned last has not ended yet; try again in a second"
 
 
 def _reason(said: str, status: int) -> str:

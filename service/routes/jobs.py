@@ -1,6 +1,6 @@
 """The routes of work that takes minutes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from anyio import to_thread
 from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
+from index.database import CatalogueAway, CatalogueBusy, CatalogueError
 from index.space import no_space
 from service.core import jobs
 from service.schemas.jobs import Job, JobList
@@ -38,10 +39,10 @@ async def learn(request: Request, response: Response) -> Job:
     with lease(request) as generation:
         served = generation.searcher.artifact
         size = await to_thread.run_sync(generation.searcher.catalogue.file_bytes)
-    async with _noted(request):
-        begun = await shared(request).jobs.learn(served, size)
+    async with _told(request, "nothing was begun"):
+        begun, *before = await shared(request).jobs.learn(served, size)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{begun.id}"
-    return await _described(request, begun.id)
+    return _described(begun, before, in_use=[])
 
 
 @router.get("/jobs", summary="What is being learned, and what was")
@@ -53,49 +54,52 @@ async def all_jobs(request: Request) -> JobList:
 @router.get("/jobs/{job_id}", summary="How far a job is, or what came of it", responses=problems(UNKNOWN))
 async def job(job_id: JobId, request: Request) -> Job:
     """Its `result` says how good the answers were before and are now."""
-    return await _described(request, job_id)
+    for each in await _all(request):
+        if each.id == job_id:
+            return each
+    raise _unknown(job_id)
 
 
 @changing.delete(
     "/jobs/{job_id}",
     status_code=204,
     summary="Cancel a job, or let go what it made",
-    responses=problems({**UNKNOWN, 409: IN_USE}),
+    responses=problems({**UNKNOWN, 409: IN_USE, 507: NO_ROOM}),
 )
 async def end_job(job_id: JobId, request: Request) -> None:
     """A running one is cancelled, and nothing is left of it but its line. One that ended is forgotten, with
     the artifact that it made."""
-    await _described(request, job_id)  # or there is none
-    in_use = await shared(request).live.in_use()
-    try:
-        async with _noted(request):
-            await shared(request).jobs.end(job_id, in_use)
-    except KeyError:  # meanwhile
-        raise _unknown(job_id) from None
-
-
-async def _described(request: Request, job_id: int) -> Job:
-    for job in await _all(request):
-        if job.id == job_id:
-            return job
-    raise _unknown(job_id)
+    kept, live = shared(request).jobs, shared(request).live
+    async with _told(request, "nothing was deleted"):
+        if job_id not in [each.id for each in await kept.all()]:
+            raise _unknown(job_id)
+        try:
+            await kept.end(job_id, await live.in_use())
+        except KeyError:  # meanwhile
+            raise _unknown(job_id) from None
 
 
 async def _all(request: Request) -> list[Job]:
-    kept, used = await shared(request).jobs.all(), await shared(request).live.in_use()
-    return [
-        Job(**vars(job), seconds_left=jobs.seconds_left(job, kept), in_use=job.target in used) for job in kept
-    ]
+    async with _told(request, "look again"):
+        kept, in_use = await shared(request).jobs.all(), await shared(request).live.in_use()
+    return [_described(job, kept, in_use) for job in kept]
+
+
+def _described(job: jobs.Job, kept: Sequence[jobs.Job], in_use: Collection[str]) -> Job:
+    return Job(**vars(job), seconds_left=jobs.seconds_left(job, kept), in_use=job.target in in_use)
 
 
 @asynccontextmanager
-async def _noted(request: Request) -> AsyncIterator[None]:
-    """What nobody can write down is not done."""
+async def _told(request: Request, outcome: str) -> AsyncIterator[None]:
+    """What disk or server refuse, in words."""
     try:
         yield
+    except CatalogueError as error:
+        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy | CatalogueAway) else 409
+        raise HTTPException(status, str(error), {"Retry-After": "1"} if status == 503 else None) from None
     except OSError as error:
         where = error.filename or shared(request).settings.artifact.resolve().parent
-        text = f"{where}: {error.strerror}; nothing was changed"
+        text = f"{where}: {error.strerror}; {outcome}"
         raise HTTPException(507 if no_space(error) else 409, text) from None
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from index.catalogue import Catalogue, copy_to_file, is_there, move
-from index.database import CatalogueAway, CatalogueError
-from index.ledger import Ledger, ledger_of
+from index.database import CatalogueAway, CatalogueBusy, CatalogueError
+from index.ledger import Ledger, LedgerTable, ledger_of
 from tests import postgresql
 from tests.index.catalogues import CLASSES, new_item
 
@@ -90,6 +90,31 @@ def test_one_has_the_place_at_a_time(opening: Opening) -> None:
     assert one.hold()
 
 
+def test_what_was_let_go_is_not_had_again_by_the_way(opening: Opening) -> None:
+    one, other = opening(), opening()
+    one.hold_on()  # who never had it
+    assert other.hold()
+    other.hold_on()
+    other.let_go()
+    other.hold_on()  # who looked when it was let go
+    assert one.hold()
+
+
+def test_who_writes_for_long_is_waited_for_only_so_long(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.ledger.WAIT", 0.1)
+    one, other = opening(), opening()
+    write(one, "a")
+    with one.writing() as draft:
+        with pytest.raises(CatalogueBusy, match=r"end that one, or try again|others use it, try again"):
+            write(other, "b")
+        assert other.read() == "a"  # who reads does not wait
+        draft.text = "c"
+    write(other, f"{other.read()}d")
+    assert one.read() == "cd"
+
+
 @pytest.fixture
 def url(postgresql_server: postgresql.Server) -> str:
     url = postgresql_server.new_schema()
@@ -111,13 +136,28 @@ def test_a_place_that_the_server_forgot_is_taken_again_unless_another_one_has_it
     with closing(ledger_of(Path("mine"), url)) as one, closing(ledger_of(Path("mine"), url)) as other:
         assert one.hold()
         ended(url)
-        assert one.hold()
+        one.hold_on()
         assert not other.hold()
         ended(url)
         assert other.hold()
+        one.hold_on()
         assert not one.hold()
         other.let_go()
         assert one.hold()
+
+
+@pytest.mark.process
+def test_a_place_is_let_go_though_the_server_does_not_answer(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.ledger.WAIT", 0.05)
+    with closing(LedgerTable(url)) as one, closing(LedgerTable(url)) as other:
+        assert one.hold()
+        with one._turn:  # as one who waits for the server has it
+            one.let_go()
+        assert not other.hold()
+        one.hold_on()  # once it answers
+        assert other.hold()
 
 
 @pytest.mark.process
@@ -151,6 +191,21 @@ def test_who_may_only_read_reads(url: str) -> None:
             write(ledger, "b")
         assert ledger.read() == "a"
         assert ledger.hold()
+
+
+@pytest.mark.process
+def test_who_was_granted_what_was_there_before_reads_no_jobs_and_gets_no_error(url: str) -> None:
+    schema = url.partition("schema=")[2]
+    postgresql.execute(url, f"CREATE ROLE {schema} LOGIN")
+    postgresql.execute(url, f"GRANT USAGE ON SCHEMA {schema} TO {schema}")
+    postgresql.execute(url, f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO {schema}")
+    theirs = url.replace("hebbsearch@", f"{schema}@")
+    with closing(ledger_of(Path("mine"), theirs)) as reader, closing(ledger_of(Path("mine"), url)) as ledger:
+        with pytest.raises(CatalogueError, match="permission denied for schema"):
+            write(reader, "a")
+        assert reader.read() is None
+        write(ledger, "a")
+        assert reader.read() is None
 
 
 @pytest.mark.process

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,60 @@ def test_one_of_two_services_is_killed_while_it_learns_and_the_other_learns_on(
             process.wait()
 
 
+@contextmanager
+def recorded(mine: Path, url: str) -> Iterator[jobs.Records]:
+    """What another service knows of jobs."""
+    records = jobs.Records(mine, url)
+    yield records
+    records.ledger.close()
+
+
+def test_requests_do_not_make_a_job_one_that_was_cut_off(
+    mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ended had forgotten for a moment who learns."""
+    monkeypatch.setattr("service.app.FOLLOWED", 3600)
+    child(monkeypatch, COPYING)
+    move(mine, url)
+    with served(mine, catalogue=url) as http, recorded(mine, url) as records:
+        (job,) = records.entered("mine", 0)
+        for _ in range(2 * jobs.MISSED):
+            said = answer(http.post("/labels/learn"), 409)["detail"]
+            assert said == "job 1 is learning already; wait for it, or cancel it"
+        assert answer(http.get("/jobs/1"))["started"] == job.started
+
+
+def test_a_service_that_is_frozen_while_it_writes_holds_no_other_up(
+    mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.ledger.WAIT", 0.1)
+    child(monkeypatch, COPYING)
+    move(mine, url)
+    with served(mine, catalogue=url) as http:
+        until(http, learn(http)["id"], "done")
+        with recorded(mine, url) as records, records.writing():
+            for ask in (http.post, http.delete):
+                path = "/labels/learn" if ask == http.post else "/jobs/1"
+                assert "others use it, try again" in answer(ask(path), 503)["detail"]
+            assert answer(http.get("/jobs/1"))["status"] == "done"
+            assert len(images(http)) > 200
+        answer(http.delete("/jobs/1"), 204)
+
+
+def test_who_may_only_read_deletes_nothing_and_is_told(
+    mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, COPYING)
+    move(mine, url)
+    with served(mine, catalogue=url) as http:
+        done = until(http, learn(http)["id"], "done")
+    with served(mine, catalogue=f"{url}&options=-c%20default_transaction_read_only%3Don") as http:
+        assert answer(http.get("/jobs")) == {"jobs": [done]}
+        for response in (http.post("/labels/learn"), http.delete("/jobs/1")):
+            assert "make it writable" in answer(response, 409)["detail"]
+    assert (mine.parent / done["target"]).exists()
+
+
 def test_one_that_lost_its_job_to_another_service_leaves_it_alone(
     mine: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,11 +398,10 @@ def test_one_that_lost_its_job_to_another_service_leaves_it_alone(
     child(monkeypatch, WAITING)
     monkeypatch.setattr(jobs, "LOOKED", 0.05)
     move(mine, url)
-    with served(mine, catalogue=url) as one:
+    with served(mine, catalogue=url) as one, recorded(mine, url) as records:
         job = learn(one)
         until(one, job["id"], "running", "waiting")
         child(monkeypatch, COPYING)
-        records = jobs.Records(mine, url)
         again = records.taken_over("mine")
         assert again is not None and again.id == job["id"]
         copy_artifact(mine, mine.parent / again.target, url)
@@ -356,7 +411,6 @@ def test_one_that_lost_its_job_to_another_service_leaves_it_alone(
         until(one, second["id"], "done")
         assert answer(one.get(f"/jobs/{job['id']}"))["status"] == "done"
         assert list(faults(mine.parent / again.target)) == []
-        records.ledger.close()
 
 
 def test_what_ends_while_the_server_is_away_is_noted_once_it_is_back(

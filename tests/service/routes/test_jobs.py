@@ -18,6 +18,7 @@ import pytest
 from index.artifact import CATALOGUE, Artifact
 from index.catalogue import Catalogue
 from index.ledger import LedgerFile
+from index.locking import locked
 from index.verify import faults
 from service.command import main
 from service.core import jobs
@@ -241,6 +242,115 @@ def test_why_a_job_failed_is_said_and_nothing_is_left(
     )
 
 
+def test_what_a_library_prints_is_no_result_and_a_child_that_cannot_be_heard_is_ended(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = 'print(\'5\\n[]\\nnull\\n"progress"\\n{}\\n{"progress": 3}\\nno JSON\', flush=True)'
+    child(monkeypatch, odd + COPYING)
+    until(http, learn(http)["id"], "done")
+    monkeypatch.setattr(jobs, "LONGEST_LINE", 1000)
+    child(monkeypatch, "print('a' * 10_000, flush=True)" + WAITING)
+    job = learn(http)
+    assert "limit" in until(http, job["id"], "failed")["error"]
+    monkeypatch.setattr(jobs.Child, "learned", lambda *_: 1 / 0)
+    job = learn(http)
+    assert until(http, job["id"], "failed")["error"] == "ZeroDivisionError: division by zero"
+    monkeypatch.undo()
+    child(monkeypatch, COPYING)
+    until(http, learn(http)["id"], "done")
+    assert f"mine-learned-{job['id']}" not in in_folder(mine)
+
+
+def test_what_another_service_on_the_same_file_took_stays(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(monkeypatch, COPYING)
+    with served(mine) as one, served(mine) as other:
+        for number in (1, 2):
+            until(other, learn(one)["id"], "done")
+            reload(one, f"mine-learned-{number}", force=True)
+        assert answer(other.get("/stats"))["artifact"] == "mine"
+        for number in (1, 2):  # what it would go back to, and what it serves
+            assert "is served, or kept" in answer(other.delete(f"/jobs/{number}"), 409)["detail"]
+        late = add(one, png(1), "late.png")
+    with served(mine) as http:
+        assert answer(http.get("/stats"))["artifact"] == "mine-learned-2"
+        assert answer(http.get(f"/images/{late}"))["path"] == "late.png"
+
+
+def test_no_name_is_given_twice_and_nothing_of_others_is_deleted(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine.parent / "mine-learned-1").mkdir()  # before anything was noted
+    child(monkeypatch, WAITING)
+    job = learn(http)
+    assert (job["id"], job["target"]) == (2, "mine-learned-2")
+    until(http, 2, "running", "waiting")
+    answer(http.delete("/jobs/2"), 204)
+    child(monkeypatch, FAILING)
+    until(http, learn(http)["id"], "failed")
+    child(monkeypatch, COPYING)
+    assert until(http, learn(http)["id"], "done")["target"] == "mine-learned-4"
+    (mine.parent / "mine-learned-3").mkdir()  # somebody's own, since
+    for number in (2, 3):
+        answer(http.delete(f"/jobs/{number}"), 204)
+    assert {f"mine-learned-{number}" for number in (1, 3, 4)} <= in_folder(mine)
+
+
+def test_of_what_is_cancelled_at_its_end_nothing_is_left(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another service: this one's child has made all of it and has not ended yet."""
+    monkeypatch.setattr(jobs, "LOOKED", 0.05)
+    child(
+        monkeypatch,
+        COPYING.replace(
+            "print(json", 'print(\'{"progress": "made"}\', flush=True)\nsys.stdin.read()\nprint(json'
+        ),
+    )
+    job = learn(http)
+    until(http, job["id"], "running", "made")
+    assert (mine.parent / job["target"]).exists()
+    assert jobs.Records(mine, None).cancelled(job["id"]).status == "running"
+    while http.post("/labels/learn").status_code != 202:
+        time.sleep(0.02)
+    assert not (mine.parent / job["target"]).exists()
+
+
+def test_an_end_that_cannot_be_noted_holds_nobody_up_and_is_noted_later(
+    http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = mine.parent / "gate"
+    os.mkfifo(gate)
+    child(monkeypatch, COPYING.replace("print(json", f"open({str(gate)!r}).read(); print(json"))
+    monkeypatch.setattr(jobs, "LOOKED", 0.05)
+    job = learn(http)
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device", str(mine.parent))
+
+        full.setattr(LedgerFile, "writing", refuse)
+        gate.write_text("")
+        assert "is learning already" in answer(http.post("/labels/learn"), 409)["detail"]
+        assert "No space left on device; nothing was deleted" in answer(http.delete("/jobs/1"), 507)["detail"]
+        assert answer(http.get("/jobs/1"))["status"] == "running"
+    assert until(http, job["id"], "done")["result"]["artifact"] == job["target"]
+
+
+def test_a_service_that_writes_for_long_holds_nobody_up(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an earlier version held the lock as long as it ran."""
+    child(monkeypatch, WAITING)
+    with served(mine) as http:
+        until(http, learn(http)["id"], "running", "waiting")
+    monkeypatch.setattr("index.ledger.WAIT", 0.1)
+    with locked(mine.parent / ".mine.jobs.lock"), served(mine) as http:
+        said = answer(http.post("/labels/learn"), 503)["detail"]
+        assert "another service, perhaps of an earlier version, holds it" in said
+        assert answer(http.get("/jobs/1"))["status"] == "running"
+        answer(http.delete("/jobs/1"), 503)
+
+
 def test_the_command_waits_says_what_it_brought_and_takes_it(
     http: httpx.Client, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,7 +386,7 @@ def test_where_there_is_no_room_nothing_begins(
         raise PermissionError(13, "Permission denied", str(mine.parent))
 
     monkeypatch.setattr(LedgerFile, "writing", refuse)
-    assert "Permission denied; nothing was changed" in answer(http.post("/labels/learn"), 409)["detail"]
+    assert "Permission denied; nothing was begun" in answer(http.post("/labels/learn"), 409)["detail"]
     assert answer(http.get("/jobs")) == {"jobs": []}
 
 
