@@ -301,7 +301,7 @@ def is_there(place: Path | str) -> bool:
         with database.naming(), database.engine.connect() as connection:
             return database.exists(connection)
     finally:
-        database.engine.dispose()
+        database.close()
 
 
 def database_at(path: Path | str, *, new: bool = False) -> Database:

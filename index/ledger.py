@@ -24,10 +24,7 @@ CONNECTIONS = 4
 WAIT = 5  # seconds for others who write, which takes them milliseconds
 TABLE = "CREATE TABLE {table} (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL)"
 WRITE = "INSERT INTO {table} VALUES (1, %(text)s) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
-# Of the server's own locks: what its holder does, and in which schema.
-WRITING, WORKING = "hebbsearch jobs written", "hebbsearch jobs"
-LOCK = "SELECT pg_advisory_xact_lock(hashtext(%(what)s), hashtext(%(schema)s))"
-TRY = "SELECT pg_try_advisory_lock(hashtext(%(what)s), hashtext(%(schema)s))"
+WRITING, WORKING = "hebbsearch jobs written", "hebbsearch jobs"  # what one does at a time
 
 
 @dataclass
@@ -155,7 +152,7 @@ class LedgerTable:
             # What is written by the one before is seen as soon as the lock is had.
             connection.execution_options(isolation_level="READ COMMITTED")
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT * 1000}")
-            connection.exec_driver_sql(LOCK, self._named(WRITING))
+            self._database.wait_for(connection, WRITING)
             draft = Draft(before := self._read(connection))
             yield draft
             if draft.text is not None and draft.text != before:
@@ -190,7 +187,7 @@ class LedgerTable:
     def close(self) -> None:
         """As Ledger."""
         self.let_go()
-        self._database.engine.dispose()
+        self._database.close()
 
     def _is_held(self) -> bool:
         if self._place is None:
@@ -205,7 +202,7 @@ class LedgerTable:
     def _taken(self) -> bool:
         place = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            if place.exec_driver_sql(TRY, self._named(WORKING)).scalar_one():
+            if self._database.try_to(place, WORKING):
                 self._place = place
         finally:
             if self._place is not place:
@@ -231,9 +228,6 @@ class LedgerTable:
             return None
         text: str | None = connection.exec_driver_sql(f"SELECT text FROM {self._table}").scalar_one_or_none()
         return text
-
-    def _named(self, what: str) -> dict[str, str]:
-        return {"what": what, "schema": self._database.schema}
 
 
 def ledger_of(artifact: Path, url: str | None) -> Ledger:

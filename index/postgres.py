@@ -112,7 +112,7 @@ class PostgresRanker:
             connection.exec_driver_sql("UPDATE ranking SET revision = -1")
 
     def close(self) -> None:
-        self._database.engine.dispose()
+        self._database.close()
 
     def _of_each(
         self, query: str, codes: Codes, labels: Collection[int] | None, more: dict[str, Any]

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Self, TypeGuard
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from index.database import PATIENCE, CatalogueAway, CatalogueBusy, CatalogueError, CatalogueUnavailable
 from index.space import WAY_OUT, no_space
@@ -67,7 +69,7 @@ class PostgreSQL:
                 fixed, may = connection.exec_driver_sql(query).one()
                 database.writable = fixed == "off" and may
         if not there:
-            database.engine.dispose()
+            database.close()
             raise CatalogueError(f"{database.path}: no such catalogue; hebbsearch move brings one there")
         return database
 
@@ -75,6 +77,11 @@ class PostgreSQL:
     def new(cls, url: str, most: int = MOST) -> Self:
         """A schema in which `prepare` finds none, by at most so many connections. CatalogueError."""
         return cls(*_parsed(url), most)
+
+    def close(self) -> None:
+        """End all connections: those that are used now once they are given back."""
+        event.listen(self.engine, "checkin", _end)
+        self.engine.dispose()
 
     def exists(self, connection: Connection) -> bool:
         """Whether a catalogue is there."""
@@ -125,6 +132,17 @@ class PostgreSQL:
         self._lock(connection)
         yield
         connection.exec_driver_sql(f"SET LOCAL search_path = {before}")
+
+    def wait_for(self, connection: Connection, what: str) -> None:
+        """Until nobody else does this in the schema, and then until the transaction ends."""
+        asked = "SELECT pg_advisory_xact_lock(hashtext(%(what)s), hashtext(%(schema)s))"
+        connection.exec_driver_sql(asked, {"what": what, "schema": self.schema})
+
+    def try_to(self, connection: Connection, what: str) -> bool:
+        """Whether nobody else does this in the schema; then nobody does until the connection ends."""
+        asked = "SELECT pg_try_advisory_lock(hashtext(%(what)s), hashtext(%(schema)s))"
+        free: bool = connection.exec_driver_sql(asked, {"what": what, "schema": self.schema}).scalar_one()
+        return free
 
     def _lock(self, connection: Connection) -> None:
         connection.exec_driver_sql(
@@ -274,6 +292,11 @@ def _parsed(url: str) -> tuple[URL, str]:
             f"and _, as in {SHAPE}"
         )
     return parsed.set(drivername=DRIVER, query=query), schema
+
+
+def _end(connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
+    if connection is not None:  # else it ended already
+        connection.close()
 
 
 def _engine_of(url: URL, schema: str, path: str, most: int) -> Engine:

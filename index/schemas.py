@@ -79,7 +79,7 @@ def is_taken(url: str) -> bool:
     try:
         return database.has_schema()
     finally:
-        database.engine.dispose()
+        database.close()
 
 
 @contextmanager
@@ -90,10 +90,9 @@ def alone(url: str) -> Iterator[bool]:
     try:
         with database.naming(), database.engine.connect() as connection:  # whose end frees it
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            asked = "SELECT pg_try_advisory_lock(hashtext('hebbsearch'), hashtext(%(schema)s))"
-            yield connection.exec_driver_sql(asked, {"schema": database.schema}).scalar_one()
+            yield database.try_to(connection, "hebbsearch")
     finally:
-        database.engine.dispose()
+        database.close()
 
 
 def is_brought(path: Path) -> bool:

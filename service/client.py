@@ -23,12 +23,12 @@ from service import calls
 from service.calls import Call, Which
 from service.schemas.images import Image, Page
 from service.schemas.problem import Problem
+from service.schemas.trash import BATCH
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 URL = "http://127.0.0.1:8000"
-BATCH = "X-Batch"  # header by which several changes have one name
 TIMEOUT = 120.0  # seconds that the server may be silent; the first evaluation of a large index takes a while
 
 

@@ -60,7 +60,9 @@ def trash(options: argparse.Namespace, client: Client) -> int:
 def undo(options: argparse.Namespace, client: Client) -> int:
     """Undo the latest change, or another one, or list what can be undone. Those that one command made by many
     requests are one."""
-    found = pieces(client.changes(limit=LISTED).changes)
+    latest = client.changes(limit=1).changes
+    one = not (options.list or options.batch or any(each.together for each in latest))
+    found = pieces(latest if one else client.changes(limit=LISTED).changes)
     if options.list:
         if options.json:
             show([each.model_dump() for changes in found.values() for each in changes])

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationErr
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from index.database import CatalogueAway, CatalogueBusy, CatalogueError
+from index.database import CatalogueError
 from index.labels import normal_form
 from index.names import shown
 from index.space import WAY_OUT, no_space
@@ -24,18 +24,19 @@ from service.core.searcher import SENT
 from service.routes.images import describing
 from service.schemas import images as schemas
 from service.schemas.problem import problems
+from service.schemas.trash import BATCH
 from service.web import forms
 from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router
 from service.web.asking import UNKNOWN_ID, UNREADABLE_JSON, ItemId, lease, no_image, shared
 from service.web.limits import TOO_SLOW
 from service.web.places import ADDING, CHANGING, place
+from service.web.problems import unwritable
 from training.nets.images import NotAnImage
 
 T = TypeVar("T")
 
 router = guarded_router(Access.WRITE)
 
-BATCH = "X-Batch"  # header with the name of what was changed, for POST /changes/{batch}/undo
 BUSY = "{} requests that change the index are under way or waiting; try again in a second"
 SHOWN = 5  # reasons that one message gives
 WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")  # how a path begins there: old browsers send all of it
@@ -298,8 +299,7 @@ async def write(
     except KeyError:
         raise no_image(item_id) from None
     except CatalogueError as error:
-        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy | CatalogueAway) else 409
-        raise HTTPException(status, str(error)) from None
+        raise unwritable(error) from None
     except OSError as error:  # a file could not be kept
         text = f"{error.filename or 'originals'}: {error.strerror}"
         if no_space(error):

@@ -8,13 +8,14 @@ from anyio import to_thread
 from fastapi import Path, Request, Response
 from starlette.exceptions import HTTPException
 
-from index.database import CatalogueAway, CatalogueBusy, CatalogueError
+from index.database import CatalogueError
 from index.space import no_space
 from service.core import jobs
 from service.schemas.jobs import Job, JobList
 from service.schemas.problem import problems
 from service.web.access import NO_KEY, NO_KEYS_SET, Access, guarded_router, reading_router
 from service.web.asking import lease, shared
+from service.web.problems import unwritable
 
 router = reading_router()
 changing = guarded_router(Access.WRITE, responses=problems({401: NO_KEY, 403: NO_KEYS_SET}))
@@ -95,8 +96,7 @@ async def _told(request: Request, outcome: str) -> AsyncIterator[None]:
     try:
         yield
     except CatalogueError as error:
-        status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy | CatalogueAway) else 409
-        raise HTTPException(status, str(error), {"Retry-After": "1"} if status == 503 else None) from None
+        raise unwritable(error) from None
     except OSError as error:
         where = error.filename or shared(request).settings.artifact.resolve().parent
         text = f"{where}: {error.strerror}; {outcome}"

@@ -30,7 +30,7 @@ Name = Annotated[
     str,
     Path(
         max_length=64,
-        description="Of the change: `X-Batch` of the answer to it, or a `batch` of GET /changes.",
+        description=f"Of the change: `{schemas.BATCH}` of the answer to it, or a `batch` of GET /changes.",
         examples=["9f86d081884c7d65"],
     ),
 ]

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.schemas.example import with_example
 from service.schemas.images import IMAGE, MOST_AT_ONCE, Image, KnownId
 
+BATCH = "X-Batch"  # header with the name of what was changed, and of several requests together
+
 
 class TrashParameters(BaseModel):
     """Which part of the trash."""
@@ -68,7 +70,7 @@ class Batch(BaseModel):
     batch: str = Field(description="Its name.")
     together: str | None = Field(
         description="What the names of all changes of one piece of work begin with, if its requests said so "
-        "(header `X-Batch`)."
+        f"(header `{BATCH}`)."
     )
     time: int = Field(description="Seconds since 1970.")
     counts: dict[Literal["added", "changed", "trashed", "restored"], int] = Field(

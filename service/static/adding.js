@@ -3,7 +3,7 @@
 import { $, alertIn, element, number, plural, sentence } from "./dom.js";
 import { isHidden, pathOf } from "./files.js";
 import { checkLabel, labelOf, refusal } from "./labels.js";
-import { askPatiently } from "./service.js";
+import { askPatiently, pieceOfWork } from "./service.js";
 
 const AT_ONCE = 2; // requests: the service decodes one while it writes the other
 const TOGETHER = 16; // images of a request; halved where the service takes less
@@ -126,6 +126,7 @@ function begin(files) {
       refused: 0,
       keeping: 0,
       first: null,
+      work: pieceOfWork(),
       running: false,
     };
     $("refusals").replaceChildren();
@@ -172,10 +173,11 @@ async function send({ files, label, folder }, left) {
   for (const file of files) form.append("image", file, nameOf(file));
   if (label) form.append("label", label);
   if (folder) form.append("folder", folder);
-  const { signal } = job.stopped;
+  const { stopped, work } = job;
+  const { signal } = stopped;
   let answer;
   try {
-    answer = await askPatiently("images", { method: "POST", body: form }, { signal, say: wait });
+    answer = await askPatiently("images", { method: "POST", body: form, work }, { signal, say: wait });
   } catch (error) {
     if (signal.aborted || !ONE_BY_ONE.includes(error.status)) throw error;
     const [first] = files;

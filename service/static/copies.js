@@ -202,7 +202,7 @@ async function move() {
   tell();
   let fault = "";
   try {
-    const result = await deleteAll(ids, { first: (batches) => giveLabels(gifts, batches) });
+    const result = await deleteAll(ids, { first: (work) => giveLabels(gifts, work) });
     if (result === null) return; // it was called off
     const [stays] = result.left;
     if (stays !== undefined) fault = `${plural(result.left.length, "image")} left as they are: ${stays.reason}`;
@@ -219,11 +219,11 @@ async function move() {
 }
 
 /** Before anything goes: what stays has the label that is told by those that go, or all is left as it is. */
-async function giveLabels(gifts, batches) {
+async function giveLabels(gifts, work) {
   for (const [label, some] of gifts) {
     const ids = some.map(({ keep }) => keep.id);
     // Nobody looked at each of them: nothing is to be measured with such labels.
-    await relabelAll(ids, label, { source: "group", was: "", batches }, ({ left: [refused] }) => {
+    await relabelAll(ids, label, { source: "group", was: "", work }, ({ left: [refused] }) => {
       if (refused !== undefined) throw new Error(`image ${refused.id}: ${refused.reason}`);
     });
   }

@@ -13,7 +13,7 @@ import { checkLabel, labelOf } from "./labels.js";
 import { refreshQuality } from "./quality.js";
 import { scrub } from "./scrubber.js";
 import { Selection } from "./selecting.js";
-import { ask, askPatiently, relabelAll, saveFile } from "./service.js";
+import { ask, askPatiently, pieceOfWork, relabelAll, saveFile } from "./service.js";
 import { deleteAll, offerUndo, restoreAll } from "./undoing.js";
 import { lookThroughAll } from "./viewer.js";
 
@@ -275,17 +275,17 @@ function showFailures(texts) {
 async function label(ids, text) {
   const [doing, done] = text === null ? ["Removing labels", "without a label now"] : ["Labelling", "labelled"];
   const result = { done: [], left: [] };
-  const batches = [];
+  const work = pieceOfWork();
   await toAll(ids, doing, done, async (send) => {
     const hear = ({ changed, left }) => {
       for (const id of changed) grid.change(id, { label: text });
       result.done.push(...changed);
       result.left.push(...left);
     };
-    await relabelAll(ids, text, { batches }, hear, send);
+    await relabelAll(ids, text, { work }, hear, send);
     return result;
   });
-  if (batches.length > 0) offerUndo(`${plural(result.done.length, "image")} ${done}.`, batches);
+  if (work.names.length > 0) offerUndo(`${plural(result.done.length, "image")} ${done}.`, work.names);
   if (filters.size > 0) grid.refresh(); // some may belong elsewhere now
   refocus(grid.indexOf(ids[0]));
 }

@@ -16,12 +16,18 @@ let entering = null; // promise of the key that is being asked for: all who need
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 /**
- * JSON from the service, or null where it has nothing to say; throws an Error whose message a person can act on. What
- * was changed gets its name, by which it can be undone, into the list `batches` of the options, if there is one.
+ * A piece of work, which can be undone as a whole: what requests change that are given it as the option `work` has its
+ * name in common, and the `names` of that, by which each can be undone, lie in it then.
  */
+export function pieceOfWork() {
+  const bytes = crypto.getRandomValues(new Uint8Array(8)); // no UUID: those need HTTPS
+  return { together: Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""), names: [] };
+}
+
+/** JSON from the service, or null where it has nothing to say; throws an Error whose message a person can act on. */
 export async function ask(address, options) {
   const response = await send(address, options);
-  if (response.ok && response.headers.has("X-Batch")) options?.batches?.push(response.headers.get("X-Batch"));
+  if (response.ok && response.headers.has("X-Batch")) options?.work?.names.push(response.headers.get("X-Batch"));
   if (response.status === 204) return null;
   const body = await response.json().catch((error) => {
     if (options?.signal?.aborted) throw error;
@@ -56,10 +62,10 @@ export function relabel(id, label, { source, was } = {}) {
 
 /**
  * Give many images one label, or none, as `relabel` does; `tell` hears after each request {changed, left} of the ids
- * that have it now and of those that could not have it, {id, reason}. `batches`: as of `ask`; `send` is that, or like it.
+ * that have it now and of those that could not have it, {id, reason}. `work`: as of `ask`; `send` is that, or like it.
  */
-export function relabelAll(ids, label, { source, was, batches }, tell, send = ask) {
-  const request = (some) => send("images", { ...json("PATCH", { ids: some, label, source, was }), batches });
+export function relabelAll(ids, label, { source, was, work = pieceOfWork() }, tell, send = ask) {
+  const request = (some) => send("images", { ...json("PATCH", { ids: some, label, source, was }), work });
   return inParts(ids, request, tell);
 }
 
@@ -112,7 +118,9 @@ function pause(seconds, signal) {
 /** The answer to a request with the key, which is asked for where the service wants another. */
 async function send(address, options = {}) {
   const key = sessionStorage.getItem(KEY);
-  const headers = key === null ? options.headers : { ...options.headers, Authorization: `Bearer ${key}` };
+  const headers = new Headers(options.headers);
+  if (key !== null) headers.set("Authorization", `Bearer ${key}`);
+  if (options.work) headers.set("X-Batch", options.work.together);
   let response;
   try {
     response = await fetch(address, { ...options, headers });

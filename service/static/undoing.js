@@ -2,10 +2,12 @@
 
 import { askToRemove } from "./dialogs.js";
 import { $, alertIn, element, number, plural } from "./dom.js";
-import { ask, inParts, json, picture } from "./service.js";
+import { ask, inParts, json, picture, pieceOfWork } from "./service.js";
 
 const FORGOTTEN = 1000; // images removed for good in one request
-const LISTED = 50; // changes
+const KEPT = 1000; // changes, all that the service keeps
+const LISTED = 50; // pieces of work
+const PICTURES = 5; // of each
 
 const bar = $("undo-bar");
 const past = $("history");
@@ -15,29 +17,29 @@ let days = null; // that deleted images lie in the trash; null: not known yet
 /**
  * Delete these images, after a question where they could not come back; {done, left}: the ids of those that are gone,
  * and {id, reason} of those that stay, or null where it is called off. `send` is `ask`, or like it. `first`, which is
- * given the list of batches, does what is undone together with it.
+ * given the piece of work, does what is undone together with it.
  */
 export async function deleteAll(ids, { send = ask, forever = false, first = async () => {} } = {}) {
   days ??= (await send("stats")).trash_days;
   if ((forever || days === 0) && !(await askToRemove(ids))) return null;
   if (forever) return forget(ids, send);
-  const batches = [];
+  const work = pieceOfWork();
   try {
-    await first(batches);
-    const result = await eachPart(ids, (some) => send("trash", { ...json("POST", { ids: some }), batches }));
-    offerUndo(`${plural(result.done.length, "image")} deleted.`, batches);
+    await first(work);
+    const result = await eachPart(ids, (some) => send("trash", { ...json("POST", { ids: some }), work }));
+    offerUndo(`${plural(result.done.length, "image")} deleted.`, work.names);
     return result;
   } catch (error) {
-    if (batches.length > 0) offerUndo("Only a part of it was done.", batches);
+    if (work.names.length > 0) offerUndo("Only a part of it was done.", work.names);
     throw error;
   }
 }
 
 /** Let these images, which lie in the trash, be found again; the result is as of `deleteAll`. */
 export async function restoreAll(ids, { send = ask } = {}) {
-  const batches = [];
-  const result = await eachPart(ids, (some) => send("trash/restore", { ...json("POST", { ids: some }), batches }));
-  offerUndo(`${plural(result.done.length, "image")} restored.`, batches);
+  const work = pieceOfWork();
+  const result = await eachPart(ids, (some) => send("trash/restore", { ...json("POST", { ids: some }), work }));
+  offerUndo(`${plural(result.done.length, "image")} restored.`, work.names);
   return result;
 }
 
@@ -89,11 +91,11 @@ async function undo() {
 
 /** Undo these, the latest first; what to say then, and the names of what that did. */
 async function undoAll(batches, back) {
-  const names = [];
+  const work = pieceOfWork();
   let [count, left] = [0, 0];
   try {
     for (const name of batches.toReversed()) {
-      const done = await ask(`changes/${encodeURIComponent(name)}/undo`, { method: "POST", batches: names });
+      const done = await ask(`changes/${encodeURIComponent(name)}/undo`, { method: "POST", work });
       count += done.changed;
       left += done.left.length;
     }
@@ -102,7 +104,7 @@ async function undoAll(batches, back) {
   }
   const stays = left > 0 ? ` ${number.format(left)} changed since, and ${left === 1 ? "stays" : "stay"}.` : "";
   const as = back ? "changed again" : "as before";
-  return { text: `${plural(count, "image is", "images are")} ${as}.${stays}`, names: count > 0 ? names : [] };
+  return { text: `${plural(count, "image is", "images are")} ${as}.${stays}`, names: count > 0 ? work.names : [] };
 }
 
 $("undo").addEventListener("click", undo);
@@ -128,9 +130,9 @@ document.addEventListener("close", ({ target }) => target.contains(bar) && docum
 async function showHistory() {
   alertIn(past);
   try {
-    const { changes } = await ask(`changes?limit=${LISTED}`);
+    const { changes } = await ask(`changes?limit=${KEPT}`);
     $("history-none").hidden = changes.length > 0;
-    $("changes").replaceChildren(...changes.map(entry));
+    $("changes").replaceChildren(...pieces(changes).slice(0, LISTED).map(entry));
   } catch (error) {
     alertIn(past, error.message);
   }
@@ -138,19 +140,28 @@ async function showHistory() {
 
 const DONE = { added: "added", changed: "labelled or described", trashed: "deleted", restored: "restored" };
 
-function entry({ batch, time, counts, images, undoable }) {
+/** Changes by the piece of work that they belong to, the latest first. */
+function pieces(changes) {
+  return [...Map.groupBy(changes, ({ together, batch }) => together ?? batch).values()];
+}
+
+function entry(changes) {
+  const counts = {};
+  for (const each of changes) {
+    for (const [name, count] of Object.entries(each.counts)) counts[name] = (counts[name] ?? 0) + count;
+  }
   const what = Object.entries(counts).map(([name, count]) => `${plural(count, "image")} ${DONE[name]}`);
   const said = element("p", { textContent: what.join(", ") });
-  const when = new Date(1000 * time);
+  const when = new Date(1000 * changes[0].time);
   said.append(element("small", { textContent: when.toLocaleString("en") }));
   const button = element("button", { type: "button", className: "button", textContent: "Undo" });
-  button.disabled = undoable === 0;
-  button.title = undoable === 0 ? "Each image was changed since" : "";
+  button.disabled = changes.every(({ undoable }) => undoable === 0);
+  button.title = button.disabled ? "Each image was changed since" : "";
   button.setAttribute("aria-label", `Undo: ${what.join(", ")}, ${when.toLocaleTimeString("en")}`);
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      const { text, names } = await undoAll([batch], false);
+      const { text, names } = await undoAll(changes.map(({ batch }) => batch).toReversed(), false);
       offerUndo(text, names, true);
       await showHistory();
       $("history-title").focus();
@@ -158,8 +169,9 @@ function entry({ batch, time, counts, images, undoable }) {
       alertIn(past, error.message);
     }
   });
-  const pictures = images.map((id) => picture(`images/${id}/thumbnail`));
-  return element("li", {}, element("span", { className: "pictures" }, ...pictures), said, button);
+  const pictures = changes.flatMap(({ images }) => images).slice(0, PICTURES);
+  const shown = pictures.map((id) => picture(`images/${id}/thumbnail`));
+  return element("li", {}, element("span", { className: "pictures" }, ...shown), said, button);
 }
 
 $("show-history").addEventListener("click", () => {

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.schemas.trash import BATCH
 from service.settings import PREFIX
 from service.web.problems import as_response
 
@@ -80,8 +81,8 @@ class OtherOrigins(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "POST", "PATCH", "DELETE"),
-            allow_headers=("Authorization", "X-Batch", "X-Request-ID"),  # a key is sent so, never as a cookie
-            expose_headers=("X-Request-ID", "X-Batch", "Retry-After", "Content-Disposition"),
+            allow_headers=("Authorization", BATCH, "X-Request-ID"),  # a key is sent so, never as a cookie
+            expose_headers=("X-Request-ID", BATCH, "Retry-After", "Content-Disposition"),
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from index.artifact import ArtifactError
-from index.database import CatalogueAway, CatalogueBusy, Followed
+from index.database import CatalogueAway, CatalogueBusy, CatalogueError, Followed
 from index.engine import EngineAway, EngineError
 from index.labels import LabelError
 from index.space import no_space
@@ -93,7 +93,18 @@ def _short(value: Any) -> str:
 
 async def on_refusal(_: Request, error: Exception) -> Response:
     status = 507 if no_space(error) else REFUSALS[type(error)]
-    return as_response(status, str(error), {"Retry-After": "1"} if status == 503 else None)
+    return as_response(status, str(error), later(status))
+
+
+def unwritable(error: CatalogueError) -> HTTPException:
+    """The catalogue could not be changed: no room, its server or others who change it, or its own reason."""
+    status = 507 if no_space(error) else 503 if isinstance(error, CatalogueBusy | CatalogueAway) else 409
+    return HTTPException(status, str(error), later(status))
+
+
+def later(status: int) -> dict[str, str] | None:
+    """The header that says when to come again, where that helps."""
+    return {"Retry-After": "1"} if status == 503 else None
 
 
 async def on_disconnect(_: Request, __: Exception) -> Response:

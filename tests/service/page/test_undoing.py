@@ -156,6 +156,27 @@ def test_what_was_changed_is_listed_and_undone_one_by_one(view: Page, http: http
     assert listed(http)[0]["label"] == "first"
 
 
+def test_files_that_were_added_together_are_one_change(view: Page, http: httpx.Client) -> None:
+    before = listed(http)
+    files = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": png(n)} for n in range(40)]
+    view.set_input_files("#add-files", files)
+    view.get_by_role("button", name="Add 40 images").click()
+    expect(view.locator("#adding-status")).to_have_text("Done: 40 added.")
+    assert len(http.get("/changes").json()["changes"]) > 1  # they went in several requests
+    view.locator("#show-history").click()
+    entries = view.locator("#changes li")
+    expect(entries).to_have_count(1)
+    expect(entries).to_contain_text("40 images added")
+    expect(entries.locator("img")).to_have_count(5)
+    entries.get_by_role("button").click()
+    expect(entries).to_have_count(2)  # undoing is one change too
+    expect(entries.nth(0)).to_contain_text("40 images deleted")
+    assert listed(http) == before
+    entries.nth(0).get_by_role("button").click()
+    expect(entries).to_have_count(3)
+    assert len(listed(http)) == len(before) + 40
+
+
 def test_a_picture_that_is_sent_again_comes_out_of_the_trash(view: Page, http: httpx.Client) -> None:
     (sent,) = http.post("/images", content=png(1), params={"label": "mine"}).json()["images"]
     http.delete(f"/images/{sent['image']['id']}").raise_for_status()
