@@ -223,10 +223,10 @@ def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Gi
         if not ids:
             strays.append(each.path.strip())
         for id_ in ids:
-            if found.setdefault(id_, each).label != each.label:
-                raise DataError(
-                    f"{each.path.strip()} is labelled {found[id_].label!r} and {each.label!r}; keep one line"
-                )
+            if (first := found.setdefault(id_, each)).label != each.label:
+                one, other = first.path.strip(), each.path.strip()
+                names = one if one == other else f"{one}, which is the same file as {other},"
+                raise DataError(f"{names} is labelled {first.label!r} and {each.label!r}; keep one line")
     return found, strays
 
 
@@ -272,14 +272,20 @@ def _lines(file: Path, wanted: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             first = lines.readline()  # which is read once: a pipe cannot be rewound
+            if first.lower().startswith("sep="):  # Excel's own note of what stands between cells
+                first = lines.readline()
             again = chain([first] if first else [], lines)
             reader = csv.DictReader(again, skipinitialspace=True, delimiter=_separator(first))
             names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
             columns = dict(zip(names, reader.fieldnames or (), strict=True))
             rows = [row for row in reader if "".join(map(str, filter(None, row.values()))).strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is not in UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise DataError(f"{file}: the labels cannot be read ({error})") from error
-    if not {*NEEDED} <= columns.keys() or not rows:
+    if {*NEEDED} <= columns.keys() and not rows:
+        raise DataError(f"{file}: no image follows the first line {first.strip()[:80]!r}; write one in each")
+    if not {*NEEDED} <= columns.keys():
         found = f"; it is {first.strip()[:80]!r}" if first.strip() else ""
         raise DataError(
             f"{file}: the first line must be 'path,label', and at least one image must follow{found}"

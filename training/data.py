@@ -84,6 +84,15 @@ class ImageSet:
         asked = {self.hashes[position] for position in np.flatnonzero(queries)}
         return ~queries & np.fromiter((each in asked for each in self.hashes), bool, len(self))
 
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Paths of equal files with two labels: of the first that has these bytes, and of the other one."""
+        first, found = dict[bytes, int](), list[tuple[str, str]]()
+        for position in np.flatnonzero(self.labels != UNLABELLED).tolist() if self.hashes else ():
+            before = first.setdefault(self.hashes[position], position)  # type: ignore[index]
+            if self.labels[before] != self.labels[position]:
+                found.append((self.paths[before], self.paths[position]))
+        return found
+
     def listed(self) -> Listing:
         """Each path with its label's name and the SHA-256 of its file."""
         names = (*self.classes, None)  # the last: of UNLABELLED, -1

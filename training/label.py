@@ -99,11 +99,13 @@ class Relearned:
     artifact: Artifact
     given: int  # labels that changed
     strays: list[str]  # paths that name no image
+    asked: list[str]  # of images that are held out since the build, whose labels stay
     learned_from: int  # labels
     held_out: int
     before: Quality | None  # None: too few are held out to judge
     after: Quality | None
     network_labels: int | None  # that the network learned from; None: it needs none
+    only_class: str | None  # of all labels; None: there are several, or no label
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def relearn(
     """
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
     source = open_artifact(path, url)
     encoder, no_files = load(source), source.manifest.data.get("root") is None
     if no_files and not (full or encoder.embedding_size):
@@ -172,7 +175,7 @@ def relearned(
     with staging(target) as folder:
         copy_artifact(source.path, folder, source.url)
         with Catalogue.open(folder / CATALOGUE) as catalogue:
-            changed, strays = give(catalogue, given)
+            changed, strays, asked = give(catalogue, given)
             taught = source.learned()
             near_copies = source.manifest.config.get("near_copies", KEEP)
             before = Division.of(catalogue, hold_out(catalogue, taught), near_copies)
@@ -194,6 +197,8 @@ def relearned(
             calibration = predict(catalogue, new, after.table, known.vectors, after.held, learned.calibration)
             catalogue.doubts.keep(judged(after.table, known.vectors))
             classes = catalogue.classes
+            present = np.unique(after.labelled.labels)
+            only = classes[int(present[0])] if len(present) == 1 else None
         about = source.manifest.data | counts(after) | {"codes": learned.method}
         about["network_labels"] = known.network_labels
         made = publish(folder, target, replace(
@@ -209,7 +214,9 @@ def relearned(
             metrics=metrics | {"calibration": asdict(calibration)},
         ))  # fmt: skip
     counted = (len(after.labelled.ids), int(after.held.sum()))
-    return Relearned(made, changed, strays, *counted, quality(before), quality(after), known.network_labels)
+    return Relearned(
+        made, changed, strays, asked, *counted, quality(before), quality(after), known.network_labels, only
+    )
 
 
 def load(source: Artifact) -> Encoder:
@@ -220,18 +227,16 @@ def load(source: Artifact) -> Encoder:
         raise ArtifactError(f"{error}; build the index again") from error
 
 
-def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str]]:
-    """Write the labels into the catalogue; how many changed, and which paths name no image of it."""
+def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str], list[str]]:
+    """Write the labels into the catalogue; how many changed, which paths name no image of it, and which name
+    one that was held out when the index was built and is to stay as it is."""
     items = {item.id: item for item in catalogue.every_item()}
     found, strays = match(given, items.values())
-    # Those that were held out when the index was built are to stay as they are.
-    new = {
-        id_: each
-        for id_, each in found.items()
-        if items[id_].split == "database" and items[id_].label != each.label
-    }
+    other = {id_: each for id_, each in found.items() if items[id_].label != each.label}
+    new = {id_: each for id_, each in other.items() if items[id_].split == "database"}
     catalogue.label_all({id_: (each.label, each.source) for id_, each in new.items()})
-    return len(new), strays
+    asked = [items[id_].path for id_ in other if items[id_].split == "query"]
+    return len(new), strays, asked
 
 
 def kept_embeddings(encoder: Encoder, source: Artifact, catalogue: Catalogue, _: Division) -> Embedded:
@@ -469,7 +474,12 @@ def report(made: Relearned) -> Iterator[str]:
     if made.strays:
         names = ", ".join(made.strays[:SHOWN])
         yield f"{len(made.strays)} labels name no image of the index (such as {names})"
+    if made.asked:
+        names = ", ".join(made.asked[:SHOWN])
+        yield f"{len(made.asked)} labels are of images that are held out since the build, which stay: {names}"
     yield f"{made.given} labels are new or changed; learned from {made.learned_from}"
+    if made.only_class is not None:
+        yield f"all of these are {made.only_class!r}: no label is predicted until there is a second one"
     if made.before is None or made.after is None:
         yield f"{made.held_out} labels are held out: too few to judge by ({ENOUGH} are needed)"
     else:
@@ -520,6 +530,8 @@ def run_command(arguments: list[str] | None = None) -> None:
         "--while-read", action="store_true", help="stop when standard input ends: whoever started it is gone"
     )
     options = command.parse_args(arguments)
+    if not 0 <= options.seed < 2**31:
+        command.error(f"--seed {options.seed}: use a number from 0, below {2**31}")
     settings = dict(parse_setting(text, settings_help()) for text in options.set or ())
     refuse_together("hebbsearch label")
     if settings and not options.full:
@@ -547,7 +559,7 @@ def run_command(arguments: list[str] | None = None) -> None:
     else:
         for line in report(made):
             print(line)
-    if made.strays:
+    if made.strays or made.asked:
         sys.exit(3)
 
 

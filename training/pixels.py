@@ -133,6 +133,7 @@ def load(config: Config, workers: Alone = ALONE) -> Loaded:
     loaded = read(images, config.image_size, workers)
     if config.fraction():  # of some classes one image only may be readable
         protocol.say_of_one_image(loaded.images, said)
+        protocol.say_of_contradictions(loaded.images)
     return loaded._replace(pixels=place(loaded.pixels, choose_device(config.device)))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.items import UNLABELLED
+from index.names import shown
 from training.config import Config, ConfigError
 from training.data import DataError, ImageSet, Positions
 from training.learning.by_rule import learns_from_labels
@@ -71,6 +72,15 @@ def say_of_one_image(images: ImageSet, said: Collection[str] = ()) -> list[str]:
             "measure them too): %s", images.where, ", ".join(map(repr, alone)),
         )  # fmt: skip
     return alone
+
+
+def say_of_contradictions(images: ImageSet) -> None:
+    """Name files that are equal and have two labels, one of which is wrong."""
+    if found := images.contradictions():
+        log.warning(
+            "%s: %d files are equal to another one that has another label, first %s and %s; both are learned "
+            "from, so correct the wrong one", images.where, len(found), *map(shown, found[0]),
+        )  # fmt: skip
 
 
 def split(images: ImageSet, fraction: float, seed: int) -> Split:

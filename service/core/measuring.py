@@ -36,6 +36,7 @@ class Compared:
     unasked: int  # held-out queries without a label
     unlabelled: int  # images that are not ranked
     copies: int  # and labelled ones that are not, as they are held-out queries, or nearly
+    grouped: int  # and those whose label was accepted in a group, when nobody looked at each
     classes: tuple[str, ...]  # what the labels stand for
 
 
@@ -53,6 +54,7 @@ class Measurement:
     later: int  # of them, images whose labels came after the index was made
     unlabelled: int  # images that were not ranked for want of a label
     copies: int  # labelled ones that were not ranked as they are held-out queries, or nearly
+    grouped: int  # and those whose label was accepted in a group, when nobody looked at each
     classes: tuple[str, ...]  # what the labels stand for
 
 
@@ -78,6 +80,7 @@ def measure(
             later=compared.later,
             unlabelled=compared.unlabelled,
             copies=compared.copies,
+            grouped=compared.grouped,
             classes=compared.classes,
         )
 
@@ -122,12 +125,15 @@ def compare(searcher: Searcher) -> Compared:
     table, queries = contents.table, asked(searcher, contents.table)
     labelled = table.labels != UNLABELLED
     later = np.isin(table.ids, queries.ids)
-    ranked = labelled & ~later & ~np.isin(table.ids, copies_of_queries(searcher))
+    apart = labelled & ~later & np.isin(table.ids, copies_of_queries(searcher))
+    grouped = [id_ for id_, (source, _) in searcher.catalogue.sources().items() if source == "group"]
+    unseen = labelled & ~later & ~apart & np.isin(table.ids, grouped)
+    ranked = labelled & ~later & ~apart & ~unseen
     known = queries.rows(queries.labels != UNLABELLED)
     if not len(queries.ids):
         raise NothingToMeasure(
-            "this index was built without labels, so that no image is held out to measure the answers "
-            "with; give labels and let it learn from them, which holds some out"
+            "no image is held out to measure the answers with, as this index was built without labels, or "
+            "with one of each class; give labels and let it learn from them, which holds some out"
         )
     if not len(known.ids) or not ranked.any():
         lacking = "held-out query" if ranked.any() else "indexed image"
@@ -140,7 +146,8 @@ def compare(searcher: Searcher) -> Compared:
         later=int(np.count_nonzero(later)),
         unasked=len(queries.ids) - len(known.ids),
         unlabelled=int(np.count_nonzero(~labelled)),
-        copies=int(np.count_nonzero(labelled & ~ranked & ~later)),
+        copies=int(np.count_nonzero(apart)),
+        grouped=int(np.count_nonzero(unseen)),
         classes=contents.classes,
     )
 

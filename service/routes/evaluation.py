@@ -26,7 +26,7 @@ from service.web.asking import Service, address, shared
 router = reading_router()
 
 UNMEASURABLE = (
-    "this index was built without labels, so that no image is held out to measure the answers with; …"
+    "no image is held out to measure the answers with, as this index was built without labels, or …"
 )
 NO_IMAGE = "no image is indexed, so that there are no codes to tell of; add some first"
 LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids of each
@@ -37,7 +37,7 @@ LARGEST, SHOWN = 20, 10  # of collisions and correlations that are listed; ids o
     summary="Mean average precision of the held-out queries",
     responses=problems(
         {
-            409: "this index was built without labels, so that no image is held out to measure the answers …",
+            409: "no image is held out to measure the answers with, as this index was built without labels …",
             422: "ties: Input should be 'expected' or 'order', not 'random'",
         }
     ),
@@ -53,7 +53,7 @@ async def eval_map(
 @router.get(
     "/eval/curve",
     summary="What each Hamming distance is worth",
-    responses=problems({409: "this index was built without labels, so that no image is held out to …"}),
+    responses=problems({409: "no image is held out to measure the answers with, as this index …"}),
 )
 async def eval_curve(request: Request, searcher: Service) -> schemas.Curve:
     """Of the held-out queries against the index as it is now, and remembered until the index changes."""
@@ -193,6 +193,7 @@ def evaluate(searcher: Searcher, asked: schemas.EvaluationParameters) -> schemas
         items=int(measured.members.sum()),
         unlabelled_items=measured.unlabelled,
         copies_of_queries=measured.copies,
+        grouped_items=measured.grouped,
         k=asked.k,
         ties=asked.ties,
         denominator=asked.denominator,
@@ -266,6 +267,11 @@ def _in_words(definition: schemas.Definition, data: dict[str, Any]) -> str:
     if definition.copies_of_queries:
         sentences.append(
             f"{definition.copies_of_queries:,} indexed images are copies of queries and are not ranked here."
+        )
+    if definition.grouped_items:
+        sentences.append(
+            f"{definition.grouped_items:,} indexed images have labels that were accepted in groups and are "
+            "not ranked here."
         )
     if training := data.get("training_labels"):
         validation = data.get("validation_labels") or 0

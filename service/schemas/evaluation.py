@@ -101,6 +101,9 @@ class Definition(BaseModel):
         description="Labelled items that are held-out queries too, byte for byte, likewise left out; and "
         "those that nearly are, if the index was built with near_copies=leave_out."
     )
+    grouped_items: int = Field(
+        description="Items whose label was accepted in a group, likewise left out: nobody looked at each."
+    )
     k: int | None
     ties: Ties
     denominator: Denominator
@@ -132,6 +135,7 @@ class Evaluation(BaseModel):
                 "items": 1617,
                 "unlabelled_items": 0,
                 "copies_of_queries": 0,
+                "grouped_items": 0,
                 "k": None,
                 "ties": "expected",
                 "denominator": "min",

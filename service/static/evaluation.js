@@ -104,6 +104,7 @@ function drawMap({ map, interval, chance, aps, per_class: classes, definition })
     "Images ranked": number.format(definition.items),
     "Images without a label": number.format(definition.unlabelled_items),
     "Copies of queries": number.format(definition.copies_of_queries),
+    "Accepted in groups": number.format(definition.grouped_items),
     Images: definition.dataset,
     Labels: definition.labels,
     Backbone: definition.backbone,

@@ -63,7 +63,7 @@ export function refuseUnmeasurable({ queries, labelled, classes }) {
   if (classes.some(({ items, queries }) => items > 0 && queries > 0)) return;
   const reason =
     queries === 0
-      ? "this index was built without labels, so that no image is held out to measure the answers with; give labels and let it learn from them, which holds some out"
+      ? "no image is held out to measure the answers with, as this index was built without labels, or with one of each class; give labels and let it learn from them, which holds some out"
       : `no indexed image has ${labelled === 0 ? "a label" : "the label of any held-out query"}`;
   throw Object.assign(new Error(reason), { status: 409 });
 }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from index.labels import given_labels, label_of, read_labels
+from index.items import Item
+from index.labels import given_labels, label_of, match, read_labels
 from index.walking import DataError
 from tests.labels import REFUSED, TAKEN
 
@@ -151,10 +152,10 @@ def test_files_without_a_line_have_no_label(tmp_path: Path) -> None:
         ("path\nx.png\n", "the first line must be 'path,label'"),
         ("file;label\n", "the first line must be 'path,label'"),
         ("x.png,owl\n", "the first line must be 'path,label'"),
-        ("path,label\n", "at least one image must follow"),
+        ("path,label\n", "no image follows the first line 'path,label'"),
         ("path,label,Label\nx.png,owl,eel\n", "the first line has 'label' more than once"),
         ("path, PATH,label\nx.png,y.png,eel\n", "the first line has 'path' more than once"),
-        ("path,label\n\n ,\n", "at least one image must follow"),
+        ("path,label\n\n ,\n", "no image follows the first line"),
         ("", "the first line must be"),
         (b"\xef\xbb\xbf", "the first line must be"),
         ("\n\n", "the first line must be"),
@@ -164,9 +165,10 @@ def test_files_without_a_line_have_no_label(tmp_path: Path) -> None:
         ("path,label\nx.png,\n", r"x\.png has an empty label; write one, or leave the line out"),
         ('path,label\nx.png,"  "\n', r"x\.png has an empty label"),
         ("path,label\nx.png\n", r"x\.png has an empty label"),
-        (b"\xff\xfe\x00path", r"the labels cannot be read \(.*utf-8"),
-        ("path,label\nx.png,owl\n".encode("utf-16"), "the labels cannot be read"),
-        ("path,label\nx.png,première\n".encode("latin-1"), "the labels cannot be read"),
+        (b"\xff\xfe\x00path", r"is not in UTF-8 \(invalid start byte\); save it as CSV in UTF-8"),
+        ("path,label\nx.png,owl\n".encode("utf-16"), "is not in UTF-8"),
+        ("path,label\nx.png,première\n".encode("latin-1"), "is not in UTF-8"),
+        ("sep=;\nfile;label\n", "the first line must be .* it is 'file;label'"),
         ("path,label\nx.png," + "o" * 200_000, r"the labels cannot be read \(field larger"),
     ],
 )
@@ -251,6 +253,22 @@ def test_files_are_read_only_where_a_hash_asks_for_them(album: Path, tmp_path: P
         "x.png": "owl",
     }
     assert read(tmp_path, f"path,label,sha256\nz.png,eel,{Y}", *FILES) == {"y.png": "eel"}
+
+
+def test_what_excel_writes_first_is_no_line(tmp_path: Path) -> None:
+    assert read(tmp_path, "sep=;\r\npath;label\r\nx.png;owl\r\n") == {"x.png": "owl"}
+
+
+def test_two_labels_of_equal_files_name_both(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(f"path,label,sha256\nx.png,owl,{X}\ncopy.png,eel,{X}\n")
+    items = [
+        Item(number, path, None, "database", 8, 8, sha256=X)
+        for number, path in ((1, "x.png"), (2, "copy.png"))
+    ]
+    with pytest.raises(
+        DataError, match=r"^x\.png, which is the same file as copy\.png, is labelled 'owl' and"
+    ):
+        match(given_labels(tmp_path / "labels.csv"), items)
 
 
 def test_a_predicted_label_is_none(tmp_path: Path) -> None:

@@ -204,8 +204,9 @@ def test_few_labels_or_none_make_an_index_without_confidence(
     built: Path, tmp_path: Path, label, count: int
 ) -> None:
     arguments = [csv(tmp_path / "labels.csv", [f"{n:03d}.png" for n in range(count)])] if count else []
-    label(built, *arguments, "--out", tmp_path / "new")
-    made = open_artifact(tmp_path / "new")
+    said = label(built, *arguments, "--out", tmp_path / "a folder" / "new")
+    assert ("all of these are 'lying': no label is predicted until there is a second" in said) == (count == 1)
+    made = open_artifact(tmp_path / "a folder" / "new")
     assert made.manifest.metrics["calibration"]["kind"] == "none"
     with made.open_catalogue() as catalogue:
         assert all(item.predicted is None for item in catalogue.page(count=1000))
@@ -363,8 +364,9 @@ def test_what_was_learned_from_since_is_not_held_out_later(built: Path, tmp_path
     with Catalogue.open(built / CATALOGUE) as catalogue:
         catalogue.label_all({n: (truth(f"{n - 1:03d}.png"), "group") for n in range(1, 201)})
         looked_at, undone, other, *_ = (item.id for item in would_be_held(catalogue))
-        catalogue.change(other, label="mine", source="given")
-        catalogue.change(undone, label="mine", source="given")
+        teaching = min({*range(1, 201)} - {item.id for item in would_be_held(catalogue)})
+        for id_ in (teaching, other, undone):
+            catalogue.change(id_, label="mine", source="given")
         catalogue.hold_out([undone])
         catalogue.label_all({undone: (truth(f"{undone - 1:03d}.png"), "group")}, batch="as all others")
     label(built, "--out", tmp_path / "first")
@@ -473,12 +475,9 @@ def test_a_copy_of_a_held_out_image_is_not_learned_from(
         )  # fmt: skip
         catalogue.add([twin])
         catalogue.note("built", str(catalogue.revision))
-    rows = ["path,label", *(f"{n:03d}.png,{truth(f'{n:03d}.png')}" for n in range(60)), f"{held.path},mine"]
-    (tmp_path / "labels.csv").write_text(
-        "\n".join(dict.fromkeys(row for row in rows if held.path not in row))
-    )
-    with (tmp_path / "labels.csv").open("a") as file:
-        file.write(f"\n{held.path},mine")
+    rows = [f"{n:03d}.png,{truth(f'{n:03d}.png') if n < 60 else 'mine'}" for n in range(65)]
+    rows = [row for row in rows if held.path not in row]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows, f"{held.path},mine"]))
     label(built, tmp_path / "labels.csv", "--out", tmp_path / "new")
     with open_artifact(tmp_path / "new").open_catalogue() as catalogue:
         assert catalogue.get(held.id).held_out
@@ -586,8 +585,9 @@ def test_where_no_query_finds_its_label_any_more_nothing_is_measured(
     here("--data", str(images), "--labels", str(given), *BEST, "--out", "built")
     other = ["path,label", *(f"{n:03d}.png,other" for n in range(240))]
     (tmp_path / "other.csv").write_text("\n".join(other))
-    label(tmp_path / "built", tmp_path / "other.csv", "--out", tmp_path / "new")
+    said = label(tmp_path / "built", tmp_path / "other.csv", "--out", tmp_path / "new", code=3)
     made = open_artifact(tmp_path / "new")
+    assert "labels are of images that are held out since the build, which stay: " in said
     assert "map" not in made.manifest.metrics
     assert made.manifest.metrics["top1"] == 0
 

@@ -253,6 +253,8 @@ def test_what_learns_anew_may_be_set_otherwise(built: Path, tmp_path: Path, labe
         ("--set bit=8: use name=value with one of", "--full", "--set", "bit=8"),
         ("--set epochs: stays as the index was built", "--full", "--set", "epochs=8"),
         ("--set goes with --full", "--set", "bits=8"),
+        ("--seed -1: use a number from 0", "--seed", "-1"),
+        ("--seed 2147483648: use a number from 0, below 2147483648", "--seed", str(2**31)),
     ):
         said = call(main, built, *arguments, "--out", tmp_path / "other", code=2).err
         assert words in said

@@ -10,7 +10,15 @@ from PIL import Image
 from index.items import UNLABELLED
 from training.config import ConfigError, configure
 from training.data import DataError, ImageSet
-from training.protocol import check, derived_seed, label_subset, say_of_one_image, split, stratified
+from training.protocol import (
+    check,
+    derived_seed,
+    label_subset,
+    say_of_contradictions,
+    say_of_one_image,
+    split,
+    stratified,
+)
 
 
 def image_set(labels, queries=None, share=None):
@@ -204,6 +212,16 @@ def test_classes_of_one_image_are_learned_from_and_never_asked_with(caplog):
     caplog.clear()
     say_of_one_image(image_set([0, 1, 2, 2]), said=["class 1"])  # after some could not be read
     assert caplog.text.strip().endswith("measure them too): 'class 0'")
+
+
+def test_equal_files_with_two_labels_are_named(caplog):
+    hashes = (b"x", b"y", b"x", b"x", b"z", b"z")
+    say_of_contradictions(replace(image_set([0, 0, 1, 0, UNLABELLED, 1]), hashes=hashes))
+    assert "here: 1 files are equal to another one that has another label, first 0 and 2;" in caplog.text
+    caplog.clear()
+    say_of_contradictions(image_set([0, 1]))
+    say_of_contradictions(replace(image_set([0, 1]), hashes=(b"x", b"y")))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -1,6 +1,7 @@
 """What a few labels say of all images: logistic regression on embeddings, its strength chosen by
 cross-validation on the labels alone."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -126,7 +127,9 @@ def _fit(x: NDArray[np.float32], y: NDArray[np.int64], classes: int, decay: floa
     if len(present) > 1:
         # Products this small are faster on one core: beside other work threads wait 30 times as long as they
         # compute.
-        with threads().limit(limits=1):
+        with threads().limit(limits=1), warnings.catch_warnings():
+            # One label in each of many classes is what people begin with, and no mistake of theirs.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             model = LogisticRegression(C=1 / (decay * len(y)), max_iter=STEPS, tol=1e-4).fit(x, rows)
         if len(present) == 2:  # sklearn gives the difference of both alone
             weight[present], bias[present] = (

@@ -302,7 +302,7 @@ def test_without_labels_it_says_what_to_do_and_shows_the_codes(
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         for page in opened(browser, address):
             show(page, "Evaluation")
-            expect(page.locator("#unmeasured")).to_contain_text("This index was built without labels")
+            expect(page.locator("#unmeasured")).to_contain_text("as this index was built without labels")
             expect(page.locator("#unmeasured")).to_contain_text("Label some images, then let it learn")
             expect(page.locator("#measurements")).to_be_hidden()
             show(page, "Codes")

@@ -213,9 +213,7 @@ def test_without_labels_the_page_says_why(
 ) -> None:
     with serve_here(create_app(Settings(artifact=unlabelled_artifact.path))) as address:
         for page in opened(browser, address):
-            expect(page.locator("#measure")).to_contain_text(
-                "Not measured. This index was built without labels"
-            )
+            expect(page.locator("#measure")).to_contain_text("Not measured. No image is held out")
             expect(page.locator("#labels")).to_be_hidden()
             page.set_input_files("#file", picture)
             expect(page.locator("#results .about").first).to_contain_text("no label")

@@ -77,6 +77,30 @@ def test_what_cannot_have_it_is_left_and_named(http: httpx.Client, own: Artifact
     assert known(http, 61, 62, 1) == [("circle", "group"), ("theirs", "given"), ("circle", "given")]
 
 
+def test_labels_that_nobody_looked_at_are_no_right_answers(http: httpx.Client) -> None:
+    paths = ("/eval/map", "/eval/map?k=1", "/eval/curve", "/eval/confusion", "/eval/queries?limit=100")
+    before = {path: http.get(path).raise_for_status().json() for path in paths}
+    relabel(http, ids=WITHOUT, label="circle", source="group", was="")
+    after = {path: http.get(path).raise_for_status().json() for path in paths}
+    for path in paths[:2]:
+        was, now = before[path]["definition"], after[path]["definition"]
+        assert (was.pop("grouped_items"), now.pop("grouped_items")) == (0, 3)
+        assert was.pop("unlabelled_items") == now.pop("unlabelled_items") + 3
+        assert (
+            "3 indexed images have labels that were accepted in groups and are not ranked here."
+            in now["text"]
+        )
+        del was["text"], now["text"]
+    assert after == before
+    relabel(http, ids=WITHOUT, label=None)
+    relabel(http, ids=WITHOUT, label="circle")  # somebody looked at each
+    definition = http.get("/eval/map").json()["definition"]
+    assert (definition["grouped_items"], definition["items"]) == (
+        0,
+        before[paths[0]]["definition"]["items"] + 3,
+    )
+
+
 def test_where_all_are_left_nothing_changes(http: httpx.Client, own: Artifact) -> None:
     with Catalogue.open(own.path / CATALOGUE) as catalogue:
         before = catalogue.revision, catalogue.classes

@@ -340,6 +340,7 @@ def test_eval_map(http: httpx.Client) -> None:
             "items",
             "unlabelled_items",
             "copies_of_queries",
+            "grouped_items",
         ),
         *("k", "ties", "denominator"),
         *("encoder_id", "artifact", "rule", "backbone", "labels", "dataset", "bits", "created"),
