@@ -81,7 +81,8 @@ def explained(fault: dict[str, Any]) -> str:
         return f"the body is no JSON ({fault['ctx']['error']}, at character {fault['loc'][-1]})"
     if fault["type"] == "model_attributes_type" and isinstance(fault["input"], bytes):
         return "the body was not sent as JSON: give it the header Content-Type: application/json"
-    return f"{name}: {fault['msg']}, not {_short(fault['input'])!r}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}, not {_short(fault['input'])!r}" if name else message
 
 
 def _short(value: Any) -> str:

@@ -133,7 +133,7 @@ def test_was_is_compared_as_labels_are(http: httpx.Client) -> None:
         ({"ids": [1], "label": "o" * 201}, "201 characters"),
         ({"ids": [1], "label": 5}, "label: "),
         ({"ids": [1], "label": "a", "source": "guess"}, "source: "),
-        ({"ids": [1], "label": None, "source": "group"}, "give the label too"),
+        ({"ids": [1], "label": None, "source": "group"}, "source: says how a label came; give the label too"),
         ({"ids": [1], "label": "a", "was": 5}, "was: "),
         ({"ids": [1], "label": "a", "metadata": {}}, "metadata: there is no such parameter"),
     ],
