@@ -233,7 +233,8 @@ def give(catalogue: Catalogue, given: list[Given]) -> tuple[int, list[str], list
     items = {item.id: item for item in catalogue.every_item()}
     found, strays = match(given, items.values())
     other = {id_: each for id_, each in found.items() if items[id_].label != each.label}
-    new = {id_: each for id_, each in other.items() if items[id_].split == "database"}
+    seen = {id_: each for id_, each in found.items() if items[id_].source == "group" != each.source}
+    new = {id_: each for id_, each in (other | seen).items() if items[id_].split == "database"}
     catalogue.label_all({id_: (each.label, each.source) for id_, each in new.items()})
     asked = [items[id_].path for id_ in other if items[id_].split == "query"]
     return len(new), strays, asked

@@ -185,15 +185,19 @@ class Change:
 
     def _update(self, values: Mapping[int, Mapping[str, Any]], sources: Mapping[int, Source]) -> None:
         """Write values of the same columns of some items, and how those came to their label that have another
-        one now: who says the same again leaves it as it was, as what is asked with is not learned from."""
+        one now: who says the same again leaves it as it was, as what is asked with is not learned from. But
+        what was accepted in a group was looked at then."""
         these = ITEMS.c.id.in_(values)
         before = code_table(self.connection, self.bits, these)
         if unknown := values.keys() - before.ids.tolist():
             raise KeyError(min(unknown))
         relabelled = dict[int, tuple[Source, bool]]()
+        in_groups = SOURCES.c.item_id.in_(values) & (SOURCES.c.source == "group")
+        grouped = set(self.connection.scalars(select(SOURCES.c.item_id).where(in_groups)))
         for id_, label in zip(before.ids.tolist(), before.labels.tolist(), strict=True):
             new = values[id_].get("label", label)
-            if (UNLABELLED if new is None else new) != label:
+            other = (UNLABELLED if new is None else new) != label
+            if other or ("label" in values[id_] and id_ in grouped):
                 relabelled[id_] = ("given" if new is None else sources[id_], False)
         self.remember("changed", list(values))
         set_sources(self.connection, relabelled)

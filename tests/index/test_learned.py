@@ -133,6 +133,9 @@ def test_labels_have_a_source(embedded: Place) -> None:
         catalogue.label_all({8: ("dog", "given"), 9: ("fox", "group")})
         assert [catalogue.get(n).source for n in (7, 8, 9)] == ["accepted", "given", "group"]
         assert catalogue.get(9).label == "fox"
+        catalogue.label_all({8: ("dog", "group"), 9: ("fox", "accepted")})  # somebody looked at the latter
+        assert [catalogue.get(n).source for n in (8, 9)] == ["given", "accepted"]
+        catalogue.label_all({9: ("eel", "group")})
         catalogue.change(7, label=-1)
         assert catalogue.get(7).source is None
         catalogue.change(7, label="cat")
