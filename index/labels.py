@@ -90,6 +90,7 @@ class Labels(NamedTuple):
     labels: dict[Path, str]
     strays: list[str]  # paths, in order, that name no file
     elsewhere: list[str]  # likewise; these lines have a SHA-256, and no file here has it
+    grouped: frozenset[Path]  # files whose labels were accepted in groups
 
 
 def read_labels(file: Path, root: Path, files: Collection[Path]) -> Labels:
@@ -120,7 +121,7 @@ def labels_in(
     rows = _lines(file, [name for name in COLUMNS if name != "folder"])  # all lie in one
     named = _named([row["path"] for row in rows], root, files)
     hashes = _Hashes(root, files)
-    labels, strays, elsewhere = dict[Path, str](), set[str](), set[str]()
+    labels, strays, elsewhere, grouped = dict[Path, str](), set[str](), set[str](), set[Path]()
     for row in rows:
         path, sha256 = row["path"], row.get("sha256", "").strip().lower()
         place = named.get(path, Path(path.strip()))
@@ -133,10 +134,12 @@ def labels_in(
             places, lost = [place] if path in named else [], strays
         if not places:
             lost.add(str(place))
+        if row.get("source", "").strip() == "group":
+            grouped.update(places)
         for each in places:
             if labels.setdefault(each, label) != label:
                 raise DataError(f"{file}: {each} is labelled {labels[each]!r} and {label!r}; keep one line")
-    return Labels(labels, sorted(strays), sorted(elsewhere))
+    return Labels(labels, sorted(strays), sorted(elsewhere), frozenset(grouped))
 
 
 class _Hashes:

@@ -51,6 +51,7 @@ class ImageSet:
     unreadable: tuple[tuple[str, str], ...] = ()  # places in the folder, and why nobody knows what is there
     hashes: tuple[bytes, ...] | None = None  # SHA-256 of each file, once all have been read
     reading: Reading = AS_SHOWN  # of files
+    grouped: NDArray[np.bool_] | None = None  # (n,) whose labels were accepted in groups; None: of none
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,7 +65,13 @@ class ImageSet:
             queries=None if self.queries is None else self.queries[keep],
             open=lambda i: self.open(int(keep[i])),
             hashes=None if self.hashes is None else tuple(self.hashes[i] for i in keep),
+            grouped=None if self.grouped is None else self.grouped[keep],
         )
+
+    @property
+    def looked_at(self) -> NDArray[np.int64]:
+        """The labels (n,) that may judge: UNLABELLED where they were accepted in groups, which nobody did."""
+        return self.labels if self.grouped is None else np.where(self.grouped, UNLABELLED, self.labels)
 
     def counts(self) -> NDArray[np.int64]:
         """How many images of each class (classes,) there are that are not kept to ask with."""
@@ -161,6 +168,7 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
         )
     else:
         names = [path.parts[0] if len(path.parts) > 1 else None for path in files]
+    grouped = None
     if labels_file is None:
         labels_of = {name: _label_of(name, root) for name in set(names)}
         names = [labels_of[name] for name in names]
@@ -172,10 +180,10 @@ def folder(root: Path, labels_file: Path | None = None) -> ImageSet:
                 labels_file, len(read.elsewhere), root, read.elsewhere[0],
             )  # fmt: skip
         names = [read.labels.get(file) for file in files]
+        grouped = np.array([file in read.grouped for file in files], bool) if read.grouped else None
     unreadable = tuple((place.as_posix(), reason) for place, reason in walked.unreadable.items())
-    return replace(
-        _from_files(shown(root.name or str(root)), root, files, names, queries), unreadable=unreadable
-    )
+    made = _from_files(shown(root.name or str(root)), root, files, names, queries)
+    return replace(made, unreadable=unreadable, grouped=grouped)
 
 
 def cifar10(root: Path) -> ImageSet:

@@ -156,14 +156,15 @@ def read(run: Run, split: Split, position: int) -> Row | dict[str, str]:
         code=None,
         file=file,
         picture=Picture(hashes.upright.tobytes(), hashes.quality),
+        source="given" if images.grouped is None or not images.grouped[position] else "group",
     )
     return Row(position, item, square_pixels(image, run.config.image_size))
 
 
 def measure(run: Run, database: Indexed, queries: Indexed, unranked: NDArray[np.bool_]) -> dict[str, float]:
     """What the held-out queries say of the codes. The `unranked` (n,) of the database are copies of queries:
-    each query would find itself."""
-    labels = run.images.labels
+    each query would find itself; nor are those ranked whose labels nobody looked at."""
+    labels = run.images.looked_at
     known = labels[database.positions]
     ranked = (known != UNLABELLED) & ~unranked
     return headline(queries.codes, labels[queries.positions], database.codes[ranked], known[ranked])

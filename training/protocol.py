@@ -122,7 +122,7 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
         given = candidates[label_subset(labels[candidates], fraction, seed)]
         held = np.zeros(len(given), bool)
         if len(given) >= MIN_LABELS_TO_VALIDATE:
-            held = stratified(labels[given], 0.1, seed)
+            held = stratified(images.looked_at[given], 0.1, seed)
         training, validation = given[~held], given[held]
     return Split(everything[queries], database, pretraining, training, validation)
 
@@ -193,11 +193,13 @@ def _check_without_labels(images: ImageSet, config: Config) -> None:
 
 
 def _queries(images: ImageSet, seed: int) -> NDArray[np.bool_]:
-    """Which images (n,) are asked with. A test image without a label can ask nothing."""
-    known = images.labels != UNLABELLED
+    """Which images (n,) are asked with. A test image without a label can ask nothing, nor can one whose label
+    nobody looked at."""
+    labels = images.looked_at
+    known = labels != UNLABELLED
     if images.queries is not None:
         return images.queries & known
-    return stratified(images.labels, min(HELD_OUT, MOST_HELD_OUT / int(known.sum())), seed)
+    return stratified(labels, min(HELD_OUT, MOST_HELD_OUT / max(1, int(known.sum()))), seed)
 
 
 def _check_classes(images: ImageSet) -> None:

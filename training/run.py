@@ -421,8 +421,10 @@ def hash_without_labels(run: Run) -> str:
 def learn_by_neighbours(run: Run, encoder: Encoder, vectors: NDArray[np.float32]) -> str:
     """Recipe best: a head for embeddings (n, E) of the images that are learned from, which says what their
     neighbours and labels taught; returns the codes' method."""
-    labels = labels_given(run.images, run.split)[run.split.pretraining]
-    learned = learn_head(encoder, vectors, labels, run.config.seed)
+    seen, images = run.split.pretraining, run.images
+    grouped = None if images.grouped is None else images.grouped[seen]
+    labels = labels_given(images, run.split)[seen]
+    learned = learn_head(encoder, vectors, labels, run.config.seed, grouped)
     run.coded, run.seconds = Coded(encoder, learned, vectors), run.seconds | learned.seconds
     return learned.method
 

@@ -138,6 +138,17 @@ def test_labels_from_a_file_replace_the_folders_names(tmp_path):
     assert images.classes == ("eel", "owl")
 
 
+def test_a_file_of_labels_says_which_were_accepted_in_groups(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        put(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("path,label,source\na.png,owl,group\nc.png,owl,given\n")
+    images = data.folder(tmp_path, tmp_path / "labels.csv")
+    assert images.labels.tolist() == [0, -1, 0]
+    assert images.looked_at.tolist() == [-1, -1, 0]
+    assert images.select(np.array([0, 2])).looked_at.tolist() == [-1, 0]
+    assert data.folder(tmp_path).grouped is None
+
+
 def test_how_images_have_changed_is_said():
     before = {"a.png": ["cat", "1"], "b.png": ["cat", "2"], "c.png": [None, "3"], "d.png": ["dog", "4"]}
     now = {"a.png": ("cat", "9"), "c.png": ("cat", "3"), "d.png": (None, "4"), "e.png": (None, "5")}

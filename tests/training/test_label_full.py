@@ -13,12 +13,13 @@ from PIL import Image
 import training.run
 from index.artifact import CATALOGUE, Artifact, open_artifact
 from index.catalogue import Catalogue
+from index.evaluation import mean_average_precision
 from index.items import Item
 from index.verify import faults
 from service.core.library import Library, Upload
 from service.core.searcher import Searcher
 from tests.training.narrow import little_is_enough, widths_are_narrow
-from tests.training.test_label import csv, picture
+from tests.training.test_label import csv, picture, truth
 from training import build_index
 from training.build_index import run_command
 from training.label import main, relearn, report
@@ -338,3 +339,27 @@ def test_an_index_of_no_folder_says_so(tmp_path: Path, label) -> None:
     said = label(tmp_path / "digits", code=2)
     assert "digits: was not made from a folder of files, which --full reads; leave it out" in said
     assert not list(tmp_path.glob("new*"))
+
+
+def test_a_build_keeps_which_labels_were_accepted_in_groups(once: Path, tmp_path: Path) -> None:
+    rows = [f"{n:03d}.png,{truth(f'{n}.png')},{'group' if n % 3 else 'given'}" for n in range(120)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,source", *rows]))
+    given = ["--data", str(once / "pictures"), "--labels", str(tmp_path / "labels.csv")]
+    run_command([*given, *STUDENT, "--set", "student_epochs=0", "--out", str(tmp_path / "new")])
+    made = open_artifact(tmp_path / "new")
+    queries = made.queries()
+    assert queries is not None
+    labelled = [item for item in items(made) if item.label is not None]
+    assert {item.path for item in labelled if item.source == "group"} == {
+        f"{n:03d}.png" for n in range(120) if n % 3
+    }
+    assert {item.source for item in labelled if item.split == "query"} == {"given"}
+    with made.open_catalogue() as catalogue:
+        table = catalogue.codes()
+    ranked = np.isin(table.ids, [item.id for item in labelled if item.source == "given"])
+    wanted = mean_average_precision(queries.codes, queries.labels, table.codes[ranked], table.labels[ranked])
+    assert np.isclose(made.manifest.metrics["map"], wanted)
+    assert made.manifest.data["training_labels"] + made.manifest.data["validation_labels"] == int(
+        (table.labels >= 0).sum()
+    )
+    assert made.manifest.metrics["calibration"]["labels"] <= int(ranked.sum())

@@ -214,6 +214,21 @@ def test_classes_of_one_image_are_learned_from_and_never_asked_with(caplog):
     assert caplog.text.strip().endswith("measure them too): 'class 0'")
 
 
+@pytest.mark.parametrize("tested", [False, True])
+def test_labels_that_were_accepted_in_groups_teach_and_never_judge(tested):
+    labels = np.repeat([0, 1], 200)
+    grouped = np.arange(400) % 4 > 0
+    queries = np.arange(400) % 5 == 0 if tested else None
+    parts = split(replace(image_set(labels, queries), grouped=grouped), 1.0, seed=0)
+    assert len(parts.queries) == (20 if tested else 10)
+    assert not grouped[parts.queries].any()
+    assert len(parts.validation)
+    assert not grouped[parts.validation].any()
+    assert grouped[parts.training].sum() == 300
+    every = replace(image_set(labels), grouped=np.ones(400, bool))
+    assert (len(split(every, 1.0, seed=0).queries), len(split(every, 1.0, seed=0).training)) == (0, 400)
+
+
 def test_equal_files_with_two_labels_are_named(caplog):
     hashes = (b"x", b"y", b"x", b"x", b"z", b"z")
     say_of_contradictions(replace(image_set([0, 0, 1, 0, UNLABELLED, 1]), hashes=hashes))

@@ -91,10 +91,16 @@ def learn_embedding(
 
 
 def learn_head(
-    encoder: Encoder, vectors: NDArray[np.float32], labels: NDArray[np.int64], seed: int
+    encoder: Encoder,
+    vectors: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    seed: int,
+    grouped: NDArray[np.bool_] | None = None,
 ) -> Learned:
-    """The head of an encoder, from the embeddings (n, E) of images and the labels (n,) of some of them."""
-    learned = learn_codes(vectors, labels, encoder.description.classes, bits=encoder.bits, seed=seed)
+    """The head of an encoder, from the embeddings (n, E) of images and the labels (n,) of some of them, those
+    of `grouped` ones as of `learn_codes`."""
+    classes, bits = encoder.description.classes, encoder.bits
+    learned = learn_codes(vectors, labels, classes, bits=bits, seed=seed, grouped=grouped)
     encoder.head.load_state_dict(learned.head.state_dict())
     return learned
 
