@@ -121,7 +121,7 @@ def labels_in(
     rows = _lines(file, [name for name in COLUMNS if name != "folder"])  # all lie in one
     named = _named([row["path"] for row in rows], root, files)
     hashes = _Hashes(root, files)
-    labels, strays, elsewhere, grouped = dict[Path, str](), set[str](), set[str](), set[Path]()
+    labels, strays, elsewhere, looked_at = dict[Path, str](), set[str](), set[str](), set[Path]()
     for row in rows:
         path, sha256 = row["path"], row.get("sha256", "").strip().lower()
         place = named.get(path, Path(path.strip()))
@@ -134,12 +134,12 @@ def labels_in(
             places, lost = [place] if path in named else [], strays
         if not places:
             lost.add(str(place))
-        if row.get("source", "").strip() == "group":
-            grouped.update(places)
+        if row.get("source") != "group":
+            looked_at.update(places)
         for each in places:
             if labels.setdefault(each, label) != label:
                 raise DataError(f"{file}: {each} is labelled {labels[each]!r} and {label!r}; keep one line")
-    return Labels(labels, sorted(strays), sorted(elsewhere), frozenset(grouped))
+    return Labels(labels, sorted(strays), sorted(elsewhere), frozenset(labels.keys() - looked_at))
 
 
 class _Hashes:
@@ -186,7 +186,7 @@ def given_labels(file: Path) -> list[Given]:
     given = list[Given]()
     for row in _lines(file):
         label = _label_in(file, row["path"], row["label"])
-        source = row.get("source", "").strip() or "given"
+        source = row.get("source") or "given"
         if source not in SOURCES:
             raise DataError(f"{file}: {row['path']}: source {source!r}: use one of {', '.join(SOURCES)}")
         sha256 = row.get("sha256", "").strip().lower()
@@ -209,16 +209,29 @@ def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Gi
     """Which line is of which of the `items`, by id, and the paths of those that are of none, or of several.
 
     The SHA-256 decides where there is one; then the path, as it is written, or as `_loosely` reads it, within
-    its folder if that is given. Of equal files each gets the label. DataError for two labels of one image.
+    its folder if that is given. Of equal files each gets the label, but for those that lie at the very path
+    of another line with their SHA-256. Of several lines for one image one that somebody looked at counts.
+    DataError for two labels of one image.
     """
+    given = list(given)
     by_hash = defaultdict[str, list[int]](list)
     by_path: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_hash[item.sha256 or ""].append(item.id)
         by_path[_loosely(item.path)].append(item)
+
+    def itself(each: Given) -> list[int]:
+        """The one image at the path of a line that has the SHA-256 which the line says."""
+        there = [item for item in by_path.get(_loosely(each.path), []) if item.path == each.path]
+        same = [item for item in there if each.sha256 and item.sha256 == each.sha256 and _fits(item, each)]
+        same = [item for item in same if (item.folder or "") == each.folder] or same
+        return [item.id for item in same] if len(same) == 1 else []
+
     found, strays = dict[int, Given](), list[str]()
+    named = {id_ for each in given for id_ in itself(each)}
     for each in given:
-        ids = by_hash.get(each.sha256, []) if each.sha256 else []
+        own = itself(each)
+        ids = own + [id_ for id_ in by_hash.get(each.sha256, []) if each.sha256 and id_ not in named]
         if not ids:
             alike = [item for item in by_path.get(_loosely(each.path), []) if _fits(item, each)]
             exactly = [item for item in alike if item.path == each.path] or alike
@@ -230,6 +243,8 @@ def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Gi
                 one, other = first.path.strip(), each.path.strip()
                 names = one if one == other else f"{one}, which is the same file as {other},"
                 raise DataError(f"{names} is labelled {first.label!r} and {each.label!r}; keep one line")
+            if first.source == "group":
+                found[id_] = each
     return found, strays
 
 
@@ -298,7 +313,10 @@ def _lines(file: Path, wanted: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
             raise DataError(f"{file}: the first line has {name!r} more than once; keep one such column")
     known = [(name, columns[name]) for name in wanted if name in columns]
     cells = [{name: row[column] or "" for name, column in known} for row in rows]
-    given = [row for row in cells if row.get("source", "").strip() != PREDICTED]
+    for row in cells:
+        if "source" in row:
+            row["source"] = row["source"].strip().lower()
+    given = [row for row in cells if row.get("source") != PREDICTED]
     if not given:
         raise DataError(f"{file}: all its labels are predicted; there must be one that somebody gave")
     return given

@@ -134,6 +134,8 @@ def report(built: Artifact) -> Iterator[str]:
         )
         if about["queries"] < FEW_QUERIES:
             yield "so few queries may be far off: hebbsearch eval says between what"
+    elif about["queries"]:
+        yield "no mAP: nobody looked at the labels that are learned from, as they were accepted in groups"
     elif about["labelled"]:
         yield "no mAP: no image with a label is held out to ask with"
     else:

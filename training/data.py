@@ -25,7 +25,9 @@ from training.nets.images import AS_SHOWN, Reading, open_image
 CIFAR_VALIDATION = 0.2  # 10,000 of the 50,000 training images, as in the paper
 
 Positions = NDArray[np.int64]  # of images in a set
-Listing = Mapping[str, Sequence[str | None]]  # path -> label's name or None, SHA-256 in hexadecimal or ""
+# path -> label's name or None, SHA-256 in hexadecimal or "", and GROUP if that is its label's source
+Listing = Mapping[str, Sequence[str | None]]
+GROUP = "group"
 
 log = logging.getLogger("hebbsearch")
 
@@ -101,16 +103,20 @@ class ImageSet:
         return found
 
     def listed(self) -> Listing:
-        """Each path with its label's name and the SHA-256 of its file."""
+        """Each path with its label's name, the SHA-256 of its file, and whether the label came in a group."""
         names = (*self.classes, None)  # the last: of UNLABELLED, -1
         hashes = self.hashes or (b"",) * len(self)
-        each = zip(self.paths, self.labels.tolist(), hashes, strict=True)
-        return {path: (names[label], sha256.hex()) for path, label, sha256 in each}
+        grouped = [False] * len(self) if self.grouped is None else self.grouped.tolist()
+        each = zip(self.paths, self.labels.tolist(), hashes, grouped, strict=True)
+        return {
+            path: (names[label], sha256.hex(), *[GROUP] * came_so) for path, label, sha256, came_so in each
+        }
 
     def fingerprint(self) -> str:
-        """What names the images and labels, in their order."""
+        """What names the images and labels, in their order, and which of these came in groups."""
         names = "\0".join(self.paths).encode(errors="surrogateescape")
-        return hashlib.sha256(names + self.labels.tobytes()).hexdigest()
+        grouped = b"" if self.grouped is None else np.packbits(self.grouped).tobytes()
+        return hashlib.sha256(names + self.labels.tobytes() + grouped).hexdigest()
 
 
 # --- the data sets ---------------------------------------------------------------------------------
@@ -303,6 +309,7 @@ def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> lis
     both = sorted(before.keys() & now.keys())
     labelled = [path for path in both if before[path][0] != now[path][0]]
     written = [path for path in both if before[path][1] != now[path][1]]
+    looked_at = [path for path in both if (GROUP in before[path]) != (GROUP in now[path])]
     found = []
     if gone:
         reason = unreadable.get(gone[0])
@@ -310,10 +317,12 @@ def changes(before: Listing, now: Listing, unreadable: Mapping[str, str]) -> lis
     if new:
         found.append(f"{len(new)} new, first {new[0]}")
     if labelled:
-        (was, _), (label, _) = before[labelled[0]], now[labelled[0]]
+        was, label = before[labelled[0]][0], now[labelled[0]][0]
         found.append(f"{len(labelled)} with another label, first {labelled[0]}: {label!r}, was {was!r}")
     if written:
         found.append(f"{len(written)} with other content, first {written[0]}")
+    if looked_at:
+        found.append(f"{len(looked_at)} whose label has another source, first {looked_at[0]}")
     return found
 
 

@@ -140,19 +140,22 @@ def relearn(
     """
     if target.exists():
         raise ArtifactError(f"{target}: exists already; choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
     source = open_artifact(path, url)
     encoder, no_files = load(source), source.manifest.data.get("root") is None
-    if no_files and not (full or encoder.embedding_size):
+    if no_files and full:
+        raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
+    if no_files and not encoder.embedding_size:
         raise ArtifactError(
             f"{path}: keeps no embeddings to learn from, and was not made from a folder of files, of which "
             "they could be made; build it anew with --recipe best"
         )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArtifactError(f"{error.filename}: is a file, so that nothing can lie in it") from error
     if not full:
         kept, added = partial(kept_embeddings, encoder), partial(added_embeddings, encoder, seed=seed)
         return relearned(source, labels, target, seed, kept if encoder.embedding_size else added)
-    if no_files:
-        raise ArtifactError(f"{path}: was not made from a folder of files, which --full reads; leave it out")
     with_settings(source, settings)
     with working(path, target, seed, settings) as work:
         if not (copy := work / COPY).exists():  # what a stopped run goes on with, whatever changes
@@ -481,7 +484,9 @@ def report(made: Relearned) -> Iterator[str]:
     yield f"{made.given} labels are new or changed; learned from {made.learned_from}"
     if made.only_class is not None:
         yield f"all of these are {made.only_class!r}: no label is predicted until there is a second one"
-    if made.before is None or made.after is None:
+    if (made.before is None or made.after is None) and made.held_out >= ENOUGH:
+        yield f"{made.held_out} labels are held out: nothing else has their labels that somebody looked at"
+    elif made.before is None or made.after is None:
         yield f"{made.held_out} labels are held out: too few to judge by ({ENOUGH} are needed)"
     else:
         yield (

@@ -1,10 +1,10 @@
 """All that a run learns, and the encoders that are made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.checkpoint import STAGES, rates
 from training.coding.learning import HIDDEN, SIZE
@@ -52,6 +52,12 @@ class Model(nn.Module):
     def network(self) -> Network:
         """The network that is pre-trained, and then the classifier's."""
         return self.classifier.network
+
+    def take(self, learned: Mapping[str, Tensor]) -> None:
+        """The network has what was `learned`, as a learner's `weights`, but for a hidden layer that it lacks:
+        by the recipe best the features are all that counts."""
+        kept = self.network.state_dict().keys()
+        self.network.load_state_dict({name: value for name, value in learned.items() if name in kept})
 
     def encoding(self) -> tuple[nn.Sequential, Head]:
         """The convolutional part and the head that make the codes."""

@@ -64,22 +64,30 @@ def say_of_one_image(images: ImageSet, said: Collection[str] = ()) -> list[str]:
     """Name the classes that nothing can be held out of, but for those that were `said` already."""
     if images.queries is not None:
         return []
-    counts = zip(images.classes, images.counts(), strict=True)
-    alone = [name for name, count in counts if count == 1 and name not in said]
+    looked_at = images.looked_at
+    judging = np.bincount(looked_at[looked_at != UNLABELLED], minlength=len(images.classes))
+    counts = list(zip(images.classes, images.counts(), judging, strict=True))
+    alone = [name for name, count, _ in counts if count == 1 and name not in said]
+    guessed = [name for name, count, looked in counts if count > 1 >= looked and name not in said]
     if alone:
         log.warning(
             "%s: classes of one image, which is learned from and never asked with (add a second one to "
             "measure them too): %s", images.where, ", ".join(map(repr, alone)),
         )  # fmt: skip
-    return alone
+    if guessed:
+        log.warning(
+            "%s: classes whose labels were accepted in groups, but for one at most, so that they are never "
+            "asked with (look at two, and give those again): %s", images.where, ", ".join(map(repr, guessed)),
+        )  # fmt: skip
+    return alone + guessed
 
 
 def say_of_contradictions(images: ImageSet) -> None:
     """Name files that are equal and have two labels, one of which is wrong."""
     if found := images.contradictions():
         log.warning(
-            "%s: %d files are equal to another one that has another label, first %s and %s; both are learned "
-            "from, so correct the wrong one", images.where, len(found), *map(shown, found[0]),
+            "%s: %d files are equal to another one that has another label, first %s and %s; correct the "
+            "wrong one", images.where, len(found), *map(shown, found[0]),
         )  # fmt: skip
 
 
@@ -106,7 +114,10 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
         nothing = everything[:0]
         return Split(nothing, database, learned_from, nothing, nothing)
 
-    candidates = learned_from[labels[learned_from] != UNLABELLED]
+    teaching = labels != UNLABELLED
+    if not named and images.queries is not None:
+        teaching &= ~images.queries  # a test image that nobody looked at is no lesson either
+    candidates = learned_from[teaching[learned_from]]
     if not len(candidates):
         raise DataError(
             f"{images.where}: each labelled image to learn from is a copy of a query, byte for byte"

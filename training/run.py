@@ -153,9 +153,9 @@ class Run:
         for epoch, groups in epochs:
             learn(self, learning, epoch, map(self.workers.share, groups))
             if after_each is not None:
-                self.model.network.load_state_dict(learning.weights())
+                self.model.take(learning.weights())
                 after_each()
-        self.model.network.load_state_dict(learning.weights())
+        self.model.take(learning.weights())
 
     def pretraining(self) -> Learner:
         """What learns, with a network of its own."""
@@ -542,7 +542,7 @@ def learn_from_changed(
 
     for epoch, groups in run.epochs(STAGES[3], count, seen, saved, state, BATCH):
         student.epoch(epoch, lessons(map(run.workers.share, groups)))
-        if rounds_end(epoch + 1, count):
+        if rounds_end(epoch + 1, count) and not given.all():
             posteriors = told_posteriors(run, labels, vectors, embedder())
     return embedder()
 

@@ -20,7 +20,7 @@ from index.tables import checksums, history
 from index.tables.columns import fit
 from index.tables.digest import digest
 from index.tables.history import What
-from index.tables.learned import forget_learned, keep, keep_sources, set_sources
+from index.tables.learned import forget_learned, in_groups, keep, keep_sources, set_sources
 from index.tables.pictures import keep_pictures
 from index.tables.rows import BATCH, as_table, code_table, held_out, value
 from index.tables.schema import (
@@ -192,8 +192,7 @@ class Change:
         if unknown := values.keys() - before.ids.tolist():
             raise KeyError(min(unknown))
         relabelled = dict[int, tuple[Source, bool]]()
-        in_groups = SOURCES.c.item_id.in_(values) & (SOURCES.c.source == "group")
-        grouped = set(self.connection.scalars(select(SOURCES.c.item_id).where(in_groups)))
+        grouped = in_groups(self.connection, values)
         for id_, label in zip(before.ids.tolist(), before.labels.tolist(), strict=True):
             new = values[id_].get("label", label)
             other = (UNLABELLED if new is None else new) != label

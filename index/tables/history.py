@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select
 
 from index.tables.checksums import of_row
 from index.tables.connections import Connections
@@ -53,15 +53,13 @@ class History:
                 raise KeyError(name)
             return _batch(connection, row)
 
-    def thrown(self, batch: Batch) -> list[int]:
-        """The items which that one put into the trash and which lie there as they did then."""
-        query = select(HISTORY.c.item_id).join(ITEMS).where(
-            HISTORY.c.revision == batch.revision,
-            HISTORY.c.what == "trashed",
-            ITEMS.c.revision == batch.revision,
-        )  # fmt: skip
+    def undoable(self, batch: Batch, by: str | None = None) -> dict[int, What]:
+        """What happened to its items, of those that would be as they were if it was undone `by` a batch of
+        that name."""
+        query = select(HISTORY.c.item_id, HISTORY.c.what).join(ITEMS)
         with self._connections.reading() as connection:
-            return list(connection.scalars(query.order_by(HISTORY.c.item_id)))
+            rows = connection.execute(query.where(*_unchanged(connection, batch, by)))
+            return {id_: what for id_, what in rows.all()}
 
 
 def _batch(connection: Connection, row: Row[Any]) -> Batch:
@@ -104,11 +102,30 @@ def remember(connection: Connection, revision: int, what: What, ids: Sequence[in
         connection.execute(insert(HISTORY), made)
 
 
-def before(connection: Connection, batch: Batch) -> Iterator[tuple[What, list[Row[Any]]]]:
-    """How those of its items were which nobody has changed since, at most BATCH of one kind at a time."""
-    query = select(HISTORY).join(ITEMS).where(
-        HISTORY.c.revision == batch.revision, ITEMS.c.revision == batch.revision
-    )  # fmt: skip
+def piece_of(name: str) -> str | None:
+    """The piece of work that a batch of this name belongs to, which all its batches' names begin with."""
+    return name.rpartition(".")[0] or None
+
+
+def _unchanged(connection: Connection, batch: Batch, by: str | None) -> list[ColumnElement[bool]]:
+    """That a row of HISTORY is of a batch, and nobody has changed its item since: what the same piece of work
+    changed does not count, nor what this undoing, of which `by` is a batch, did to that."""
+    pieces = {piece for name in (batch.name, by or "") if (piece := piece_of(name))}
+    later = select(BATCHES.c.revision, BATCHES.c.name).where(BATCHES.c.revision > batch.revision)
+    own = [revision for revision, name in connection.execute(later) if piece_of(name) in pieces]
+    here = [HISTORY.c.revision == batch.revision, ITEMS.c.revision.in_([batch.revision, *own])]
+    if own:
+        since = HISTORY.alias()
+        others = since.c.revision > batch.revision, since.c.revision.not_in(own)
+        here.append(~exists().where(since.c.item_id == HISTORY.c.item_id, *others))
+    return here
+
+
+def before(
+    connection: Connection, batch: Batch, by: str | None = None
+) -> Iterator[tuple[What, list[Row[Any]]]]:
+    """How those of its items were that can be undone `by` a batch, at most BATCH of one kind at a time."""
+    query = select(HISTORY).join(ITEMS).where(*_unchanged(connection, batch, by))
     rows = connection.execute(query.order_by(HISTORY.c.what, HISTORY.c.id)).all()
     for what, alike in groupby(rows, lambda row: row.what):
         some = list(alike)

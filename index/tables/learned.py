@@ -1,6 +1,6 @@
 """What learning from labels writes into the catalogue: embeddings, sources of labels, predictions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
 from sqlalchemy import Connection, delete, insert, select
@@ -44,6 +44,12 @@ def hold_out(connection: Connection, ids: Iterable[int], held: bool) -> None:
     drawn = iter(ids)
     while batch := list(islice(drawn, BATCH)):
         set_sources(connection, {id_: (sources.get(id_, "given"), held) for id_ in batch})
+
+
+def in_groups(connection: Connection, ids: Collection[int]) -> set[int]:
+    """Those of at most BATCH items whose labels were accepted in groups."""
+    some = SOURCES.c.item_id.in_(ids) & (SOURCES.c.source == "group")
+    return set(connection.scalars(select(SOURCES.c.item_id).where(some)))
 
 
 def set_sources(connection: Connection, sources: Mapping[int, tuple[Source, bool]]) -> None:

@@ -14,7 +14,7 @@ from index.tables.changing import Change, in_json
 from index.tables.connections import Connections
 from index.tables.digest import digest
 from index.tables.history import Batch, before
-from index.tables.learned import embed, set_sources
+from index.tables.learned import embed, in_groups, set_sources
 from index.tables.reading import KNOWN, item_of
 from index.tables.rows import BATCH, code_table
 from index.tables.schema import CODES, ITEMS, TRASH
@@ -146,7 +146,7 @@ def undo(change: Change, batch: Batch, since: int, made: Made) -> list[int]:
     """Let those items of a batch that nobody has changed since be as they were before; which these are. What
     came goes into the trash; what went there comes back, as by `take_out`."""
     undone = list[int]()
-    for what, rows in before(change.connection, batch):
+    for what, rows in before(change.connection, batch, change.batch):
         ids = [row.item_id for row in rows]
         if what == "trashed":
             undone += take_out(change, ids, made)
@@ -154,8 +154,10 @@ def undo(change: Change, batch: Batch, since: int, made: Made) -> list[int]:
             change.remember("changed", ids)
             table = code_table(change.connection, change.bits, ITEMS.c.id.in_(ids))
             now = dict(zip(table.ids.tolist(), table.labels.tolist(), strict=True))
-            relabelled = [row for row in rows if _index(row.label) != now[row.item_id]]
-            set_sources(change.connection, {row.item_id: _source(row) for row in relabelled})
+            looked_at = in_groups(change.connection, ids)  # or no more
+            looked_at |= {row.item_id for row in rows if row.source == "group"}
+            other = [row for row in rows if _index(row.label) != now[row.item_id] or row.item_id in looked_at]
+            set_sources(change.connection, {row.item_id: _source(row) for row in other})
             change.write({row.item_id: {"label": row.label, "metadata": row.metadata} for row in rows}, table)
             undone += ids
         else:

@@ -135,6 +135,11 @@ def compare(searcher: Searcher) -> Compared:
             "no image is held out to measure the answers with, as this index was built without labels, or "
             "with one of each class; give labels and let it learn from them, which holds some out"
         )
+    if unseen.any() and not ranked.any():
+        raise NothingToMeasure(
+            "all labels of indexed images were accepted in groups, so that nobody knows which answers are "
+            "right; give those of some images again once you have looked at them"
+        )
     if not len(known.ids) or not ranked.any():
         lacking = "held-out query" if ranked.any() else "indexed image"
         raise NothingToMeasure(f"no {lacking} has a label, so that no answer can be called right")

@@ -96,9 +96,10 @@ class Trash:
         What came with it goes into the trash, or is forgotten where there is none. KeyError for a batch that
         is not kept."""
         undone = self._catalogue.history.named(name)
-        items = [item for item in self._found(self._catalogue.history.thrown(undone)).values() if item]
-        made, unreadable = self._made(items)
-        done = self._catalogue.undo(undone, made, name=batch) if undone.undoable else []
+        undoable = self._catalogue.history.undoable(undone, batch)
+        thrown = [id_ for id_, what in undoable.items() if what == "trashed"]
+        made, unreadable = self._made([item for item in self._found(thrown).values() if item])
+        done = self._catalogue.undo(undone, made, name=batch) if undoable else []
         if not self.days:
             self._library.forget(
                 [item for item in self._catalogue.get_many(done) if item.trashed is not None]

@@ -8,6 +8,7 @@ from anyio import to_thread
 from fastapi import Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
+from index.tables.history import piece_of
 from service.core.live import Generation
 from service.core.trash import PART, Done
 from service.routes.changes import BUSY, UNWRITABLE, Named, told, unless_changed, write
@@ -95,7 +96,7 @@ def changed(searcher: Service, asked: Annotated[schemas.ChangesParameters, Query
         changes=[
             schemas.Batch(
                 batch=each.name,
-                together=each.name.rpartition(".")[0] or None,
+                together=piece_of(each.name),
                 time=each.time,
                 counts=each.counts,
                 images=list(each.ids[:FIRST]),

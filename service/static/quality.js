@@ -33,6 +33,7 @@ export async function refreshQuality() {
     dispatchEvent(new Event("counted"));
     refuseUnmeasurable(stats);
     const [curve, { map, chance, definition }] = await Promise.all([ask("eval/curve"), ask("eval/map")]);
+    const known = definition.items + definition.grouped_items;
     quality.worth = curve.precision_at;
     $("score").textContent = `mAP ${map.toFixed(3)}`;
     $("score").title = `By chance it would be ${chance.toFixed(3)}`;
@@ -40,7 +41,7 @@ export async function refreshQuality() {
     $("measure").replaceChildren(
       element("strong", { textContent: `mAP ${map.toFixed(3)}` }),
       ` over ${number.format(definition.queries)} held-out queries, ${depth(definition)}; by chance ${chance.toFixed(3)}.`,
-      ...sinceItLearned(definition.items - (stats.learned_from ?? definition.items)),
+      ...sinceItLearned(known - (stats.learned_from ?? known)),
     );
   } catch (error) {
     quality.worth = null;

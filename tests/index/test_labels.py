@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from index.items import Item
-from index.labels import given_labels, label_of, match, read_labels
+from index.labels import given_labels, label_of, labels_in, match, read_labels
 from index.walking import DataError
 from tests.labels import REFUSED, TAKEN
 
@@ -259,16 +259,56 @@ def test_what_excel_writes_first_is_no_line(tmp_path: Path) -> None:
     assert read(tmp_path, "sep=;\r\npath;label\r\nx.png;owl\r\n") == {"x.png": "owl"}
 
 
-def test_two_labels_of_equal_files_name_both(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text(f"path,label,sha256\nx.png,owl,{X}\ncopy.png,eel,{X}\n")
+def matched(tmp_path: Path, *lines: str) -> dict[str, tuple[str, str]]:
+    """The label and its source, by path, that lines give three equal files, one of them in another folder."""
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,folder,sha256,source", *lines]))
     items = [
-        Item(number, path, None, "database", 8, 8, sha256=X)
-        for number, path in ((1, "x.png"), (2, "copy.png"))
+        Item(number, path, None, "database", 8, 8, sha256=X, folder=folder)
+        for number, (path, folder) in enumerate([("x.png", None), ("copy.png", None), ("x.png", "other")])
     ]
+    found, _ = match(given_labels(tmp_path / "labels.csv"), items)
+    return {
+        f"{items[id_].folder or ''}/{items[id_].path}": (each.label, each.source)
+        for id_, each in found.items()
+    }
+
+
+def test_two_labels_of_equal_files_name_both(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"^x\.png, which is the same file as copy\.png, is labelled 'owl' and"
     ):
-        match(given_labels(tmp_path / "labels.csv"), items)
+        matched(tmp_path, f"x.png,owl,,{X},", f"copy.png,eel,,{X},")
+    with pytest.raises(DataError, match=r"^copy\.png is labelled 'eel' and 'owl'; keep one line"):
+        matched(tmp_path, f"copy.png,eel,,{X},", f"copy.png,owl,,{X},")
+
+
+def test_equal_files_keep_the_labels_of_their_own_lines(tmp_path: Path) -> None:
+    """As the service writes them, where one is wrong and nobody has corrected it yet."""
+    own = f"copy.png,eel,,{X},group", f"x.png,owl,,{X},given", f"x.png,ant,other,{X},accepted"
+    wanted = {"/copy.png": ("eel", "group"), "/x.png": ("owl", "given"), "other/x.png": ("ant", "accepted")}
+    for lines in (own, own[::-1]):
+        assert matched(tmp_path, *lines) == wanted
+    assert matched(tmp_path, own[0]) == dict.fromkeys(wanted, ("eel", "group"))
+
+
+@pytest.mark.usefixtures("album")
+def test_what_somebody_looked_at_counts_where_lines_meet(tmp_path: Path) -> None:
+    lines = f"gone.png,owl,,{X},group", f"away.png,owl,,{X},given"
+    for some in (lines, lines[::-1]):
+        assert set(matched(tmp_path, *some).values()) == {("owl", "given")}
+        text = "\n".join(["path,label,folder,sha256,source", *some])
+        (tmp_path / "labels.csv").write_text(text)
+        assert not labels_in(tmp_path / "labels.csv", tmp_path, [Path(name) for name in FILES]).grouped
+    assert set(matched(tmp_path, lines[0]).values()) == {("owl", "group")}
+
+
+def test_a_source_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label,source\nx.png,owl, Group\n")
+    assert [each.source for each in given_labels(tmp_path / "labels.csv")] == ["group"]
+    assert labels_in(tmp_path / "labels.csv", tmp_path, [Path("x.png")]).grouped == {Path("x.png")}
+    (tmp_path / "labels.csv").write_text("path,label,source\nx.png,owl,guess\n")
+    with pytest.raises(DataError, match=r"x\.png: source 'guess': use one of given, accepted, group"):
+        given_labels(tmp_path / "labels.csv")
 
 
 def test_a_predicted_label_is_none(tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ def test_a_file_of_labels_says_which_were_accepted_in_groups(tmp_path):
     assert images.looked_at.tolist() == [-1, -1, 0]
     assert images.select(np.array([0, 2])).looked_at.tolist() == [-1, 0]
     assert data.folder(tmp_path).grouped is None
+    (tmp_path / "labels.csv").write_text("path,label,source\na.png,owl,given\nc.png,owl,\n")
+    now = data.folder(tmp_path, tmp_path / "labels.csv")
+    assert now.fingerprint() != images.fingerprint()  # other images are asked with
+    assert data.changes(images.listed(), now.listed(), {}) == [
+        "1 whose label has another source, first a.png"
+    ]
 
 
 def test_how_images_have_changed_is_said():

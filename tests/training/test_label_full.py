@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from tests.training.narrow import little_is_enough, widths_are_narrow
 from tests.training.test_label import csv, picture, truth
 from training import build_index
 from training.build_index import run_command
-from training.label import main, relearn, report
+from training.label import Relearned, main, relearn, report
 from training.learning.student import PixelStudent
 from training.nets.encoder import Encoder
 from training.nets.images import open_image
@@ -363,3 +364,28 @@ def test_a_build_keeps_which_labels_were_accepted_in_groups(once: Path, tmp_path
         (table.labels >= 0).sum()
     )
     assert made.manifest.metrics["calibration"]["labels"] <= int(ranked.sum())
+
+
+def test_where_the_new_artifact_cannot_lie(once: Path, tmp_path: Path, call) -> None:
+    said = call(main, once / "nothere", "--out", tmp_path / "some" / "new", code=2).err
+    assert "nothere/manifest.json: is missing" in said
+    assert list(tmp_path.iterdir()) == []  # nothing was made for it
+    (tmp_path / "file").touch()
+    said = call(main, once / "built", "--out", tmp_path / "file" / "new", code=2).err
+    assert f"{tmp_path / 'file'}: is a file, so that nothing can lie in it" in said
+    said = call(main, once / "built", "--out", tmp_path / "file" / "below" / "new", code=2).err
+    assert "is a file, so that nothing can lie in it" in said
+
+
+def test_what_is_said_where_nothing_that_somebody_looked_at_is_ranked(once: Path) -> None:
+    built = open_artifact(once / "built")
+    made = Relearned(built, 90, [], [], 30, 60, before=None, after=None, network_labels=None, only_class=None)
+    assert "60 labels are held out: nothing else has their labels that somebody looked at" in report(made)
+    metrics = {name: value for name, value in built.manifest.metrics.items() if name != "map"}
+    asked = replace(
+        built.manifest, data=built.manifest.data | {"queries": 20, "labelled": 60}, metrics=metrics
+    )
+    assert (
+        "no mAP: nobody looked at the labels that are learned from, as they were accepted in groups"
+        in build_index.report(replace(built, manifest=asked))
+    )

@@ -224,15 +224,31 @@ def test_labels_that_were_accepted_in_groups_teach_and_never_judge(tested):
     assert not grouped[parts.queries].any()
     assert len(parts.validation)
     assert not grouped[parts.validation].any()
-    assert grouped[parts.training].sum() == 300
+    assert grouped[parts.training].sum() == (240 if tested else 300)  # no test image teaches
+    assert not (tested and queries[parts.training].any())
     every = replace(image_set(labels), grouped=np.ones(400, bool))
     assert (len(split(every, 1.0, seed=0).queries), len(split(every, 1.0, seed=0).training)) == (0, 400)
+
+
+def test_classes_are_named_of_which_too_few_labels_were_looked_at(caplog):
+    labels = np.repeat([0, 1, 2, 3], [9, 9, 9, 1])
+    grouped = np.isin(np.arange(28), [*range(9, 18), *range(19, 27)])
+    images = replace(image_set(labels), grouped=grouped)
+    assert sorted(np.unique(labels[split(images, 1.0, seed=0).queries])) == [0]
+    assert say_of_one_image(images) == ["class 3", "class 1", "class 2"]
+    assert "here: classes of one image, which is learned from" in caplog.messages[0]
+    assert caplog.messages[1] == (
+        "here: classes whose labels were accepted in groups, but for one at most, so that they are never "
+        "asked with (look at two, and give those again): 'class 1', 'class 2'"
+    )
 
 
 def test_equal_files_with_two_labels_are_named(caplog):
     hashes = (b"x", b"y", b"x", b"x", b"z", b"z")
     say_of_contradictions(replace(image_set([0, 0, 1, 0, UNLABELLED, 1]), hashes=hashes))
-    assert "here: 1 files are equal to another one that has another label, first 0 and 2;" in caplog.text
+    assert caplog.messages == [
+        "here: 1 files are equal to another one that has another label, first 0 and 2; correct the wrong one"
+    ]
     caplog.clear()
     say_of_contradictions(image_set([0, 1]))
     say_of_contradictions(replace(image_set([0, 1]), hashes=(b"x", b"y")))

@@ -506,11 +506,15 @@ def test_a_student_makes_the_codes_and_sees_no_query(run):
     assert made.pixels.seen == set(made.split.pretraining.tolist())
     asked = made.split.queries
     codes = encode(made, encoder, asked)
-    labels = made.images.labels[made.split.database]
-    found = mean_average_precision(
-        codes, made.images.labels[asked], encode(made, encoder, made.split.database), labels
-    )
+    database, known = made.split.database, made.images.labels
+    found = mean_average_precision(codes, known[asked], encode(made, encoder, database), known[database])
     assert found > 0.9  # stripes are no hard case; chance would be a half
+
+
+@pytest.mark.parametrize(("labels", "times"), [("50%", 4), ("100%", 1)])
+def test_only_images_without_a_label_are_looked_at_anew(run, few, embedded_by, labels, times):
+    run(**WITH_STUDENT | {"labels": labels}).train()
+    assert embedded_by.count("conv7") == times  # after each quarter, and for the codes
 
 
 @pytest.mark.usefixtures("few")
@@ -549,8 +553,7 @@ def test_embeddings_that_were_damaged_or_never_kept(run, stopped, embedded_by):
     path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     with pytest.raises(CheckpointError, match=r"embeddings\.pt: .*SHA-256 differs.*remove .*checkpoint\.pt"):
         run(**WITH_STUDENT).train()
-    left = {"vectors": torch.zeros(2, 2)}, None  # by earlier versions
-    for number, earlier in enumerate(left, 2):
+    for number, earlier in enumerate(({"vectors": torch.zeros(2, 2)}, None), 2):  # of earlier versions
         path.unlink()
         if earlier is not None:
             write_checkpoint(path, earlier)

@@ -138,7 +138,9 @@ def propagated(
     vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, seed: int
 ) -> NDArray[np.float32]:
     """What the labels (n,) of some images say of all by way of their unit vectors (n, E): posteriors (n,
-    classes), those that a label gives included."""
+    classes), those that a label gives included. Where all have one, there is nothing to look for."""
+    if (labels != UNLABELLED).all():
+        return np.eye(classes, dtype=np.float32)[labels]
     return taught((vectors, places_of(vectors, {})), labels, classes, seed)[0]
 
 

@@ -343,6 +343,7 @@ def _change(target: Library, item: Item, twin: Item) -> bool:
 
 def _differs(target: Library, item: Item, twin: Item) -> bool:
     different = twin.metadata != item.metadata or not _have_one_label(target, item, twin)
+    different |= twin.source == "group" != item.source  # somebody looked at it since
     return different or twin.trashed != item.trashed or (item.held_out and not twin.held_out)
 
 

@@ -155,6 +155,74 @@ def test_undoing_labels_gives_back_the_label_how_it_came_and_what_was_held_out(c
     assert whole(catalogue)
 
 
+def test_a_label_that_was_looked_at_is_one_of_a_group_again(catalogue: Catalogue) -> None:
+    catalogue.label_all({2: ("new", "group"), 3: ("new", "accepted")})
+    before = seen(catalogue)
+    catalogue.label_all({2: ("new", "given"), 3: ("new", "given")}, batch="one")
+    looked_at = seen(catalogue)
+    assert (looked_at[2].source, looked_at[3].source) == ("given", "accepted")
+    catalogue.undo(catalogue.history.named("one"), name="two")
+    assert seen(catalogue) == before
+    assert whole(catalogue)
+    catalogue.undo(catalogue.history.named("two"))
+    assert seen(catalogue) == looked_at
+    assert whole(catalogue)
+
+
+PIECE = ("work.1", "work.2", "work.3", "work.4")
+
+
+def worked(catalogue: Catalogue) -> int:
+    """One piece of work that changes items more than once; the id of one that came with it."""
+    ((new, _),) = catalogue.add_unknown([new_item(50, file=File(b"5" * 32, ""))], batch=PIECE[0])
+    catalogue.label_all({new: ("cat", "given"), 2: ("new", "given")}, batch=PIECE[1])
+    catalogue.label_all({2: ("other", "given"), 3: ("other", "given")}, batch=PIECE[2])
+    catalogue.throw([2, 4], batch=PIECE[3])
+    return new
+
+
+def undo_all(catalogue: Catalogue, names: tuple[str, ...], by: str) -> tuple[str, ...]:
+    """The latest first, as the page and the command do; the names of what that is."""
+    made = tuple(f"{by}.{number}" for number in range(len(names)))
+    for name, each in zip(reversed(names), made, strict=True):
+        catalogue.undo(catalogue.history.named(name), name=each)
+    return made
+
+
+def test_a_piece_of_work_is_undone_whole_though_it_changed_an_item_twice(catalogue: Catalogue) -> None:
+    before = seen(catalogue)
+    new = worked(catalogue)
+    after = seen(catalogue)
+    undone = undo_all(catalogue, PIECE, "back")
+    assert seen(catalogue) == before
+    assert catalogue.trash.ids() == [new]
+    assert whole(catalogue)
+    undo_all(catalogue, undone, "again")
+    assert seen(catalogue) == after
+    assert catalogue.trash.ids() == [2, 4]
+    assert whole(catalogue)
+
+
+def test_what_others_changed_within_a_piece_of_work_stays(catalogue: Catalogue) -> None:
+    catalogue.label_all({2: ("new", "given"), 3: ("new", "given")}, batch=PIECE[0])
+    catalogue.change(2, label="theirs", batch="theirs.1")
+    catalogue.change(3, metadata={"a": 1})  # of which nothing is remembered
+    catalogue.label_all({2: ("other", "given"), 3: ("last", "given")}, batch=PIECE[1])
+    first = catalogue.history.named(PIECE[0])
+    assert catalogue.history.undoable(first, "back.1").keys() == {3}
+    undo_all(catalogue, PIECE[:2], "back")
+    assert (catalogue.get(2).label, catalogue.get(3).label) == ("theirs", "cat")
+
+
+def test_another_piece_of_work_does_not_go_on_with_an_undoing(catalogue: Catalogue) -> None:
+    catalogue.label_all({2: ("new", "given")}, batch=PIECE[0])
+    catalogue.label_all({2: ("other", "given")}, batch=PIECE[1])
+    catalogue.undo(catalogue.history.named(PIECE[1]), name="back.1")
+    assert catalogue.undo(catalogue.history.named(PIECE[0]), name="elsewhere.1") == []
+    assert catalogue.undo(catalogue.history.named(PIECE[0])) == []
+    assert catalogue.undo(catalogue.history.named(PIECE[0]), name="back.2") == [2]
+
+
 def test_what_somebody_changed_since_stays(catalogue: Catalogue) -> None:
     catalogue.label_all({2: ("new", "given"), 3: ("new", "given")}, batch="one")
     catalogue.change(3, label="mine")

@@ -233,3 +233,18 @@ def test_nobody_is_kept_out(browser: Browser, http: httpx.Client, scheme: str, w
         expect(page.get_by_role("button", name="Undo")).to_be_visible()
         assert fits(page, 360)
         assert barriers(page) == []
+
+
+def test_the_hint_to_learn_counts_labels_that_were_accepted_in_groups(
+    browser: Browser, own: Artifact
+) -> None:
+    with Catalogue.open(own.path / CATALOGUE) as catalogue:
+        known = [item for item in catalogue.page(count=1000) if item.label is not None]
+        new = [item.id for item in catalogue.page(count=1000) if item.label is None]
+        catalogue.label_all({item.id: (None, "given") for item in known[:20]})
+        catalogue.label_all({item.id: (item.label, "group") for item in known[:20]})
+        catalogue.label_all(dict.fromkeys(new, ("circle", "given")))
+    assert (own.manifest.learned_from, len(new)) == (len(known), 3)
+    with served(own.path) as http:
+        for page in opened(browser, str(http.base_url).rstrip("/")):
+            expect(page.locator("#measure")).to_contain_text("It has not learned from 3 labels")

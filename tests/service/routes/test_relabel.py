@@ -100,6 +100,18 @@ def test_labels_that_nobody_looked_at_are_no_right_answers(http: httpx.Client) -
     )
 
 
+def test_of_groups_alone_nothing_is_measured(http: httpx.Client, own: Artifact) -> None:
+    with Catalogue.open(own.path / CATALOGUE) as catalogue:
+        every = [item.id for item in catalogue.page(count=1000)]
+    relabel(http, ids=every, label="new", source="group")
+    answer = http.get("/eval/map")
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == (
+        "all labels of indexed images were accepted in groups, so that nobody knows which answers are right; "
+        "give those of some images again once you have looked at them"
+    )
+
+
 def test_where_all_are_left_nothing_changes(http: httpx.Client, own: Artifact) -> None:
     with Catalogue.open(own.path / CATALOGUE) as catalogue:
         before = catalogue.revision, catalogue.classes

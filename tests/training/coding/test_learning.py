@@ -13,7 +13,7 @@ from index.codes import pack
 from index.evaluation import mean_average_precision
 from training.coding import learning
 from training.coding.embedding import components, embedding
-from training.coding.learning import learn_codes, learn_embedding, learn_head
+from training.coding.learning import learn_codes, learn_embedding, learn_head, propagated
 from training.coding.quantisation import iterative_quantisation
 from training.data import Positions
 from training.nets.encoder import Coding, Description, Encoder
@@ -43,6 +43,16 @@ def codes_of(learned: learning.Learned, x: NDArray[np.float32]) -> NDArray[np.ui
 def quality(learned: learning.Learned) -> float:
     (x, y), (queries, asked) = blobs(600, 5), blobs(100, 5, seed=1)
     return mean_average_precision(codes_of(learned, queries), asked, codes_of(learned, x), y)
+
+
+def test_where_every_image_has_a_label_propagation_adds_nothing() -> None:
+    x, y = blobs(80, 5)
+    posteriors = propagated(x, y, 6, seed=0)
+    assert np.array_equal(posteriors, learn_codes(x, y, 6, bits=32, seed=0).posteriors)
+    assert np.array_equal(posteriors, np.eye(6, dtype=np.float32)[y])
+    few = np.where(np.arange(80) == 0, -1, y)
+    assert np.array_equal(propagated(x, few, 6, seed=0)[1:], posteriors[1:])
+    assert propagated(x, few, 6, seed=0)[0].max() < 1
 
 
 def test_few_labels_beat_none_and_neighbours_beat_plain_itq() -> None:

@@ -31,6 +31,16 @@ def test_what_a_search_tunes_are_numbers_of_the_pretraining(rule):
     assert names[0].endswith("_lr")  # each has a rate of its own, and it comes first
 
 
+@pytest.mark.parametrize("rule", LEARNERS)
+def test_the_recipe_best_takes_the_features_of_every_learner(loaded, rule):
+    run = Run(configure(SMALL | {"rule": rule, "recipe": "best"}), None, loaded)
+    learned = run.pretraining().weights()
+    run.model.take(learned)
+    taken = run.model.network.state_dict()
+    assert {name.partition(".")[0] for name in taken} == {"features"}
+    assert all(torch.equal(value, learned[name]) for name, value in taken.items())
+
+
 @pytest.mark.parametrize("rule", ["hpca_fh", "softhebb", "vae", "hah"])
 def test_learner_sees_its_images_and_leaves_a_plain_networks_weights(loaded, rule):
     run = Run(configure(SMALL | {"rule": rule}), None, loaded)

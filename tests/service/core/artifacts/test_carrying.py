@@ -7,6 +7,7 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import pytest
 
 from index.artifact import CATALOGUE, LEARNED, MANIFEST, save_learned
@@ -71,6 +72,22 @@ def test_what_the_next_artifact_learned_from_is_held_out_no_more(both: Path) -> 
         found = {number: answer(http.get(f"/images/{number}", params={"trashed": True})) for number in held}
         assert [found[number]["label"] for number in held] == ["another"] * 4
         assert [number for number in held if found[number]["held_out"]] == [3, 4]
+
+
+def test_that_somebody_looked_at_a_label_of_a_group_is_carried(both: Path) -> None:
+    def label_owls(http: httpx.Client, source: str) -> None:
+        ids = [each["id"] for path, each in images(http).items() if path in owls]
+        answer(http.patch("/images", json={"ids": ids, "label": "owl", "source": source}))
+
+    with served(both / "second") as http:  # as one that learned from them
+        owls = sorted(images(http))[:3]
+        label_owls(http, "group")
+    with served(both / "first") as http:
+        label_owls(http, "group")
+        label_owls(http, "given")
+        assert reload(http, "second")["carried_over"]["changed"] == 3
+        assert {images(http)[path]["source"] for path in owls} == {"given"}
+        assert reload(http, "first", force=True)["carried_over"]["changed"] == 0  # which knows it too
 
 
 def test_images_of_equal_bytes_are_carried_one_by_one(both: Path) -> None:
