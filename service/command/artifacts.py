@@ -69,6 +69,8 @@ def learn(options: argparse.Namespace, client: Client) -> int:
         show(job.model_dump())
     else:
         say(f"{job.target}: learned from {job.result.learned_from:,} labels")
+        if (only := job.result.only_class) is not None:
+            say(f"all of these are {only!r}: no label is predicted until there is a second one")
         say(compared(job.result))
     if options.take:
         return replaced(options, client.reload(job.target).model_dump())

@@ -24,6 +24,7 @@ JOB: dict[str, Any] = {
         "before": QUALITY | {"map": 0.64, "top1": 0.79},
         "after": QUALITY,
         "network_labels": 500,
+        "only_class": None,
     },
     "error": None,
 }
@@ -47,6 +48,9 @@ class Learned(BaseModel):
     after: Quality | None = Field(description="Of what was made, on the same images.")
     network_labels: int | None = Field(
         description="Labels that the network learned from, which stays as it is; null: it needs none."
+    )
+    only_class: str | None = Field(  # jobs that were noted before do not say it
+        None, description="What all these labels are, so that none is predicted; null: there are several."
     )
 
 

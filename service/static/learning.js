@@ -70,8 +70,9 @@ function leftOf({ seconds_left: seconds }) {
 }
 
 /** How good the answers were and are, side by side. */
-function compared({ before, after, held_out, learned_from }) {
-  const facts = [element("p", { textContent: `From ${plural(learned_from, "label")}.` })];
+function compared({ before, after, held_out, learned_from, only_class: only }) {
+  const alone = only === null ? "" : ` All of these are “${only}”: no label is predicted until there is a second one.`;
+  const facts = [element("p", { textContent: `From ${plural(learned_from, "label")}.${alone}` })];
   if (before === null || after === null) {
     const few = `${plural(held_out, "label is", "labels are")} held out to measure with, too few to judge. It is for you to decide.`;
     return [...facts, element("p", { textContent: few })];

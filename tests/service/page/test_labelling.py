@@ -20,7 +20,7 @@ from service.settings import Settings
 from tests.samples import CLASSES, serve_here, served
 from tests.service.embedded import embed_by_hand
 from tests.service.page.browser import LOOKS, barriers, fits, opened
-from tests.service.routes.test_jobs import COPYING, FAILING, QUICK, WAITING, built_of_stripes
+from tests.service.routes.test_jobs import ALONE, COPYING, FAILING, QUICK, WAITING, built_of_stripes
 from tests.training.narrow import widths_are_narrow
 from tests.training.test_label import truth
 
@@ -256,6 +256,17 @@ def mine_by_best(stripes_by_best: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def stripes_by_best(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_of_stripes(tmp_path_factory.mktemp("stripes"))
+
+
+def test_labels_of_one_class_predict_nothing_and_the_page_says_so(
+    browser: Browser, embedded: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LABEL", (sys.executable, "-c", ALONE))
+    for page in label_view(browser, embedded, "/learn"):
+        page.get_by_role("button", name=re.compile("^Learn from")).click()
+        expect(page.locator("#job-compared")).to_contain_text(
+            "From 1 label. All of these are “owl”: no label is predicted until there is a second one."
+        )
 
 
 @pytest.mark.long

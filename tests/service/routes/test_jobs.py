@@ -53,6 +53,7 @@ copy_artifact(Path(sys.argv[1]), Path(sys.argv[3]), os.environ["HEBBSEARCH_CATAL
 none = dict.fromkeys(["before", "after", "network_labels"])
 print(json.dumps({"artifact": sys.argv[3], "learned_from": 1, "held_out": 0, **none}))
 """
+ALONE = COPYING.replace("**none}", "'only_class': 'owl', **none}")  # from labels of one class
 # A child that never gets anything done, and ends when it is told to.
 WAITING = """
 import json, sys
@@ -366,11 +367,17 @@ def test_the_command_waits_says_what_it_brought_and_takes_it(
     assert said[2] == "hebbsearch reload mine-learned-2 serves it; hebbsearch jobs --end 2 deletes it"
     assert main(["jobs", "--end", "2", *address]) == 0
     assert "mine-learned-2" not in in_folder(mine)
+    child(monkeypatch, ALONE)
+    assert main(["learn", *address]) == 0
+    said = capsys.readouterr().out.splitlines()[-3]
+    assert said == "all of these are 'owl': no label is predicted until there is a second one"
+    assert main(["jobs", "--end", "3", *address]) == 0
+    child(monkeypatch, COPYING)
     assert main(["learn", "--take", *address]) == 0
-    assert "mine-learned-3 takes the place of mine" in capsys.readouterr().out
+    assert "mine-learned-4 takes the place of mine" in capsys.readouterr().out
     assert main(["jobs", *address]) == 0
     assert re.search(
-        r"^ +3  done +mine-learned-3, in use", capsys.readouterr().out, re.M
+        r"^ +4  done +mine-learned-4, in use", capsys.readouterr().out, re.M
     )  # no id comes again
 
 
