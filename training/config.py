@@ -289,7 +289,8 @@ def configure(chosen: dict[str, Any]) -> Config:
         if values.get("finetune_backbone"):
             defaults |= {"student_epochs": 10, "student_lr": 0.01}
     else:
-        defaults |= {"batch_size": BACKBONES[backbone].batch_size}
+        plan = BACKBONES[backbone]
+        defaults |= {"batch_size": plan.batch_size, "hebbian_lr": plan.rates.get(rule, traits.lr)}
         if best:
             defaults |= {"student_epochs": 10} | ({"epochs": 1} if rule == "softhebb" else {})
         if dataset == "digits":

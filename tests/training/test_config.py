@@ -44,6 +44,14 @@ def test_rates_of_the_papers_rules(rule, digits, other, adaptive, whiten):
         assert (config.whiten, config.temperature) == (whiten, 0.01 if own_swta else 0.02)
 
 
+def test_a_residual_network_learns_slower_where_the_rules_own_rate_is_too_much():
+    rates = {
+        rule: configure({"backbone": "resnet9", "rule": rule}).hebbian_lr for rule in ("hpca_fh", "softhebb")
+    }
+    assert rates == {"hpca_fh": 6e-3, "softhebb": 8e-2}
+    assert configure({"backbone": "resnet9", "rule": "hpca_fh", "hebbian_lr": 0.1}).hebbian_lr == 0.1
+
+
 def test_every_rule_has_a_rate_and_its_own_temperature():
     have = {name for name, traits in TRAITS.items() if traits.temperature is not None}
     own = {name: signature(rule).parameters.get("temperature") for name, rule in RULES.items()}

@@ -7,8 +7,8 @@ vgg19 have the convolutions of Simonyan and Zisserman, arXiv 1409.1556, in vgg11
 network for CIFAR-10 (Journé et al., arXiv 2209.11883).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -141,6 +141,7 @@ class Plan:
     enough: int = 0  # images that pre-training learns from, however many there are; 0: all
     most_side: int = 0  # of the last map, which is averaged to that, so that features stay few; 0: any
     rescaled: int = 3  # last layers, the hidden one included, whose batch norm may be RescaledBatchNorm2d
+    rates: Mapping[str, float] = field(default_factory=dict)  # of rules whose own learning rate is too much
 
 
 def _vgg(*channels_or_pool: int | str) -> Plan:
@@ -219,6 +220,8 @@ BACKBONES: dict[str, Plan] = {
         hidden=512,
         most_side=4,
         rescaled=0,
+        # What skips add up makes HPCA's products larger: with 0.06 the weights of the fourth layer diverge.
+        rates={"hpca": 6e-3, "hpca_fh": 6e-3},
     ),
 }
 
