@@ -60,6 +60,25 @@ def test_what_one_command_did_is_undone_as_a_whole(hebbsearch: Run, folder: Path
     assert hebbsearch("list").stdout == first
 
 
+def test_of_two_copies_with_one_label_none_stays_when_they_are_taken_back(
+    hebbsearch: Run, tmp_path: Path
+) -> None:
+    """The one at the top has no label; the other one, in a request of its own, gives it one."""
+    folder = tmp_path / "album"
+    for name in ["a.png", *(f"b/{number}.png" for number in range(12)), "owl/z.png"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        same = name in {"a.png", "owl/z.png"}
+        (folder / name).write_bytes(png(77_000_600 if same else 77_000_601 + int(name[2:-4])))
+    before = hebbsearch("list").stdout
+    hebbsearch("add", str(folder), "--label-folders")
+    after = hebbsearch("list").stdout
+    assert "owl" in after and after.count("\n") > before.count("\n") + 2
+    hebbsearch("undo")
+    assert hebbsearch("list").stdout == before
+    hebbsearch("undo")
+    assert hebbsearch("list").stdout == after
+
+
 def test_a_folder_is_synchronised(hebbsearch: Run, folder: Path, address: str) -> None:
     first = added(hebbsearch, folder, "--label-folders")
     assert first["added"] == 20 and first["unchanged"] == 0
