@@ -22,7 +22,8 @@ TRAINING = {"build": "training.build_index", "label": "training.label"}
 SECRET = ("catalogue", "read_keys", "write_keys", "admin_keys")
 HOST, PORT = "127.0.0.1", 8000
 DEMO = Path("hebbsearch-demo")
-DEMO_FLAGS = ("--backbone", "conv6", "--rule", "hpca_fh")  # of the digits that scikit-learn brings along
+# Of the digits that scikit-learn brings along; by this recipe it can learn from what is labelled in it.
+DEMO_FLAGS = ("--backbone", "conv6", "--rule", "hpca_fh", "--recipe", "best")
 STOPPED = 130  # by Ctrl-C
 
 

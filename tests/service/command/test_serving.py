@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.artifact import Artifact
+from index.artifact import Artifact, open_artifact
 from service.command import main, parser
 from service.command.serving import address_of
 from service.settings import Settings
@@ -160,6 +160,8 @@ def test_the_demo_learns_once_goes_on_where_it_was_stopped_and_serves(tmp_path: 
         assert f'Once it says "running on", open http://127.0.0.1:{port} in a browser' in said
         assert f"running on http://127.0.0.1:{port}" in said
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    with open_artifact(folder).open_catalogue() as catalogue:
+        assert not len(catalogue.without_embedding())  # what is labelled there can be learned from
 
 
 def test_what_cannot_be_served_is_refused_before_anything_is_learned(
