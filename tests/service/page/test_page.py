@@ -232,7 +232,7 @@ def test_labels_that_were_given_are_searched_for_where_nothing_is_measured(
             http.patch(f"/images/{item_id}", json={"label": label}).raise_for_status()
         refusal = http.get("/eval/map").json()["detail"]
         for page in opened(browser, address):
-            expect(page.locator("#measure")).to_have_text(re.compile("^Not measured. This index was built"))
+            expect(page.locator("#measure")).to_have_text(re.compile("^Not measured. No image is held out"))
             words = (page.locator("#measure").text_content() or "").removeprefix("Not measured. ")
             assert words[1:].removesuffix(".") in refusal
             page.set_input_files("#file", picture)
