@@ -219,19 +219,12 @@ def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Gi
     for item in items:
         by_hash[item.sha256 or ""].append(item.id)
         by_path[_loosely(item.path)].append(item)
-
-    def itself(each: Given) -> list[int]:
-        """The one image at the path of a line that has the SHA-256 which the line says."""
-        there = [item for item in by_path.get(_loosely(each.path), []) if item.path == each.path]
-        same = [item for item in there if each.sha256 and item.sha256 == each.sha256 and _fits(item, each)]
-        same = [item for item in same if (item.folder or "") == each.folder] or same
-        return [item.id for item in same] if len(same) == 1 else []
-
+    own = [_itself(each, by_path.get(_loosely(each.path), [])) for each in given]
+    named = {id_ for ids in own for id_ in ids}
     found, strays = dict[int, Given](), list[str]()
-    named = {id_ for each in given for id_ in itself(each)}
-    for each in given:
-        own = itself(each)
-        ids = own + [id_ for id_ in by_hash.get(each.sha256, []) if each.sha256 and id_ not in named]
+    for each, itself in zip(given, own, strict=True):
+        equal = by_hash.get(each.sha256, []) if each.sha256 else []
+        ids = itself + [id_ for id_ in equal if id_ not in named] or equal
         if not ids:
             alike = [item for item in by_path.get(_loosely(each.path), []) if _fits(item, each)]
             exactly = [item for item in alike if item.path == each.path] or alike
@@ -246,6 +239,18 @@ def match(given: Iterable[Given], items: Iterable["Item"]) -> tuple[dict[int, Gi
             if first.source == "group":
                 found[id_] = each
     return found, strays
+
+
+def _itself(given: Given, there: Iterable["Item"]) -> list[int]:
+    """The id of the one image that lies at the very path of a line, of those that lie `there` or nearly so,
+    and has the SHA-256 that the line says; else none."""
+    same = [
+        item
+        for item in there
+        if given.sha256 and item.sha256 == given.sha256 and item.path == given.path and _fits(item, given)
+    ]
+    same = [item for item in same if (item.folder or "") == given.folder] or same
+    return [item.id for item in same] if len(same) == 1 else []
 
 
 def _fits(item: "Item", given: Given) -> bool:

@@ -484,15 +484,15 @@ def report(made: Relearned) -> Iterator[str]:
     yield f"{made.given} labels are new or changed; learned from {made.learned_from}"
     if made.only_class is not None:
         yield f"all of these are {made.only_class!r}: no label is predicted until there is a second one"
-    if (made.before is None or made.after is None) and made.held_out >= ENOUGH:
-        yield f"{made.held_out} labels are held out: nothing else has their labels that somebody looked at"
-    elif made.before is None or made.after is None:
-        yield f"{made.held_out} labels are held out: too few to judge by ({ENOUGH} are needed)"
-    else:
+    if made.before is not None and made.after is not None:
         yield (
             f"by {made.after.images} labels that nothing learned from: mAP {made.before.map:.3f} -> "
             f"{made.after.map:.3f}, top-1 {made.before.top1:.3f} -> {made.after.top1:.3f}"
         )
+    elif made.held_out < ENOUGH:
+        yield f"{made.held_out} labels are held out: too few to judge by ({ENOUGH} are needed)"
+    else:
+        yield f"{made.held_out} labels are held out: nothing else has their labels that somebody looked at"
     if made.network_labels is not None and made.learned_from >= GROWN * made.network_labels:
         yield f"the network learned from {made.network_labels} labels: with --full it learns from all of them"
     yield f"serve it with: {hebbsearch()} serve {quote(str(made.artifact.path))}"

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,7 @@ def say_of_one_image(images: ImageSet, said: Collection[str] = ()) -> list[str]:
     """Name the classes that nothing can be held out of, but for those that were `said` already."""
     if images.queries is not None:
         return []
-    looked_at = images.looked_at
-    judging = np.bincount(looked_at[looked_at != UNLABELLED], minlength=len(images.classes))
+    judging = replace(images, labels=images.looked_at).counts()
     counts = list(zip(images.classes, images.counts(), judging, strict=True))
     alone = [name for name, count, _ in counts if count == 1 and name not in said]
     guessed = [name for name, count, looked in counts if count > 1 >= looked and name not in said]
@@ -115,7 +114,7 @@ def split(images: ImageSet, fraction: float, seed: int) -> Split:
         return Split(nothing, database, learned_from, nothing, nothing)
 
     teaching = labels != UNLABELLED
-    if not named and images.queries is not None:
+    if images.queries is not None:
         teaching &= ~images.queries  # a test image that nobody looked at is no lesson either
     candidates = learned_from[teaching[learned_from]]
     if not len(candidates):

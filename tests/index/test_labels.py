@@ -266,7 +266,8 @@ def matched(tmp_path: Path, *lines: str) -> dict[str, tuple[str, str]]:
         Item(number, path, None, "database", 8, 8, sha256=X, folder=folder)
         for number, (path, folder) in enumerate([("x.png", None), ("copy.png", None), ("x.png", "other")])
     ]
-    found, _ = match(given_labels(tmp_path / "labels.csv"), items)
+    found, strays = match(given_labels(tmp_path / "labels.csv"), items)
+    assert not strays
     return {
         f"{items[id_].folder or ''}/{items[id_].path}": (each.label, each.source)
         for id_, each in found.items()
@@ -289,6 +290,13 @@ def test_equal_files_keep_the_labels_of_their_own_lines(tmp_path: Path) -> None:
     for lines in (own, own[::-1]):
         assert matched(tmp_path, *lines) == wanted
     assert matched(tmp_path, own[0]) == dict.fromkeys(wanted, ("eel", "group"))
+
+
+def test_a_line_of_what_lies_elsewhere_now_is_of_its_equals_and_no_stray(tmp_path: Path) -> None:
+    own = f"copy.png,owl,,{X},", f"x.png,owl,,{X},", f"x.png,owl,other,{X},"
+    assert set(matched(tmp_path, *own, f"gone.png,owl,,{X},").values()) == {("owl", "given")}
+    with pytest.raises(DataError, match=r"which is the same file as gone\.png, is labelled 'owl' and 'eel'"):
+        matched(tmp_path, *own, f"gone.png,eel,,{X},")
 
 
 @pytest.mark.usefixtures("album")
